@@ -1,0 +1,170 @@
+"""The exceptions of shardtools, all of them, as one tree.
+
+    ShardtoolsError
+    ├── SpecError            (ValueError)         a spec that names no shards, or the same one twice
+    ├── StorageError         (OSError)            bytes at a URL
+    │   ├── NotFoundError        (FileNotFoundError)
+    │   ├── ExistsError          (FileExistsError)
+    │   ├── AccessError          (PermissionError)    401, 403, file modes
+    │   ├── RefusedError                              the server does not do this: 405, 413, 416, 501
+    │   ├── FullError                                 no space left: ENOSPC, 507
+    │   ├── ChangedError                              the object was replaced while it was read
+    │   └── UnavailableError     (ConnectionError)    still failing after every retry
+    ├── ShardError           (ValueError)         what is inside a shard
+    │   ├── TruncatedError                            it ends too early
+    │   ├── CorruptError                              it is damaged, or not what its name says
+    │   ├── DuplicateKeyError                         two samples with one key, or two members with one field
+    │   └── StaleTableError                           a sidecar that does not describe its shard
+    ├── FieldError           (TypeError)          a value that its field's extension cannot encode or decode
+    ├── ScriptError          (ValueError)         a user's script that cannot be used
+    │   └── SampleError                               a user's function failed on a sample
+    ├── EngineError          (RuntimeError)       the job could not be run
+    │   └── SchedulerError       (ConnectionError)    no scheduler, or no usable workers
+    └── JobError             (ValueError)         a job that must not start
+        └── OutputExistsError    (FileExistsError)
+
+Every error reads as one line, ``URL [member]: what; fix``. Credentials inside a URL are never part of it.
+
+>>> str(NotFoundError("there is no such object", url="http://me:secret@host/a.tar?sig=1", fix="check the name"))
+'http://host/a.tar: there is no such object; check the name'
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+
+def redact(url: str) -> str:
+    """Return ``url`` without what may be secret: user, password, and the query of an http URL.
+
+    >>> redact("https://user:pw@host:81/a@3.tar?X-Amz-Signature=abc")
+    'https://host:81/a@3.tar'
+    >>> redact("data/a@3.tar?x")
+    'data/a@3.tar?x'
+    """
+    if "://" not in url:
+        return url
+    scheme, _ = url.split("://", 1)
+    if scheme.lower() not in ("http", "https"):
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # an unbalanced bracket, say: nothing of it can be trusted to be harmless
+        return f"{scheme}://…"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+class ShardtoolsError(Exception):
+    """Base of every error that shardtools raises.
+
+    ``what`` says what is wrong and ``fix`` what to do about it; ``url`` and ``member`` say where.
+    Two errors are pickled and unpickled alike, so an error on a worker reaches the client whole.
+    """
+
+    def __init__(self, what: str, *, url: str | None = None, member: str | None = None, fix: str | None = None):
+        super().__init__(what)
+        self.what = what
+        self.url = None if url is None else redact(url)
+        self.member = member
+        self.fix = fix
+
+    def __str__(self) -> str:
+        place = " ".join(part for part in (self.url, self.member and f"[{self.member}]") if part)
+        text = f"{place}: {self.what}" if place else self.what
+        if self.fix:
+            text = f"{text}; {self.fix}"
+        return " ".join(text.split())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.what, self.url, self.member, self.fix))
+
+
+def _rebuild(
+    cls: type[ShardtoolsError], what: str, url: str | None, member: str | None, fix: str | None
+) -> ShardtoolsError:
+    return cls(what, url=url, member=member, fix=fix)
+
+
+class SpecError(ShardtoolsError, ValueError):
+    """A spec names no shards, the same shard twice, or cannot be read."""
+
+
+class StorageError(ShardtoolsError, OSError):
+    """Bytes at a URL could not be read or written."""
+
+
+class NotFoundError(StorageError, FileNotFoundError):
+    """There is no object at the URL."""
+
+
+class ExistsError(StorageError, FileExistsError):
+    """There is already an object at the URL."""
+
+
+class AccessError(StorageError, PermissionError):
+    """The credentials do not allow this."""
+
+
+class RefusedError(StorageError):
+    """The server, or the kind of storage, does not do what was asked."""
+
+
+class FullError(StorageError):
+    """There is no space left."""
+
+
+class ChangedError(StorageError):
+    """The object was replaced while it was being read."""
+
+
+class UnavailableError(StorageError, ConnectionError):
+    """The storage kept failing until the retries were used up."""
+
+
+class ShardError(ShardtoolsError, ValueError):
+    """What is inside a shard is wrong."""
+
+
+class TruncatedError(ShardError):
+    """A shard ends before it is complete."""
+
+
+class CorruptError(ShardError):
+    """A shard is damaged, or is not what its name says."""
+
+
+class DuplicateKeyError(ShardError):
+    """Two samples have one key, or two members of a sample one field."""
+
+
+class StaleTableError(ShardError):
+    """A sidecar does not describe the shard beside it."""
+
+
+class FieldError(ShardtoolsError, TypeError):
+    """A value cannot be encoded or decoded by its field's extension."""
+
+
+class ScriptError(ShardtoolsError, ValueError):
+    """A user's script cannot be used."""
+
+
+class SampleError(ScriptError):
+    """A user's function failed on a sample."""
+
+
+class EngineError(ShardtoolsError, RuntimeError):
+    """A list of tasks could not be run."""
+
+
+class SchedulerError(EngineError, ConnectionError):
+    """There is no Dask scheduler at the address, or its workers cannot be used."""
+
+
+class JobError(ShardtoolsError, ValueError):
+    """A job's arguments contradict each other; nothing was done."""
+
+
+class OutputExistsError(JobError, FileExistsError):
+    """An output exists already; nothing was done."""

@@ -1,0 +1,268 @@
+"""From a spec to the URLs of its shards. Pure text, no I/O.
+
+A **spec** names the shards of a dataset:
+
+* ``train-@1000.tgz``: the last ``@digits`` of the path. The number is the count and the digits written are the
+  width: ``train-0000.tgz`` to ``train-0999.tgz``. ``x-@000012.tar`` is ``x-000000.tar`` to ``x-000011.tar``.
+* ``{000..123}`` and ``{train,val}``: braces, as in bash.
+* ``a-@10.tar::b-@20.tar``: several specs, one after another; a Python list of specs means the same.
+* ``x-*.tar``: a star in the last component, where the storage can list. Matches are sorted.
+* ``-``: standard input or output, as one shard.
+* ``x-@auto.tar``: for outputs only, as many shards as the job makes.
+* anything else is one shard.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from itertools import islice
+from urllib.parse import urlsplit
+
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
+
+from shardtools.errors import SpecError
+
+MAX_SHARDS = 10_000_000
+"""A spec that names more shards than this is taken for a slip of the finger."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_COUNT = re.compile(r"@(\d+|auto)")
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme in lower case, ``""`` for a path, ``"-"`` for standard input or output.
+
+    >>> scheme_of("HTTP://host/a"), scheme_of("a/b.tar"), scheme_of("-")
+    ('http', '', '-')
+    """
+    if url == "-":
+        return "-"
+    match = _SCHEME.match(url)
+    return match[1].lower() if match else ""
+
+
+def split_path(url: str) -> tuple[str, str, str]:
+    """Return what stands before the path, the path, and what follows it (the query of an http URL).
+
+    >>> split_path("http://me@host:80/d/a@3.tar?v=@9")
+    ('http://me@host:80', '/d/a@3.tar', '?v=@9')
+    >>> split_path("s3://bucket/a?b.tar")
+    ('s3://bucket', '/a?b.tar', '')
+    """
+    scheme = _SCHEME.match(url)
+    if not scheme:
+        return "", url, ""
+    slash = url.find("/", scheme.end())
+    if slash < 0:
+        slash = len(url)
+    stop = len(url)
+    if scheme[1].lower() in ("http", "https"):
+        query = re.search(r"[?#]", url[slash:])
+        if query:
+            stop = slash + query.start()
+    return url[:slash], url[slash:stop], url[stop:]
+
+
+def beside(url: str, suffix: str) -> str:
+    """Return the URL of a companion file: ``suffix`` added to the path, before any query.
+
+    >>> beside("http://host/a.tgz?token=1", ".index.npz")
+    'http://host/a.tgz.index.npz?token=1'
+    """
+    head, path, tail = split_path(url)
+    return head + path + suffix + tail
+
+
+def name_of(url: str) -> str:
+    """Return the last component of the path.
+
+    >>> name_of("http://host/d/a.tgz?token=1")
+    'a.tgz'
+    """
+    return split_path(url)[1].rpartition("/")[2]
+
+
+def folder_of(url: str) -> str:
+    """Return the URL of the folder that holds the object, with its last slash, without a query.
+
+    >>> folder_of("http://host/d/a.tgz?token=1"), folder_of("a.tgz")
+    ('http://host/d/', './')
+    """
+    head, path, _ = split_path(url)
+    folder = path.rpartition("/")[0]
+    return f"{head}{folder}/" if head or "/" in path else "./"
+
+
+def absolute(url: str) -> str:
+    """Return ``url`` so that it means the same in any working folder: a path becomes absolute, ``file:`` a path.
+
+    >>> absolute("file:///data/../a.tar"), absolute("http://host/a.tar")
+    ('/a.tar', 'http://host/a.tar')
+    """
+    scheme = scheme_of(url)
+    if scheme == "file":
+        url = split_path(url)[1]
+    elif scheme:
+        return url
+    path = os.path.abspath(url)
+    return path + "/" if url.endswith("/") and path != "/" else path
+
+
+def identity(url: str) -> str:
+    """Return a text that two URLs share when they name the same object: case of the host, default port, user.
+
+    >>> identity("HTTP://me:pw@Host:80/a.tar") == identity("http://host/a.tar")
+    True
+    """
+    scheme = scheme_of(url)
+    if scheme not in ("http", "https"):
+        return absolute(url)
+    parts = urlsplit(url)
+    port = parts.port if parts.port not in (None, {"http": 80, "https": 443}[scheme]) else ""
+    return f"{scheme}://{parts.hostname}:{port}{parts.path}?{parts.query}"
+
+
+def _split_list(spec: str) -> list[str]:
+    """Split at ``::``, but not inside the brackets of an IPv6 host."""
+    return re.split(r"::(?![^\[]*\])", spec)
+
+
+def _expand_braces(spec: str) -> list[str]:
+    if "{" not in spec:
+        return [spec]
+    try:
+        found = list(islice(braceexpand(spec), MAX_SHARDS + 1))
+    except UnbalancedBracesError as error:
+        raise SpecError("the braces do not match", url=spec, fix="write {000..123} or {train,val}") from error
+    if len(found) > MAX_SHARDS:
+        raise SpecError(f"the braces name more than {MAX_SHARDS:,} shards", url=spec)
+    return found
+
+
+def _find_count(url: str) -> tuple[str, str, str] | None:
+    """Return the text before the last ``@count`` of the path, the count as written, and the text after it."""
+    head, path, tail = split_path(url)
+    matches = list(_COUNT.finditer(path))
+    if not matches:
+        return None
+    last = matches[-1]
+    return head + path[: last.start()], last[1], path[last.end() :] + tail
+
+
+def _number(url: str) -> list[str]:
+    """Expand the ``@N`` of one URL."""
+    parts = _find_count(url)
+    if parts is None:
+        return [url]
+    before, digits, after = parts
+    if digits == "auto":
+        raise SpecError("@auto is for outputs only", url=url, fix="give the number of shards, as in @1000")
+    count, width = int(digits), len(digits)
+    if count == 0:
+        raise SpecError("the spec names zero shards", url=url, fix="give the number of shards, as in @1000")
+    if count > MAX_SHARDS:
+        raise SpecError(f"the spec names more than {MAX_SHARDS:,} shards", url=url)
+    return [f"{before}{i:0{width}d}{after}" for i in range(count)]
+
+
+def _match_star(url: str, list_urls: Callable[[str], Sequence[str]] | None) -> list[str]:
+    """Expand the ``*`` of one URL by what the storage lists."""
+    path = split_path(url)[1]
+    if "*" not in path:
+        return [url]
+    folder, _, name = path.rpartition("/")
+    if "*" in folder:
+        raise SpecError("a * may only stand in the last component", url=url, fix="use braces for folders")
+    if list_urls is None:
+        raise SpecError("a * cannot be used here", url=url, fix="give the number of shards, as in @1000")
+    prefix = url[: url.index("*", url.rindex(path))]
+    pattern = "*".join(part.replace("[", "[[]").replace("?", "[?]") for part in name.split("*"))
+    found = sorted(match for match in list_urls(prefix) if fnmatchcase(name_of(match), pattern))
+    if not found:
+        raise SpecError("nothing matches the *", url=url, fix="check the name")
+    return found
+
+
+def _flatten(specs: str | Iterable[str]) -> Iterator[str]:
+    for spec in [specs] if isinstance(specs, str) else specs:
+        yield from _split_list(spec)
+
+
+def expand(specs: str | Iterable[str], list_urls: Callable[[str], Sequence[str]] | None = None) -> list[str]:
+    """Return the URLs of all shards that ``specs`` name, in order; paths are made absolute.
+
+    ``list_urls`` maps a URL prefix to the URLs that storage has there; without it a ``*`` is refused.
+
+    Raises:
+        SpecError: nothing is named, the same shard is named twice, or the text makes no sense.
+
+    >>> expand("http://me@host/x-@3.tar")
+    ['http://me@host/x-0.tar', 'http://me@host/x-1.tar', 'http://me@host/x-2.tar']
+    >>> expand("/d/{a,b}-{08..10}.tar::/e/@02.tar")[-3:]
+    ['/d/b-10.tar', '/e/00.tar', '/e/01.tar']
+    """
+    urls: list[str] = []
+    for spec in _flatten(specs):
+        if not spec:
+            raise SpecError("the spec is empty", fix="name at least one shard")
+        for url in _expand_braces(spec):
+            for shard in _number(url):
+                urls += map(absolute, _match_star(shard, list_urls))
+    if not urls:
+        raise SpecError("the spec names no shards", fix="name at least one shard")
+    seen: set[str] = set()
+    for url in urls:
+        if (same := identity(url)) in seen:
+            raise SpecError("two sources name this shard", url=url, fix="name each shard once")
+        seen.add(same)
+    return urls
+
+
+class Destination:
+    """Where a job's shards go: one URL with ``@N`` or ``@auto``, or one plain URL for one shard, or ``-``.
+
+    >>> out = Destination("/d/out-@20.tgz")
+    >>> out.count, out.urls()[19], out.manifest
+    (20, '/d/out-19.tgz', '/d/out-@20.tgz.json')
+    >>> Destination("/d/out-@auto.tgz").resolve(3).spec
+    '/d/out-@000003.tgz'
+    """
+
+    def __init__(self, spec: str):
+        if not spec or len(_split_list(spec)) > 1 or len(_expand_braces(spec)) > 1 or "*" in split_path(spec)[1]:
+            raise SpecError(
+                "a destination is one URL", url=spec or None, fix="give one spec with @N, such as out-@1000.tgz"
+            )
+        self.spec = spec if spec == "-" else absolute(spec)
+        parts = _find_count(self.spec)
+        self.is_auto = parts is not None and parts[1] == "auto"
+        if not self.is_auto and spec != "-":
+            _number(self.spec)
+
+    @property
+    def count(self) -> int | None:
+        """The number of shards, None for ``@auto``."""
+        return None if self.is_auto else len(self.urls())
+
+    @property
+    def manifest(self) -> str:
+        """The URL of the dataset's manifest."""
+        return beside(self.spec, ".json")
+
+    def resolve(self, count: int) -> Destination:
+        """Return the destination with ``@auto`` replaced by ``count``, in six digits at least; itself otherwise."""
+        parts = _find_count(self.spec)
+        if not self.is_auto or parts is None:
+            return self
+        return Destination(f"{parts[0]}@{count:06d}{parts[2]}")
+
+    def urls(self) -> list[str]:
+        """Return the URLs of the shards.
+
+        Raises:
+            SpecError: the destination is ``@auto`` and not yet resolved.
+        """
+        return ["-"] if self.spec == "-" else _number(self.spec)

@@ -1,0 +1,165 @@
+"""Bytes at a URL: one small contract, one backend per scheme.
+
+    url -> get_storage(url) -> Storage -> open / read / read_ranges / create / create_exclusive / stat / list / delete
+
+A backend is a module of this package that subclasses `Storage`; `get_storage` imports it when the first URL of its
+scheme is seen, so that a scheme's SDK costs nothing to those who do not use it. Every backend passes the tests in
+``tests/contract``. All methods are safe to call from many threads and after a fork.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from shardtools.errors import NotFoundError, SpecError
+from shardtools.spec import scheme_of
+
+Buffer = bytes | bytearray | memoryview
+"""What a sink accepts."""
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What storage knows about an object.
+
+    ``size`` is in bytes, None where the storage does not say (a pipe, a chunked answer). ``validator`` is a text that
+    changes whenever the object does (an ETag, a generation, a modification time), None where there is none.
+    """
+
+    size: int | None
+    validator: str | None
+
+
+@dataclass(frozen=True)
+class ByteRange:
+    """The bytes ``start`` (included) to ``stop`` (excluded) of an object."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.stop:
+            raise ValueError(f"not a byte range: {self.start}:{self.stop}")
+
+
+class Stream(io.RawIOBase):
+    """An open object, read from its start to its end; `stat` describes it. Closing early is fine."""
+
+    stat: Stat
+
+
+class Sink(Protocol):
+    """Where an object's bytes go, in order. Only the context that gave it out commits it."""
+
+    def write(self, data: Buffer, /) -> Any: ...
+
+    def writelines(self, parts: Iterable[Buffer], /) -> None: ...
+
+
+class Storage(ABC):
+    """Objects of one scheme. A URL is passed whole to every method; errors are `StorageError`\\ s that name it."""
+
+    @abstractmethod
+    def open(self, url: str) -> Stream:
+        """Return the object as a stream of all its bytes.
+
+        A dropped connection is resumed where it stopped.
+
+        Raises:
+            NotFoundError: there is no such object.
+            ChangedError: the object was replaced while it was read (raised by a later read).
+        """
+
+    def read(self, url: str) -> bytes:
+        """Return all bytes of the object."""
+        with self.open(url) as stream:
+            return stream.readall()
+
+    @abstractmethod
+    def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+        """Return the bytes of each of ``ranges``, in their order; they may overlap, repeat and be empty.
+
+        Raises:
+            NotFoundError: there is no such object.
+            StorageError: a range reaches past the object's end.
+            ChangedError: the object was replaced between two parts of the answer.
+        """
+
+    @abstractmethod
+    def create(self, url: str) -> AbstractContextManager[Sink]:
+        """Return a context whose sink receives a new object's bytes.
+
+        Leaving the context normally commits: the object appears whole, replacing what was there. Leaving it by an
+        exception, or being killed inside it, leaves what was there before. Missing folders are made.
+        """
+
+    @abstractmethod
+    def create_exclusive(self, url: str, data: bytes) -> None:
+        """Create the object, only if there is none; of many that try at once, exactly one succeeds.
+
+        Raises:
+            ExistsError: there is one already.
+        """
+
+    @abstractmethod
+    def stat(self, url: str) -> Stat:
+        """Return the object's size and validator, without reading it.
+
+        Raises:
+            NotFoundError: there is no such object.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str) -> list[str]:
+        """Return the sorted URLs of the objects whose URL starts with ``prefix`` and has no further ``/`` after it.
+
+        ``prefix`` ends with ``/`` for all of a folder, or with the beginning of a name. A folder that does not exist
+        gives an empty list; folders and hidden objects (names that begin with a dot) are left out.
+
+        Raises:
+            RefusedError: this server does not list.
+        """
+
+    @abstractmethod
+    def delete(self, url: str) -> None:
+        """Delete the object; there being none is no error."""
+
+    def exists(self, url: str) -> bool:
+        """Return whether there is an object at ``url``."""
+        try:
+            self.stat(url)
+        except NotFoundError:
+            return False
+        return True
+
+
+_BACKENDS = {
+    "": ("shardtools.storage.local", "LocalStorage"),
+    "file": ("shardtools.storage.local", "LocalStorage"),
+    "-": ("shardtools.storage.pipe", "PipeStorage"),
+    "http": ("shardtools.storage.http", "HttpStorage"),
+    "https": ("shardtools.storage.http", "HttpStorage"),
+}
+_instances: dict[str, Storage] = {}
+
+
+def get_storage(url: str) -> Storage:
+    """Return the storage that ``url`` lives in; the same instance for every URL of a scheme.
+
+    Raises:
+        SpecError: no backend knows the scheme.
+    """
+    scheme = scheme_of(url)
+    if scheme not in _instances:
+        if scheme not in _BACKENDS:
+            known = ", ".join(f"{name}:" for name in sorted(_BACKENDS) if name.isalpha())
+            raise SpecError(f"unknown scheme {scheme}:", url=url, fix=f"use a path or one of {known}")
+        module, name = _BACKENDS[scheme]
+        _instances[scheme] = getattr(importlib.import_module(module), name)()
+    return _instances[scheme]
