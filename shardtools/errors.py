@@ -31,7 +31,7 @@ Every error reads as one line, ``URL [member]: what; fix``. Credentials inside a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 
@@ -68,6 +68,10 @@ class ShardtoolsError(Exception):
         self.url = None if url is None else redact(url)
         self.member = member
         self.fix = fix
+
+    def at(self, url: str | None = None, member: str | None = None) -> Self:
+        """Return this error with the place it happened at, where that is not known yet."""
+        return type(self)(self.what, url=self.url or url, member=self.member or member, fix=self.fix)
 
     def __str__(self) -> str:
         place = " ".join(part for part in (self.url, self.member and f"[{self.member}]") if part)

@@ -48,14 +48,32 @@ class ByteRange:
             raise ValueError(f"not a byte range: {self.start}:{self.stop}")
 
 
+_READALL_PIECE = 1 << 22
+
+
 class Stream(io.RawIOBase):
-    """An open object, read from its start to its end; `stat` describes it. Closing early is fine."""
+    """An open object, read from its start to its end; `stat` describes it. Closing early is fine.
+
+    As with every raw stream, ``readinto`` may give less than asked for, and only 0 means the end. It is fastest with
+    buffers of a megabyte and more, which it fills without another copy where it can. A stream is for one thread at a
+    time, in the process that opened it.
+    """
 
     stat: Stat
 
+    def readall(self) -> bytes:
+        """Return all bytes that are left."""
+        pieces = []
+        while piece := self.read(_READALL_PIECE):
+            pieces.append(piece)
+        return b"".join(pieces)
+
 
 class Sink(Protocol):
-    """Where an object's bytes go, in order. Only the context that gave it out commits it."""
+    """Where an object's bytes go, in order. Only the context that gave it out commits it.
+
+    Each call takes all that it is given, and the buffers can be used again when it returns.
+    """
 
     def write(self, data: Buffer, /) -> Any: ...
 
@@ -73,7 +91,9 @@ class Storage(ABC):
 
         Raises:
             NotFoundError: there is no such object.
-            ChangedError: the object was replaced while it was read (raised by a later read).
+            RefusedError: the URL names a folder.
+            ChangedError: the object changed while it was read (raised by a later read).
+            UnavailableError: reading kept failing (raised by a later read, too).
         """
 
     def read(self, url: str) -> bytes:
@@ -87,8 +107,8 @@ class Storage(ABC):
 
         Raises:
             NotFoundError: there is no such object.
-            StorageError: a range reaches past the object's end.
-            ChangedError: the object was replaced between two parts of the answer.
+            RefusedError: a range reaches past the object's end.
+            ChangedError: the object changed between two parts of the answer.
         """
 
     @abstractmethod
@@ -96,15 +116,24 @@ class Storage(ABC):
         """Return a context whose sink receives a new object's bytes.
 
         Leaving the context normally commits: the object appears whole, replacing what was there. Leaving it by an
-        exception, or being killed inside it, leaves what was there before. Missing folders are made.
+        exception, or being killed inside it, leaves what was there before. Missing folders are made. Errors come from
+        entering, from the sink, or from leaving, whichever finds out first.
+
+        Raises:
+            AccessError: it may not be written.
+            RefusedError: the URL names a folder, or the storage does not write.
+            FullError: there is no space left.
         """
 
     @abstractmethod
     def create_exclusive(self, url: str, data: bytes) -> None:
         """Create the object, only if there is none; of many that try at once, exactly one succeeds.
 
+        A writer that dies half-way may leave it to the next one that tries to finish its work; that one then raises
+        ExistsError. An object that was created so is deleted by `delete` only, never behind the storage's back.
+
         Raises:
-            ExistsError: there is one already.
+            ExistsError: there is one already, and it can be read.
         """
 
     @abstractmethod
@@ -113,6 +142,7 @@ class Storage(ABC):
 
         Raises:
             NotFoundError: there is no such object.
+            RefusedError: the URL names a folder.
         """
 
     @abstractmethod
@@ -120,7 +150,8 @@ class Storage(ABC):
         """Return the sorted URLs of the objects whose URL starts with ``prefix`` and has no further ``/`` after it.
 
         ``prefix`` ends with ``/`` for all of a folder, or with the beginning of a name. A folder that does not exist
-        gives an empty list; folders and hidden objects (names that begin with a dot) are left out.
+        gives an empty list; folders and hidden objects (names that begin with a dot) are left out. Every URL returned
+        can be read back, whatever characters the name has.
 
         Raises:
             RefusedError: this server does not list.
@@ -161,5 +192,6 @@ def get_storage(url: str) -> Storage:
             known = ", ".join(f"{name}:" for name in sorted(_BACKENDS) if name.isalpha())
             raise SpecError(f"unknown scheme {scheme}:", url=url, fix=f"use a path or one of {known}")
         module, name = _BACKENDS[scheme]
-        _instances[scheme] = getattr(importlib.import_module(module), name)()
+        # setdefault: of two threads that get here at once, both return the same instance.
+        _instances.setdefault(scheme, getattr(importlib.import_module(module), name)())
     return _instances[scheme]

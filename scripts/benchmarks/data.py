@@ -1,0 +1,158 @@
+"""The data, made once: shards of samples with one field of contents and a label.
+
+Contents of ``.tar`` sets are random bytes, as of a JPEG. Contents of ``.tgz`` sets are words, which gzip shrinks to
+about 40 %, so that it has something to do. Samples are written in the plain ustar format by Python's tarfile, with
+mtime 0; the ``webdataset`` sets are written by webdataset's TarWriter as it does by default, with a pax header before
+every member for the fraction of a second in its mtime.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import random
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+VERSION = 1
+"""Part of every set's folder: raise it when what is written changes."""
+
+NAME = "shardtools-benchmark"
+
+POOL_BYTES = 16_000_000
+"""Contents are cut from a pool of this size at random places."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """``shards`` shards of ``samples`` samples each, of ``size`` bytes of contents."""
+
+    name: str
+    shards: int
+    samples: int
+    size: int
+    extension: str = ".tar"
+    writer: str = "tarfile"
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-{self.shards}x{self.samples}-v{VERSION}"
+
+    @property
+    def pattern(self) -> str:
+        """The spec of the shards, relative to the benchmark's folder."""
+        return f"{self.folder}/@{self.shards:06d}{self.extension}"
+
+    def names(self, shards: int | None = None) -> list[str]:
+        """Return the names of the first ``shards`` shards, relative to the benchmark's folder."""
+        return [f"{self.folder}/{i:06d}{self.extension}" for i in range(shards or self.shards)]
+
+
+def choose_folder(needed: int) -> Path:
+    """Return a folder for ``needed`` bytes: in /dev/shm if that is in memory and has room, else among temp files.
+
+    In memory the disk's speed, and its noise, stay out of the ratios.
+    """
+    shm = Path("/dev/shm")
+    folder = shm / NAME
+    if folder.exists():
+        return folder
+    if (
+        is_tmpfs(shm)
+        and os.access(shm, os.W_OK)
+        and min(shutil.disk_usage(shm).free, available_memory()) > 1.3 * needed
+    ):
+        return folder
+    return Path(tempfile.gettempdir()) / NAME
+
+
+def available_memory() -> int:
+    """Return how many bytes of memory programs can still take, 0 if the system does not say."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
+def is_tmpfs(folder: Path) -> bool:
+    """Return whether ``folder``, or the nearest folder above it that exists, is in memory."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return False
+    above = [(point, kind) for point, kind in mounts if folder.resolve().is_relative_to(point)]
+    return bool(above) and max(above, key=lambda mount: len(mount[0]))[1] == "tmpfs"
+
+
+def build(dataset: Dataset, root: Path) -> None:
+    """Write the shards of ``dataset`` below ``root``, unless they are there."""
+    final = root / dataset.folder
+    if final.exists():
+        return
+    print(f"making {final}", file=sys.stderr, flush=True)
+    partial = root / f"{dataset.folder}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    pool = (make_words if dataset.extension == ".tgz" else make_noise)(POOL_BYTES)
+    for i, name in enumerate(dataset.names()):
+        samples = make_samples(dataset, pool, i)
+        _WRITERS[dataset.writer](partial / Path(name).name, samples)
+    partial.rename(final)
+
+
+def make_noise(size: int) -> bytes:
+    return random.Random(0).randbytes(size)
+
+
+def make_words(size: int) -> bytes:
+    rng = random.Random(0)
+    words = ["".join(rng.choices("etaoinshrdlucmfwyp", k=rng.randint(2, 9))) for _ in range(20_000)]
+    weights = [1 / (rank + 1) for rank in range(len(words))]
+    return " ".join(rng.choices(words, weights, k=size // 4)).encode()[:size]
+
+
+def make_samples(dataset: Dataset, pool: bytes, shard: int) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield each sample's key and fields."""
+    rng = random.Random(shard)
+    name = "jpg" if dataset.size > 1000 else "txt"
+    for i in range(dataset.samples):
+        start = rng.randrange(len(pool) - dataset.size)
+        label = b"%d" % rng.randrange(1000)
+        yield f"{shard:06d}{i:06d}", {"cls": label, name: pool[start : start + dataset.size]}
+
+
+def write_with_tarfile(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]]) -> None:
+    with open(path, "wb") as file:
+        packed = gzip.GzipFile("", "wb", 6, file, mtime=0) if path.suffix == ".tgz" else file
+        with tarfile.open(fileobj=packed, mode="w|", format=tarfile.USTAR_FORMAT, bufsize=1 << 20) as archive:
+            for key, fields in samples:
+                for name, data in fields.items():
+                    member = tarfile.TarInfo(f"{key}.{name}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+        if packed is not file:
+            packed.close()
+
+
+def write_with_webdataset(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]]) -> None:
+    import webdataset
+
+    with webdataset.TarWriter(str(path)) as writer:
+        for key, fields in samples:
+            writer.write({"__key__": key, **fields})
+
+
+_WRITERS: dict[str, Callable[[Path, Iterator[tuple[str, dict[str, bytes]]]], None]] = {
+    "tarfile": write_with_tarfile,
+    "webdataset": write_with_webdataset,
+}

@@ -1,0 +1,98 @@
+"""What flows through the benchmark: tables of rows with targets, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+from benchmarks.data import Dataset
+
+Work = Callable[[], int]
+"""The part that is measured. Returns how many samples (members, shards: what the table counts) it has done."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to do the table's work: ``call`` is the ``module:function`` that a child process runs.
+
+    ``in_process`` is False where other programs do the work, so that the child's own memory says nothing.
+    """
+
+    name: str
+    call: str
+    arguments: Mapping[str, object]
+    note: str = ""
+    in_process: bool = True
+
+
+@dataclass(frozen=True)
+class Target:
+    """A promise about the row called ``row``.
+
+    With ``against``: its rate is at least ``limit`` times that row's. Without: the rate is at least, or the seconds,
+    the peak (MB) or the milliseconds for one sample at most, ``limit``.
+    """
+
+    row: str
+    limit: float
+    against: str | None = None
+    figure: Literal["rate", "seconds", "peak", "each"] = "rate"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that do the same work, measured in turn. ``sample_bytes`` is what a sample holds, for MB/s."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    targets: tuple[Target, ...] = ()
+    data: tuple[Dataset, ...] = ()
+    counts: str = "samples"
+    sample_bytes: int = 0
+    is_data_kept: bool = True
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measurement: wall seconds, samples done, and the peak resident memory in bytes of the child."""
+
+    seconds: float
+    samples: int
+    peak: int
+
+
+@dataclass
+class Outcome:
+    """All measurements of one row, or why there are none."""
+
+    runs: list[Run] = field(default_factory=list)
+    missing: str = ""
+    failure: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return median(run.seconds for run in self.runs)
+
+    @property
+    def rate(self) -> float:
+        """Samples a second."""
+        return median(run.samples / run.seconds for run in self.runs)
+
+    @property
+    def peak(self) -> float:
+        """Megabytes (1,000,000 bytes), the highest of all runs."""
+        return max(run.peak for run in self.runs) / 1e6
+
+    @property
+    def each(self) -> float:
+        """Milliseconds for one sample."""
+        return 1000 / self.rate
+
+    @property
+    def spread(self) -> float:
+        """The slowest run's seconds over the fastest's."""
+        times = [run.seconds for run in self.runs]
+        return max(times) / min(times)

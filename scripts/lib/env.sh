@@ -1,0 +1,73 @@
+# What scripts/test and scripts/demo share; sourced by bash. Sets ROOT (the checkout) and PATH (.venv first).
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+VENV=$ROOT/.venv
+# Debian keeps nginx in /usr/sbin, which is not on everyone's PATH.
+PATH=$VENV/bin:$PATH:/usr/local/sbin:/usr/sbin
+export PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+
+fail() {
+    echo "${0##*/}: error: $*" >&2
+    exit 1
+}
+
+# Run a command silently; if it fails, show what it said and return its status.
+quietly() {
+    local log status=0
+    log=$(mktemp)
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    ((status == 0)) || cat "$log" >&2
+    rm -f "$log"
+    return "$status"
+}
+
+find_python() {
+    local name
+    for name in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    fail "there is no Python 3.11 or later here; install one, or name it: PYTHON=/path/to/python3 $0"
+}
+
+# ensure_venv EXTRA: the virtual environment with the package, editable, and one of its extras.
+# Nothing is done when that was done before, by the same Python, here, for the same setup.cfg and pyproject.toml.
+ensure_venv() {
+    local extra=$1 python stamp state
+    stamp=$VENV/.installed-$extra
+    if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+        python=$(find_python) || exit 1
+        quietly "$python" -m venv --clear "$VENV" ||
+            fail "$python cannot make a virtual environment; on Debian and Ubuntu install python3-venv"
+    fi
+    state=$(cd "$ROOT" && "$VENV/bin/python" - "$ROOT" <<'PYTHON'
+import hashlib, pathlib, sys
+
+files = [pathlib.Path(name).read_bytes() for name in ("setup.cfg", "pyproject.toml")]
+print(hashlib.sha256(b"\0".join(files)).hexdigest(), sys.version.split()[0], sys.argv[1])
+PYTHON
+    )
+    if [[ ! -f $stamp || $(<"$stamp") != "$state" ]]; then
+        echo "installing shardtools[$extra] into $VENV"
+        quietly "$VENV/bin/python" -m pip install -q -e "$ROOT[$extra]" || fail "pip could not install shardtools[$extra]"
+        echo "$state" >"$stamp"
+    fi
+}
+
+ensure_nginx() {
+    local sudo=()
+    command -v nginx >/dev/null && return
+    command -v apt-get >/dev/null || fail "nginx is missing and there is no apt-get here; install nginx"
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || fail "nginx is missing; install it as root: apt-get install nginx-light"
+        sudo=(sudo)
+        [[ -t 0 ]] && sudo -v || sudo=(sudo -n)
+    fi
+    echo "installing nginx"
+    quietly "${sudo[@]}" apt-get update -q || echo "apt-get update failed; trying with the lists that are here" >&2
+    quietly "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends nginx-light ||
+        fail "apt-get could not install nginx; install it as root: apt-get install nginx-light"
+}

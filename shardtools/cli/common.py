@@ -1,0 +1,183 @@
+"""What all commands share: options, progress, errors as one line, exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from shardtools import __version__
+from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError
+
+if TYPE_CHECKING:
+    from shardtools.jobs.options import RunOptions
+
+FAILED, USAGE, SKIPPED, INTERRUPTED = 1, 2, 3, 130
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS = [
+    click.argument("sources", nargs=-1, required=True, metavar="SRC..."),
+    click.argument("destination", metavar="DST"),
+    click.option(
+        "-c",
+        "--cluster",
+        default="threads",
+        metavar="WHERE",
+        show_default=True,
+        help="Run on 'threads' or 'processes' of this machine, on the Dask scheduler at HOST:PORT, "
+        "or on that of a scheduler FILE.",
+    ),
+    click.option(
+        "-j",
+        "--jobs",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Work on N shards at a time.  [default: the number of processors]",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
+    click.option("--resume", is_flag=True, help="Keep the shards that this job has completed before; make the others."),
+    click.option(
+        "--on-error",
+        type=click.Choice(["fail", "skip"]),
+        default="fail",
+        show_default=True,
+        help="Stop at the first bad sample or shard, or leave such out and report them.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Make every check, say what would be done, and do nothing."),
+    click.option("--report", metavar="FILE", help="Write what was done and what was skipped, as JSON."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors only."),
+    click.option("-v", "--verbose", is_flag=True, help="With errors, show where in the program they came from."),
+    click.version_option(__version__, "--version", prog_name="shardtools"),
+]
+
+
+def common_options(command: Function) -> Function:
+    """Add the arguments and options that every command has."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def run_options(given: dict[str, Any]) -> RunOptions:
+    """Return the options of a job from those of the command line."""
+    from shardtools.jobs.options import RunOptions
+
+    return RunOptions(
+        cluster=given["cluster"],
+        jobs=given["jobs"],
+        overwrite=given["overwrite"],
+        resume=given["resume"],
+        on_error=given["on_error"],
+        report=given["report"],
+    )
+
+
+def run_command(program: str, verbose: bool, work: Callable[[], int]) -> None:
+    """Run ``work`` and exit with the status that it returns, or with that of its error, told in one line."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        status = work()
+    except KeyboardInterrupt:
+        click.echo(f"{program}: interrupted; run it again with --resume to continue", err=True)
+        status = INTERRUPTED
+    except ShardtoolsError as error:
+        if verbose:
+            traceback.print_exception(error)
+        click.echo(f"{program}: error: {error}", err=True)
+        usage = isinstance(error, SpecError | JobError) and not isinstance(error, OutputExistsError)
+        status = USAGE if usage else FAILED
+    sys.exit(status)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    """End as Ctrl-C does when asked to terminate, so that nothing is left behind."""
+    raise KeyboardInterrupt
+
+
+class Progress:
+    """Shows how far a job has come, on standard error: a bar on a terminal, else a line a minute.
+
+    >>> format_size(1_234_567)
+    '1.2 MB'
+    """
+
+    def __init__(self, shards: int, quiet: bool):
+        self._total = shards
+        self._done = self._samples = self._bytes = self._resumed = 0
+        self._started = self._told = time.monotonic()
+        self._bar: Any = None
+        self._quiet = quiet
+        if not quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=shards, unit="shard", dynamic_ncols=True, file=sys.stderr, smoothing=0.1)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, samples: int, size: int, *, resumed: bool = False) -> None:
+        """Count one more shard, of ``samples`` samples and ``size`` bytes read."""
+        self._done += 1
+        if resumed:
+            self._resumed += 1
+        else:
+            self._samples += samples
+            self._bytes += size
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._rates(), refresh=False)
+            self._bar.update()
+        elif not self._quiet and time.monotonic() - self._told >= 60:
+            self._told = time.monotonic()
+            click.echo(f"{self._done}/{self._total} shards, {self._rates()}, {self._time_left()} left", err=True)
+
+    def _rates(self) -> str:
+        seconds = max(time.monotonic() - self._started, 1e-6)
+        return f"{self._samples / seconds:,.0f} samples/s, {format_size(self._bytes / seconds)}/s"
+
+    def _time_left(self) -> str:
+        done = max(self._done - self._resumed, 1)
+        seconds = (time.monotonic() - self._started) / done * (self._total - self._done)
+        return format_seconds(seconds)
+
+
+def format_size(size: float) -> str:
+    """Return a number of bytes as people read it.
+
+    >>> format_size(999), format_size(2.5e9)
+    ('999 B', '2.5 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time as people read it.
+
+    >>> format_seconds(3.21), format_seconds(75), format_seconds(7322)
+    ('3.2 s', '1:15 min', '2:02 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def discard_output() -> None:
+    """Point standard output to nowhere, so that a closed pipe is not complained about at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,124 @@
+"""The htmapper command."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shardtools.cli.common import (
+    SKIPPED,
+    Progress,
+    common_options,
+    format_seconds,
+    format_size,
+    run_command,
+    run_options,
+)
+
+if TYPE_CHECKING:
+    from shardtools.jobs.map import MapPlan
+    from shardtools.jobs.map_shard import ShardResult
+    from shardtools.jobs.report import JobResult
+
+EPILOG = """\b
+Examples:
+  htmapper -p resize.py 'train-@1000.tgz' 'small-@1000.tgz'
+  htmapper -p resize.py -a size=256 http://host/train-@1000.tgz http://host/small-@1000.tgz
+  htmapper -c scheduler:8786 -p resize.py --resume http://host/train-@1000.tgz /data/small-@1000.tar
+
+\b
+The script:
+  def process_sample(record, size=128):
+      if "png" not in record:
+          return None                       # drops the sample
+      return {"key": record["key"], "png": shrink(record["png"], size)}
+
+A record is a dict: the sample's "key", and the bytes of each field. Return None, a record, or several. Values may be
+bytes, or what the field's extension can encode: str for txt, int for cls, anything JSON for json, an array for npy,
+png or jpg. Or define process_samples(records), a generator over many samples, for batched work.
+
+Shards: @1000 names 1000 shards, numbered from 0000; {000..123}, {train,val} and a::b work too. A destination has as
+many shards as the sources. Names end in .tar, .tgz, .tar.gz or .tar.zst.
+
+Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interrupted.
+"""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
+@click.option("-p", "--script", required=True, metavar="FILE", help="The script that defines process_sample(record).")
+@click.option("-a", "--arg", "assignments", multiple=True, metavar="NAME=VALUE", help="A keyword for the function.")
+@common_options
+def main(**given: Any) -> None:
+    """Run a script's process_sample(record) over every sample of SRC, and write what it returns to DST."""
+    run_command("htmapper", given["verbose"], lambda: _map(given))
+
+
+def _map(given: dict[str, Any]) -> int:
+    from shardtools.jobs.map import plan_map, run_map
+    from shardtools.jobs.script import read_script
+
+    options = run_options(given)
+    plan = plan_map(given["sources"], given["destination"], read_script(given["script"], given["assignments"]), options)
+    if given["dry_run"]:
+        _show_plan(plan, given["verbose"])
+        return 0
+    started = time.monotonic()
+    with Progress(len(plan.tasks), given["quiet"]) as progress:
+
+        def on_shard(shard: ShardResult) -> None:
+            progress.advance(shard.counts.read, shard.source_size, resumed=shard.resumed)
+
+        result = run_map(plan, options, on_shard)
+    if not given["quiet"]:
+        _show_result(result, time.monotonic() - started, given["report"])
+    return 0 if result.is_whole else SKIPPED
+
+
+def _show_plan(plan: MapPlan, verbose: bool) -> None:
+    from shardtools.errors import redact
+
+    click.echo(f"would map {len(plan.tasks)} shards to {redact(plan.destination.spec)}")
+    click.echo(f"outputs that exist: {len(plan.existing)}")
+    tasks = plan.tasks if verbose or len(plan.tasks) <= 3 else plan.tasks[:2]
+    for task in tasks:
+        click.echo(f"{redact(task.source)} -> {redact(task.target)}")
+    if len(tasks) < len(plan.tasks):
+        click.echo(f"... and {len(plan.tasks) - len(tasks)} more (-v shows them all)")
+
+
+def _show_result(result: JobResult, seconds: float, report: str | None) -> None:
+    from shardtools.errors import redact
+
+    counts = result.counts
+    parts = [f"{counts.written:,} samples", format_size(result.filesize), f"in {format_seconds(seconds)}"]
+    if counts.dropped:
+        parts.append(f"{counts.dropped:,} dropped")
+    if counts.others:
+        parts.append(f"{counts.others:,} members that are no samples left out")
+    if resumed := sum(shard.resumed for shard in result.shards):
+        parts.append(f"{resumed:,} shards were there")
+    if counts.skipped:
+        parts.append(f"{counts.skipped:,} samples skipped")
+    written = len(result.shards) - len(result.failures)
+    click.echo(f"{redact(result.destination)}: {written:,} shards, {', '.join(parts)}", err=result.destination == "-")
+    if not result.is_whole:
+        _show_skipped(result, report)
+
+
+def _show_skipped(result: JobResult, report: str | None, limit: int = 5) -> None:
+    """Say on standard error what was skipped, the first few one by one."""
+    total = result.counts.skipped + len(result.failures)
+    for entry, _ in zip(result.skipped(), range(limit), strict=False):
+        text = entry.reason if entry.key is None else f"{entry.shard} [{entry.key}]: {entry.reason}"
+        click.echo(f"htmapper: skipped: {text}", err=True)
+    if total > limit:
+        more = f"see {report}" if report else "--report FILE lists them all"
+        click.echo(f"htmapper: skipped: {total - limit:,} more; {more}", err=True)
+    if result.failures:
+        click.echo(
+            f"htmapper: {len(result.failures):,} shards and the manifest were not written; "
+            "mend the sources and use --resume",
+            err=True,
+        )

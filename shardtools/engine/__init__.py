@@ -1,0 +1,69 @@
+"""One way to run a list of tasks: on threads, on local processes, on a Dask cluster.
+
+    tasks -> run -> Dask -> work, in a thread, a process or a machine -> Done -> on_done, in the caller's thread
+
+A task is pure and idempotent: it reads URLs, writes URLs and returns something small. Nothing else in shardtools knows
+about Dask. A task that takes long asks `check_cancelled` now and then, which is how an error elsewhere, or Ctrl-C,
+ends it cleanly wherever it runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from shardtools.engine.task import Cancelled, Done, Ledger, RemoteTraceback, Task, check_cancelled, is_cancelled
+from shardtools.errors import EngineError
+
+__all__ = ["Cancelled", "Done", "RemoteTraceback", "Task", "check_cancelled", "is_cancelled", "run"]
+
+
+def run(
+    tasks: Sequence[Task],
+    on_done: Callable[[Done], None],
+    *,
+    cluster: str = "threads",
+    jobs: int | None = None,
+    stop_on_error: bool = True,
+) -> None:
+    """Run ``tasks``, about in order, and call ``on_done`` in this thread with each one that has finished.
+
+    ``cluster`` is ``"threads"``, ``"processes"`` (of this machine), the ``HOST:PORT`` of a Dask scheduler (``tcp://``
+    or ``tls://`` may stand before it) or the path of a Dask scheduler file. At most ``jobs`` tasks run at a time; the
+    default is the number of CPUs here, or all threads of the cluster.
+
+    The first error stops the run if ``stop_on_error``: no task starts any more, running ones are cancelled, and `run`
+    returns, without raising it, when they have ended. Cancelled tasks are not reported. When ``on_done`` raises, or
+    Ctrl-C is pressed, running tasks are cancelled and awaited, and then the exception goes on; a second Ctrl-C does
+    not wait.
+
+    Raises:
+        SchedulerError: no scheduler answers, or it has no workers that can be used.
+        EngineError: ``jobs`` is below 1, or the local processes cannot be started.
+
+    >>> run([Task(pow, (2, i), "x") for i in range(3)], lambda done: print(done.result), jobs=1)
+    1
+    2
+    4
+    """
+    if jobs is not None and jobs < 1:
+        raise EngineError(f"{jobs} jobs cannot run anything", fix="give 1 or more")
+    if not tasks:
+        return
+    ledger = Ledger(tasks, on_done, stop_on_error)
+    workers = min(jobs or os.cpu_count() or 1, len(tasks))
+    if cluster == "threads":
+        from shardtools.engine.threads import run_threads
+
+        run_threads(ledger, workers)
+        return
+
+    from shardtools.engine.connect import connected, local_processes
+    from shardtools.engine.flight import Flight
+
+    if cluster == "processes":
+        with local_processes(workers) as client:
+            Flight(client, ledger, None).run()
+    else:
+        with connected(cluster) as client:
+            Flight(client, ledger, jobs).run()

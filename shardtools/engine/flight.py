@@ -1,0 +1,175 @@
+"""A run on a Dask cluster, from the client's side: futures in flight, landing, topped up."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from distributed.scheduler import KilledWorker
+
+from shardtools.engine.remote import Parcel, stop_here, unpack, work_remotely
+from shardtools.engine.task import Ledger, Outcome, Task
+from shardtools.errors import EngineError, SchedulerError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+LOST_SECONDS = 30
+"""How long a cluster may be without any worker in the middle of a run."""
+
+COUNT_SECONDS = 5
+"""How often the cluster's threads are counted."""
+
+SETTLE_SECONDS = 0.25
+"""How long to wait for one more answer after all tasks of a stopped run have ended."""
+
+logger = logging.getLogger(__name__)
+
+
+class Flight:
+    """One run: a bounded number of its futures is in flight, in the order of the tasks, and topped up as they land.
+
+    Futures are sent, and results fetched, in batches: that takes a third of the time of one by one. A worker that
+    dies costs what it was doing, which Dask gives to another; ``allowed-failures`` of its configuration says how often.
+    """
+
+    def __init__(self, client: Client, ledger: Ledger, jobs: int | None):
+        self._client = client
+        self._address = client.scheduler.address if client.scheduler else "?"
+        self._ledger = ledger
+        self._jobs = jobs
+        self._run_id = uuid.uuid4().hex
+        self._landed: SimpleQueue[Future] = SimpleQueue()
+        self._flying: dict[Any, tuple[int, Future]] = {}
+        self._sent = 0
+        self._limit = 0
+        self._counted = self._seen = time.monotonic() - COUNT_SECONDS
+
+    def run(self) -> None:
+        """Run the ledger's tasks.
+
+        Raises:
+            SchedulerError: the scheduler, or every worker, went away.
+        """
+        try:
+            self._send()
+            while self._flying and not self._ledger.stopped:
+                self._land(self._next_batch(COUNT_SECONDS))
+                self._send()
+            if self._ledger.stopped:
+                self._settle()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _send(self) -> None:
+        """Send as many tasks as it takes to keep every thread of the cluster busy."""
+        self._count_threads()
+        room = self._limit - len(self._flying)
+        stop = min(self._sent + room, len(self._ledger.tasks))
+        if self._ledger.stopped or stop <= self._sent or room < (1 if self._jobs else self._limit // 2):
+            return
+        indices = range(self._sent, stop)
+        futures = self._client.map(
+            work_remotely,
+            [self._run_id] * len(indices),
+            [self._ledger.tasks[index] for index in indices],
+            key=[f"shardtools-{self._run_id}-{index:09d}" for index in indices],
+            priority=-self._sent,
+        )
+        self._sent = stop
+        for index, future in zip(indices, futures, strict=True):
+            self._flying[future.key] = (index, future)
+            future.add_done_callback(self._landed.put)
+
+    def _count_threads(self) -> None:
+        """Follow a cluster that grows or shrinks, and notice one that is gone."""
+        now = time.monotonic()
+        if now < self._counted + COUNT_SECONDS:
+            return
+        threads = sum(self._client.nthreads().values())
+        self._counted = now
+        if threads or not self._sent:
+            self._seen = now
+        elif now > self._seen + LOST_SECONDS:
+            raise SchedulerError(
+                f"all workers have left the scheduler at {self._address}", fix="start workers, and go on with --resume"
+            )
+        self._limit = min(max(32, 3 * threads), self._jobs or len(self._ledger.tasks))
+
+    def _next_batch(self, seconds: float) -> list[Future]:
+        """Return the futures that have landed, after waiting for the first at most ``seconds``."""
+        batch: list[Future] = []
+        try:
+            batch.append(self._landed.get(timeout=seconds))
+            while len(batch) < len(self._flying):
+                batch.append(self._landed.get_nowait())
+        except Empty:
+            pass
+        return batch
+
+    def _land(self, batch: Sequence[Future]) -> None:
+        """Report the futures of a batch, and forget them."""
+        for future, parcel in zip(batch, self._fetch(batch), strict=True):
+            index, _ = self._flying.pop(future.key)
+            future.release()
+            task = self._ledger.tasks[index]
+            self._ledger.enter(index, unpack(parcel, task) if isinstance(parcel, Parcel) else _judge(parcel, task))
+
+    def _fetch(self, batch: Sequence[Future]) -> list[Parcel | Exception]:
+        """Return what the futures hold, or what went wrong with them."""
+        if all(future.status == "finished" for future in batch):
+            try:
+                return list(self._client.gather(list(batch)))
+            except Exception:
+                logger.debug("a batch was lost with its worker: fetching one by one", exc_info=True)
+        return [self._fetch_one(future) for future in batch]
+
+    def _fetch_one(self, future: Future) -> Parcel | Exception:
+        try:
+            parcel: Parcel = future.result()
+        except Exception as error:
+            if future.status in ("cancelled", "lost"):
+                raise SchedulerError(
+                    f"the scheduler at {self._address} went away, or dropped the tasks",
+                    fix="see that it runs, and go on with --resume",
+                ) from error
+            return error
+        return parcel
+
+    def _settle(self) -> None:
+        """After an error: end what runs, and still report what was finished by then."""
+        self._stop_workers()
+        while self._flying and (batch := self._next_batch(SETTLE_SECONDS)):
+            self._land(batch)
+        self._client.cancel([future for _, future in self._flying.values()])
+
+    def _abandon(self) -> None:
+        """After an exception on this side: end what runs, and report nothing any more."""
+        if self._client.status != "running":
+            return
+        try:
+            self._client.cancel([future for _, future in self._flying.values()])
+            self._stop_workers()
+        except Exception:
+            logger.debug("the workers could not be told to stop", exc_info=True)
+
+    def _stop_workers(self) -> None:
+        self._client.run(stop_here, self._run_id, on_error="ignore")
+
+
+def _judge(error: Exception, task: Task) -> Outcome:
+    """Return the outcome of a task that Dask, not the task, has given up."""
+    if isinstance(error, KilledWorker):
+        told = EngineError(
+            f"each worker that ran this died, {error.allowed_failures + 1} of them",
+            url=task.name,
+            fix="see their logs; if memory ran out, give workers more of it, or fewer threads each",
+        )
+        told.__cause__ = error
+        return Outcome(None, told)
+    return Outcome(None, error)

@@ -1,0 +1,127 @@
+"""What a task is, what comes of it, and how it learns that it should end."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from shardtools.errors import EngineError
+
+
+@dataclass(frozen=True)
+class Task:
+    """``function(*args)``, to be run somewhere; ``name`` is the URL that it is about, for messages.
+
+    The function is a module's, and it, its arguments and its result can be pickled.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    name: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of the task at ``index``: its ``result`` or its ``error``, and the seconds that it ran.
+
+    An error from a worker is the exception that was raised there; its cause is its `RemoteTraceback`.
+    """
+
+    index: int
+    task: Task
+    result: Any | None
+    error: Exception | None
+    seconds: float
+
+
+class Cancelled(BaseException):
+    """Raised in a task whose run is to stop. Like `asyncio.CancelledError` it passes by ``except Exception``."""
+
+
+class RemoteTraceback(Exception):
+    """The cause of an error that arrived from a worker: its traceback there, as text."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a task, a cancelled one too."""
+
+    result: Any | None
+    error: Exception | Cancelled | None
+    seconds: float = 0.0
+
+
+_token: ContextVar[threading.Event | None] = ContextVar("shardtools_token", default=None)
+
+
+def is_cancelled() -> bool:
+    """Return whether the task that this thread works for should end.
+
+    A thread that a task starts knows it too, if it runs in a copy of the task's context:
+    ``Thread(target=contextvars.copy_context().run, args=(function,))``. Outside of a run the answer is False.
+    """
+    token = _token.get()
+    return token is not None and token.is_set()
+
+
+def check_cancelled() -> None:
+    """Raise `Cancelled` if the task that this thread works for should end."""
+    if is_cancelled():
+        raise Cancelled
+
+
+def work(token: threading.Event, task: Task) -> Outcome:
+    """Run a task in this thread and return what came of it; ``token`` is set when it should end. Raises nothing."""
+    before = _token.set(token)
+    start = time.perf_counter()
+    result: Any = None
+    error: Exception | Cancelled | None = None
+    try:
+        check_cancelled()
+        result = task.function(*task.args)
+    except (Exception, Cancelled) as caught:  # noqa: BLE001 - what a task raises is what came of it
+        error = caught
+        _forget_locals(caught)
+    except BaseException as caught:  # noqa: BLE001 - a user's sys.exit() must not end a worker
+        error = EngineError(f"{type(caught).__name__} was raised", url=task.name)
+        error.__cause__ = caught
+    finally:
+        _token.reset(before)
+    return Outcome(result, error, time.perf_counter() - start)
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Drop the variables of the frames that an error holds: errors are kept, and would keep whole blocks in memory."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+
+
+@dataclass
+class Ledger:
+    """The tasks of a run, whom to tell of them, and whether to go on."""
+
+    tasks: Sequence[Task]
+    on_done: Callable[[Done], None]
+    stop_on_error: bool
+    stopped: bool = False
+
+    def enter(self, index: int, outcome: Outcome) -> None:
+        """Report the task at ``index``; its error may stop the run."""
+        task, error = self.tasks[index], outcome.error
+        if isinstance(error, Cancelled):
+            if self.stopped:
+                return
+            error = EngineError("the task ended as if it had been cancelled", url=task.name)
+        if error is not None and self.stop_on_error:
+            self.stopped = True
+        self.on_done(Done(index, task, outcome.result, error, outcome.seconds))

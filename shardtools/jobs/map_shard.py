@@ -1,0 +1,294 @@
+"""The task of htmapper: one shard in, one shard out.
+
+ShardReader -> blocks -> records -> process_sample -> Composer -> ShardWriter -> commit -> sidecar
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass, field
+from itertools import compress
+from typing import Any
+
+import numpy as np
+
+from shardtools.engine import check_cancelled
+from shardtools.errors import (
+    DuplicateKeyError,
+    NotFoundError,
+    OutputExistsError,
+    SampleError,
+    ShardError,
+    ShardtoolsError,
+    StorageError,
+)
+from shardtools.jobs.options import OnError
+from shardtools.jobs.script import Script, function, where
+from shardtools.shards.reader import Block, ShardReader
+from shardtools.shards.samples import Composer, Members, Record, records, repeated_key
+from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
+from shardtools.shards.writer import ShardWriter
+from shardtools.spec import identity
+from shardtools.storage import Stat, get_storage
+
+FORMAT = 1
+"""Raised whenever the same job would write other bytes than before, so that ``--resume`` does not mix the two."""
+
+
+@dataclass(frozen=True)
+class MapTask:
+    """What one task does: map ``source`` to ``target`` by ``script``.
+
+    ``resume`` keeps the target if this very task has completed it, ``overwrite`` replaces it whoever made it, and
+    ``ahead`` reads the source in a thread of its own.
+    """
+
+    source: str
+    target: str
+    script: Script
+    on_error: OnError = "fail"
+    resume: bool = False
+    overwrite: bool = False
+    ahead: bool = False
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Samples ``read``, ``dropped`` by the script, ``skipped`` for errors, and ``written``.
+
+    ``others`` are members of the source that belong to no sample, such as folders.
+    """
+
+    read: int = 0
+    dropped: int = 0
+    skipped: int = 0
+    written: int = 0
+    others: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of one shard.
+
+    ``source_size`` and ``filesize`` are bytes as stored. ``resumed`` says that the shard was there already.
+    ``failure`` is why the source could not be read, in which case nothing was written; only with ``on_error="skip"``.
+    """
+
+    source: str
+    target: str
+    counts: Counts = Counts()
+    source_size: int = 0
+    filesize: int = 0
+    checksum: str = ""
+    fields: Mapping[str, int] = field(default_factory=dict)
+    resumed: bool = False
+    failure: str | None = None
+
+
+class _SourceError(Exception):
+    """Carries an error in reading the source past the code that writes the target."""
+
+    def __init__(self, error: ShardtoolsError):
+        super().__init__(str(error))
+        self.error = error
+
+
+def map_shard(task: MapTask) -> ShardResult:
+    """Map one shard and return what became of it.
+
+    Raises:
+        ShardtoolsError: of the many kinds, naming the shard and the sample.
+        OutputExistsError: resumed, but another job has written the target.
+    """
+    try:
+        with _reading(task) as reader:
+            print_of_task = fingerprint(task, reader.stat)
+            if task.resume and (done := _completed(task, reader.stat, print_of_task)) is not None:
+                return done
+            return _map(task, reader, print_of_task)
+    except _SourceError as failed:
+        if task.on_error == "fail":
+            raise failed.error from failed.error.__cause__
+        return ShardResult(task.source, task.target, failure=str(failed.error))
+
+
+def _reading(task: MapTask) -> ShardReader:
+    try:
+        return ShardReader(task.source, ahead=task.ahead)
+    except StorageError as error:
+        raise _SourceError(error) from error
+
+
+def fingerprint(task: MapTask, source: Stat) -> str:
+    """Return a text that is the same exactly for tasks that write the same shard from the same source object."""
+    facts = {
+        "job": "map",
+        "format": FORMAT,
+        "script": task.script.text,
+        "params": sorted((name, repr(value)) for name, value in dict(task.script.params).items()),
+        "on_error": task.on_error,
+        "source": [identity(task.source), source.size, source.validator],
+    }
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _completed(task: MapTask, source: Stat, print_of_task: str) -> ShardResult | None:
+    """Return the result of an earlier run, if the target's mark says that this very task completed it."""
+    try:
+        size = get_storage(task.target).stat(task.target).size
+    except NotFoundError:
+        return None
+    sidecar = read_sidecar(task.target, size)
+    if sidecar is None:
+        return None
+    if sidecar.job.get("fingerprint") == print_of_task:
+        return _result(task, source, sidecar, resumed=True)
+    if task.overwrite:
+        return None
+    raise OutputExistsError(
+        "another script, or another version of the source, made this shard",
+        url=task.target,
+        fix="add --overwrite to replace such shards, or choose another destination",
+    )
+
+
+def _result(task: MapTask, source: Stat, sidecar: Sidecar, *, resumed: bool = False) -> ShardResult:
+    return ShardResult(
+        source=task.source,
+        target=task.target,
+        counts=Counts(**sidecar.job["counts"]),
+        source_size=source.size or 0,
+        filesize=sidecar.filesize,
+        checksum=sidecar.checksum,
+        fields=sidecar.count_fields(),
+        resumed=resumed,
+    )
+
+
+def _map(task: MapTask, reader: ShardReader, print_of_task: str) -> ShardResult:
+    storage = get_storage(task.target)
+    if task.overwrite or task.resume:  # from here to the new mark, the old one must not vouch for the shard
+        storage.delete(sidecar_url(task.target))
+    mapper = _Mapper(task)
+    with storage.create(task.target) as sink:
+        writer = ShardWriter(sink, task.target, on_repeat=mapper.on_repeat)
+        for block in _guarded(reader):
+            mapper.map_block(block, writer)
+        writer.flush()
+        sidecar = writer.finish(mapper.job(print_of_task, writer.count))
+    if task.target != "-":
+        write_sidecar(task.target, sidecar)
+    return _result(task, reader.stat, sidecar)
+
+
+def _guarded(reader: ShardReader) -> Iterator[Block]:
+    """Yield the blocks of the reader; its errors are told apart from those of whoever uses the blocks."""
+    blocks = iter(reader)
+    while True:
+        try:
+            block = next(blocks)
+        except StopIteration:
+            return
+        except (ShardError, StorageError) as error:
+            raise _SourceError(error) from error
+        yield block
+
+
+class _Mapper:
+    """Runs the script over the blocks of one shard, and keeps count."""
+
+    def __init__(self, task: MapTask):
+        self._task = task
+        self._call = function(task.script, "process_sample", "process_samples")
+        self._composer = Composer()
+        self._read = self._others = 0
+        self._skipped: list[tuple[str, str]] = []
+
+    def job(self, print_of_task: str, written: int) -> dict[str, Any]:
+        """Return what the sidecar says of the job."""
+        dropped = max(0, self._read - len(self._skipped) - written)
+        counts = Counts(self._read, dropped, len(self._skipped), written, self._others)
+        return {
+            "program": "htmapper",
+            "fingerprint": print_of_task,
+            "counts": asdict(counts),
+            "skipped": [list(entry) for entry in self._skipped],
+        }
+
+    def on_repeat(self, key: str) -> None:
+        """Treat a sample that would have the key of an earlier one."""
+        self._fail(
+            DuplicateKeyError("the script returned two samples with this key", fix="give each a key of its own"), key
+        )
+
+    def _fail(self, error: ShardtoolsError, *keys: str) -> None:
+        """Raise an error that concerns the samples ``keys``, or note that they are left out."""
+        if self._task.on_error == "fail":
+            raise error.at(url=self._task.source, member=keys[0]) from (error.__cause__ or error)
+        self._skipped += [(key, error.what) for key in keys]
+
+    def map_block(self, block: Block, writer: ShardWriter) -> None:
+        """Map the samples of a block and give what comes out to the writer."""
+        self._read += len(block)
+        self._others += block.table.other
+        for row in block.repeated:
+            self._fail(repeated_key(block.url, block.keys[row]), block.keys[row])
+        source = records(block)
+        if block.repeated:
+            source = compress(source, ~np.isin(np.arange(len(block)), block.repeated))
+        if self._call.name == "process_samples":
+            self._map_together(list(source), writer)
+        else:
+            self._map_each(source, writer)
+
+    def _map_each(self, source: Iterator[Record], writer: ShardWriter) -> None:
+        for record in source:
+            check_cancelled()
+            key = record["key"]
+            try:
+                samples = self._process(record)
+            except ShardtoolsError as error:
+                self._fail(error, key)
+                continue
+            for sample in samples:
+                writer.add(*sample)
+
+    def _process(self, record: Record) -> list[tuple[str, Members]]:
+        """Return what the script makes of one sample."""
+        returned = self._run(self._call, record)
+        if returned is None:
+            return []
+        if isinstance(returned, Mapping):
+            return [self._composer.compose(returned)]
+        return self._compose_all(returned, "return None, a record (a dict), or several records")
+
+    def _map_together(self, source: list[Record], writer: ShardWriter) -> None:
+        """Map samples by ``process_samples``; an error concerns them all, since nobody can tell whose it is."""
+        keys = [record["key"] for record in source]
+        check_cancelled()
+        try:
+            samples = self._compose_all(self._run(self._call, iter(source)), "yield records (dicts) from it")
+        except ShardtoolsError as error:
+            self._fail(error, *keys)
+            return
+        for sample in samples:
+            writer.add(*sample)
+
+    def _compose_all(self, returned: object, fix: str) -> list[tuple[str, Members]]:
+        if isinstance(returned, str | bytes | Mapping) or not isinstance(returned, Iterable):
+            raise SampleError(f"{self._call.name} returned {type(returned).__name__}", fix=fix)
+        return [self._composer.compose(record) for record in self._run(list, returned)]
+
+    def _run(self, call: Callable[..., Any], argument: object) -> Any:
+        """Return ``call(argument)``; what the script raises becomes a `SampleError`."""
+        try:
+            return call(argument)
+        except (Exception, SystemExit) as error:
+            raise SampleError(
+                where(error, self._task.script), fix="mend the script, or leave such samples out with --on-error skip"
+            ) from error

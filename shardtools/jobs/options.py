@@ -1,0 +1,93 @@
+"""What all jobs have in common: their options, and what may be done about outputs that exist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from os.path import commonprefix
+from typing import Literal
+from urllib.parse import unquote
+
+from shardtools.errors import JobError, OutputExistsError, RefusedError
+from shardtools.shards.compression import packer_for
+from shardtools.shards.sidecar import sidecar_url
+from shardtools.spec import Destination, expand, folder_of, identity
+from shardtools.storage import get_storage
+
+OnError = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a job is run.
+
+    ``cluster`` is ``"threads"``, ``"processes"``, the ``HOST:PORT`` of a Dask scheduler or a scheduler file, and
+    ``jobs`` the number of tasks at a time (None: one for each processor). ``overwrite`` replaces outputs that exist;
+    ``resume`` keeps those that this very job has completed and makes the others. ``on_error`` says whether a sample or
+    shard that fails ends the job or is left out and reported. ``report`` is the URL of a JSON report, or None.
+    """
+
+    cluster: str = "threads"
+    jobs: int | None = None
+    overwrite: bool = False
+    resume: bool = False
+    on_error: OnError = "fail"
+    report: str | None = None
+
+
+def expand_sources(sources: str | Sequence[str]) -> list[str]:
+    """Return the URLs of the source shards; a ``*`` is looked up in its storage.
+
+    Raises:
+        SpecError: a spec is wrong, or names nothing.
+    """
+    return expand(sources, lambda prefix: get_storage(prefix).list(prefix))
+
+
+def check_outputs(sources: Sequence[str], destination: Destination) -> None:
+    """Raise if an output could not be a shard, or is an input as well.
+
+    Raises:
+        SpecError: the destination's name is not that of a shard.
+        JobError: an output is an input.
+    """
+    inputs = {identity(url): url for url in sources}
+    for url in destination.urls():
+        packer_for(url)
+        if url != "-" and (same := inputs.get(identity(url))) is not None:
+            raise JobError("this shard is an input and an output", url=same, fix="write to another destination")
+
+
+def existing_outputs(destination: Destination) -> list[str]:
+    """Return the shards, sidecars and manifest of the destination that exist already."""
+    if destination.spec == "-":
+        return []
+    shards = destination.urls()
+    wanted = [*shards, *map(sidecar_url, shards), destination.manifest]
+    storage = get_storage(destination.spec)
+    names: set[str] = set()
+    try:
+        for _, urls in groupby(sorted(wanted, key=folder_of), key=folder_of):
+            prefix = commonprefix(list(urls))  # noqa: RUF071 - of texts is what is meant
+            names.update(unquote(identity(url)) for url in storage.list(prefix))
+    except RefusedError:  # the server does not list: ask for each
+        with ThreadPoolExecutor(16) as pool:
+            return [url for url, found in zip(wanted, pool.map(storage.exists, wanted), strict=True) if found]
+    return [url for url in wanted if unquote(identity(url)) in names]
+
+
+def refuse_existing(destination: Destination, options: RunOptions) -> list[str]:
+    """Return the outputs that exist, if the options allow that there are any.
+
+    Raises:
+        OutputExistsError: there are some, and they may be neither replaced nor continued.
+    """
+    found = existing_outputs(destination)
+    if found and not options.overwrite and not options.resume:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise OutputExistsError(
+            f"the output exists{more}", url=found[0], fix="use --resume to continue the job, or --overwrite to replace"
+        )
+    return found

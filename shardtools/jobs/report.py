@@ -1,0 +1,73 @@
+"""What a job did, for its caller, the manifest and the ``--report`` file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shardtools.errors import redact
+from shardtools.jobs.map_shard import Counts, ShardResult
+from shardtools.shards.sidecar import read_sidecar
+from shardtools.storage import get_storage
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that was left out, or with no ``key`` a whole shard, and why."""
+
+    shard: str
+    key: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job did: one `ShardResult` for each shard, in the order of the outputs."""
+
+    destination: str
+    shards: Sequence[ShardResult]
+
+    @property
+    def counts(self) -> Counts:
+        """The sums over all shards."""
+        return sum((shard.counts for shard in self.shards), Counts())
+
+    @property
+    def filesize(self) -> int:
+        """Bytes of all outputs, as stored."""
+        return sum(shard.filesize for shard in self.shards)
+
+    @property
+    def failures(self) -> list[ShardResult]:
+        """The shards that could not be read."""
+        return [shard for shard in self.shards if shard.failure is not None]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was skipped."""
+        return not self.failures and not self.counts.skipped
+
+    def skipped(self) -> Iterator[Skipped]:
+        """Yield what was left out, as the sidecars of the outputs tell."""
+        for shard in self.shards:
+            source = redact(shard.source)
+            if shard.failure is not None:
+                yield Skipped(source, None, shard.failure)
+            elif shard.counts.skipped and (sidecar := read_sidecar(shard.target, None)) is not None:
+                for key, reason in sidecar.job["skipped"]:
+                    yield Skipped(source, key, reason)
+
+
+def write_report(url: str, job: Mapping[str, Any], result: JobResult | None, error: BaseException | None) -> None:
+    """Write a JSON report to ``url``: the job, its counts, everything skipped, and the error that ended it."""
+    report: dict[str, Any] = {"job": dict(job), "error": None if error is None else str(error) or type(error).__name__}
+    if result is not None:
+        report["counts"] = asdict(result.counts)
+        report["shards"] = len(result.shards)
+        report["resumed"] = sum(shard.resumed for shard in result.shards)
+        report["filesize"] = result.filesize
+        report["skipped"] = [asdict(entry) for entry in result.skipped()]
+    with get_storage(url).create(url) as sink:
+        sink.write(json.dumps(report, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")

@@ -1,0 +1,240 @@
+"""How a shard's tar file is packed: .tar, .tgz, .tar.zst, written so that they can be entered in the middle.
+
+    name -> packer_for -> Packer -> packed bytes, and entry points
+    stream, first bytes -> unpack -> bytes of the tar file
+
+An **entry point** is a pair (offset in the tar file, offset in the packed file) at the beginning of a sample from where
+the packed file can be read without what stands before it. A ``.tgz`` is one gzip member with a full flush at each
+entry point: every gzip reader takes it for an ordinary file, and ``zlib.decompressobj(-15)`` inflates from such a
+point. (Several gzip members would do too, but Python's tarfile stops after the first one without saying so.) A
+``.tar.zst`` is a row of independent frames.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from isal import igzip, isal_zlib
+
+from shardtools.errors import CorruptError, SpecError, StorageError, TruncatedError
+from shardtools.shards.tar import REPAIR
+from shardtools.spec import name_of
+
+ENTRY_EVERY = 256 << 10
+"""Bytes of the tar file between entry points, at least."""
+
+_PIECE = 4 << 20
+"""Bytes that are packed together at most, so that one large sample does not need its size again in memory."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+# Level 1 of isal compresses like zlib's default at ten times the speed; level 3 of zstd is its own default.
+_GZIP_LEVEL = 1
+_ZSTD_LEVEL = 3
+
+# Magic, deflate, no flags, no time, no extra flags, unknown system: the same bytes whoever writes them.
+_GZIP_HEADER = GZIP_MAGIC + b"\x08\0\0\0\0\0\0\xff"
+
+
+def crc32(data: Any, value: int = 0) -> int:
+    """Return the CRC-32 of ``data`` as zlib computes it, continuing from ``value``; at memory speed."""
+    return int(isal_zlib.crc32(data, value))
+
+
+class Packer:
+    """Packs a tar file, sample by sample; this one leaves it as it is.
+
+    ``entries`` are the entry points so far, and ``by_sample`` says whether there will be any: a plain tar file can be
+    entered anywhere, and its samples may come many at a time.
+    """
+
+    by_sample = False
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[int, int]] = []
+
+    def pack(self, parts: Sequence[Any]) -> list[Any]:
+        """Return what to write now, after ``parts``, the next bytes of the tar file, which end with a sample."""
+        return list(parts)
+
+    def finish(self, end: bytes) -> list[Any]:
+        """Return what to write last, ``end`` being the last bytes of the tar file, which belong to no sample."""
+        return [end]
+
+
+class _EntryPacker(Packer):
+    """Packs samples together until there are enough of them for an entry point."""
+
+    by_sample = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: list[Any] = []
+        self._size = 0
+        self._done = 0
+        self._packed = 0
+
+    def pack(self, parts: Sequence[Any]) -> list[Any]:
+        self._waiting += parts
+        self._size += sum(map(len, parts))
+        return self._flush() if self._size >= ENTRY_EVERY else []
+
+    def finish(self, end: bytes) -> list[Any]:
+        parts = self._flush() if self._size else []
+        entries = len(self.entries)
+        self._waiting, self._size = [end], len(end)
+        parts += self._flush()
+        del self.entries[entries:]  # no sample is behind the last one
+        return parts
+
+    def _flush(self) -> list[Any]:
+        data = memoryview(b"".join(self._waiting))
+        self._waiting, self._size = [], 0
+        header = b"" if self._done else self._header()
+        self.entries.append((self._done, self._packed + len(header)))
+        parts = [header, *(self._compress(data[at : at + _PIECE]) for at in range(0, len(data), _PIECE)), self._cut()]
+        self._done += len(data)
+        self._packed += sum(map(len, parts))
+        return parts
+
+    def _header(self) -> bytes:
+        """Return what the packed file begins with."""
+        return b""
+
+    def _compress(self, data: memoryview) -> bytes:
+        raise NotImplementedError
+
+    def _cut(self) -> bytes:
+        """Return what makes the next piece independent of those before it."""
+        return b""
+
+
+class GzipPacker(_EntryPacker):
+    """Writes one gzip member, with a full flush at each entry point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._deflate = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, -15)
+        self._crc = 0
+
+    def _header(self) -> bytes:
+        return _GZIP_HEADER
+
+    def _compress(self, data: memoryview) -> bytes:
+        self._crc = crc32(data, self._crc)
+        packed: bytes = self._deflate.compress(data)
+        return packed
+
+    def _cut(self) -> bytes:
+        flushed: bytes = self._deflate.flush(isal_zlib.Z_FULL_FLUSH)
+        return flushed
+
+    def finish(self, end: bytes) -> list[Any]:
+        parts = super().finish(end)
+        tail = self._crc.to_bytes(4, "little") + (self._done & 0xFFFFFFFF).to_bytes(4, "little")
+        return [*parts, self._deflate.flush(isal_zlib.Z_FINISH), tail]
+
+
+class ZstdPacker(_EntryPacker):
+    """Writes independent zstd frames with checksums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import zstandard
+
+        self._zstd = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True)
+
+    def _compress(self, data: memoryview) -> bytes:
+        return self._zstd.compress(data)
+
+
+_PACKERS: dict[str, type[Packer]] = {
+    ".tar": Packer,
+    ".tgz": GzipPacker,
+    ".tar.gz": GzipPacker,
+    ".tar.zst": ZstdPacker,
+}
+
+
+def packer_for(url: str) -> Packer:
+    """Return a new packer for what the name of a shard ends with; standard output gets a plain tar file.
+
+    Raises:
+        SpecError: the name has none of the known endings.
+    """
+    if url == "-":
+        return Packer()
+    name = name_of(url)
+    for ending, packer in _PACKERS.items():
+        if name.endswith(ending):
+            return packer()
+    raise SpecError("not the name of a shard", url=url, fix=f"end it with one of {', '.join(_PACKERS)}")
+
+
+class Source(Protocol):
+    """What bytes are read from."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+
+class _Unpacked:
+    """A packed stream as the bytes of its tar file; errors name the shard."""
+
+    def __init__(self, file: Any, url: str, kind: str, damage: type[Exception]):
+        self._file, self._url, self._kind, self._damage = file, url, kind, damage
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        try:
+            data = self._file.read(len(buffer))
+        except StorageError:
+            raise
+        except EOFError as error:
+            raise TruncatedError(f"the {self._kind} data end too early", url=self._url, fix=REPAIR) from error
+        except (OSError, self._damage) as error:
+            raise CorruptError(f"the {self._kind} data are damaged ({error})", url=self._url, fix=REPAIR) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Rejoined(io.RawIOBase):
+    """Bytes that were read already, and the rest of their stream."""
+
+    def __init__(self, head: bytes, rest: Source):
+        self._head, self._rest = memoryview(head), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        if not self._head:
+            return self._rest.readinto(buffer)
+        view = memoryview(buffer).cast("B")
+        size = min(len(view), len(self._head))
+        view[:size] = self._head[:size]
+        self._head = self._head[size:]
+        return size
+
+
+def is_packed(head: bytes) -> bool:
+    """Return whether the first bytes of a shard are those of a packed one."""
+    return head.startswith((GZIP_MAGIC, ZSTD_MAGIC))
+
+
+def unpack(head: bytes, rest: Source, url: str) -> Source:
+    """Return a packed shard, of which ``head`` has been read, as a source of its tar file's bytes.
+
+    What packs it is told by its first bytes, not by its name. Several gzip members, or zstd frames, are read to the
+    last one.
+    """
+    stream: Any = _Rejoined(head, rest)
+    if head.startswith(GZIP_MAGIC):
+        opened: Any = igzip.open(stream, "rb")  # type: ignore[no-untyped-call]
+        damage: Any = isal_zlib.error
+        return _Unpacked(opened, url, "gzip", damage)
+    import zstandard
+
+    reader = zstandard.ZstdDecompressor().stream_reader(stream, read_size=1 << 20, read_across_frames=True)
+    return _Unpacked(reader, url, "zstd", zstandard.ZstdError)

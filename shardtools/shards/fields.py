@@ -1,0 +1,350 @@
+"""Encode and decode a value by its field's extension, the last dotted part of the field: ``seg.png`` is a PNG.
+
+    value -> encode(field, value) -> the bytes of a member -> decode(field, data) -> the same value
+
+| extension | a value | its bytes |
+|---|---|---|
+| ``txt text transcript`` | str | UTF-8 |
+| ``cls cls2 class index inx count id`` | int, or a numpy integer | decimal text |
+| ``json jsn`` | what ``json.dumps`` takes, numpy scalars too | JSON, keys in the order given, no NaN or infinity |
+| ``jsonl`` | a list or tuple of such values | one line of JSON for each |
+| ``npy`` | a numpy array, or what turns into one | ``numpy.lib.format`` |
+| ``npz`` | a dict of such arrays | a compressed zip of them, in the order given, the same bytes every time |
+| ``png jpg jpeg webp bmp ppm pgm tif tiff`` | a uint8 array H×W, H×W×1, H×W×3, H×W×4, or a PIL image | the image |
+| any of these and ``.gz``, as in ``json.gz`` | the same | the same, as gzip |
+
+Bytes are written as they are, whatever the field. Nothing is ever pickled or unpickled. The extensions and what they
+mean are those of webdataset's writer and decoder, so each reads what the other wrote.
+
+Images: ``jpg`` is written at quality 95 (encode it yourself for another), ``webp`` without loss. ``png`` and ``tif``
+take uint16 arrays H×W as well, for depth maps. Floats are refused, since nothing says whether they go up to 1 or 255.
+Decoding gives an array H×W, H×W×3 or H×W×4 of what is seen: a palette is looked up, CMYK turned into RGB, black and
+white into 0 and 255; the first frame only. WebP forgets an alpha channel that is opaque everywhere.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from shardtools.errors import FieldError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+
+def encode(field: str, value: object, *, url: str | None = None, key: str | None = None) -> bytes:
+    """Return the bytes of ``value`` in a field called ``field``; bytes, bytearray and memoryview as they are.
+
+    ``url`` and ``key`` only tell an error where it happened.
+
+    Raises:
+        FieldError: the extension is not known, or does not take this value.
+
+    >>> encode("cls", 7), encode("meta.json", {"b": 1, "a": None}), encode("any.thing", b"raw")
+    (b'7', b'{"b": 1, "a": null}', b'raw')
+    >>> encode("cls", "cat", url="a.tar", key="0001")
+    Traceback (most recent call last):
+    shardtools.errors.FieldError: a.tar [0001.cls]: a str cannot be written as .cls; give an int, or bytes
+    """
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    member = field if key is None else f"{key}.{field}"
+    codec = _codec_of(field)
+    if codec is None:
+        raise FieldError(
+            f"{_describe(value)} cannot be written: .{extension(field)} is not an extension that shardtools encodes",
+            url=url,
+            member=member,
+            fix="give bytes",
+        )
+    try:
+        return codec.encode(value)
+    except Exception as error:
+        reason = f": {error}" if str(error) else ""
+        raise FieldError(
+            f"{_describe(value)} cannot be written as .{extension(field)}{reason}",
+            url=url,
+            member=member,
+            fix=f"give {codec.takes}, or bytes",
+        ) from error
+
+
+def decode(field: str, data: bytes, *, url: str | None = None, key: str | None = None) -> object:
+    """Return the value that ``data``, the bytes of a field called ``field``, stands for; ``data`` if it is not known.
+
+    ``url`` and ``key`` only tell an error where it happened.
+
+    Raises:
+        FieldError: the bytes are not what the extension says.
+
+    >>> decode("cls", b"7"), decode("meta.json", b"[1, 2.5]"), decode("any.thing", b"raw")
+    (7, [1, 2.5], b'raw')
+    >>> decode("cls", b"cat", url="a.tar", key="0001")
+    Traceback (most recent call last):
+    shardtools.errors.FieldError: a.tar [0001.cls]: the bytes are not .cls: not a decimal number: b'cat'
+    """
+    codec = _codec_of(field)
+    if codec is None:
+        return data
+    try:
+        return codec.decode(data)
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        member = field if key is None else f"{key}.{field}"
+        raise FieldError(f"the bytes are not .{extension(field)}: {reason}", url=url, member=member) from error
+
+
+def extension(field: str) -> str:
+    """Return the last dotted part of a field's name, in lower case.
+
+    >>> extension("seg.PNG"), extension("cls"), extension("json.gz")
+    ('png', 'cls', 'gz')
+    """
+    return field.rpartition(".")[2].lower()
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One way to write values: ``encode`` and ``decode`` raise anything, ``takes`` says what ``encode`` accepts."""
+
+    takes: str
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], object]
+
+
+def _codec_of(field: str) -> Codec | None:
+    stem, _, last = field.lower().rpartition(".")
+    if last == "gz":
+        inner = _CODECS.get(extension(stem))
+        return inner and _gzipped(inner)
+    return _CODECS.get(last)
+
+
+def _gzipped(inner: Codec) -> Codec:
+    return Codec(
+        inner.takes,
+        lambda value: gzip.compress(inner.encode(value), mtime=0),
+        lambda data: inner.decode(gzip.decompress(data)),
+    )
+
+
+def _describe(value: object) -> str:
+    kind = type(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"a {kind.__name__} of {value.dtype}, shape {tuple(value.shape)},"
+    article = "an" if kind.__name__[0] in "aeiouAEIOU" else "a"
+    return f"{article} {kind.__name__}"
+
+
+# text and numbers
+
+
+def _encode_text(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError
+    return value.encode()
+
+
+def _encode_int(value: Any) -> bytes:
+    if isinstance(value, bool):
+        raise TypeError("True and False are not numbers here")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError from None
+    return str(number).encode()
+
+
+def _decode_int(data: bytes) -> int:
+    if not re.fullmatch(rb"\s*[-+]?[0-9]+\s*", data):
+        raise ValueError(f"not a decimal number: {data[:20]!r}")
+    return int(data)
+
+
+# JSON
+
+
+def _plain(value: Any) -> object:
+    """Return a numpy scalar as a plain number: what json asks when it meets a type that it does not know."""
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return value.item()
+    raise TypeError(f"it holds {_describe(value).rstrip(',')}")
+
+
+def _dump_json(value: object) -> str:
+    return json.dumps(value, default=_plain, allow_nan=False)
+
+
+def _encode_json(value: object) -> bytes:
+    if isinstance(value, str):  # webdataset writes it raw, json quotes it: either guess would be wrong for somebody
+        raise TypeError("if it is JSON already, give text.encode(); if not, json.dumps(text).encode()")
+    return _dump_json(value).encode()
+
+
+def _encode_jsonl(value: object) -> bytes:
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    return "".join(_dump_json(item) + "\n" for item in value).encode()
+
+
+def _decode_jsonl(data: bytes) -> list[object]:
+    return [json.loads(line) for line in data.split(b"\n") if line.strip()]
+
+
+# arrays
+
+
+def _as_array(value: object) -> np.ndarray[Any, Any]:
+    """Return what says of itself that it is an array; a list does not, and would get a type by guessing."""
+    import numpy as np
+
+    if not hasattr(value, "__array__"):
+        raise TypeError
+    array = np.asanyarray(value)
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("its mask would be lost")
+    if array.dtype.hasobject:
+        raise TypeError("it holds Python objects, which only pickle could write")
+    return array
+
+
+def _encode_npy(value: object) -> bytes:
+    import numpy as np
+
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, _as_array(value), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _decode_npy(data: bytes) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    stream = io.BytesIO(data)
+    array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    if rest := len(data) - stream.tell():
+        raise ValueError(f"{rest} bytes follow the array")
+    return array
+
+
+def _encode_npz(value: object) -> bytes:
+    from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+    if not isinstance(value, Mapping):
+        raise TypeError
+    stream = io.BytesIO()
+    with ZipFile(stream, "w") as archive:
+        for name, item in value.items():
+            if not isinstance(name, str) or "\0" in name or name.endswith(".npy"):
+                raise ValueError(f"{name!r} cannot be the name of an array")
+            entry = ZipInfo(f"{name}.npy")  # dated 1980 unless told otherwise, so the bytes do not depend on the clock
+            entry.compress_type = ZIP_DEFLATED
+            archive.writestr(entry, _encode_npy(item))
+    return stream.getvalue()
+
+
+def _decode_npz(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    import numpy as np
+
+    if not data.startswith(b"PK"):
+        raise ValueError("not a zip file")
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+# images
+
+
+@dataclass(frozen=True)
+class _ImageFormat:
+    """A format of PIL, the modes of it that come back as they were, and how to save."""
+
+    name: str
+    modes: tuple[str, ...]
+    options: Mapping[str, Any]
+
+
+_READABLE = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+"""What an image is tried as, whatever its extension says: in real datasets it is not always right."""
+
+
+def _encode_image(image_format: _ImageFormat, value: object) -> bytes:
+    from PIL import Image
+
+    image = value if isinstance(value, Image.Image) else _image_of(value)
+    if image.mode not in image_format.modes:
+        raise ValueError(f"{image_format.name} holds {', '.join(image_format.modes)}, not {image.mode}")
+    stream = io.BytesIO()
+    image.save(stream, format=image_format.name, **image_format.options)
+    return stream.getvalue()
+
+
+def _image_of(value: object) -> Image.Image:
+    from PIL import Image
+
+    array = _as_array(value)
+    if array.ndim < 2 or not array.size or array.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError("not the shape of an image")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype == "uint8" or (array.dtype == "uint16" and array.ndim == 2):
+        return Image.fromarray(array)
+    raise ValueError("not uint8")
+
+
+def _decode_image(data: bytes) -> np.ndarray[Any, Any]:
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(io.BytesIO(data), formats=_READABLE)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"no image begins with {data[:12]!r}") from error
+    with image:
+        if image.mode in ("L", "RGB", "RGBA", "F"):
+            return np.array(image)
+        if image.mode.startswith("I"):  # 16 bits are "I;16", "I;16B" or, in a PNG read by an older Pillow, "I"
+            is_deep = image.mode != "I" or image.format == "PNG"
+            return np.array(image).astype(np.uint16 if is_deep else np.int32)
+        transparent = image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info
+        return np.array(image.convert("L" if image.mode == "1" else "RGBA" if transparent else "RGB"))
+
+
+def _image_codec(image_format: _ImageFormat) -> Codec:
+    shapes = " or ".join(
+        shape for mode, shape in (("L", "HxW"), ("RGB", "HxWx3"), ("RGBA", "HxWx4")) if mode in image_format.modes
+    )
+    return Codec(f"a uint8 array {shapes}, a PIL image", partial(_encode_image, image_format), _decode_image)
+
+
+_TEXT = Codec("a str", _encode_text, bytes.decode)
+_INT = Codec("an int", _encode_int, _decode_int)
+_JSON = Codec("what json.dumps takes", _encode_json, json.loads)
+_JPEG = _image_codec(_ImageFormat("JPEG", ("L", "RGB", "CMYK"), {"quality": 95}))
+_TIFF = _image_codec(_ImageFormat("TIFF", ("1", "L", "RGB", "RGBA", "I;16", "F"), {}))
+
+_CODECS: dict[str, Codec] = {
+    **dict.fromkeys(("txt", "text", "transcript"), _TEXT),
+    **dict.fromkeys(("cls", "cls2", "class", "index", "inx", "count", "id"), _INT),
+    **dict.fromkeys(("json", "jsn"), _JSON),
+    "jsonl": Codec("a list of what json.dumps takes", _encode_jsonl, _decode_jsonl),
+    "npy": Codec("a numpy array without objects", _encode_npy, _decode_npy),
+    "npz": Codec("a dict of numpy arrays without objects", _encode_npz, _decode_npz),
+    "png": _image_codec(_ImageFormat("PNG", ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), {})),
+    **dict.fromkeys(("jpg", "jpeg"), _JPEG),
+    "webp": _image_codec(_ImageFormat("WEBP", ("RGB", "RGBA"), {"lossless": True, "exact": True})),
+    "bmp": _image_codec(_ImageFormat("BMP", ("1", "L", "P", "RGB"), {})),
+    "ppm": _image_codec(_ImageFormat("PPM", ("1", "L", "RGB"), {})),
+    "pgm": _image_codec(_ImageFormat("PPM", ("L",), {})),
+    **dict.fromkeys(("tif", "tiff"), _TIFF),
+}

@@ -1,0 +1,227 @@
+"""From a URL to blocks of whole samples, in bounded memory.
+
+    storage -> unpack -> buffer -> scan -> Block (buffer and table) -> the next buffer begins with the incomplete sample
+
+A shard is never held whole: a reader needs one buffer (three with ``ahead``) of ``block_size`` bytes, or of the size
+of the largest sample where that is more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from queue import Full, Queue
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from shardtools.shards.compression import Source, is_packed, unpack
+from shardtools.shards.scan import scan
+from shardtools.shards.table import ShardTable
+from shardtools.shards.tar import BLOCK, Bytes, Ints
+from shardtools.storage import Stat, get_storage
+
+BLOCK_SIZE = 8 << 20
+"""Bytes of tar file in a block, by default: small enough to stay in the processor's cache."""
+
+_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some whole samples of a shard.
+
+    ``buffer`` holds the bytes of the tar file from offset ``base`` on, which ``table`` describes; both are good until
+    the next block is asked for. ``index`` is the position of the first sample in its shard, and ``repeated`` are the
+    rows of the samples whose key came earlier in the shard.
+    """
+
+    url: str
+    buffer: memoryview
+    base: int
+    table: ShardTable
+    index: int
+    repeated: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The keys of the samples."""
+        return self.table.keys.tolist()
+
+
+class SeenKeys:
+    """Finds keys that come twice, in 8 bytes a key: only their 64-bit hashes are kept.
+
+    The hashes lie in sorted arrays, each at least twice as long as the next, so that adding costs little even for a
+    million samples. (A false alarm has odds of one to a million at six million samples in one shard.)
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[Ints] = []
+
+    def add(self, keys: list[str]) -> tuple[int, ...]:
+        """Return the positions in ``keys`` of those that were there before, and add all of them."""
+        hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
+        again = np.zeros(len(hashes), bool)
+        for run in self._runs:
+            again |= run[np.minimum(np.searchsorted(run, hashes), len(run) - 1)] == hashes
+        order = np.argsort(hashes, kind="stable")
+        merged = hashes[order]
+        again[order[1:][merged[1:] == merged[:-1]]] = True
+        while self._runs and len(self._runs[-1]) < 2 * len(merged):
+            merged = np.sort(np.concatenate((self._runs.pop(), merged)))
+        if len(merged):
+            self._runs.append(merged)
+        return tuple(np.flatnonzero(again).tolist())
+
+
+class ShardReader:
+    """A shard, read once from start to end: iterate over it for its blocks.
+
+    ``stat`` describes the object that is read. With ``ahead`` the next block is read and scanned in a thread while the
+    caller works on this one.
+
+    Raises, when made or while read:
+        StorageError: the shard cannot be read.
+        ShardError: it is truncated or damaged.
+    """
+
+    def __init__(self, url: str, *, block_size: int = BLOCK_SIZE, ahead: bool = False):
+        self.url = url
+        self._block_size = max(block_size // BLOCK, 1) * BLOCK
+        self._ahead = ahead
+        self._stream = get_storage(url).open(url)
+        self._stopped = threading.Event()
+        self._running: Generator[Block, None, None] | None = None
+
+    @property
+    def stat(self) -> Stat:
+        """Size and validator of the object that is read."""
+        return self._stream.stat
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._stopped.set()
+        if self._running is not None:  # its thread must be gone before the stream is
+            self._running.close()
+        self._stream.close()
+
+    def __iter__(self) -> Iterator[Block]:
+        blocks = self._blocks(buffers=3 if self._ahead else 1)
+        self._running = _in_thread(blocks, self._stopped) if self._ahead else blocks
+        return self._running
+
+    def _blocks(self, buffers: int) -> Generator[Block, None, None]:
+        seen = SeenKeys()
+        pool = [_aligned(self._block_size) for _ in range(buffers)]
+        turn, filled, base, index = 0, 0, 0, 0
+        source: Source = self._stream
+        ended = final = False
+        while not final:
+            buffer = pool[turn]
+            filled, final = _fill(source, buffer, filled)
+            if base == 0 and source is self._stream and is_packed(buffer[:4].tobytes()):
+                source, filled, final = unpack(buffer[:filled].tobytes(), self._stream, self.url), 0, False
+                continue
+            found = scan(buffer[:filled], base=base, final=final, ended=ended, url=self.url)
+            table, ended = found.table, found.ended
+            if len(table):
+                block = Block(self.url, buffer[: found.consumed].data, base, table, index)
+                repeated = seen.add(block.keys)
+                yield _with_repeated(block, repeated)
+                index += len(table)
+            turn = (turn + 1) % buffers
+            filled -= found.consumed
+            if filled > len(pool[turn]) // 2:  # a large sample: make room to read on
+                pool[turn] = _aligned(2 * filled)
+            pool[turn][:filled] = buffer[found.consumed : found.consumed + filled]
+            base += found.consumed
+
+
+def _with_repeated(block: Block, repeated: tuple[int, ...]) -> Block:
+    if not repeated:
+        return block
+    return Block(block.url, block.buffer, block.base, block.table, block.index, repeated)
+
+
+def _aligned(size: int) -> Bytes:
+    """Return a buffer that begins at a page.
+
+    Some processors copy several times more slowly from the kernel to addresses a little behind the start of a page,
+    which is where large allocations lie.
+    """
+    raw = np.empty(size + _PAGE, np.uint8)
+    skip = -raw.ctypes.data % _PAGE
+    return raw[skip : skip + size]
+
+
+def _fill(source: Source, buffer: Bytes, filled: int) -> tuple[int, bool]:
+    """Read until the buffer is full; return how much of it is, and whether the source has ended."""
+    view = buffer.data
+    while filled < len(view):
+        size = source.readinto(view[filled:])
+        if not size:
+            return filled, True
+        filled += size
+    return filled, False
+
+
+def _in_thread(blocks: Iterator[Block], stopped: threading.Event) -> Generator[Block, None, None]:
+    """Yield the items of ``blocks``, the next of which is made in a thread meanwhile."""
+    queue: Queue[tuple[Block | None, BaseException | None]] = Queue(1)
+
+    def offer(item: tuple[Block | None, BaseException | None]) -> bool:
+        return _wait(lambda: queue.put(item, timeout=0.1), Full, stopped)
+
+    def produce() -> None:
+        try:
+            for block in blocks:
+                if not offer((block, None)):
+                    return
+            offer((None, None))
+        except BaseException as error:  # noqa: BLE001 - handed to the reader's caller
+            offer((None, error))
+
+    thread = threading.Thread(target=produce, name="shardtools-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            block, error = queue.get()
+            if error is not None:
+                raise error
+            if block is None:
+                return
+            yield block
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _wait(attempt: Callable[[], Any], again: type[Exception], stopped: threading.Event) -> bool:
+    while not stopped.is_set():
+        try:
+            attempt()
+        except again:
+            continue
+        return True
+    return False
+
+
+def read_blocks(url: str, *, block_size: int = BLOCK_SIZE, ahead: bool = False) -> Iterator[Block]:
+    """Yield the blocks of a shard; see `ShardReader`."""
+    with ShardReader(url, block_size=block_size, ahead=ahead) as reader:
+        yield from reader

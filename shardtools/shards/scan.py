@@ -1,0 +1,304 @@
+"""From a buffer of tar blocks to the table of the samples in it.
+
+    buffer -> tar.locate -> chunks of headers -> names -> keys and fields -> ShardTable
+
+A sample is a run of members that share a key, the path up to the first dot of the base name; the field is what
+follows that dot. Members are grouped by numpy, a chunk of headers at a time; Python code sees single members only
+where their names come from extension headers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shardtools.errors import CorruptError, DuplicateKeyError
+from shardtools.shards import tar
+from shardtools.shards.table import Keys, ShardTable, decode_name, join
+from shardtools.shards.tar import BLOCK, TYPE_AT, Bytes, Ints
+
+_CHUNK = 1024
+"""Headers looked at together: half a MB of them, so that the passes over them stay in the processor's cache."""
+
+_SLASH, _DOT, _UNDERSCORE = b"/._"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The samples found in a buffer.
+
+    ``table`` has offsets in the shard. The samples end at ``consumed`` in the buffer; what follows it belongs to the
+    next buffer. ``ended`` says that an end-of-archive mark was the last thing seen.
+    """
+
+    table: ShardTable
+    consumed: int
+    ended: bool
+
+
+def scan(buffer: Bytes, *, base: int = 0, final: bool = True, ended: bool = False, url: str | None = None) -> Scan:
+    """Return the table of the whole samples in a buffer that begins at offset ``base`` of the tar file.
+
+    With ``final`` the tar file ends with the buffer, so its last sample is whole too. ``ended`` says that the bytes
+    before the buffer were an end-of-archive mark. Every header's checksum is verified.
+
+    Raises:
+        TruncatedError: the tar file ends too early.
+        CorruptError: a header is damaged, or a member cannot be part of a record.
+        DuplicateKeyError: a sample has two members with one field.
+    """
+    found = tar.locate(buffer, final=final, ended=ended, base=base, url=url)
+    builder = _Builder(buffer, base, url)
+    builder.add(found.start, found.size)
+    ended = found.ended or (ended and not len(buffer))
+    return builder.finish(len(buffer) if found.ended else found.stop, whole=final or ended, ended=ended)
+
+
+@dataclass
+class _Builder:
+    """Groups headers into samples, a chunk at a time."""
+
+    buffer: Bytes
+    base: int
+    url: str | None
+    other: int = 0
+    members: int = 0
+    last_key: bytes | None = None
+    codes: dict[bytes, int] = field(default_factory=dict)
+    columns: dict[str, list[npt.NDArray[Any]]] = field(default_factory=dict)
+
+    def add(self, start: Ints, size: Ints) -> None:
+        """Take the headers at ``start``, extension headers among them."""
+        kind = self.buffer[start + TYPE_AT]
+        extension = tar.is_extension(kind)
+        begin, names = start, {}
+        if extension.any():
+            begin = _begin(start, extension & (kind != tar.PAX_GLOBAL))
+            names = self._extended_names(kind, extension, start, size)
+        blocks = self.buffer[: len(self.buffer) // BLOCK * BLOCK].reshape(-1, BLOCK)
+        for at in range(0, len(start), _CHUNK):
+            rows = slice(at, at + _CHUNK)
+            headers = blocks[start[rows] // BLOCK]
+            tar.verify_checksums(headers, start[rows], base=self.base, url=self.url)
+            real = np.flatnonzero(~extension[rows])
+            if len(real) < len(headers):
+                headers = headers[real]
+            if len(real):
+                renamed = {i: names[row] for i, row in enumerate((at + real).tolist()) if row in names} if names else {}
+                self._add_members(headers, renamed, begin[rows][real], start[rows][real], size[rows][real])
+
+    def _extended_names(
+        self, kind: Bytes, extension: npt.NDArray[np.bool_], start: Ints, size: Ints
+    ) -> dict[int, bytes]:
+        """Return the names that extension headers give, by the row of the header of the member they describe."""
+        rows = np.flatnonzero(extension)
+        plain = (kind[rows] == tar.PAX) & tar.only_times(self.buffer, start[rows] + BLOCK, size[rows])
+        member = np.flatnonzero(~extension)
+        names = {}
+        for i in rows[~plain]:
+            at = int(start[i]) + BLOCK
+            payload = self.buffer[at : at + int(size[i])].tobytes()
+            name = tar.extended_name(int(kind[i]), payload, offset=self.base + int(start[i]), url=self.url)
+            if name is not None:
+                names[int(member[np.searchsorted(member, i)])] = name
+        return names
+
+    def _add_members(self, headers: Bytes, renamed: dict[int, bytes], begin: Ints, start: Ints, size: Ints) -> None:
+        names = _Names.read(headers, renamed)
+        keyed = names.find_keys() & tar.is_regular(headers[:, TYPE_AT])
+        self.other += int(len(keyed) - keyed.sum())
+        if not keyed.all():
+            names, begin, start, size = names.take(keyed), begin[keyed], start[keyed], size[keyed]
+        if len(start):
+            self._group(names, begin, start, size)
+
+    def _append(self, **columns: npt.NDArray[Any]) -> None:
+        for name, column in columns.items():
+            self.columns.setdefault(name, []).append(column)
+
+    def _column(self, name: str, dtype: type[np.generic] = np.int64) -> npt.NDArray[Any]:
+        return join(self.columns.get(name, []), dtype)
+
+    def _group(self, names: _Names, begin: Ints, start: Ints, size: Ints) -> None:
+        """Append members, all of them parts of samples."""
+        new = names.starts_sample(self.last_key)
+        self.last_key = names.key(len(start) - 1)
+        keys, lengths = names.keys(new)
+        self._append(
+            key_data=keys,
+            key_length=lengths,
+            first=np.flatnonzero(new) + self.members,
+            begin=begin[new],
+            code=names.field_codes(self.codes),
+            offset=start + BLOCK,
+            size=size,
+        )
+        self.members += len(start)
+
+    def finish(self, consumed: int, *, whole: bool, ended: bool) -> Scan:
+        """Return the samples; the last one is left for the next buffer unless it is ``whole``."""
+        begin, first = self._column("begin"), self._column("first")
+        length, offset, size = self._column("key_length"), self._column("offset"), self._column("size")
+        samples, members = len(begin), len(offset)
+        if not whole and samples:
+            samples -= 1
+            members, consumed = int(first[samples]), int(begin[samples])
+        first = np.append(first[:samples], members)
+        last = first[1:] - 1
+        ends = np.cumsum(length[:samples])
+        table = ShardTable(
+            keys=Keys(self._column("key_data", np.uint8)[: int(ends[-1]) if samples else 0], ends),
+            start=begin[:samples],
+            stop=offset[last] + (size[last] + BLOCK - 1) // BLOCK * BLOCK,
+            first=first,
+            fields=tuple(decode_name(name) for name in self.codes),
+            field=self._column("code")[:members],
+            offset=offset[:members],
+            size=size[:members],
+            other=self.other,
+        ).shifted(self.base)
+        _check_fields(table, self.url)
+        return Scan(table, consumed, ended)
+
+
+def _begin(start: Ints, extension: npt.NDArray[np.bool_]) -> Ints:
+    """Return where each header's member begins: at the first of the extension headers right before it, if any."""
+    opens = np.ones(len(start), bool)
+    opens[1:] = ~extension[:-1]
+    begin: Ints = start[np.maximum.accumulate(np.where(opens, np.arange(len(start)), 0))]
+    return begin
+
+
+def _check_fields(table: ShardTable, url: str | None) -> None:
+    """Raise if a sample has a field twice, or one whose name records use for themselves."""
+    if "key" in table.fields and (clash := np.flatnonzero(table.field == table.fields.index("key"))).size:
+        sample = int(np.searchsorted(table.first, clash[0], "right")) - 1
+        raise CorruptError(
+            "a field cannot be called 'key', which holds the sample's key",
+            url=url,
+            member=f"{table.keys[sample]}.key",
+            fix="rename the member",
+        )
+    sample_of = np.repeat(np.arange(len(table)), np.diff(table.first))
+    pairs = sample_of * len(table.fields) + table.field
+    if (pairs[1:] > pairs[:-1]).all():
+        return
+    pairs = np.sort(pairs)
+    twice = np.flatnonzero(pairs[1:] == pairs[:-1])
+    if len(twice):
+        sample, code = divmod(int(pairs[twice[0]]), len(table.fields))
+        raise DuplicateKeyError(
+            "the sample has two members with this field",
+            url=url,
+            member=f"{table.keys[sample]}.{table.fields[code]}",
+            fix="make the shard again with one of them",
+        )
+
+
+@dataclass
+class _Names:
+    """The names of members, one a row of ``text``, NUL after ``length`` bytes; ``key`` bytes of each are the key."""
+
+    text: Bytes
+    length: Ints
+    key_length: Ints
+
+    @classmethod
+    def read(cls, headers: Bytes, overrides: dict[int, bytes]) -> _Names:
+        """Take the names from header blocks, and from extension headers by row."""
+        text = headers[:, :100]
+        prefixed = (headers[:, 345] != 0) & (headers[:, 257:263] == np.frombuffer(b"ustar\0", np.uint8)).all(axis=1)
+        if overrides or prefixed.any():
+            overrides = {int(i): _ustar_name(headers[i]) for i in np.flatnonzero(prefixed)} | overrides
+            wide = np.zeros((len(text), max(100, *map(len, overrides.values()))), np.uint8)
+            wide[:, :100] = text
+            for i, name in overrides.items():
+                wide[i] = 0
+                wide[i, : len(name)] = np.frombuffer(name, np.uint8)
+            text = wide
+        dotted = (text[:, 0] == _DOT) & (text[:, 1] == _SLASH)
+        while dotted.any():
+            text = text.copy()
+            text[dotted, :-2] = text[dotted, 2:]
+            text[dotted, -2:] = 0
+            dotted = (text[:, 0] == _DOT) & (text[:, 1] == _SLASH)
+        length = _first(text == 0)
+        text = text[:, : max(1, int(length.max()))]
+        text = text * (np.arange(text.shape[1]) < length[:, None])  # some writers leave garbage behind the NUL
+        return cls(text, length, np.zeros(len(text), np.int64))
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> _Names:
+        return _Names(self.text[rows], self.length[rows], self.key_length[rows])
+
+    def find_keys(self) -> npt.NDArray[np.bool_]:
+        """Set where each key ends, and return which names have a key and a field."""
+        text, width = self.text, self.text.shape[1]
+        dots = text == _DOT
+        slashes = text == _SLASH
+        base: Ints | int = 0
+        if slashes.any():
+            base = width - _first(slashes[:, ::-1])
+            dots &= np.arange(width) >= np.asarray(base)[:, None]
+        self.key_length = _first(dots)
+        keyed: npt.NDArray[np.bool_] = (self.key_length > base) & (self.key_length < self.length - 1)
+        for i in np.flatnonzero(keyed & (text[:, 0] == _UNDERSCORE)):
+            name = text[i, : self.length[i]].tobytes()
+            keyed[i] = not (name.startswith(b"__") and name.endswith(b"__") and b"/" not in name)
+        return keyed
+
+    def key(self, row: int) -> bytes:
+        return self.text[row, : self.key_length[row]].tobytes()
+
+    def starts_sample(self, before: bytes | None) -> npt.NDArray[np.bool_]:
+        """Return which members have another key than the one before them, ``before`` being the key before the first."""
+        new = np.ones(len(self.text), bool)
+        new[0] = self.key(0) != before
+        agree = _first(self.text[1:] != self.text[:-1])
+        new[1:] = (self.key_length[1:] != self.key_length[:-1]) | (agree < self.key_length[1:])
+        return new
+
+    def keys(self, rows: npt.NDArray[np.bool_]) -> tuple[Bytes, Ints]:
+        """Return the bytes of the keys of ``rows``, end to end, and their lengths."""
+        length = self.key_length[rows]
+        text = self.text[rows]
+        return text[np.arange(text.shape[1]) < length[:, None]], length
+
+    def field_codes(self, codes: dict[bytes, int]) -> Ints:
+        """Return a number for each member's field, the same for the same name; ``codes`` grows by new names."""
+        begin = self.key_length + 1
+        width = int((self.length - begin).max())
+        padded = -(-width // 8) * 8
+        column = np.arange(width)
+        text = np.zeros((len(begin), padded), np.uint8)
+        if (begin == begin[0]).all():
+            text[:, :width] = self.text[:, begin[0] : begin[0] + width]
+        else:
+            index = np.minimum(begin[:, None] + column, self.text.shape[1] - 1)
+            text[:, :width] = np.take_along_axis(self.text, index, axis=1)
+        text[:, :width][column >= (self.length - begin)[:, None]] = 0
+        found = np.full(len(begin), -1, np.int64)
+        words = text.view(np.uint64)
+        while len(missing := np.flatnonzero(found < 0)):
+            name = text[missing[0]].tobytes().rstrip(b"\0")
+            same = (words[missing] == words[missing[0]]).all(axis=1)
+            found[missing[same]] = codes.setdefault(name, len(codes))
+        return found
+
+
+def _first(flags: npt.NDArray[np.bool_]) -> Ints:
+    """Return the column of the first True of each row, the number of columns where there is none."""
+    width = flags.shape[1]
+    if not width:
+        return np.zeros(len(flags), np.int64)
+    found: Ints = flags.argmax(axis=1)
+    found[~flags[np.arange(len(flags)), found]] = width
+    return found
+
+
+def _ustar_name(header: Bytes) -> bytes:
+    """Return the name of a ustar header that uses its prefix field."""
+    name, prefix = (header[at].tobytes().split(b"\0", 1)[0] for at in (slice(100), slice(345, 500)))
+    return prefix + b"/" + name

@@ -1,0 +1,181 @@
+"""The sidecar of a shard: its table as a file, and the mark that the shard is complete.
+
+``train-0000.tgz.index.npz`` is an ``.npz`` file that `numpy.load` opens, with these columns:
+
+* for each sample ``key_length`` (``key_data`` holds the keys, end to end), ``members``, how many it has, and ``lead``,
+  the bytes between the sample before and this one that belong to neither;
+* for each member ``head``, the bytes before its data since the end of the member before (its header blocks), ``size``
+  of its data, ``field``, and ``crc32`` of its data where it is known;
+* ``entries``, pairs of offsets in the tar file and in the packed file: where a packed shard can be entered;
+* ``meta``, JSON as bytes: version, the shard's ``filesize`` and ``checksum``, the names of the ``fields``, and the
+  ``job`` that wrote it.
+
+Distances instead of offsets keep the columns narrow. The file is the same, byte for byte, for the same shard.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shardtools.errors import NotFoundError, StaleTableError
+from shardtools.shards.table import Keys, ShardTable
+from shardtools.shards.tar import BLOCK, Ints
+from shardtools.spec import beside
+from shardtools.storage import get_storage
+
+VERSION = 1
+_COLUMNS = ("key_data", "key_length", "members", "lead", "head", "size", "field")
+
+Columns = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What the sidecar says of its shard.
+
+    ``filesize`` and ``checksum`` (``crc32:`` and 8 hexadecimal digits) are those of the shard as stored. ``entries``
+    has a row for each entry point. ``job`` says what wrote the shard.
+    """
+
+    filesize: int
+    checksum: str
+    fields: tuple[str, ...]
+    other: int
+    columns: Columns
+    entries: Ints
+    job: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.columns["members"])
+
+    def count_fields(self) -> dict[str, int]:
+        """Return how many samples have each field, by name."""
+        counts = np.bincount(self.columns["field"], minlength=len(self.fields))
+        return {name: int(count) for name, count in sorted(zip(self.fields, counts, strict=True))}
+
+    def table(self) -> ShardTable:
+        """Return the table of the shard."""
+        columns = {name: self.columns[name].astype(np.int64) for name in _COLUMNS if name != "key_data"}
+        size, head, lead = columns["size"], columns["head"], columns["lead"]
+        first = np.concatenate(([0], np.cumsum(columns["members"])))
+        padded = (size + BLOCK - 1) // BLOCK * BLOCK
+        gap = head.copy()
+        gap[first[:-1]] += lead
+        offset = np.cumsum(gap + padded) - padded
+        last = first[1:] - 1
+        return ShardTable(
+            keys=Keys(self.columns["key_data"], np.cumsum(columns["key_length"])),
+            start=offset[first[:-1]] - head[first[:-1]],
+            stop=offset[last] + padded[last],
+            first=first,
+            fields=self.fields,
+            field=columns["field"],
+            offset=offset,
+            size=size,
+            other=self.other,
+        )
+
+
+def columns_of(table: ShardTable) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of a table as a sidecar holds them; without checksums, which a table does not have."""
+    padded_stop = table.offset + (table.size + BLOCK - 1) // BLOCK * BLOCK
+    before = np.concatenate(([0], padded_stop[:-1]))[: len(table.offset)]
+    first = table.first[:-1]
+    before[first] = table.start
+    lead = table.start - np.concatenate(([0], table.stop[:-1]))[: len(table)]
+    return {
+        "key_data": table.keys.data,
+        "key_length": np.diff(table.keys.ends, prepend=0),
+        "members": np.diff(table.first),
+        "lead": lead,
+        "head": table.offset - before,
+        "size": table.size,
+        "field": table.field,
+    }
+
+
+def narrow(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a column of whole numbers, none negative, in the smallest type that holds them."""
+    return column.astype(np.min_scalar_type(int(column.max()) if len(column) else 0), copy=False)
+
+
+def sidecar_url(url: str) -> str:
+    """Return the URL of a shard's sidecar.
+
+    >>> sidecar_url("http://host/train-0000.tgz")
+    'http://host/train-0000.tgz.index.npz'
+    """
+    return beside(url, ".index.npz")
+
+
+def dump(sidecar: Sidecar) -> bytes:
+    """Return the sidecar as the bytes of its file."""
+    meta = {
+        "version": VERSION,
+        "filesize": sidecar.filesize,
+        "checksum": sidecar.checksum,
+        "fields": list(sidecar.fields),
+        "other": sidecar.other,
+        "job": dict(sidecar.job),
+    }
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
+    arrays = {name: narrow(column) for name, column in sidecar.columns.items()}
+    arrays["entries"] = sidecar.entries
+    arrays["meta"] = np.frombuffer(text, np.uint8)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in sorted(arrays.items()):
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def parse(data: bytes, url: str) -> Sidecar:
+    """Return the sidecar that `dump` gave ``data`` for; ``url`` is the shard's, for messages.
+
+    Raises:
+        StaleTableError: the bytes are not a sidecar of this version.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            columns = {name: arrays[name] for name in arrays.files}
+        meta = json.loads(columns.pop("meta").tobytes())
+        version = meta["version"]
+        sidecar = Sidecar(
+            filesize=int(meta["filesize"]),
+            checksum=str(meta["checksum"]),
+            fields=tuple(meta["fields"]),
+            other=int(meta["other"]),
+            columns=columns,
+            entries=columns.pop("entries"),
+            job=meta["job"],
+        )
+        missing = [name for name in _COLUMNS if name not in columns]
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise StaleTableError("the sidecar is damaged", url=sidecar_url(url), fix="delete it") from error
+    if version != VERSION or missing:
+        raise StaleTableError(f"the sidecar has format {version}, not {VERSION}", url=sidecar_url(url), fix="delete it")
+    return sidecar
+
+
+def read_sidecar(url: str, filesize: int | None) -> Sidecar | None:
+    """Return the sidecar of a shard; None if there is none, or it is not that of a shard of ``filesize`` bytes."""
+    try:
+        sidecar = parse(get_storage(url).read(sidecar_url(url)), url)
+    except (NotFoundError, StaleTableError):
+        return None
+    return sidecar if filesize in (None, sidecar.filesize) else None
+
+
+def write_sidecar(url: str, sidecar: Sidecar) -> None:
+    """Write the sidecar of the shard at ``url``, which marks it as complete."""
+    with get_storage(url).create(sidecar_url(url)) as sink:
+        sink.write(dump(sidecar))

@@ -1,0 +1,93 @@
+"""Objects on a web server: GET from any, PUT, DELETE, MOVE and a JSON listing from one such as ours in ``nginx/``.
+
+    open, read     http_stream.py    GET, resumed by Range and If-Range after a dropped connection
+    read_ranges    http_ranges.py    many ranges in one GET where the server answers that
+    create, …      http_upload.py    one PUT at the end; exclusive by MOVE of a collection
+    all of them    http_client.py    sessions, retries, and the meaning of what a server answers
+
+What a server writes is whole or not there at all as long as it renames a finished upload, as nginx does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from urllib.parse import quote, unquote
+
+from shardtools.errors import NotFoundError, RefusedError
+from shardtools.spec import split_path
+from shardtools.storage import ByteRange, Sink, Stat, Storage
+from shardtools.storage.http_client import HttpClient, Meaning, answer_error, network_errors
+from shardtools.storage.http_ranges import read_ranges
+from shardtools.storage.http_stream import HttpStream, head
+from shardtools.storage.http_upload import Spool, create_once, put, remove
+from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
+
+TIMEOUT = (10.0, 60.0)
+"""Seconds to wait for a connection, and for the next bytes on it."""
+
+_LIST_FIX = "turn its JSON listing on (nginx: autoindex_format json), or give the number of shards, as in @1000"
+_NO_LISTING: Meaning = (RefusedError, "the server does not list this folder", _LIST_FIX)
+_LIST_MEANINGS = {403: _NO_LISTING, 405: _NO_LISTING, 501: _NO_LISTING}
+# What stands in a listed URL as it is: all that has no meaning of its own in the path of a URL.
+_PLAIN = "!$&'()*+,:;=@~"
+
+
+class HttpStorage(Storage):
+    """Objects on web servers. Safe in threads and after a fork; a stream belongs to the process that opened it."""
+
+    def __init__(self, policy: RetryPolicy = DEFAULT_POLICY, timeout: tuple[float, float] = TIMEOUT):
+        self._client = HttpClient(policy, timeout)
+
+    def open(self, url: str) -> HttpStream:
+        return HttpStream(self._client, url)
+
+    def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+        return read_ranges(self._client, url, ranges)
+
+    @contextmanager
+    def create(self, url: str) -> Iterator[Sink]:
+        with closing(Spool(url)) as spool:
+            yield spool
+            put(self._client, url, spool)
+
+    def create_exclusive(self, url: str, data: bytes) -> None:
+        create_once(self._client, url, data)
+
+    def stat(self, url: str) -> Stat:
+        return head(self._client, url)
+
+    def list(self, prefix: str) -> list[str]:
+        before, path, query = split_path(prefix)
+        folder, _, start = path.rpartition("/")
+        try:
+            names = self._list_names(f"{before}{folder}/{query}")
+        except NotFoundError:
+            return []
+        known = unquote(start, errors="surrogateescape")
+        return sorted(
+            f"{before}{folder}/{start}{quote(name[len(known) :], safe=_PLAIN, errors='surrogateescape')}{query}"
+            for name in names
+            if name.startswith(known) and not name.startswith(".")
+        )
+
+    def delete(self, url: str) -> None:
+        remove(self._client, url)
+
+    def _list_names(self, folder: str) -> Sequence[str]:
+        """Return the names of the objects in ``folder``, whose listing is small enough to be read in one go."""
+        text = self._client.policy.run(folder, lambda: self._get(folder))
+        try:
+            entries = json.loads(text.decode(errors="surrogateescape"))
+            return [entry["name"] for entry in entries if entry["type"] == "file"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RefusedError("the server does not list this folder as JSON", url=folder, fix=_LIST_FIX) from error
+
+    def _get(self, url: str) -> bytes:
+        """Return the whole answer of one attempt: a listing is made anew each time and cannot be resumed."""
+        with closing(self._client.send("GET", url)) as response:
+            if response.status_code != 200:
+                raise answer_error(response, url, _LIST_MEANINGS)
+            with network_errors(url):
+                return bytes(response.raw.read(decode_content=False))

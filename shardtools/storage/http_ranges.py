@@ -1,0 +1,163 @@
+"""Many ranges of one object over HTTP, in as few requests as the server allows.
+
+ranges -> spans -> groups -> GET with "Range: bytes=a-b,c-d,…" -> multipart/byteranges -> parts -> ranges
+                          -> where the server does not answer that, one GET for each span, a few at a time
+                          -> where it does not send parts at all, one GET of the object
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from shardtools.errors import ChangedError
+from shardtools.storage import ByteRange, Stat
+from shardtools.storage.http_client import (
+    HttpClient,
+    answer_error,
+    content_range,
+    describe,
+    network_errors,
+    server_of,
+)
+from shardtools.storage.http_stream import HttpStream, head
+from shardtools.storage.ranges import cut, group, merge, past_end
+
+GAP = 2048
+"""Bytes that are read and thrown away rather than asked around: another part costs about as much time."""
+
+GROUP_COUNT = 100
+"""Ranges in one request: some servers refuse more than 200, or headers of more than 8 KiB."""
+
+GROUP_BYTES = 1 << 24
+"""Bytes in one request with several ranges. It is repeated whole when it fails; a longer span goes alone, resumably."""
+
+_BOUNDARY = re.compile(r'\s*multipart/byteranges\s*;.*boundary="?([^";]+)', re.IGNORECASE)
+_PART_RANGE = re.compile(rb"content-range:\s*bytes\s+(\d+)-(\d+)/(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The bytes of some spans, and the object that the answer said they are of."""
+
+    stat: Stat
+    spans: Sequence[ByteRange]
+    bodies: Sequence[bytes]
+
+
+def read_ranges(client: HttpClient, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+    """Return the bytes of each of ``ranges``, as `Storage.read_ranges` promises."""
+    if not ranges:
+        return []
+    spans = merge(ranges, GAP)
+    found = _read_spans(client, url, spans) if spans else [_Found(head(client, url), [], [])]
+    sizes = {part.stat.size for part in found} - {None}
+    if len(sizes) > 1 or len({part.stat.validator for part in found}) > 1:
+        raise ChangedError("the object was replaced while it was read", url=url, fix="run again")
+    size = sizes.pop() if sizes else None
+    last = max(ranges, key=lambda part: part.stop)
+    if size is not None and last.stop > size:  # only an empty range can still do that
+        raise past_end(last, size, url)
+    bodies = {span.start: body for part in found for span, body in zip(part.spans, part.bodies, strict=True)}
+    return cut(ranges, spans, [bodies[span.start] for span in spans])
+
+
+def _read_spans(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> list[_Found]:
+    def read_group(some: Sequence[ByteRange]) -> _Found | None:
+        return _read_span(client, url, some[0]) if len(some) == 1 else _read_many(client, url, some)
+
+    first, *others = group(spans, GROUP_COUNT, GROUP_BYTES)
+    # The first goes ahead, so that a server is asked once whether it answers many ranges.
+    results = [read_group(first), *(client.map(read_group, others) if others else ())]
+    found = [result for result in results if result is not None]
+    done = {span.start for part in found for span in part.spans}
+    left = [span for span in spans if span.start not in done]
+    return found + _read_singly(client, url, left) if left else found
+
+
+def _read_many(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> _Found | None:
+    """Return the bytes of ``spans``, None if the server does not answer many ranges in one response."""
+    server = server_of(url)
+    if client.multirange.get(server) is False:
+        return None
+    found = client.policy.run(url, lambda: _attempt_many(client, url, spans))
+    client.multirange[server] = found is not None
+    return found
+
+
+def _attempt_many(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> _Found | None:
+    wanted = ",".join(f"{span.start}-{span.stop - 1}" for span in spans)
+    with closing(client.send("GET", url, {"Range": f"bytes={wanted}"})) as response:
+        if response.status_code not in (200, 206, 416):
+            raise answer_error(response, url)
+        size = content_range(response)[2]
+        if response.status_code == 416 or (size is not None and spans[-1].stop > size):
+            raise past_end(spans[-1], size, url)
+        boundary = _BOUNDARY.match(response.headers.get("Content-Type", ""))
+        if response.status_code != 206 or boundary is None:
+            return None
+        with network_errors(url):
+            body = response.raw.read(decode_content=False)
+        parts, bodies, size = parse_multipart(body, boundary[1].encode("latin-1"))
+        if size is not None and spans[-1].stop > size:
+            raise past_end(spans[-1], size, url)
+        try:
+            return _Found(Stat(size, describe(response).validator), spans, cut(spans, parts, bodies))
+        except LookupError:
+            return None
+
+
+def parse_multipart(body: bytes, boundary: bytes) -> tuple[list[ByteRange], list[bytes], int | None]:
+    """Return the sorted spans of a multipart/byteranges body, their bytes, and the size of the whole object.
+
+    What follows a part that is damaged is left out.
+
+    >>> head = b"\\r\\n--x\\r\\nContent-Range: bytes %d-%d/9\\r\\n\\r\\n"
+    >>> parse_multipart(head % (4, 5) + b"ab" + head % (0, 0) + b"c" + b"\\r\\n--x--\\r\\n", b"x")
+    ([ByteRange(start=0, stop=1), ByteRange(start=4, stop=6)], [b'c', b'ab'], 9)
+    """
+    delimiter = b"--" + boundary
+    parts: list[tuple[int, int, bytes]] = []
+    sizes: set[int] = set()
+    position = body.find(delimiter)
+    while position >= 0 and body.startswith(delimiter, position):
+        stop = body.find(b"\r\n\r\n", position)
+        match = _PART_RANGE.search(body, position, stop) if stop >= 0 else None
+        if match is None:
+            break
+        first, last, size = map(int, match.groups())
+        data = body[stop + 4 : stop + 5 + last - first]
+        if last < first or len(data) != last - first + 1:
+            break
+        parts.append((first, last + 1, data))
+        sizes.add(size)
+        position = stop + 4 + len(data) + 2
+    parts.sort(key=lambda part: part[:2])
+    spans = [ByteRange(start, stop) for start, stop, _ in parts]
+    return spans, [data for _, _, data in parts], sizes.pop() if len(sizes) == 1 else None
+
+
+def _read_span(client: HttpClient, url: str, span: ByteRange) -> _Found:
+    with HttpStream(client, url, span) as stream:
+        return _Found(stream.stat, [span], [stream.readall()])
+
+
+def _read_singly(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> list[_Found]:
+    """Read one span at a time, or all of them from one answer where the server sends whole objects only."""
+    with HttpStream(client, url, spans[0]) as stream:
+        if stream.ranged:
+            first = _Found(stream.stat, spans[:1], [stream.readall()])
+            return [first, *client.map(lambda span: _read_span(client, url, span), spans[1:])]
+    with HttpStream(client, url) as stream:
+        bodies = []
+        position = 0
+        for span in spans:
+            stream.skip(span.start - position)
+            body = stream.read_up_to(span.stop - span.start)
+            if len(body) < span.stop - span.start:
+                raise past_end(span, stream.stat.size, url)
+            bodies.append(body)
+            position = span.stop
+        return [_Found(stream.stat, spans, bodies)]

@@ -1,0 +1,198 @@
+"""Reading an object over HTTP from one byte to another, through dropped connections.
+
+GET -> bytes … the connection drops -> GET with Range and If-Range -> the same object? -> bytes …
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from requests import Response
+
+from shardtools.errors import ChangedError, RefusedError, UnavailableError
+from shardtools.storage import ByteRange, Stat, Stream
+from shardtools.storage.http_client import HttpClient, answer_error, content_range, describe, network_errors
+from shardtools.storage.ranges import past_end
+from shardtools.storage.retry import Budget, TransientError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+# urllib3's readinto copies twice and more; reading pieces of this size and copying each while it is in the processor's
+# cache is nearly as fast as reading from the socket into the buffer.
+_PIECE = 1 << 19
+_LARGE_PIECE = 1 << 24
+
+
+def head(client: HttpClient, url: str) -> Stat:
+    """Return what the server says about an object, without reading it."""
+    response = client.call("HEAD", url)
+    if response.status_code in (405, 501):
+        with HttpStream(client, url) as stream:  # closed at once, before more than a few buffers are sent
+            return stream.stat
+    if response.status_code != 200:
+        raise answer_error(response, url)
+    return describe(response)
+
+
+class HttpStream(Stream):
+    """An object, or the part of it that ``span`` names, as a stream.
+
+    ``stat`` describes the whole object, and ``ranged`` says whether the server sends parts of it.
+    """
+
+    def __init__(self, client: HttpClient, url: str, span: ByteRange | None = None):
+        super().__init__()
+        self._client = client
+        self._url = url
+        self._span = span
+        self._start = self._position = span.start if span else 0
+        self._stop = span.stop if span else None
+        self._behind = 0  # how many bytes come on the line before the one at _position
+        self._budget = Budget(client.policy, url)
+        self._response: Response | None = None
+        self._known = False
+        self.stat = Stat(None, None)
+        self.ranged = False
+        while self._response is None:
+            try:
+                self._response = self._request()
+            except TransientError as error:
+                self._budget.wait(error)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        filled = 0
+        while filled < len(view):
+            data = self._next(min(len(view) - filled, _PIECE))
+            if not data:
+                break
+            view[filled : filled + len(data)] = data
+            filled += len(data)
+        return filled
+
+    def readall(self) -> bytes:
+        pieces = []
+        while data := self._next(_LARGE_PIECE):
+            pieces.append(data)
+        return b"".join(pieces)
+
+    def read_up_to(self, count: int) -> bytes:
+        """Return the next ``count`` bytes, fewer only at the end."""
+        pieces = []
+        while count and (data := self._next(min(count, _LARGE_PIECE))):
+            pieces.append(data)
+            count -= len(data)
+        return b"".join(pieces)
+
+    def skip(self, count: int) -> int:
+        """Read and forget ``count`` bytes; return how many there were."""
+        left = count
+        while left and (data := self._next(min(left, _PIECE))):
+            left -= len(data)
+        return count - left
+
+    def close(self) -> None:
+        self._drop()
+        super().close()
+
+    def _next(self, count: int) -> bytes:
+        """Return up to ``count`` of the bytes that follow, b"" at the end."""
+        if self.closed:
+            raise ValueError("read of a closed stream")
+        while count:
+            if self._stop is not None:
+                count = min(count, self._stop - self._position)
+                if count == 0:
+                    break
+            try:
+                data = self._receive(count)
+            except TransientError as error:
+                self._recover(error)
+                continue
+            if data:
+                self._budget.renew()
+            self._position += len(data)
+            return data
+        return b""
+
+    def _receive(self, count: int) -> bytes:
+        if self._response is None:
+            self._response = self._request()
+        with network_errors(self._url):
+            while self._behind:
+                data = self._response.raw.read(min(self._behind, _PIECE), decode_content=False)
+                if not data:
+                    break
+                self._behind -= len(data)
+            data = self._response.raw.read(count, decode_content=False)
+        if not data and (self._stop is not None or self._behind):
+            if self._span is not None and self.stat.size is None:
+                raise past_end(self._span, None, self._url)
+            raise TransientError("the answer ended too early")
+        return bytes(data)
+
+    def _recover(self, error: TransientError) -> None:
+        """Get ready for another attempt, from where this one stopped."""
+        self._drop()
+        if self._position > self._start and self.stat.validator is None:
+            what = f"{error.what} at byte {self._position}, and the object has no ETag by which to go on"
+            raise UnavailableError(what, url=self._url, fix="run again") from error
+        self._budget.wait(error)
+
+    def _drop(self) -> None:
+        """Let go of the connection: it is in the pool already if all was read, and closed otherwise."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+    def _request(self) -> Response:
+        """Return the answer to a GET of the bytes from `_position` on."""
+        headers = {}
+        if self._position or self._span:
+            headers["Range"] = f"bytes={self._position}-{'' if self._stop is None else self._stop - 1}"
+        validator = self.stat.validator
+        if headers and validator and not validator.startswith("W/"):
+            headers["If-Range"] = validator
+        response = self._client.send("GET", self._url, headers)
+        try:
+            self._check(response, "If-Range" in headers)
+        except BaseException:
+            response.close()
+            raise
+        self.ranged = response.status_code == 206
+        self._behind = 0 if self.ranged else self._position
+        return response
+
+    def _check(self, response: Response, conditional: bool) -> None:
+        """Check that the answer has the bytes that were asked for, of the object that the first answer was about."""
+        if response.status_code == 416 and self._known:
+            raise self._changed()
+        if response.status_code == 416 and self._span:
+            raise past_end(self._span, content_range(response)[2], self._url)
+        if response.status_code not in (200, 206):
+            raise answer_error(response, self._url)
+        stat = describe(response)
+        if response.status_code == 206 and content_range(response)[0] != self._position:
+            raise RefusedError("the server answers other bytes than it was asked for", url=self._url)
+        if self._known and not self._is_same(stat, conditional and response.status_code == 206):
+            raise self._changed()
+        if not self._known:
+            self.stat = stat
+            self._known = True
+        if self._span is None:
+            self._stop = stat.size
+        elif stat.size is not None and self._span.stop > stat.size:
+            raise past_end(self._span, stat.size, self._url)
+
+    def _is_same(self, stat: Stat, confirmed: bool) -> bool:
+        """``confirmed``: the server has compared the validators itself, and need not repeat its own."""
+        if None not in (stat.size, self.stat.size) and stat.size != self.stat.size:
+            return False
+        return stat.validator == self.stat.validator or (confirmed and stat.validator is None)
+
+    def _changed(self) -> ChangedError:
+        return ChangedError("the object was replaced while it was read", url=self._url, fix="run again")

@@ -1,0 +1,192 @@
+"""Writing an object over HTTP: collected first, then sent by one PUT, which a server makes visible when it is whole.
+
+Creating one only if there is none needs more, because servers such as nginx ignore If-None-Match on a PUT, and let two
+clients win a MOVE of a file. A MOVE of a *collection* with ``Overwrite: F`` has one winner:
+
+    PUT .name.<id>.tmp/data -> MOVE .name.<id>.tmp/ to .name.once/ -> the winner PUTs the object itself
+
+``.name.once/data`` holds the id of the write and the object's bytes. A writer whose answer was lost knows by the id
+that it has won, and when the winner died before its last step, the next writer to lose does that step for it. The
+collection stays, so that nobody can win again, until the object is deleted. Listings do not show it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from io import BytesIO
+from os import preadv
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+import requests
+
+from shardtools.errors import ExistsError, FullError, NotFoundError, RefusedError, StorageError, UnavailableError
+from shardtools.spec import name_of, split_path
+from shardtools.storage import Buffer
+from shardtools.storage.files import FileSink, batches, os_errors
+from shardtools.storage.http_client import HttpClient, Meaning, answer_error
+from shardtools.storage.http_stream import HttpStream, head
+
+MEMORY = 32 << 20
+"""Bytes of an object that are kept in memory before they go to a temporary file."""
+
+_PIECE = 1 << 18
+_ID_LENGTH = 32
+_CREATED = (200, 201, 204)
+_DELETED = (200, 202, 204, 404, 410)
+_FOLDER_FIX = "make the folder there, or let the server make it (nginx: create_full_put_path on)"
+_PUT_MEANINGS: dict[int, Meaning] = {
+    404: (NotFoundError, "there is no such folder on the server", _FOLDER_FIX),
+    409: (RefusedError, "the server cannot put an object here", _FOLDER_FIX),
+    413: (
+        RefusedError,
+        "the object is larger than the server accepts",
+        "raise its limit (nginx: client_max_body_size)",
+    ),
+}
+
+
+class Spool:
+    """The bytes of an object on their way to a server: in memory, then in a temporary file that has no name.
+
+    It has a length and can be iterated again and again, which is what a PUT that may be repeated needs.
+    """
+
+    def __init__(self, url: str):
+        self._url = url
+        self._memory = BytesIO()
+        self._file: BinaryIO | None = None
+        self._sink: FileSink | BytesIO = self._memory
+        self._size = 0
+
+    def write(self, data: Buffer, /) -> int:
+        self.writelines([data])
+        return memoryview(data).nbytes
+
+    def writelines(self, parts: Iterable[Buffer], /) -> None:
+        for batch in batches(parts):
+            try:
+                self._sink.writelines(batch)
+                self._size += sum(memoryview(part).nbytes for part in batch)
+                if self._file is None and self._size > MEMORY:
+                    self._leave_memory()
+            except FullError as error:
+                what = f"no space left in the temporary folder {tempfile.gettempdir()}"
+                raise FullError(what, url=self._url, fix="free some, or set TMPDIR to a larger folder") from error
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[memoryview]:
+        if self._file is None:
+            data = memoryview(self._memory.getvalue())
+            yield from (data[offset : offset + _PIECE] for offset in range(0, self._size, _PIECE))
+            return
+        piece = memoryview(bytearray(_PIECE))
+        offset = 0
+        while offset < self._size:
+            count = preadv(self._file.fileno(), [piece], offset)
+            if not count:
+                raise StorageError("its temporary file was cut off", url=self._url, fix="run again")
+            yield piece[:count]
+            offset += count
+
+    def close(self) -> None:
+        """Free the memory and the disk."""
+        self._sink = self._memory = BytesIO()
+        if self._file is not None:
+            self._file.close()
+
+    def _leave_memory(self) -> None:
+        with os_errors(self._url):
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed by close
+        self._sink = FileSink(self._file.fileno(), self._url)
+        self._sink.write(self._memory.getbuffer())
+        self._memory = BytesIO()
+
+
+def put(client: HttpClient, url: str, body: Spool) -> None:
+    """Store ``body`` as the object, repeating the whole PUT after a transient failure."""
+    response = client.call("PUT", url, body=body if len(body) else b"")
+    if response.status_code not in _CREATED:
+        raise answer_error(response, url, _PUT_MEANINGS)
+
+
+def create_once(client: HttpClient, url: str, data: bytes) -> None:
+    """Create the object only if there is none, as `Storage.create_exclusive` promises."""
+    if _is_there(client, url):
+        raise _exists(url)
+    write_id = uuid.uuid4().hex
+    draft = _hidden(url, f"{write_id}.tmp")
+    _put_bytes(client, draft + "data", write_id.encode(), data)
+    try:
+        winner = _claim(client, draft, _hidden(url, "once"), write_id.encode())
+    except BaseException:
+        _remove(client, draft)
+        raise
+    if winner is None:
+        _put_bytes(client, url, data)
+        return
+    _remove(client, draft)
+    if not _is_there(client, url):
+        _put_bytes(client, url, winner)
+    raise _exists(url)
+
+
+def remove(client: HttpClient, url: str) -> None:
+    """Delete the object, and before it what `create_once` left beside it."""
+    client.call("DELETE", _hidden(url, "once"))  # nearly always 404; a server that refuses it refuses the next one
+    response = client.call("DELETE", url)
+    if response.status_code not in _DELETED:
+        raise answer_error(response, url)
+
+
+def _claim(client: HttpClient, draft: str, target: str, write_id: bytes) -> bytes | None:
+    """Rename the collection ``draft`` to ``target``, which only one can do; return None, or the winner's data."""
+    try:
+        path = urlsplit(requests.Request("MOVE", target).prepare().url or target).path
+        response = client.call("MOVE", draft, {"Destination": path, "Overwrite": "F"})
+        if response.status_code == 201:
+            return None
+        failure: StorageError = answer_error(response, target)
+    except UnavailableError as error:
+        failure = error
+    # Any other answer may mean that another has won, or that this has and the answer was lost: the id tells.
+    try:
+        with HttpStream(client, target + "data") as stream:
+            stored = stream.readall()
+    except NotFoundError:
+        raise failure from None
+    return None if stored[:_ID_LENGTH] == write_id else stored[_ID_LENGTH:]
+
+
+def _put_bytes(client: HttpClient, url: str, *parts: bytes) -> None:
+    with closing(Spool(url)) as spool:
+        spool.writelines(parts)
+        put(client, url, spool)
+
+
+def _is_there(client: HttpClient, url: str) -> bool:
+    try:
+        head(client, url)
+    except NotFoundError:
+        return False
+    return True
+
+
+def _exists(url: str) -> ExistsError:
+    return ExistsError("there is such an object already", url=url, fix="choose another name")
+
+
+def _remove(client: HttpClient, draft: str) -> None:
+    with suppress(StorageError):  # it is hidden, and what went wrong before is the better thing to report
+        client.call("DELETE", draft)
+
+
+def _hidden(url: str, ending: str) -> str:
+    """Return the URL of the hidden collection ``.name.ending/`` beside an object."""
+    before, path, _ = split_path(url)
+    return f"{before}{path[: len(path) - len(name_of(url))]}.{name_of(url)}.{ending}/"

@@ -1,0 +1,103 @@
+"""``-``: standard input and standard output, as one object each.
+
+Standard output has no commit: what was written has gone to its reader, so that leaving `PipeStorage.create` by an
+exception cannot take it back. Whoever reads the pipe learns it from the exit status of this process alone. When the
+reader goes away early, as ``head`` does, the next write raises `UnavailableError` from `BrokenPipeError`.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
+
+from shardtools.errors import RefusedError
+from shardtools.storage import Buffer, ByteRange, Sink, Stat, Storage, Stream
+from shardtools.storage.files import FileSink, os_errors, storage_error
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+class PipeStream(Stream):
+    """Standard input. Closing it leaves the real standard input open."""
+
+    def __init__(self, source: BinaryIO, url: str):
+        super().__init__()
+        self._source = source
+        self._url = url
+        self.stat = Stat(None, None)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        if self.closed:
+            raise ValueError("read of a closed stream")
+        try:
+            return int(self._source.readinto(buffer) or 0)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise storage_error(error, self._url) from error
+
+
+class _BufferSink:
+    """A sink over a standard output that has no file descriptor: one that a test or a notebook put in its place."""
+
+    def __init__(self, target: BinaryIO, url: str):
+        self._target = target
+        self._url = url
+
+    def write(self, data: Buffer, /) -> int:
+        with os_errors(self._url):
+            return self._target.write(data)
+
+    def writelines(self, parts: Iterable[Buffer], /) -> None:
+        for part in parts:
+            self.write(part)
+
+
+class PipeStorage(Storage):
+    """Standard input is read by `open`, standard output written by `create`; nothing else can be done."""
+
+    def open(self, url: str) -> PipeStream:
+        source = getattr(sys.stdin, "buffer", None)
+        if source is None:
+            raise RefusedError("there is no standard input", url=url, fix="give the URL of a shard")
+        return PipeStream(source, url)
+
+    @contextmanager
+    def create(self, url: str) -> Iterator[Sink]:
+        target = getattr(sys.stdout, "buffer", None)
+        if target is None:
+            raise RefusedError("there is no standard output", url=url, fix="give the URL of a shard")
+        with os_errors(url):
+            sys.stdout.flush()
+        try:
+            # Past Python's buffer: it would be flushed again, and fail again, when the interpreter exits.
+            sink: Sink = FileSink(target.fileno(), url)
+        except (AttributeError, io.UnsupportedOperation):
+            sink = _BufferSink(target, url)
+        yield sink
+        with os_errors(url):
+            target.flush()
+
+    def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+        raise _refused("read in parts", url)
+
+    def create_exclusive(self, url: str, data: bytes) -> None:
+        raise _refused("created only if absent", url)
+
+    def stat(self, url: str) -> Stat:
+        raise _refused("examined", url)
+
+    def list(self, prefix: str) -> list[str]:
+        raise _refused("listed", prefix)
+
+    def delete(self, url: str) -> None:
+        raise _refused("deleted", url)
+
+
+def _refused(verb: str, url: str) -> RefusedError:
+    return RefusedError(f"standard input and output cannot be {verb}", url=url, fix="give a path or an http URL")
