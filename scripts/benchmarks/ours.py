@@ -6,8 +6,10 @@ Every function takes the benchmark's folder and yields the work to be measured.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -25,17 +27,27 @@ def write_script(root: str) -> str:
     return path
 
 
+def write_shard(root: str) -> str:
+    """Write a shard of one sample; return its name in the folder.
+
+    Working on it first imports what is imported on first use: for the peers, importing is not counted either.
+    """
+    name = "output/one.tar"
+    with tarfile.open(os.path.join(root, name), "w") as archive:
+        archive.addfile(tarfile.TarInfo("key.txt"))
+    return name
+
+
 @contextmanager
 def serve(folder: str) -> Iterator[str]:
     """Serve ``folder`` with nginx, as scripts/serve does, and yield its URL."""
     program = Path(__file__).resolve().parent.parent / "serve"
     with subprocess.Popen([sys.executable, str(program), folder, "0"], stdout=subprocess.PIPE, text=True) as server:
         try:
-            assert server.stdout is not None
-            line = server.stdout.readline()  # "serving DIR at URL"
-            if " at http" not in line:
+            found = re.search(r"http://\S+", server.stdout.readline() if server.stdout else "")
+            if found is None:
                 raise RuntimeError("scripts/serve did not start")
-            yield line.rpartition(" at ")[2].strip()
+            yield found[0]
         finally:
             server.terminate()
 
@@ -56,35 +68,31 @@ def map_identity(
     so many processes of one thread each, otherwise in ``jobs`` threads of this process.
     """
     from shardtools.jobs.map import map_shards
+    from shardtools.jobs.options import RunOptions
+    from shardtools.jobs.script import read_script
 
+    script = read_script(write_script(root), ())
     with ExitStack() as stack:
         over = {"file": root + "/"}
         if "http" in (read_over, write_over):
             over["http"] = stack.enter_context(serve(root))
         cluster = stack.enter_context(dask_cluster(cluster_workers)) if cluster_workers else "threads"
-        script = write_script(root)
-
-        def work() -> int:
-            result = map_shards(
-                [over[read_over] + source for source in sources],
-                over[write_over] + "output/" + destination,
-                script,
-                cluster=cluster,
-                jobs=cluster_workers or jobs,
-                overwrite=True,
-            )
-            return int(result.samples)
-
-        yield work
+        options = RunOptions(cluster=cluster, jobs=None if cluster_workers else jobs)
+        reading, writing = over[read_over], over[write_over] + "output/"
+        if not cluster_workers:
+            map_shards([reading + write_shard(root)], writing + "warm.tar", script, options)
+        inputs = [reading + source for source in sources]
+        yield lambda: map_shards(inputs, writing + destination, script, options).counts.written
 
 
 @contextmanager
 def dask_cluster(workers: int) -> Iterator[str]:
+    """Yield the HOST:PORT of a cluster on this machine, of ``workers`` processes with one thread each."""
     from distributed import LocalCluster
 
     with LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         cluster.wait_for_workers(workers)
-        yield cluster.scheduler_address
+        yield cluster.scheduler_address.removeprefix("tcp://")
 
 
 @contextmanager
@@ -93,15 +101,11 @@ def read(root: str, names: Sequence[str], ahead: bool = False) -> Iterator[Work]
     from shardtools.shards.reader import read_blocks
     from shardtools.shards.samples import records
 
-    def work() -> int:
-        samples = 0
-        for name in names:
-            for block in read_blocks(os.path.join(root, name), ahead=ahead):
-                for _ in records(block):
-                    samples += 1
-        return samples
+    def count(name: str) -> int:
+        return sum(1 for block in read_blocks(os.path.join(root, name), ahead=ahead) for _ in records(block))
 
-    yield work
+    count(write_shard(root))
+    yield lambda: sum(map(count, names))
 
 
 @contextmanager

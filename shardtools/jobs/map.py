@@ -61,7 +61,7 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
     job = {
         "program": "htmapper",
         "sources": [redact(spec) for spec in ([sources] if isinstance(sources, str) else sources)],
-        "script": script.name,
+        "script": os.path.basename(script.name),
         "params": {name: repr(value) for name, value in dict(script.params).items()},
     }
     return MapPlan(target, tasks, existing, job)

@@ -260,7 +260,7 @@ class _Mapper:
 
     def _process(self, record: Record) -> list[tuple[str, Members]]:
         """Return what the script makes of one sample."""
-        returned = self._run(self._call, record)
+        returned = self._run(self._call.call, record)
         if returned is None:
             return []
         if isinstance(returned, Mapping):
@@ -272,7 +272,7 @@ class _Mapper:
         keys = [record["key"] for record in source]
         check_cancelled()
         try:
-            samples = self._compose_all(self._run(self._call, iter(source)), "yield records (dicts) from it")
+            samples = self._compose_all(self._run(self._call.call, iter(source)), "yield records (dicts) from it")
         except ShardtoolsError as error:
             self._fail(error, *keys)
             return

@@ -1,0 +1,206 @@
+"""Servers that fail as scripted, over real sockets.
+
+`FaultyProxy` stands before a real server and breaks the answers that it is told to; `plain_server` is a web server
+that can do less than ours, or does it badly.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from select import select
+from urllib.parse import urlsplit
+
+
+_REQUEST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to the next request that begins with ``when``.
+
+    ``answer`` is sent in place of the server's, which never sees the request; or the server's own answer, head
+    included, is cut off after ``after`` bytes, by a reset if ``reset`` and otherwise as if the server had ended it.
+    ``then`` is called before the client can know.
+    """
+
+    when: bytes = b"GET "
+    answer: bytes | None = None
+    after: int = 0
+    reset: bool = False
+    then: Callable[[], object] = field(default=lambda: None)
+
+
+class FaultyProxy:
+    """A TCP proxy before the server at ``target`` that does ``faults``, each once and in their order.
+
+    ``requests`` collects the first line of each request, ``heads`` all of its head.
+    """
+
+    def __init__(self, target: str, faults: list[Fault]):
+        parts = urlsplit(target)
+        self._target = (parts.hostname, parts.port)
+        self.faults = faults
+        self.heads: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def requests(self) -> list[str]:
+        return [head.split("\r\n")[0] for head in self.heads]
+
+    def __enter__(self) -> FaultyProxy:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the listener was closed
+            while True:
+                self._start(self._serve, self._listener.accept()[0])
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._target) as server, suppress(ConnectionError):
+            left: int | None = None
+            fault = Fault()
+            while True:
+                for ready in select([client, server], [], [])[0]:
+                    data = ready.recv(1 << 16)
+                    if not data:
+                        return
+                    if ready is client:
+                        if _REQUEST.match(data):
+                            self.heads.append(data.partition(b"\r\n\r\n")[0].decode("latin-1"))
+                            if self.faults and data.startswith(self.faults[0].when):
+                                fault = self.faults.pop(0)
+                                left = fault.after
+                        if left is not None and fault.answer is not None:
+                            fault.then()
+                            client.sendall(fault.answer)
+                            return
+                        server.sendall(data)
+                    elif left is None:
+                        client.sendall(data)
+                    else:
+                        client.sendall(data[:left])
+                        left -= len(data[:left])
+                        if left == 0:
+                            fault.then()
+                            if fault.reset:
+                                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                            return
+
+
+@dataclass
+class PlainServer:
+    """What a `plain_server` has and can do; a test changes it as it goes."""
+
+    url: str = ""
+    objects: dict[str, bytes] = field(default_factory=dict)
+    etag: str | None = '"v1"'
+    ranges: bool = False
+    chunked: bool = False
+    head: bool = True
+    cut_after: int | None = None
+    """The next answer ends after so many bytes of its body."""
+    log: list[str] = field(default_factory=list)
+    refuse: bytes = b""
+    """What it answers to any PUT, at once, without reading its body and then closing the connection."""
+
+
+@contextmanager
+def plain_server() -> Iterator[PlainServer]:
+    """Run a small web server in a thread."""
+    server = PlainServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            server.log.append(f"{self.command} {self.headers.get('Range', '')}".strip())
+
+        def do_HEAD(self) -> None:
+            if server.head:
+                self._answer(with_body=False)
+            else:
+                self.send_error(405)
+
+        def do_GET(self) -> None:
+            self._answer(with_body=True)
+
+        def do_PUT(self) -> None:
+            self.send_response_only(0)
+            self._headers_buffer: list[bytes] = []
+            self.wfile.write(server.refuse)
+            self.close_connection = True
+
+        def _answer(self, with_body: bool) -> None:
+            body = server.objects.get(self.path.strip("/"))
+            if body is None:
+                self.send_error(404)
+                return
+            asked = self.headers.get("Range", "") if server.ranges else ""
+            size = len(body)
+            if asked and "," not in asked:
+                first, _, last = asked.removeprefix("bytes=").partition("-")
+                start, stop = int(first), min(int(last) + 1, size) if last else size
+                if start >= size:
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{size}")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+                body = body[start:stop]
+            else:
+                self.send_response(200)
+            if server.etag:
+                self.send_header("ETag", server.etag)
+            self._send_body(body, with_body)
+
+        def _send_body(self, body: bytes, with_body: bool) -> None:
+            if server.chunked:
+                self.send_header("Transfer-Encoding", "chunked")
+            else:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if not with_body:
+                return
+            cut, server.cut_after = server.cut_after, None
+            sent = body if cut is None else body[:cut]
+            if server.chunked:
+                for i in range(0, len(sent), 10_000):
+                    piece = sent[i : i + 10_000]
+                    self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+                if cut is None:
+                    self.wfile.write(b"0\r\n\r\n")
+            else:
+                self.wfile.write(sent)
+            if cut is not None:
+                self.close_connection = True
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.daemon_threads = True
+        server.url = f"http://127.0.0.1:{httpd.server_address[1]}/"
+        thread = threading.Thread(target=httpd.serve_forever, args=[0.05], daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            httpd.shutdown()
+            thread.join()

@@ -1,0 +1,87 @@
+"""A real Dask scheduler and real workers, each a process of its own on a free loopback port."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from distributed import Client
+
+from tests.servers import wait_until
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class DaskCluster:
+    """A running cluster: its ``address`` (HOST:PORT), its scheduler file, and its processes."""
+
+    address: str
+    scheduler_file: Path
+    scheduler: subprocess.Popen[bytes]
+    workers: tuple[subprocess.Popen[bytes], ...]
+
+
+@contextmanager
+def dask_cluster(
+    workers: int = 2,
+    *,
+    python: str = sys.executable,
+    scheduler_env: Mapping[str, str] | None = None,
+    worker_env: Mapping[str, str] | None = None,
+) -> Iterator[DaskCluster]:
+    """Run a scheduler and so many workers of one thread each, without nannies; stop them by their process ids.
+
+    The tests can be imported there. ``scheduler_env`` and ``worker_env`` are added to their environments.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shardtools-dask-")))
+        log = stack.enter_context(open(folder / "log", "wb"))
+
+        def start(env: Mapping[str, str] | None, *arguments: str) -> subprocess.Popen[bytes]:
+            process = subprocess.Popen(
+                [python, "-m", "dask", *arguments],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+            stack.callback(_stop, process)
+            return process
+
+        file = folder / "scheduler.json"
+        local = ("--host", "127.0.0.1", "--no-dashboard")
+        scheduler = start(scheduler_env, "scheduler", *local, "--port", "0", "--scheduler-file", str(file))
+        wait_until(lambda: scheduler.poll() is not None or _read_address(file), "the Dask scheduler")
+        address = _read_address(file)
+        options = ("--nthreads", "1", "--no-nanny", "--memory-limit", "0", "--local-directory", str(folder))
+        processes = tuple(start(worker_env, "worker", address, *local, *options) for _ in range(workers))
+        if workers:
+            with Client(address, set_as_default=False) as client:
+                client.wait_for_workers(workers, timeout=60)
+        yield DaskCluster(address.removeprefix("tcp://"), file, scheduler, processes)
+
+
+def _read_address(file: Path) -> str:
+    """Return the address in a scheduler file, "" while it is not written in full."""
+    try:
+        return str(json.loads(file.read_text())["address"])
+    except (FileNotFoundError, ValueError):
+        return ""
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
