@@ -263,7 +263,7 @@ class _Mapper:
         returned = self._run(self._call.call, record)
         if returned is None:
             return []
-        if isinstance(returned, Mapping):
+        if isinstance(returned, (dict, Mapping)):  # dict first: asking an abstract class takes long
             return [self._composer.compose(returned)]
         return self._compose_all(returned, "return None, a record (a dict), or several records")
 

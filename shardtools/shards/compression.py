@@ -13,7 +13,7 @@ point. (Several gzip members would do too, but Python's tarfile stops after the 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Protocol
 
 from isal import igzip, isal_zlib
@@ -30,6 +30,7 @@ _PIECE = 4 << 20
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = b"\x2a\x4d\x18"
 
 # Level 1 of isal compresses like zlib's default at ten times the speed; level 3 of zstd is its own default.
 _GZIP_LEVEL = 1
@@ -39,9 +40,8 @@ _ZSTD_LEVEL = 3
 _GZIP_HEADER = GZIP_MAGIC + b"\x08\0\0\0\0\0\0\xff"
 
 
-def crc32(data: Any, value: int = 0) -> int:
-    """Return the CRC-32 of ``data`` as zlib computes it, continuing from ``value``; at memory speed."""
-    return int(isal_zlib.crc32(data, value))
+# The CRC-32 of zlib at memory speed: crc32(data, value=0), continuing from value.
+crc32: Callable[..., int] = isal_zlib.crc32
 
 
 class Packer:
@@ -218,6 +218,65 @@ class _Rejoined(io.RawIOBase):
         return size
 
 
+class _WholeFrames(io.RawIOBase):
+    """Passes zstd data on, and raises EOFError where they end inside a frame, which zstandard does not tell."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._parser = _zstd_parts()
+        self._skip, self._need, self._is_whole = next(self._parser)
+        self._held = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        size = self._source.readinto(view) or 0
+        if not size and (self._skip or self._held or not self._is_whole):
+            raise EOFError
+        self._follow(view[:size])
+        return size
+
+    def _follow(self, data: memoryview) -> None:
+        while True:
+            step = min(self._skip, len(data))
+            self._skip -= step
+            data = data[step:]
+            taken = data[: self._need - len(self._held)]
+            self._held += taken.tobytes()
+            data = data[len(taken) :]
+            if self._skip or len(self._held) < self._need:
+                return
+            self._skip, self._need, self._is_whole = self._parser.send(self._held)
+            self._held = b""
+
+
+def _zstd_parts() -> Generator[tuple[int, int, bool], bytes, None]:
+    """Follow the headers of zstd frames and of the blocks in them (RFC 8878).
+
+    Yields how many bytes to skip, how many to send then, and whether the data may end in between.
+    """
+    skip = 0
+    while True:
+        head = yield skip, 8, True
+        if head[1:4] == _SKIPPABLE and head[0] & 0xF0 == 0x50:
+            skip = int.from_bytes(head[4:], "little")
+            continue
+        flags = head[4]
+        one_segment = flags >> 5 & 1
+        length = 6 - one_segment + (0, 1, 2, 4)[flags & 3] + (one_segment, 2, 4, 8)[flags >> 6]
+        more = yield 0, length + 3 - len(head), False
+        block = int.from_bytes((head + more)[-3:], "little")
+        while not block & 1:
+            block = int.from_bytes((yield _block_size(block), 3, False), "little")
+        skip = _block_size(block) + (flags >> 2 & 1) * 4
+
+
+def _block_size(header: int) -> int:
+    return 1 if header >> 1 & 3 == 1 else header >> 3  # 1 is a byte to be repeated
+
+
 def is_packed(head: bytes) -> bool:
     """Return whether the first bytes of a shard are those of a packed one."""
     return head.startswith((GZIP_MAGIC, ZSTD_MAGIC))
@@ -236,5 +295,6 @@ def unpack(head: bytes, rest: Source, url: str) -> Source:
         return _Unpacked(opened, url, "gzip", damage)
     import zstandard
 
-    reader = zstandard.ZstdDecompressor().stream_reader(stream, read_size=1 << 20, read_across_frames=True)
+    frames: Any = _WholeFrames(stream)
+    reader = zstandard.ZstdDecompressor().stream_reader(frames, read_size=1 << 20, read_across_frames=True)
     return _Unpacked(reader, url, "zstd", zstandard.ZstdError)

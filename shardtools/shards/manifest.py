@@ -62,5 +62,10 @@ def count_fields(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 def write_manifest(destination: Destination, manifest: Mapping[str, Any]) -> None:
     """Write the manifest beside the shards, which makes the dataset complete."""
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # a name that is not UTF-8, which JSON holds only as escapes
+        data = json.dumps(manifest, indent=1).encode()
     with get_storage(destination.manifest).create(destination.manifest) as sink:
-        sink.write(json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+        sink.write(data + b"\n")

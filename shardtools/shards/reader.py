@@ -134,17 +134,17 @@ class ShardReader:
         while not final:
             buffer = pool[turn]
             filled, final = _fill(source, buffer, filled)
-            if base == 0 and source is self._stream and is_packed(buffer[:4].tobytes()):
+            if base == 0 and source is self._stream and is_packed(buffer[: min(filled, 4)].tobytes()):
                 source, filled, final = unpack(buffer[:filled].tobytes(), self._stream, self.url), 0, False
                 continue
             found = scan(buffer[:filled], base=base, final=final, ended=ended, url=self.url)
             table, ended = found.table, found.ended
-            if len(table):
+            if len(table) or table.other:
                 block = Block(self.url, buffer[: found.consumed].data, base, table, index)
                 repeated = seen.add(block.keys)
                 yield _with_repeated(block, repeated)
                 index += len(table)
-            turn = (turn + 1) % buffers
+                turn = (turn + 1) % buffers  # only now: the others may be in use, with blocks given out before
             filled -= found.consumed
             if filled > len(pool[turn]) // 2:  # a large sample: make room to read on
                 pool[turn] = _aligned(2 * filled)

@@ -10,6 +10,8 @@ asked for as ``record["__key__"]``, and where the record came from as ``__url__`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ import numpy as np
 from shardtools.errors import DuplicateKeyError, SampleError
 from shardtools.shards.fields import encode
 from shardtools.shards.reader import Block
-from shardtools.shards.table import encode_name
+from shardtools.shards.scan import is_meta
+from shardtools.shards.table import decode_name, encode_name
 from shardtools.spec import name_of
 
 
@@ -37,16 +40,23 @@ class Record(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         if name == "__key__":
             return self["key"]
-        if name == "__url__":
-            return self.url
-        if name == "__shard__":
-            return name_of(self.url)
-        if name == "__index__":
-            return self.index
+        try:
+            if name == "__url__":
+                return self.url
+            if name == "__shard__":
+                return name_of(self.url)
+            if name == "__index__":
+                return self.index
+        except AttributeError:  # a record that a user made comes from nowhere
+            raise KeyError(name) from None
         raise KeyError(name)
 
     def __contains__(self, name: object) -> bool:
-        return dict.__contains__(self, name) or name in _SPECIAL
+        return dict.__contains__(self, name) or (name in _SPECIAL and self.get(str(name)) is not None)
+
+    def copy(self) -> Record:
+        """Return a shallow copy, which knows where it came from, too."""
+        return copy(self)
 
     def get(self, name: str, default: Any = None, /) -> Any:
         """Return an entry, or one of the special names, or ``default``."""
@@ -76,15 +86,27 @@ def records(block: Block) -> Iterator[Record]:
         yield record
 
 
-Members = list[tuple[str, bytes, bytes]]
-"""The members of one sample, in the order they are written: field, name and data."""
+_LAYOUTS = 10_000
+"""Sets of fields to remember at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The fields of a record, sorted, and what each adds to the key to make its member's name."""
+
+    fields: tuple[str, ...]
+    suffixes: tuple[bytes, ...]
+
+
+Members = tuple[Layout, list[bytes]]
+"""The members of one sample, in the order they are written: their layout and their data."""
 
 
 class Composer:
-    """Turns records into members; remembers what it found out about each set of fields."""
+    """Turns records into members; remembers the layout of each set of fields."""
 
     def __init__(self) -> None:
-        self._layouts: dict[tuple[str, ...], list[tuple[str, bytes]]] = {}
+        self._layouts: dict[tuple[Any, ...], Layout] = {}
 
     def compose(self, record: object) -> tuple[str, Members]:
         """Return the key and the members of a record, encoded, with fields sorted.
@@ -93,7 +115,7 @@ class Composer:
             SampleError: it is not a record, or its key or a field cannot be a member's name.
             FieldError: a value cannot be encoded.
         """
-        if not isinstance(record, Mapping):
+        if not isinstance(record, (dict, Mapping)):  # dict first: asking an abstract class takes long
             raise SampleError(
                 f"a record must be a dict, not {type(record).__name__}",
                 fix='return None, or a dict such as {"key": record["key"], "txt": "..."}',
@@ -105,47 +127,56 @@ class Composer:
                 "a record must have its key, a str, as 'key'" if key is None else f"a key must be a str, not {key!r}",
                 fix='return it with "key": record["key"]',
             )
-        stem = _check_key(key)
         layout = self._layouts.get(names)
         if layout is None:
+            if len(self._layouts) >= _LAYOUTS:
+                self._layouts.clear()
             layout = self._layouts[names] = _layout(names, key)
-        members = []
-        for field, suffix in layout:
-            value = record[field]
+        if not (key.isalnum() and key.isascii()):
+            _check_key(key, layout)
+        values = [record[field] for field in layout.fields]
+        for i, value in enumerate(values):
             if type(value) is not bytes:
-                value = encode(field, value, key=key)
-            members.append((field, stem + suffix, value))
-        return key, members
+                values[i] = encode(layout.fields[i], value, key=key)
+        return key, (layout, values)
 
 
-def _check_key(key: str) -> bytes:
-    """Return a key's bytes if a member named with it reads back with the same key."""
+def _check_key(key: str, layout: Layout) -> None:
+    """Make sure that members named with the key read back with the same key."""
     base = key.rpartition("/")[2]
-    if not base or "." in base or "\0" in key or key.startswith("./") or (key == base and base.startswith("__")):
+    stem = _encoded(key)
+    if not base or "." in base or "\0" in key or key.startswith("./") or stem is None:
         raise SampleError(
             f"{key!r} cannot be a key",
-            fix="a key is a path whose last component is not empty, has no dot, and does not begin with __",
+            fix="a key is a path in UTF-8 whose last component is not empty and has no dot",
         )
+    if key.startswith("__") and any(is_meta(stem + suffix) for suffix in layout.suffixes):
+        raise SampleError(f"{key!r} cannot be a key", fix="readers take names that begin and end with __ for metadata")
+
+
+def _encoded(name: str) -> bytes | None:
+    """Return the bytes of a name if it reads back as the same name."""
     try:
-        return encode_name(key)
-    except UnicodeEncodeError as error:
-        raise SampleError(f"{key!r} cannot be a key", fix="use text that UTF-8 can encode") from error
+        encoded = encode_name(name)
+    except UnicodeEncodeError:
+        return None
+    return encoded if decode_name(encoded) == name else None
 
 
-def _layout(names: tuple[Any, ...], key: str) -> list[tuple[str, bytes]]:
-    """Return the fields to write, sorted, with what each adds to the key to make its member's name."""
-    layout = []
+def _layout(names: tuple[Any, ...], key: str) -> Layout:
+    fields = []
     for name in names:
         if not isinstance(name, str):
             raise SampleError(f"a field's name must be a str, not {name!r}", member=key, fix="name fields like png")
         if name == "key" or name.startswith("__"):
             continue
-        if not name or "/" in name or "\0" in name:
+        if not name or "/" in name or "\0" in name or _encoded(name) is None:
             raise SampleError(f"{name!r} cannot be a field", member=key, fix="name fields like png or seg.png")
-        layout.append((name, encode_name("." + name)))
-    if not layout:
+        fields.append(name)
+    if not fields:
         raise SampleError("the record has no fields", member=key, fix="return None to drop the sample")
-    return sorted(layout)
+    fields.sort()
+    return Layout(tuple(fields), tuple(encode_name("." + field) for field in fields))
 
 
 def refuse_repeated(block: Block) -> None:

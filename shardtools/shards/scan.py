@@ -9,7 +9,9 @@ where their names come from extension headers.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ _CHUNK = 1024
 """Headers looked at together: half a MB of them, so that the passes over them stay in the processor's cache."""
 
 _SLASH, _DOT, _UNDERSCORE = b"/._"
+_META = re.compile(rb"__[^/]*__(/|\Z)")  # the rule of webdataset
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ def scan(buffer: Bytes, *, base: int = 0, final: bool = True, ended: bool = Fals
     """
     found = tar.locate(buffer, final=final, ended=ended, base=base, url=url)
     builder = _Builder(buffer, base, url)
-    builder.add(found.start, found.size)
+    for first, stop in pairwise((0, *found.breaks, len(found.start))):
+        builder.last_key = None  # a sample does not go on behind an end-of-archive mark
+        builder.add(found.start[first:stop], found.size[first:stop])
     ended = found.ended or (ended and not len(buffer))
     return builder.finish(len(buffer) if found.ended else found.stop, whole=final or ended, ended=ended)
 
@@ -64,7 +69,7 @@ class _Builder:
     buffer: Bytes
     base: int
     url: str | None
-    other: int = 0
+    others: list[Ints] = field(default_factory=list)
     members: int = 0
     last_key: bytes | None = None
     codes: dict[bytes, int] = field(default_factory=dict)
@@ -109,8 +114,8 @@ class _Builder:
     def _add_members(self, headers: Bytes, renamed: dict[int, bytes], begin: Ints, start: Ints, size: Ints) -> None:
         names = _Names.read(headers, renamed)
         keyed = names.find_keys() & tar.is_regular(headers[:, TYPE_AT])
-        self.other += int(len(keyed) - keyed.sum())
         if not keyed.all():
+            self.others.append(start[~keyed])
             names, begin, start, size = names.take(keyed), begin[keyed], start[keyed], size[keyed]
         if len(start):
             self._group(names, begin, start, size)
@@ -158,7 +163,7 @@ class _Builder:
             field=self._column("code")[:members],
             offset=offset[:members],
             size=size[:members],
-            other=self.other,
+            other=int((join(self.others, np.int64) < consumed).sum()),
         ).shifted(self.base)
         _check_fields(table, self.url)
         return Scan(table, consumed, ended)
@@ -174,12 +179,14 @@ def _begin(start: Ints, extension: npt.NDArray[np.bool_]) -> Ints:
 
 def _check_fields(table: ShardTable, url: str | None) -> None:
     """Raise if a sample has a field twice, or one whose name records use for themselves."""
-    if "key" in table.fields and (clash := np.flatnonzero(table.field == table.fields.index("key"))).size:
+    taken = [code for code, name in enumerate(table.fields) if name == "key" or name.startswith("__")]
+    if taken and (clash := np.flatnonzero(np.isin(table.field, taken))).size:
         sample = int(np.searchsorted(table.first, clash[0], "right")) - 1
+        name = table.fields[table.field[clash[0]]]
         raise CorruptError(
-            "a field cannot be called 'key', which holds the sample's key",
+            f"a field cannot be called {name!r}, a name that records use themselves",
             url=url,
-            member=f"{table.keys[sample]}.key",
+            member=f"{table.keys[sample]}.{name}",
             fix="rename the member",
         )
     sample_of = np.repeat(np.arange(len(table)), np.diff(table.first))
@@ -246,7 +253,7 @@ class _Names:
         keyed: npt.NDArray[np.bool_] = (self.key_length > base) & (self.key_length < self.length - 1)
         for i in np.flatnonzero(keyed & (text[:, 0] == _UNDERSCORE)):
             name = text[i, : self.length[i]].tobytes()
-            keyed[i] = not (name.startswith(b"__") and name.endswith(b"__") and b"/" not in name)
+            keyed[i] = not is_meta(name)
         return keyed
 
     def key(self, row: int) -> bytes:
@@ -286,6 +293,11 @@ class _Names:
             same = (words[missing] == words[missing[0]]).all(axis=1)
             found[missing[same]] = codes.setdefault(name, len(codes))
         return found
+
+
+def is_meta(name: bytes) -> bool:
+    """Return whether a member's name says that it is about the shard and no sample: ``__info__``, ``__info__/x``."""
+    return _META.match(name) is not None
 
 
 def _first(flags: npt.NDArray[np.bool_]) -> Ints:

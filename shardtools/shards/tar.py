@@ -55,13 +55,15 @@ class Located:
     """Where the headers of a buffer are: one row for each header, extension headers too.
 
     ``start`` is the header's offset in the buffer and ``size`` that of its data, in bytes. ``stop`` is where the last
-    complete member ends. ``ended`` says that an end-of-archive mark follows it and nothing else.
+    complete member ends. ``ended`` says that an end-of-archive mark follows it and nothing else. ``breaks`` are the
+    rows whose headers are the first after an end-of-archive mark inside the buffer: those of concatenated archives.
     """
 
     start: Ints
     size: Ints
     stop: int
     ended: bool
+    breaks: tuple[int, ...] = ()
 
 
 def locate(data: Bytes, *, final: bool = True, ended: bool = False, base: int = 0, url: str | None = None) -> Located:
@@ -75,8 +77,8 @@ def locate(data: Bytes, *, final: bool = True, ended: bool = False, base: int = 
         CorruptError: something that is not a header stands where one must be.
     """
     found = _locate_ustar(data) or _Walk(data, base, url).run()
-    if final and not found.ended and not (ended and not len(data)):
-        _fail_truncated(data, found.stop, base, url)
+    if final:
+        _check_end(data, found, found.ended or (ended and len(data) < BLOCK), base, url)
     return found
 
 
@@ -104,13 +106,12 @@ def _locate_ustar(data: Bytes) -> Located | None:
             if _resizes(data, found, size, kind)
             else Located(found * BLOCK, size, int(after[-1]) * BLOCK if keep else 0, False)
         )
-    stop = int(after[-1])
+    keep, stop = _without_dangling(kind), int(after[-1])
     rest = rows[stop:]
-    if rest.any() or _resizes(data, found, size, kind):
-        return None
     ended = len(rest) > 0
+    if rest.any() or (ended and keep < len(kind)) or _resizes(data, found, size, kind):
+        return None
     if not ended:
-        keep = _without_dangling(kind)
         found, size = found[:keep], size[:keep]
         stop = int(after[keep - 1]) if keep else 0
     return Located(found * BLOCK, size, stop * BLOCK, ended)
@@ -118,9 +119,12 @@ def _locate_ustar(data: Bytes) -> Located | None:
 
 def _without_dangling(kind: Bytes) -> int:
     """Return how many headers are left without the extension headers at the end, whose member is not there yet."""
-    keep = len(kind)
-    while keep and _EXTENSIONS[kind[keep - 1]] and kind[keep - 1] != PAX_GLOBAL:
-        keep -= 1
+    if len(kind) and not _EXTENSIONS[kind[-1]]:
+        return len(kind)
+    members = np.flatnonzero(~_EXTENSIONS[kind])
+    keep = int(members[-1]) + 1 if len(members) else 0
+    while keep < len(kind) and kind[keep] == PAX_GLOBAL:
+        keep += 1
     return keep
 
 
@@ -203,6 +207,7 @@ class _Walk:
         self.data, self.base, self.url = data, base, url
         self.start: list[int] = []
         self.size: list[int] = []
+        self.breaks: list[int] = []
         self.stop = 0
         self.kept = 0
 
@@ -211,16 +216,21 @@ class _Walk:
         override: int | None = None
         while at + BLOCK <= length:
             header = data[at : at + BLOCK].tobytes()
+            dangling = self.kept < len(self.start)
             if not header.strip(b"\0"):
+                if dangling:
+                    raise _without_member(self.url, self.base + self.start[-1])
                 at += BLOCK
                 zeros = at
                 continue
-            zeros = 0
             kind = header[TYPE_AT]
             size = self._size_of(header, at)
             if override is not None and not _EXTENSIONS[kind]:
-                size, override = override, None
+                size, override = (0 if _WITHOUT_DATA[kind] else override), None
             after = at + BLOCK + -(-size // BLOCK) * BLOCK
+            if zeros and self.start:
+                self.breaks.append(len(self.start))
+            zeros = 0
             if after > length:
                 break
             self.start.append(at)
@@ -228,12 +238,10 @@ class _Walk:
             if kind == PAX:
                 override = self._pax_size(at, size, override)
             at = after
-            if kind == PAX_GLOBAL or not _EXTENSIONS[kind]:
+            if not _EXTENSIONS[kind] or (kind == PAX_GLOBAL and not dangling):
                 self.stop, self.kept = at, len(self.start)
-        ended = bool(zeros) and zeros == at and self.kept == len(self.start)
-        return Located(
-            np.array(self.start[: self.kept], np.int64), np.array(self.size[: self.kept], np.int64), self.stop, ended
-        )
+        start, size_of = (np.array(column[: self.kept], np.int64) for column in (self.start, self.size))
+        return Located(start, size_of, self.stop, bool(zeros), tuple(self.breaks))
 
     def _size_of(self, header: bytes, at: int) -> int:
         if not _checksum_holds(header):
@@ -272,15 +280,23 @@ def _bad_header(url: str | None, offset: int) -> CorruptError:
     return CorruptError(f"the header checksum at byte {offset} is wrong", url=url, fix=REPAIR)
 
 
+def _without_member(url: str | None, offset: int) -> CorruptError:
+    return CorruptError(f"the extension header at byte {offset} has no member behind it", url=url, fix=REPAIR)
+
+
 def header_name(header: bytes) -> str:
     """Return a header block's own name, for messages."""
     return header[:100].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
-def _fail_truncated(data: Bytes, stop: int, base: int, url: str | None) -> None:
-    """Raise the error for a shard that ends after the buffer without being complete."""
-    rest = data[stop:].tobytes()
+def _check_end(data: Bytes, found: Located, ended: bool, base: int, url: str | None) -> None:
+    """Raise unless the shard, which ends with the buffer, is complete; ``ended`` says that it had its end mark."""
     offset = base + len(data)
+    if ended:
+        if data[len(data) // BLOCK * BLOCK :].any():
+            raise CorruptError(f"something follows the end of the archive before byte {offset}", url=url, fix=REPAIR)
+        return
+    rest = data[found.stop :].tobytes()
     if len(rest) >= BLOCK and rest[:BLOCK].strip(b"\0"):
         name = header_name(rest[:BLOCK])
         raise TruncatedError(f"the shard ends at byte {offset}, inside this member", url=url, member=name, fix=REPAIR)
@@ -354,7 +370,7 @@ def only_times(data: Bytes, start: Ints, size: Ints) -> npt.NDArray[np.bool_]:
 
     webdataset's writer puts such a header before every member, so they must cost little.
     """
-    begin = data[start[:, None] + np.arange(9)]
+    begin = data[np.minimum(start[:, None] + np.arange(9), len(data) - 1)]
     length = (begin[:, 0].astype(np.int64) - 48) * 10 + begin[:, 1] - 48
     plain: npt.NDArray[np.bool_] = (begin[:, 2:9] == np.frombuffer(b" mtime=", np.uint8)).all(axis=1)
     plain &= length == size

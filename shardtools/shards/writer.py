@@ -8,6 +8,7 @@ The same samples give the same bytes, always: members come as they are added, wi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from shardtools.errors import DuplicateKeyError
 from shardtools.shards import tar
 from shardtools.shards.compression import crc32, packer_for
 from shardtools.shards.reader import SeenKeys
-from shardtools.shards.samples import Members
+from shardtools.shards.samples import Layout, Members
 from shardtools.shards.sidecar import Sidecar, narrow
 from shardtools.shards.table import encode_name, join
 from shardtools.storage import Sink
@@ -44,9 +45,9 @@ class ShardWriter:
         self._on_repeat = on_repeat or self._refuse_repeat
         self._seen = SeenKeys()
         self._keys: list[str] = []
-        self._samples: list[Members] = []
+        self._layouts: list[Layout] = []
+        self._values: list[bytes] = []
         self._bytes = 0
-        self._members = 0
         self.count = 0
         self._columns: dict[str, list[npt.NDArray[Any]]] = {}
         self._codes: dict[str, int] = {}
@@ -60,12 +61,12 @@ class ShardWriter:
         Raises:
             DuplicateKeyError: the shard has a sample with this key already (raised by this or a later call).
         """
+        layout, values = members
         self._keys.append(key)
-        self._samples.append(members)
-        self._members += len(members)
-        for _, _, data in members:
-            self._bytes += len(data)
-        if self._bytes >= _BATCH_BYTES or self._members >= _BATCH_MEMBERS:
+        self._layouts.append(layout)
+        self._values += values
+        self._bytes += sum(map(len, values))
+        if self._bytes >= _BATCH_BYTES or len(self._values) >= _BATCH_MEMBERS:
             self.flush()
 
     def finish(self, job: Mapping[str, Any]) -> Sidecar:
@@ -91,47 +92,57 @@ class ShardWriter:
 
     def flush(self) -> None:
         """Write the samples that wait; afterwards `count` is right."""
-        for i in reversed(self._seen.add(self._keys)):
-            self._on_repeat(self._keys[i])
-            del self._keys[i], self._samples[i]
-        self.count += len(self._samples)
-        members = [member for sample in self._samples for member in sample]
-        if members:
-            size = [len(data) for _, _, data in members]
-            headers = tar.build_headers([name for _, name, _ in members], size)
-            self._record(members, headers, size)
-            self._write(members, headers, size)
-        self._keys, self._samples, self._bytes, self._members = [], [], 0, 0
+        repeated = self._seen.add(self._keys)
+        if repeated:
+            self._leave_out(repeated)
+        if self._keys:
+            keys, layouts, values = list(map(encode_name, self._keys)), self._layouts, self._values
+            names = [key + suffix for key, layout in zip(keys, layouts, strict=True) for suffix in layout.suffixes]
+            sizes = list(map(len, values))
+            headers = tar.build_headers(names, sizes)
+            self._record(keys, headers, sizes)
+            self._write(headers, sizes)
+            self.count += len(keys)
+        self._keys, self._layouts, self._values, self._bytes = [], [], [], 0
 
-    def _record(self, members: Members, headers: Sequence[memoryview], size: list[int]) -> None:
+    def _leave_out(self, rows: Sequence[int]) -> None:
+        """Treat samples whose keys others have."""
+        first = [0, *accumulate(len(layout.fields) for layout in self._layouts)]
+        for row in reversed(rows):
+            self._on_repeat(self._keys[row])
+            del self._keys[row], self._layouts[row], self._values[first[row] : first[row + 1]]
+
+    def _record(self, keys: Sequence[bytes], headers: Sequence[memoryview], sizes: Sequence[int]) -> None:
         """Append the batch to the columns of the sidecar."""
-        keys = [encode_name(key) for key in self._keys]
         codes = self._codes
+        fields = chain.from_iterable([layout.fields for layout in self._layouts])
         batch = {
             "key_data": np.frombuffer(b"".join(keys), np.uint8),
-            "key_length": np.array([len(key) for key in keys]),
-            "members": np.array([len(sample) for sample in self._samples]),
+            "key_length": np.array(list(map(len, keys))),
+            "members": np.array([len(layout.fields) for layout in self._layouts]),
             "lead": np.zeros(len(keys), np.uint8),
-            "head": np.array([len(header) for header in headers]),
-            "size": np.array(size),
-            "field": np.array([codes.setdefault(field, len(codes)) for field, _, _ in members]),
-            "crc32": np.array([crc32(data) for _, _, data in members], np.uint32),
+            "head": np.array(list(map(len, headers))),
+            "size": np.array(sizes),
+            "field": np.array([codes.setdefault(field, len(codes)) for field in fields]),
+            "crc32": np.array(list(map(crc32, self._values)), np.uint32),
         }
         for name, column in batch.items():
             self._columns.setdefault(name, []).append(column if column.dtype.itemsize < 8 else narrow(column))
 
-    def _write(self, members: Members, headers: Sequence[memoryview], size: list[int]) -> None:
-        parts: list[Any] = []
-        for header, (_, _, data), length in zip(headers, members, size, strict=True):
-            parts += (header, data, _PADDING[length % tar.BLOCK])
+    def _write(self, headers: Sequence[memoryview], sizes: Sequence[int]) -> None:
+        parts: list[Any] = [None] * (3 * len(sizes))
+        parts[0::3] = headers
+        parts[1::3] = self._values
+        parts[2::3] = [_PADDING[size % tar.BLOCK] for size in sizes]
         self._tar_size += sum(map(len, parts))
         if not self._packer.by_sample:
             self._emit(self._packer.pack(parts))
             return
         at = 0
-        for sample in self._samples:
-            self._emit(self._packer.pack(parts[at : at + 3 * len(sample)]))
-            at += 3 * len(sample)
+        for layout in self._layouts:
+            after = at + 3 * len(layout.fields)
+            self._emit(self._packer.pack(parts[at:after]))
+            at = after
 
     def _emit(self, parts: list[Any]) -> None:
         if not parts:
