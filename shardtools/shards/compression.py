@@ -13,7 +13,7 @@ point. (Several gzip members would do too, but Python's tarfile stops after the 
 from __future__ import annotations
 
 import io
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 from isal import igzip, isal_zlib
