@@ -25,11 +25,13 @@ from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-
 
 from shardtools.errors import SpecError
 
-MAX_SHARDS = 10_000_000
+MAX_SHARDS = 1_000_000
 """A spec that names more shards than this is taken for a slip of the finger."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_COUNT = re.compile(r"@(\d+|auto)")
+_COUNT = re.compile(r"@([0-9]+|auto(?![A-Za-z0-9]))")
+_IPV6 = re.compile(r"://(?:[^/\[\]]*@)?\[[^/\[\]]*\]")
+_RANGE = re.compile(r"\{(-?[0-9]+)\.\.(-?[0-9]+)(?:\.\.-?([0-9]+))?\}")
 
 
 def scheme_of(url: str) -> str:
@@ -114,32 +116,54 @@ def absolute(url: str) -> str:
 def identity(url: str) -> str:
     """Return a text that two URLs share when they name the same object: case of the host, default port, user.
 
+    Raises:
+        SpecError: this is no URL.
+
     >>> identity("HTTP://me:pw@Host:80/a.tar") == identity("http://host/a.tar")
     True
     """
     scheme = scheme_of(url)
     if scheme not in ("http", "https"):
-        return absolute(url)
-    parts = urlsplit(url)
-    port = parts.port if parts.port not in (None, {"http": 80, "https": 443}[scheme]) else ""
+        text = absolute(url)
+        return scheme + text[len(scheme) :] if scheme_of(text) else text
+    try:
+        parts = urlsplit(url)
+        port = parts.port if parts.port not in (None, {"http": 80, "https": 443}[scheme]) else ""
+    except ValueError as error:
+        raise SpecError(f"this is no URL: {error}", url=url, fix="check the host and the port") from error
     return f"{scheme}://{parts.hostname}:{port}{parts.path}?{parts.query}"
 
 
 def _split_list(spec: str) -> list[str]:
     """Split at ``::``, but not inside the brackets of an IPv6 host."""
-    return re.split(r"::(?![^\[]*\])", spec)
+    hosts = [match.span() for match in _IPV6.finditer(spec)]
+    cuts = [m.span() for m in re.finditer("::", spec) if not any(start < m.start() < stop for start, stop in hosts)]
+    starts, stops = [0, *(stop for _, stop in cuts)], [*(start for start, _ in cuts), len(spec)]
+    return [spec[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
 def _expand_braces(spec: str) -> list[str]:
     if "{" not in spec:
         return [spec]
+    for match in _RANGE.finditer(spec):  # braceexpand makes a list of each range
+        if any(len(number) > 18 for number in match.groups("")) or _length(match) > MAX_SHARDS:
+            raise _too_many(spec)
     try:
         found = list(islice(braceexpand(spec), MAX_SHARDS + 1))
     except UnbalancedBracesError as error:
         raise SpecError("the braces do not match", url=spec, fix="write {000..123} or {train,val}") from error
     if len(found) > MAX_SHARDS:
-        raise SpecError(f"the braces name more than {MAX_SHARDS:,} shards", url=spec)
+        raise _too_many(spec)
     return found
+
+
+def _length(range_match: re.Match[str]) -> int:
+    start, stop, step = range_match.groups("1")
+    return abs(int(stop) - int(start)) // max(1, int(step)) + 1
+
+
+def _too_many(spec: str) -> SpecError:
+    return SpecError(f"the spec names more than {MAX_SHARDS:,} shards", url=spec, fix="check the number")
 
 
 def _find_count(url: str) -> tuple[str, str, str] | None:
@@ -152,25 +176,30 @@ def _find_count(url: str) -> tuple[str, str, str] | None:
     return head + path[: last.start()], last[1], path[last.end() :] + tail
 
 
-def _number(url: str) -> list[str]:
-    """Expand the ``@N`` of one URL."""
-    parts = _find_count(url)
+def _count(digits: str, url: str) -> int:
+    """Return how many shards the ``@digits`` of a URL name."""
+    if digits == "auto":
+        raise SpecError("@auto is for outputs only", url=url, fix="give the number of shards, as in @1000")
+    significant = digits.lstrip("0")
+    if not significant:
+        raise SpecError("the spec names zero shards", url=url, fix="give the number of shards, as in @1000")
+    if len(significant) > len(str(MAX_SHARDS)) or int(significant) > MAX_SHARDS:
+        raise _too_many(url)
+    return int(significant)
+
+
+def _number(url: str, parts: tuple[str, str, str] | None) -> list[str]:
+    """Expand the ``@N`` of one URL, which `_find_count` has split."""
     if parts is None:
         return [url]
     before, digits, after = parts
-    if digits == "auto":
-        raise SpecError("@auto is for outputs only", url=url, fix="give the number of shards, as in @1000")
-    count, width = int(digits), len(digits)
-    if count == 0:
-        raise SpecError("the spec names zero shards", url=url, fix="give the number of shards, as in @1000")
-    if count > MAX_SHARDS:
-        raise SpecError(f"the spec names more than {MAX_SHARDS:,} shards", url=url)
-    return [f"{before}{i:0{width}d}{after}" for i in range(count)]
+    width = len(digits)
+    return [f"{before}{i:0{width}d}{after}" for i in range(_count(digits, url))]
 
 
 def _match_star(url: str, list_urls: Callable[[str], Sequence[str]] | None) -> list[str]:
     """Expand the ``*`` of one URL by what the storage lists."""
-    path = split_path(url)[1]
+    head, path, _ = split_path(url)
     if "*" not in path:
         return [url]
     folder, _, name = path.rpartition("/")
@@ -178,7 +207,7 @@ def _match_star(url: str, list_urls: Callable[[str], Sequence[str]] | None) -> l
         raise SpecError("a * may only stand in the last component", url=url, fix="use braces for folders")
     if list_urls is None:
         raise SpecError("a * cannot be used here", url=url, fix="give the number of shards, as in @1000")
-    prefix = url[: url.index("*", url.rindex(path))]
+    prefix = head + path[: path.index("*")]
     pattern = "*".join(part.replace("[", "[[]").replace("?", "[?]") for part in name.split("*"))
     found = sorted(match for match in list_urls(prefix) if fnmatchcase(name_of(match), pattern))
     if not found:
@@ -209,7 +238,10 @@ def expand(specs: str | Iterable[str], list_urls: Callable[[str], Sequence[str]]
         if not spec:
             raise SpecError("the spec is empty", fix="name at least one shard")
         for url in _expand_braces(spec):
-            for shard in _number(url):
+            parts = _find_count(url)
+            if len(urls) + (_count(parts[1], url) if parts else 1) > MAX_SHARDS:
+                raise _too_many(spec)
+            for shard in _number(url, parts):
                 urls += map(absolute, _match_star(shard, list_urls))
     if not urls:
         raise SpecError("the spec names no shards", fix="name at least one shard")
@@ -236,16 +268,19 @@ class Destination:
             raise SpecError(
                 "a destination is one URL", url=spec or None, fix="give one spec with @N, such as out-@1000.tgz"
             )
-        self.spec = spec if spec == "-" else absolute(spec)
-        parts = _find_count(self.spec)
-        self.is_auto = parts is not None and parts[1] == "auto"
-        if not self.is_auto and spec != "-":
-            _number(self.spec)
+        self.spec = absolute(spec)
+        # An @ in the name of the working folder is no count.
+        self._parts = _find_count(self.spec) if _find_count(spec) else None
+        self.is_auto = self._parts is not None and self._parts[1] == "auto"
+        if self._parts and not self.is_auto:
+            _count(self._parts[1], self.spec)
 
     @property
     def count(self) -> int | None:
         """The number of shards, None for ``@auto``."""
-        return None if self.is_auto else len(self.urls())
+        if self.is_auto:
+            return None
+        return _count(self._parts[1], self.spec) if self._parts else 1
 
     @property
     def manifest(self) -> str:
@@ -254,10 +289,9 @@ class Destination:
 
     def resolve(self, count: int) -> Destination:
         """Return the destination with ``@auto`` replaced by ``count``, in six digits at least; itself otherwise."""
-        parts = _find_count(self.spec)
-        if not self.is_auto or parts is None:
+        if not self.is_auto or self._parts is None:
             return self
-        return Destination(f"{parts[0]}@{count:06d}{parts[2]}")
+        return Destination(f"{self._parts[0]}@{count:06d}{self._parts[2]}")
 
     def urls(self) -> list[str]:
         """Return the URLs of the shards.
@@ -265,4 +299,4 @@ class Destination:
         Raises:
             SpecError: the destination is ``@auto`` and not yet resolved.
         """
-        return ["-"] if self.spec == "-" else _number(self.spec)
+        return _number(self.spec, self._parts)

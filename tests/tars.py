@@ -5,13 +5,19 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+from hypothesis import strategies as st
+
 from shardtools.shards.reader import read_blocks
-from shardtools.shards.samples import records
+from shardtools.shards.samples import Composer, records
+from shardtools.shards.sidecar import Sidecar, write_sidecar
 from shardtools.shards.tar import BLOCK, END
+from shardtools.shards.writer import ShardWriter
+from shardtools.storage import get_storage
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -136,5 +142,109 @@ def read(path: Path | str, **options: int | bool) -> Samples:
     return found
 
 
+def write(path: Path | str, made: Iterable[Mapping[str, object]]) -> Sidecar:
+    """Write records as a shard with its sidecar, as a job does; return the sidecar."""
+    composer = Composer()
+    with get_storage(str(path)).create(str(path)) as sink:
+        writer = ShardWriter(sink, str(path))
+        for record in made:
+            writer.add(*composer.compose(record))
+        sidecar = writer.finish({"name": "test"})
+    write_sidecar(str(path), sidecar)
+    return sidecar
+
+
 BLOCK_SIZES: Sequence[int] = (512, 1024, 1536, 2560, 4096, 10240, 1 << 20)
 """Sizes of a reader's blocks, so that every header meets a boundary."""
+
+
+# What hypothesis makes tar files from: see `shards`.
+
+_WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/.\0"), min_size=1, max_size=6)
+_BASES = _WORDS | st.sampled_from(["a", "ключ", "\udcff\udcfe", "__x", "n01440764_10026"])
+_FOLDERS = st.sampled_from(["", "", "", "d/", "v1.0/a.b/", "./", "././d/", ".hidden/", "/abs/", "__d/"])
+_FIELDS = st.sampled_from(["jpg", "cls", "seg.png", "JPG", "a..b", "x.", ".y", "é", "\udcfe", "Key", "f" * 40])
+_LENGTHS = st.sampled_from([0, 0, 0, 99, 100, 101, 120, 155, 157, 200, 255, 256])
+_SIZES = st.sampled_from([0, 1, 9, 511, 512, 513, 1023, 1024, 1025, 3000])
+_DECOYS = (
+    make_tar(files(in_txt=b"inner", in2_jpg=bytes(600))),
+    make_tar(files(in_txt=b"inner"), tarfile.PAX_FORMAT, mtime=0.5),
+    header(b"x.txt", 0) * 4,
+    header(b"x.txt", 10**9) * 3,
+    b"\0" * 300 + header(b"x.txt") * 2,
+    END,
+    END + header(b"x.txt") + b"rest",
+)
+_DATA = st.builds(lambda size, fill: bytes([fill]) * size, _SIZES, st.sampled_from(b"\0aU")) | st.sampled_from(_DECOYS)
+_NOISE = st.sampled_from(
+    [
+        Member("v1.0/a.b/", kind=tarfile.DIRTYPE),
+        Member("link.jpg", kind=tarfile.SYMTYPE, link="l" * 100),
+        Member("long.jpg", kind=tarfile.SYMTYPE, link="l/" * 60),
+        Member("hard.jpg", kind=tarfile.LNKTYPE, link="a.jpg"),
+        Member("pipe.jpg", kind=tarfile.FIFOTYPE),
+        Member("device.jpg", kind=tarfile.CHRTYPE),
+        Member(".DS_Store", b"rubbish"),
+        Member("d/.hidden.jpg", b"rubbish"),
+        Member("README", b"hello" * 300),
+        Member("LICENSE.", b"hello"),
+        Member("n" * 90 + "/" + "n" * 50, b"no dot"),
+        Member("__meta__", b"{}"),
+        Member("__x.y__", b"{}"),
+        Member("__meta__/x.json", b"{}"),
+    ]
+)
+
+
+def _lengthened(name: str, length: int) -> str:
+    """Return a name of ``length`` bytes, by adding folders in front of it."""
+    missing = length - len(name.encode("utf-8", "surrogateescape"))
+    folders = ("p" * 40 + "/") * 7
+    return name if missing < 2 or name.startswith(("/", ".")) else "q" + folders[1 - missing :] + name
+
+
+@st.composite
+def members(draw: st.DrawFn) -> list[Member]:
+    """Samples with names and data of all kinds, and other members before, between and inside them."""
+    made: list[Member] = []
+    for i in range(draw(st.integers(0, 5))):
+        key = f"{draw(_FOLDERS)}{draw(_BASES)}_{i}"
+        length = draw(_LENGTHS)
+        fields = draw(st.lists(_FIELDS, min_size=1, max_size=3, unique=True))
+        key = _lengthened(f"{key}.{max(fields, key=len)}", length).removesuffix("." + max(fields, key=len))
+        for field in fields:
+            made += draw(st.lists(_NOISE, max_size=2)) if draw(st.integers(0, 5)) == 0 else []
+            made.append(Member(f"{key}.{field}", draw(_DATA)))
+    return made
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar file to make, in a form that reads well where a test fails."""
+
+    members: list[Member]
+    format: int
+    mtime: float
+    pax_headers: dict[str, str] | None
+
+    @cached_property
+    def data(self) -> bytes:
+        """The bytes of the tar file."""
+        return make_tar(self.members, self.format, mtime=self.mtime, pax_headers=self.pax_headers)
+
+
+@st.composite
+def shards(draw: st.DrawFn) -> Shard:
+    """Tar files in every format that Python's tarfile writes."""
+    made = draw(members())
+    shard = Shard(
+        made,
+        draw(st.sampled_from(sorted(FORMATS.values()))),
+        draw(st.sampled_from([0, 1.5])),
+        draw(st.sampled_from([None, {"comment": "a shard"}])) if made else None,  # tarfile cannot read that alone
+    )
+    try:
+        shard.data  # noqa: B018 - made here, to see whether it can be
+    except ValueError:  # a name that ustar cannot hold
+        return replace(shard, format=tarfile.GNU_FORMAT)
+    return shard

@@ -110,6 +110,25 @@ def build(dataset: Dataset, root: Path) -> None:
     partial.rename(final)
 
 
+def size_of(dataset: Dataset, root: Path) -> int:
+    """Return how many bytes the shards of ``dataset`` take."""
+    return sum((root / name).stat().st_size for name in dataset.names())
+
+
+def touch_memory(folder: Path, size: int) -> None:
+    """Write ``size`` bytes into ``folder`` and delete them.
+
+    The pages that a result will go to have then been used before. On a virtual machine the first use of a page can
+    cost more than all that is to be measured, and it would hit whoever comes first or writes most.
+    """
+    path = folder / "touched"
+    chunk = bytes(1 << 20)
+    with open(path, "wb") as file:
+        for _ in range(-(-size // len(chunk))):
+            file.write(chunk)
+    path.unlink()
+
+
 def make_noise(size: int) -> bytes:
     return random.Random(0).randbytes(size)
 

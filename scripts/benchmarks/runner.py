@@ -76,6 +76,7 @@ def measure(table: Table, root: Path, repeat: int) -> dict[str, Outcome]:
     outcomes = {row.name: Outcome() for row in table.rows}
     for dataset in table.data:
         data.build(dataset, root)
+    size = sum(data.size_of(dataset, root) for dataset in table.data)
     try:
         for turn in range(repeat):
             for row in rotate(table.rows, turn):
@@ -83,7 +84,7 @@ def measure(table: Table, root: Path, repeat: int) -> dict[str, Outcome]:
                 if outcome.missing or outcome.failure:
                     continue
                 print(f"{table.name} {turn + 1}/{repeat}: {row.name}", file=sys.stderr, flush=True)
-                run_row(row, root, outcome)
+                run_row(row, root, outcome, size)
     finally:
         if not table.is_data_kept:
             for dataset in table.data:
@@ -97,14 +98,15 @@ def rotate(rows: Iterable[Row], turn: int) -> list[Row]:
     return ordered[first:] + ordered[:first]
 
 
-def run_row(row: Row, root: Path, outcome: Outcome) -> None:
-    """Measure once, in a process of its own, and add the result to ``outcome``."""
+def run_row(row: Row, root: Path, outcome: Outcome, size: int) -> None:
+    """Measure once, in a process of its own, and add the result to ``outcome``; it may write ``size`` bytes."""
     output = root / "output"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
+    data.touch_memory(output, size)
     arguments = {"root": str(root), **row.arguments}
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    command = [sys.executable, "-m", "benchmarks.child", row.call, json.dumps(arguments)]
+    command = [sys.executable, "-P", "-m", "benchmarks.child", row.call, json.dumps(arguments)]
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
 
 FAILED, USAGE, SKIPPED, INTERRUPTED = 1, 2, 3, 130
+
+_INTERRUPTED = "{}: interrupted; run it again with --resume to continue"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -81,32 +84,53 @@ def run_options(given: dict[str, Any]) -> RunOptions:
 
 def run_command(program: str, verbose: bool, work: Callable[[], int]) -> None:
     """Run ``work`` and exit with the status that it returns, or with that of its error, told in one line."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    _end_cleanly_on_signals(program)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may be bytes that are no text here
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = work()
     except KeyboardInterrupt:
-        click.echo(f"{program}: interrupted; run it again with --resume to continue", err=True)
+        tell(_INTERRUPTED.format(program), err=True)
         status = INTERRUPTED
     except ShardtoolsError as error:
         if verbose:
-            traceback.print_exception(error)
-        click.echo(f"{program}: error: {error}", err=True)
+            tell("".join(traceback.format_exception(error)).rstrip(), err=True)
+        tell(f"{program}: error: {error}", err=True)
         usage = isinstance(error, SpecError | JobError) and not isinstance(error, OutputExistsError)
         status = USAGE if usage else FAILED
     sys.exit(status)
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    """End as Ctrl-C does when asked to terminate, so that nothing is left behind."""
-    raise KeyboardInterrupt
+def _end_cleanly_on_signals(program: str) -> None:
+    """Let the signals that ask a program to end do what Ctrl-C does. Whoever asks again does not want to wait."""
+    asked = False
+    message = _INTERRUPTED.format(program)
+
+    def interrupt(signum: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            os.write(sys.stderr.fileno(), f"{message}\n".encode())
+            os._exit(INTERRUPTED)
+        asked = True
+        raise KeyboardInterrupt
+
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) is not signal.SIG_IGN:  # as nohup and a shell's & leave it
+            signal.signal(name, interrupt)
+
+
+def tell(text: str, *, err: bool = False) -> None:
+    """Write a line to standard output or standard error; that nobody reads it any more changes nothing."""
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:
+        stream = sys.stderr if err else sys.stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the interpreter complains when it exits
 
 
 class Progress:
-    """Shows how far a job has come, on standard error: a bar on a terminal, else a line a minute.
-
-    >>> format_size(1_234_567)
-    '1.2 MB'
-    """
+    """Shows how far a job has come, on standard error: a bar on a terminal, else a line a minute."""
 
     def __init__(self, shards: int, quiet: bool):
         self._total = shards
@@ -117,7 +141,8 @@ class Progress:
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=shards, unit="shard", dynamic_ncols=True, file=sys.stderr, smoothing=0.1)
+            layout = "{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} shards{postfix}"
+            self._bar = tqdm(total=shards, bar_format=layout, dynamic_ncols=True, file=sys.stderr)
 
     def __enter__(self) -> Progress:
         return self
@@ -139,16 +164,27 @@ class Progress:
             self._bar.update()
         elif not self._quiet and time.monotonic() - self._told >= 60:
             self._told = time.monotonic()
-            click.echo(f"{self._done}/{self._total} shards, {self._rates()}, {self._time_left()} left", err=True)
+            tell(f"{self._done}/{self._total} shards, {self._rates() or 'all there already'}", err=True)
 
     def _rates(self) -> str:
+        """Return how fast it goes and how long it will take, "" while that is unknown."""
+        done = self._done - self._resumed  # those that were there say nothing of how long the others take
+        if not done:
+            return ""
         seconds = max(time.monotonic() - self._started, 1e-6)
-        return f"{self._samples / seconds:,.0f} samples/s, {format_size(self._bytes / seconds)}/s"
+        rates = f"{self._samples / seconds:,.0f} samples/s, {format_size(self._bytes / seconds)}/s"
+        if self._done == self._total:
+            return rates
+        return f"{rates}, {format_seconds(seconds / done * (self._total - self._done))} left"
 
-    def _time_left(self) -> str:
-        done = max(self._done - self._resumed, 1)
-        seconds = (time.monotonic() - self._started) / done * (self._total - self._done)
-        return format_seconds(seconds)
+
+def format_count(number: int, noun: str) -> str:
+    """Return a number of things as people read it.
+
+    >>> format_count(1, "shard"), format_count(1000, "shard")
+    ('1 shard', '1,000 shards')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def format_size(size: float) -> str:
@@ -176,8 +212,3 @@ def format_seconds(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}:{rest:02d} min"
     return f"{minutes // 60}:{minutes % 60:02d} h"
-
-
-def discard_output() -> None:
-    """Point standard output to nowhere, so that a closed pipe is not complained about at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

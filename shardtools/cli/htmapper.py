@@ -11,10 +11,12 @@ from shardtools.cli.common import (
     SKIPPED,
     Progress,
     common_options,
+    format_count,
     format_seconds,
     format_size,
     run_command,
     run_options,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -79,30 +81,33 @@ def _map(given: dict[str, Any]) -> int:
 def _show_plan(plan: MapPlan, verbose: bool) -> None:
     from shardtools.errors import redact
 
-    click.echo(f"would map {len(plan.tasks)} shards to {redact(plan.destination.spec)}")
-    click.echo(f"outputs that exist: {len(plan.existing)}")
+    tell(f"would map {format_count(len(plan.tasks), 'shard')} to {redact(plan.destination.spec)}")
+    tell(f"outputs that exist: {len(plan.existing):,}")
     tasks = plan.tasks if verbose or len(plan.tasks) <= 3 else plan.tasks[:2]
     for task in tasks:
-        click.echo(f"{redact(task.source)} -> {redact(task.target)}")
+        tell(f"{redact(task.source)} -> {redact(task.target)}")
     if len(tasks) < len(plan.tasks):
-        click.echo(f"... and {len(plan.tasks) - len(tasks)} more (-v shows them all)")
+        tell(f"... and {len(plan.tasks) - len(tasks):,} more (-v shows them all)")
 
 
 def _show_result(result: JobResult, seconds: float, report: str | None) -> None:
     from shardtools.errors import redact
 
     counts = result.counts
-    parts = [f"{counts.written:,} samples", format_size(result.filesize), f"in {format_seconds(seconds)}"]
+    parts = [
+        format_count(len(result.shards) - len(result.failures), "shard"),
+        format_count(counts.written, "sample"),
+        f"{format_size(result.filesize)} in {format_seconds(seconds)}",
+    ]
     if counts.dropped:
-        parts.append(f"{counts.dropped:,} dropped")
+        parts.append(f"{format_count(counts.dropped, 'sample')} dropped")
     if counts.others:
-        parts.append(f"{counts.others:,} members that are no samples left out")
+        parts.append(f"{format_count(counts.others, 'member')} left out that belong to no sample")
     if resumed := sum(shard.resumed for shard in result.shards):
-        parts.append(f"{resumed:,} shards were there")
+        parts.append(f"{format_count(resumed, 'shard')} there already")
     if counts.skipped:
-        parts.append(f"{counts.skipped:,} samples skipped")
-    written = len(result.shards) - len(result.failures)
-    click.echo(f"{redact(result.destination)}: {written:,} shards, {', '.join(parts)}", err=result.destination == "-")
+        parts.append(f"{format_count(counts.skipped, 'sample')} skipped")
+    tell(f"{redact(result.destination)}: {', '.join(parts)}", err=result.destination == "-")
     if not result.is_whole:
         _show_skipped(result, report)
 
@@ -112,13 +117,10 @@ def _show_skipped(result: JobResult, report: str | None, limit: int = 5) -> None
     total = result.counts.skipped + len(result.failures)
     for entry, _ in zip(result.skipped(), range(limit), strict=False):
         text = entry.reason if entry.key is None else f"{entry.shard} [{entry.key}]: {entry.reason}"
-        click.echo(f"htmapper: skipped: {text}", err=True)
+        tell(f"htmapper: skipped: {text}", err=True)
     if total > limit:
         more = f"see {report}" if report else "--report FILE lists them all"
-        click.echo(f"htmapper: skipped: {total - limit:,} more; {more}", err=True)
+        tell(f"htmapper: skipped: {total - limit:,} more; {more}", err=True)
     if result.failures:
-        click.echo(
-            f"htmapper: {len(result.failures):,} shards and the manifest were not written; "
-            "mend the sources and use --resume",
-            err=True,
-        )
+        lost = format_count(len(result.failures), "shard")
+        tell(f"htmapper: not written: {lost} and the manifest; mend the sources and use --resume", err=True)

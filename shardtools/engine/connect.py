@@ -7,20 +7,22 @@ import logging
 import os
 import pkgutil
 import re
-import signal
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from multiprocessing import resource_tracker
 
 from distributed import Client, LocalCluster
 
 from shardtools import __version__
+from shardtools.engine.interrupt import sigint_held
 from shardtools.errors import EngineError, SchedulerError
 
 CONNECT_SECONDS = 5
 """How long a scheduler may take to answer, and then to have a worker."""
 
-_ADDRESS = re.compile(r"([a-z]+://)?(\[[^\]/]+\]|[^:/\s]+):(\d{1,5})")
+_ADDRESS = re.compile(r"(tcp://|tls://)?(?:\[([^\]/\s]+)\]|([^:/\s]+)):(\d{1,5})")
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado.application")
 
 
@@ -39,16 +41,6 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _sigint_held() -> Iterator[None]:
-    """Deliver Ctrl-C at the end. Threads and processes started meanwhile never receive it: they inherit the mask."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
 def local_processes(workers: int) -> Iterator[Client]:
     """Give a client of so many new worker processes of one thread each, which end with the context.
 
@@ -59,12 +51,14 @@ def local_processes(workers: int) -> Iterator[Client]:
     """
     with _quiet(), ExitStack() as stack:
         try:
-            with _sigint_held():
+            resource_tracker.ensure_running()  # multiprocessing would unblock the signal when it starts this one
+            with sigint_held():
                 cluster = LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
                     processes=True,
                     dashboard_address=None,
+                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # or it takes port 8787
                     memory_limit=0,
                     silence_logs=logging.CRITICAL,
                 )
@@ -85,6 +79,7 @@ def connected(cluster: str) -> Iterator[Client]:
     address = _address_of(cluster)
     with _quiet(), ExitStack() as stack:
         try:
+            _await_answer(address)
             client = stack.enter_context(Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise SchedulerError(
@@ -106,12 +101,35 @@ def _address_of(cluster: str) -> str:
                 "this is no Dask scheduler file", url=cluster, fix="write one with `dask scheduler --scheduler-file`"
             ) from error
     match = _ADDRESS.fullmatch(cluster)
-    if not match or int(match[3]) > 65535:
+    if not match or int(match[4]) > 65535:
         raise SchedulerError(
             f"{cluster!r} is neither an address nor a scheduler file",
             fix="give threads, processes, HOST:PORT or the path of a scheduler file",
         )
     return cluster
+
+
+def _await_answer(address: str) -> None:
+    """Wait until something at the address speaks first, as a scheduler does; Dask would wait for that without end.
+
+    Raises:
+        OSError: nothing listens there, or it is silent.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if not match or match[1] == "tls://":
+        return
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            left = max(0.1, deadline - time.monotonic())
+            with socket.create_connection((match[2] or match[3], int(match[4])), timeout=left) as connection:
+                if not connection.recv(1):
+                    raise ConnectionResetError("the connection was closed at once")
+            return
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)  # it may be about to start
 
 
 def _check_workers(client: Client, cluster: str) -> None:
@@ -123,9 +141,13 @@ def _check_workers(client: Client, cluster: str) -> None:
             f"the scheduler at {cluster} has no workers", fix=f"start some with `dask worker {cluster}`"
         ) from error
     # Only functions of the standard library can be sent to where shardtools may not be.
-    question: Any = pkgutil.resolve_name
-    answers = dict(client.run(question, "shardtools:__version__", on_error="return"))
-    for worker, answer in answers.items():
+    question, argument = pkgutil.resolve_name, "shardtools:__version__"
+    try:
+        answer = client.run_on_scheduler(question, argument)
+    except ImportError as error:
+        answer = error
+    _check_version(f"the scheduler at {cluster}", answer)
+    for worker, answer in client.run(question, argument, on_error="return").items():
         _check_version(f"the worker at {worker}", answer)
 
 

@@ -101,7 +101,9 @@ def work(token: threading.Event, task: Task) -> Outcome:
 def _forget_locals(error: BaseException) -> None:
     """Drop the variables of the frames that an error holds: errors are kept, and would keep whole blocks in memory."""
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:  # a chain may lead back into itself
+        seen.add(id(link))
         traceback.clear_frames(link.__traceback__)
         link = link.__cause__ or link.__context__
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dask import threaded
 
+from shardtools.engine.interrupt import sigint_held
 from shardtools.engine.task import Ledger, Outcome, work
 
 
@@ -38,9 +39,19 @@ def run_threads(ledger: Ledger, threads: int) -> None:
 
     pool = ThreadPoolExecutor(threads, "shardtools")
     try:
+        _start(pool, threads)
         threaded.get(graph, list(graph), pool=pool, callbacks=[(None, order, None, collect, None)])
     except _Stopped:
         pass
     finally:
         token.set()
         pool.shutdown(cancel_futures=True)
+
+
+def _start(pool: ThreadPoolExecutor, threads: int) -> None:
+    """Start all threads of the pool: one whose start Ctrl-C cuts short would run on, and nobody would wait for it."""
+    everyone = threading.Barrier(threads + 1)
+    with sigint_held():
+        for _ in range(threads):
+            pool.submit(everyone.wait)
+        everyone.wait()

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardtools import engine
-from shardtools.errors import JobError, redact
+from shardtools.errors import JobError, ShardtoolsError
 from shardtools.jobs.map_shard import MapTask, ShardResult, map_shard
-from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, refuse_existing
+from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, redact_spec, refuse_existing
 from shardtools.jobs.report import JobResult, write_report
 from shardtools.jobs.script import Script, function
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
 from shardtools.spec import Destination
-from shardtools.storage import get_storage
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,25 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
         )
     if "-" in (*urls, target.spec) and options.cluster != "threads":
         raise JobError("standard input and output are not on the cluster", fix="leave out -c, or use URLs")
-    check_outputs(urls, target)
+    check_outputs(urls, target, options.report)
     existing = refuse_existing(target, options)
-    threads = options.jobs or os.cpu_count() or 1
+    is_pipe = target.spec == "-"
     tasks = [
-        MapTask(source, output, script, options.on_error, options.resume, options.overwrite, len(urls) < threads)
+        MapTask(
+            source,
+            output,
+            script,
+            options.on_error,
+            resume=options.resume and not is_pipe,
+            overwrite=options.overwrite and not is_pipe,
+            ahead=len(urls) < (options.jobs or os.cpu_count() or 1),
+            manifest=target.manifest if target.manifest in existing else None,
+        )
         for source, output in zip(urls, target.urls(), strict=True)
     ]
     job = {
         "program": "htmapper",
-        "sources": [redact(spec) for spec in ([sources] if isinstance(sources, str) else sources)],
+        "sources": [redact_spec(spec) for spec in ([sources] if isinstance(sources, str) else sources)],
         "script": os.path.basename(script.name),
         "params": {name: repr(value) for name, value in dict(script.params).items()},
     }
@@ -82,7 +90,7 @@ def run_map(plan: MapPlan, options: RunOptions, on_shard: Callable[[ShardResult]
         _run(plan, options, results, on_shard)
     except BaseException as error:
         if options.report:
-            write_report(options.report, plan.job, _result(plan, results), error)
+            _report_failure(options.report, plan, _result(plan, results), error)
         raise
     result = _result(plan, results)
     if not result.failures and plan.destination.spec != "-":
@@ -91,6 +99,14 @@ def run_map(plan: MapPlan, options: RunOptions, on_shard: Callable[[ShardResult]
     if options.report:
         write_report(options.report, plan.job, result, None)
     return result
+
+
+def _report_failure(url: str, plan: MapPlan, result: JobResult, error: BaseException) -> None:
+    """Write the report of a job that failed; failing at that too must not hide why."""
+    try:
+        write_report(url, plan.job, result, error)
+    except ShardtoolsError as second:
+        error.add_note(f"the report was not written: {second}")
 
 
 def _result(plan: MapPlan, results: dict[int, ShardResult]) -> JobResult:
@@ -103,8 +119,6 @@ def _run(
     results: dict[int, ShardResult],
     on_shard: Callable[[ShardResult], None] | None,
 ) -> None:
-    if plan.destination.manifest in plan.existing:  # a manifest says that all shards are complete
-        get_storage(plan.destination.spec).delete(plan.destination.manifest)
     errors: list[Exception] = []
 
     def on_done(done: engine.Done) -> None:

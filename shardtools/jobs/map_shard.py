@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from itertools import compress
 from typing import Any
 
@@ -42,7 +42,8 @@ class MapTask:
     """What one task does: map ``source`` to ``target`` by ``script``.
 
     ``resume`` keeps the target if this very task has completed it, ``overwrite`` replaces it whoever made it, and
-    ``ahead`` reads the source in a thread of its own.
+    ``ahead`` reads the source in a thread of its own. ``manifest`` is the URL of one that describes the target as it
+    was: it is deleted before the target is replaced.
     """
 
     source: str
@@ -52,13 +53,15 @@ class MapTask:
     resume: bool = False
     overwrite: bool = False
     ahead: bool = False
+    manifest: str | None = None
 
 
 @dataclass(frozen=True)
 class Counts:
     """Samples ``read``, ``dropped`` by the script, ``skipped`` for errors, and ``written``.
 
-    ``others`` are members of the source that belong to no sample, such as folders.
+    ``dropped`` are those for which the script returned nothing; with ``process_samples`` those that a batch came out
+    shorter by. ``others`` are members of the source that belong to no sample, such as folders.
     """
 
     read: int = 0
@@ -77,6 +80,7 @@ class ShardResult:
 
     ``source_size`` and ``filesize`` are bytes as stored. ``resumed`` says that the shard was there already.
     ``failure`` is why the source could not be read, in which case nothing was written; only with ``on_error="skip"``.
+    ``skipped`` has key and reason of each sample that was left out where there is no sidecar to hold them.
     """
 
     source: str
@@ -88,6 +92,7 @@ class ShardResult:
     fields: Mapping[str, int] = field(default_factory=dict)
     resumed: bool = False
     failure: str | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 class _SourceError(Exception):
@@ -106,15 +111,15 @@ def map_shard(task: MapTask) -> ShardResult:
         OutputExistsError: resumed, but another job has written the target.
     """
     try:
+        if task.resume and (done := _completed(task)) is not None:
+            return done
         with _reading(task) as reader:
-            print_of_task = fingerprint(task, reader.stat)
-            if task.resume and (done := _completed(task, reader.stat, print_of_task)) is not None:
-                return done
-            return _map(task, reader, print_of_task)
+            return _map(task, reader)
     except _SourceError as failed:
-        if task.on_error == "fail":
-            raise failed.error from failed.error.__cause__
-        return ShardResult(task.source, task.target, failure=str(failed.error))
+        error = failed.error
+    if task.on_error == "fail":
+        raise error
+    return ShardResult(task.source, task.target, failure=str(error))
 
 
 def _reading(task: MapTask) -> ShardReader:
@@ -131,23 +136,23 @@ def fingerprint(task: MapTask, source: Stat) -> str:
         "format": FORMAT,
         "script": task.script.text,
         "params": sorted((name, repr(value)) for name, value in dict(task.script.params).items()),
-        "on_error": task.on_error,
         "source": [identity(task.source), source.size, source.validator],
     }
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _completed(task: MapTask, source: Stat, print_of_task: str) -> ShardResult | None:
-    """Return the result of an earlier run, if the target's mark says that this very task completed it."""
-    try:
-        size = get_storage(task.target).stat(task.target).size
-    except NotFoundError:
-        return None
-    sidecar = read_sidecar(task.target, size)
+def _completed(task: MapTask) -> ShardResult | None:
+    """Return the result of an earlier run, if the target's mark says that this very task completed it.
+
+    One with samples left out is complete only if they may be; one from a source that nothing identifies never is.
+    """
+    sidecar = _read_mark(task.target)
     if sidecar is None:
         return None
-    if sidecar.job.get("fingerprint") == print_of_task:
-        return _result(task, source, sidecar, resumed=True)
+    source = _stat_source(task.source)
+    if sidecar.job.get("fingerprint") == fingerprint(task, source):
+        done = _result(task, source, sidecar, resumed=True)
+        return done if source.validator and (task.on_error == "skip" or not done.counts.skipped) else None
     if task.overwrite:
         return None
     raise OutputExistsError(
@@ -155,6 +160,23 @@ def _completed(task: MapTask, source: Stat, print_of_task: str) -> ShardResult |
         url=task.target,
         fix="add --overwrite to replace such shards, or choose another destination",
     )
+
+
+def _read_mark(target: str) -> Sidecar | None:
+    try:
+        size = get_storage(target).stat(target).size
+    except NotFoundError:
+        return None
+    return read_sidecar(target, size)
+
+
+def _stat_source(source: str) -> Stat:
+    if source == "-":
+        return Stat(None, None)
+    try:
+        return get_storage(source).stat(source)
+    except StorageError as error:
+        raise _SourceError(error) from error
 
 
 def _result(task: MapTask, source: Stat, sidecar: Sidecar, *, resumed: bool = False) -> ShardResult:
@@ -170,20 +192,28 @@ def _result(task: MapTask, source: Stat, sidecar: Sidecar, *, resumed: bool = Fa
     )
 
 
-def _map(task: MapTask, reader: ShardReader, print_of_task: str) -> ShardResult:
-    storage = get_storage(task.target)
-    if task.overwrite or task.resume:  # from here to the new mark, the old one must not vouch for the shard
-        storage.delete(sidecar_url(task.target))
+def _map(task: MapTask, reader: ShardReader) -> ShardResult:
     mapper = _Mapper(task)
-    with storage.create(task.target) as sink:
+    with get_storage(task.target).create(task.target) as sink:
         writer = ShardWriter(sink, task.target, on_repeat=mapper.on_repeat)
         for block in _guarded(reader):
             mapper.map_block(block, writer)
         writer.flush()
-        sidecar = writer.finish(mapper.job(print_of_task, writer.count))
-    if task.target != "-":
-        write_sidecar(task.target, sidecar)
-    return _result(task, reader.stat, sidecar)
+        sidecar = writer.finish(mapper.job(fingerprint(task, reader.stat), writer.count))
+        if task.overwrite or task.resume:
+            _unmark(task)
+    result = _result(task, reader.stat, sidecar)
+    if task.target == "-":
+        return replace(result, skipped=tuple((key, reason) for key, reason in sidecar.job["skipped"]))
+    write_sidecar(task.target, sidecar)
+    return result
+
+
+def _unmark(task: MapTask) -> None:
+    """Delete what vouches for the target as it was; nothing may, from its replacement to its new mark."""
+    for url in (task.manifest, sidecar_url(task.target)):
+        if url is not None:
+            get_storage(url).delete(url)
 
 
 def _guarded(reader: ShardReader) -> Iterator[Block]:
@@ -206,13 +236,12 @@ class _Mapper:
         self._task = task
         self._call = function(task.script, "process_sample", "process_samples")
         self._composer = Composer()
-        self._read = self._others = 0
+        self._read = self._dropped = self._others = 0
         self._skipped: list[tuple[str, str]] = []
 
     def job(self, print_of_task: str, written: int) -> dict[str, Any]:
         """Return what the sidecar says of the job."""
-        dropped = max(0, self._read - len(self._skipped) - written)
-        counts = Counts(self._read, dropped, len(self._skipped), written, self._others)
+        counts = Counts(self._read, self._dropped, len(self._skipped), written, self._others)
         return {
             "program": "htmapper",
             "fingerprint": print_of_task,
@@ -229,7 +258,8 @@ class _Mapper:
     def _fail(self, error: ShardtoolsError, *keys: str) -> None:
         """Raise an error that concerns the samples ``keys``, or note that they are left out."""
         if self._task.on_error == "fail":
-            raise error.at(url=self._task.source, member=keys[0]) from (error.__cause__ or error)
+            member = keys[0] if len(keys) == 1 else f"{keys[0]} … {keys[-1]}"
+            raise error.at(url=self._task.source, member=member) from (error.__cause__ or error)
         self._skipped += [(key, error.what) for key in keys]
 
     def map_block(self, block: Block, writer: ShardWriter) -> None:
@@ -255,6 +285,7 @@ class _Mapper:
             except ShardtoolsError as error:
                 self._fail(error, key)
                 continue
+            self._dropped += not samples
             for sample in samples:
                 writer.add(*sample)
 
@@ -276,6 +307,7 @@ class _Mapper:
         except ShardtoolsError as error:
             self._fail(error, *keys)
             return
+        self._dropped += max(0, len(keys) - len(samples))
         for sample in samples:
             writer.add(*sample)
 

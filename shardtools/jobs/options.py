@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,13 +12,16 @@ from os.path import commonprefix
 from typing import Literal
 from urllib.parse import unquote
 
-from shardtools.errors import JobError, OutputExistsError, RefusedError
+from shardtools.errors import JobError, OutputExistsError, RefusedError, redact
 from shardtools.shards.compression import packer_for
 from shardtools.shards.sidecar import sidecar_url
-from shardtools.spec import Destination, expand, folder_of, identity
-from shardtools.storage import get_storage
+from shardtools.spec import Destination, absolute, expand, folder_of, identity, name_of, scheme_of
+from shardtools.storage import Storage, get_storage
 
 OnError = Literal["fail", "skip"]
+
+# One http URL of a spec, up to the next spec, or the next URL in braces; "::" may stand inside an IPv6 host.
+_URLS = re.compile(r"https?://.*?(?=::(?![^\[]*\])|,https?://|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -46,18 +51,38 @@ def expand_sources(sources: str | Sequence[str]) -> list[str]:
     return expand(sources, lambda prefix: get_storage(prefix).list(prefix))
 
 
-def check_outputs(sources: Sequence[str], destination: Destination) -> None:
-    """Raise if an output could not be a shard, or is an input as well.
+def redact_spec(spec: str) -> str:
+    """Return a spec without what may be secret in any of the URLs that it names.
+
+    >>> redact_spec("a.tar::{http://me:pw@host/b,http://me:pw@host/c}.tar")
+    'a.tar::{http://host/b,http://host/c}.tar'
+    """
+    return _URLS.sub(lambda match: redact(match[0]), spec)
+
+
+def check_outputs(sources: Sequence[str], destination: Destination, report: str | None = None) -> None:
+    """Raise if an output could not be a shard, or is an input as well, or ``report`` is either.
 
     Raises:
         SpecError: the destination's name is not that of a shard.
-        JobError: an output is an input.
+        JobError: an output is an input, or the report is one of them.
     """
-    inputs = {identity(url): url for url in sources}
-    for url in destination.urls():
+    inputs = {_object(url): url for url in sources}
+    outputs = destination.urls()
+    for url in outputs:
         packer_for(url)
-        if url != "-" and (same := inputs.get(identity(url))) is not None:
+        if url != "-" and (same := inputs.get(_object(url))) is not None:
             raise JobError("this shard is an input and an output", url=same, fix="write to another destination")
+    written = [] if destination.spec == "-" else [*map(sidecar_url, outputs), destination.manifest]
+    if report and _object(report) in {*inputs, *map(_object, outputs + written)}:
+        raise JobError("the report would replace a part of a dataset", url=report, fix="give it a name of its own")
+
+
+def _object(url: str) -> str:
+    """Return a text that two URLs of one object share, also where links or %-escapes lead to it."""
+    if scheme_of(url) in ("", "file"):
+        return os.path.realpath(absolute(url))
+    return unquote(identity(url))
 
 
 def existing_outputs(destination: Destination) -> list[str]:
@@ -67,15 +92,21 @@ def existing_outputs(destination: Destination) -> list[str]:
     shards = destination.urls()
     wanted = [*shards, *map(sidecar_url, shards), destination.manifest]
     storage = get_storage(destination.spec)
+    if name_of(destination.spec).startswith("."):  # which no listing shows
+        return _ask_each(storage, wanted)
     names: set[str] = set()
     try:
         for _, urls in groupby(sorted(wanted, key=folder_of), key=folder_of):
             prefix = commonprefix(list(urls))  # noqa: RUF071 - of texts is what is meant
             names.update(unquote(identity(url)) for url in storage.list(prefix))
-    except RefusedError:  # the server does not list: ask for each
-        with ThreadPoolExecutor(16) as pool:
-            return [url for url, found in zip(wanted, pool.map(storage.exists, wanted), strict=True) if found]
+    except RefusedError:  # the server does not list
+        return _ask_each(storage, wanted)
     return [url for url in wanted if unquote(identity(url)) in names]
+
+
+def _ask_each(storage: Storage, urls: Sequence[str]) -> list[str]:
+    with ThreadPoolExecutor(16) as pool:
+        return [url for url, found in zip(urls, pool.map(storage.exists, urls), strict=True) if found]
 
 
 def refuse_existing(destination: Destination, options: RunOptions) -> list[str]:

@@ -55,14 +55,20 @@ class JobResult:
             source = redact(shard.source)
             if shard.failure is not None:
                 yield Skipped(source, None, shard.failure)
-            elif shard.counts.skipped and (sidecar := read_sidecar(shard.target, None)) is not None:
-                for key, reason in sidecar.job["skipped"]:
+            elif shard.counts.skipped:
+                for key, reason in shard.skipped or _recorded(shard.target):
                     yield Skipped(source, key, reason)
+
+
+def _recorded(target: str) -> Sequence[tuple[str, str]]:
+    """Return key and reason of each sample that was left out of a shard, by its sidecar."""
+    sidecar = read_sidecar(target, None)
+    return [] if sidecar is None else sidecar.job["skipped"]
 
 
 def write_report(url: str, job: Mapping[str, Any], result: JobResult | None, error: BaseException | None) -> None:
     """Write a JSON report to ``url``: the job, its counts, everything skipped, and the error that ended it."""
-    report: dict[str, Any] = {"job": dict(job), "error": None if error is None else str(error) or type(error).__name__}
+    report: dict[str, Any] = {"job": dict(job), "error": None if error is None else _told(error)}
     if result is not None:
         report["counts"] = asdict(result.counts)
         report["shards"] = len(result.shards)
@@ -71,3 +77,7 @@ def write_report(url: str, job: Mapping[str, Any], result: JobResult | None, err
         report["skipped"] = [asdict(entry) for entry in result.skipped()]
     with get_storage(url).create(url) as sink:
         sink.write(json.dumps(report, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+
+
+def _told(error: BaseException) -> str:
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__

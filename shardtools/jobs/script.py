@@ -153,19 +153,23 @@ def function(script: Script, *names: str) -> Bound:
     found = [name for name in names if hasattr(module, name)]
     if not found:
         raise ScriptError(
-            f"the script defines no {' or '.join(names)}", url=script.name, fix=f"define {names[0]}(record)"
+            f"the script defines no {' or '.join(names)}", url=script.name, fix=f"define {_example(names[0])}"
         )
     if len(found) > 1:
         raise ScriptError(f"the script defines {' and '.join(found)}", url=script.name, fix="define one of them")
     name = found[0]
     call = getattr(module, name)
     if not callable(call):
-        raise ScriptError(f"{name} is a {type(call).__name__}, not a function", url=script.name)
+        raise ScriptError(f"{name} is no function but {type(call).__name__}", url=script.name)
     if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
         raise ScriptError(f"{name} is async", url=script.name, fix="define a plain function")
     params = dict(script.params)
     _check_params(script, name, call, params)
     return Bound(name, partial(call, **params) if params else call)
+
+
+def _example(name: str, *params: str) -> str:
+    return f"{name}({', '.join(('records' if name.endswith('s') else 'record', *params))})"
 
 
 def _check_params(script: Script, name: str, call: Callable[..., Any], params: dict[str, Any]) -> None:
@@ -178,12 +182,16 @@ def _check_params(script: Script, name: str, call: Callable[..., Any], params: d
     positional = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD, kinds.VAR_POSITIONAL)
     takes = list(signature.parameters.values())
     if not takes or takes[0].kind not in positional:
-        raise ScriptError(f"{name} takes no argument", url=script.name, fix=f"define {name}(record)")
+        raise ScriptError(f"{name} takes no argument", url=script.name, fix=f"define {_example(name)}")
     named = takes[0 if takes[0].kind is kinds.VAR_POSITIONAL else 1 :]
     known = [p.name for p in named if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
+    if takes[0].name in params:
+        raise ScriptError(
+            f"{name} takes the data as {takes[0].name}", url=script.name, fix=f"do not give {takes[0].name} with -a"
+        )
     unknown = [key for key in params if key not in known]
-    if unknown and (takes[0].name in unknown or not any(p.kind is kinds.VAR_KEYWORD for p in named)):
-        fix = f"it takes {', '.join(known)}" if known else f"define {name}(record, {unknown[0]})"
+    if unknown and not any(p.kind is kinds.VAR_KEYWORD for p in named):
+        fix = f"it takes {', '.join(known)}" if known else f"define {_example(name, unknown[0])}"
         raise ScriptError(f"{name} takes no parameter {unknown[0]}", url=script.name, fix=fix)
     optional = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
     missing = [p.name for p in named if p.default is p.empty and p.kind not in optional and p.name not in params]

@@ -29,6 +29,9 @@ BLOCK_SIZE = 8 << 20
 
 _PAGE = 4096
 
+_BELIEVED = 1 << 30
+"""Bytes to make room for on a header's word; nothing is used before it is filled."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -128,11 +131,11 @@ class ShardReader:
     def _blocks(self, buffers: int) -> Generator[Block, None, None]:
         seen = SeenKeys()
         pool = [_aligned(self._block_size) for _ in range(buffers)]
-        turn, filled, base, index = 0, 0, 0, 0
+        turn, size, filled, base, index = 0, self._block_size, 0, 0, 0
         source: Source = self._stream
         ended = final = False
         while not final:
-            buffer = pool[turn]
+            buffer = pool[turn][:size]
             filled, final = _fill(source, buffer, filled)
             if base == 0 and source is self._stream and is_packed(buffer[: min(filled, 4)].tobytes()):
                 source, filled, final = unpack(buffer[:filled].tobytes(), self._stream, self.url), 0, False
@@ -146,10 +149,26 @@ class ShardReader:
                 index += len(table)
                 turn = (turn + 1) % buffers  # only now: the others may be in use, with blocks given out before
             filled -= found.consumed
-            if filled > len(pool[turn]) // 2:  # a large sample: make room to read on
-                pool[turn] = _aligned(2 * filled)
+            size = self._size_for(filled, found.wanted)
+            pool[turn] = _room(pool[turn], size)
             pool[turn][:filled] = buffer[found.consumed : found.consumed + filled]
             base += found.consumed
+
+    def _size_for(self, filled: int, wanted: int) -> int:
+        """Return the size of the next buffer, which begins with ``filled`` bytes of a sample that is incomplete.
+
+        A large member gets what its header asks for, as far as that can be believed, and many small ones half as much
+        again.
+        """
+        if filled <= self._block_size // 2:
+            return self._block_size
+        wanted = min(wanted, max(_BELIEVED, 2 * filled))
+        return max(filled + filled // 2, max(filled, wanted) + self._block_size) // BLOCK * BLOCK
+
+
+def _room(buffer: Bytes, size: int) -> Bytes:
+    """Return a buffer of at least ``size`` bytes: this one, unless it is too small or much too large."""
+    return buffer if size <= len(buffer) <= 4 * size else _aligned(size)
 
 
 def _with_repeated(block: Block, repeated: tuple[int, ...]) -> Block:

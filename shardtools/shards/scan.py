@@ -10,7 +10,7 @@ where their names come from extension headers.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -34,12 +34,14 @@ class Scan:
     """The samples found in a buffer.
 
     ``table`` has offsets in the shard. The samples end at ``consumed`` in the buffer; what follows it belongs to the
-    next buffer. ``ended`` says that an end-of-archive mark was the last thing seen.
+    next buffer. ``ended`` says that an end-of-archive mark was the last thing seen. ``wanted`` is how many bytes the
+    next buffer must have to hold the member that is incomplete in this one, 0 where none is.
     """
 
     table: ShardTable
     consumed: int
     ended: bool
+    wanted: int = 0
 
 
 def scan(buffer: Bytes, *, base: int = 0, final: bool = True, ended: bool = False, url: str | None = None) -> Scan:
@@ -59,7 +61,8 @@ def scan(buffer: Bytes, *, base: int = 0, final: bool = True, ended: bool = Fals
         builder.last_key = None  # a sample does not go on behind an end-of-archive mark
         builder.add(found.start[first:stop], found.size[first:stop])
     ended = found.ended or (ended and not len(buffer))
-    return builder.finish(len(buffer) if found.ended else found.stop, whole=final or ended, ended=ended)
+    result = builder.finish(len(buffer) if found.ended else found.stop, whole=final or ended, ended=ended)
+    return replace(result, wanted=found.wanted - result.consumed) if found.wanted else result
 
 
 @dataclass

@@ -36,7 +36,7 @@ class Keys:
     def tolist(self) -> list[str]:
         """Return all keys."""
         ends = self.ends.tolist()
-        starts = [0, *ends[:-1]]
+        starts = [0, *ends][: len(ends)]
         data = self.data.tobytes()
         if data.isascii():
             text = data.decode("ascii")

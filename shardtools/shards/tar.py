@@ -57,6 +57,7 @@ class Located:
     ``start`` is the header's offset in the buffer and ``size`` that of its data, in bytes. ``stop`` is where the last
     complete member ends. ``ended`` says that an end-of-archive mark follows it and nothing else. ``breaks`` are the
     rows whose headers are the first after an end-of-archive mark inside the buffer: those of concatenated archives.
+    ``wanted`` is the length that the buffer would need to hold the member that is incomplete, 0 where none is.
     """
 
     start: Ints
@@ -64,6 +65,7 @@ class Located:
     stop: int
     ended: bool
     breaks: tuple[int, ...] = ()
+    wanted: int = 0
 
 
 def locate(data: Bytes, *, final: bool = True, ended: bool = False, base: int = 0, url: str | None = None) -> Located:
@@ -98,13 +100,14 @@ def _locate_ustar(data: Bytes) -> Located | None:
     if (after[:-1] != found[1:]).any() or (kind == _SPARSE).any():
         return None
     if after[-1] > blocks:  # the last member is incomplete, and so are the extension headers before it
+        wanted = int(after[-1]) * BLOCK
         found, size, kind, after = found[:-1], size[:-1], kind[:-1], after[:-1]
         keep = _without_dangling(kind)
         found, size, kind, after = found[:keep], size[:keep], kind[:keep], after[:keep]
         return (
             None
             if _resizes(data, found, size, kind)
-            else Located(found * BLOCK, size, int(after[-1]) * BLOCK if keep else 0, False)
+            else Located(found * BLOCK, size, int(after[-1]) * BLOCK if keep else 0, False, wanted=wanted)
         )
     keep, stop = _without_dangling(kind), int(after[-1])
     rest = rows[stop:]
@@ -208,8 +211,7 @@ class _Walk:
         self.start: list[int] = []
         self.size: list[int] = []
         self.breaks: list[int] = []
-        self.stop = 0
-        self.kept = 0
+        self.stop = self.kept = self.wanted = 0
 
     def run(self) -> Located:
         data, at, length, zeros = self.data, 0, len(self.data), 0
@@ -232,6 +234,7 @@ class _Walk:
                 self.breaks.append(len(self.start))
             zeros = 0
             if after > length:
+                self.wanted = after
                 break
             self.start.append(at)
             self.size.append(size)
@@ -241,7 +244,7 @@ class _Walk:
             if not _EXTENSIONS[kind] or (kind == PAX_GLOBAL and not dangling):
                 self.stop, self.kept = at, len(self.start)
         start, size_of = (np.array(column[: self.kept], np.int64) for column in (self.start, self.size))
-        return Located(start, size_of, self.stop, bool(zeros), tuple(self.breaks))
+        return Located(start, size_of, self.stop, bool(zeros), tuple(self.breaks), self.wanted)
 
     def _size_of(self, header: bytes, at: int) -> int:
         if not _checksum_holds(header):
@@ -268,6 +271,8 @@ class _Walk:
             return before
         try:
             value = parse_pax(payload).get("size")
+            if value is not None and not value.isdigit():
+                raise ValueError("not a decimal number")
             return before if value is None else int(value)
         except ValueError as error:
             raise CorruptError(f"malformed pax header at byte {self.base + at}", url=self.url, fix=REPAIR) from error
@@ -411,6 +416,8 @@ def build_headers(names: Sequence[bytes], sizes: Sequence[int]) -> list[memoryvi
 def _build_header(name: bytes, size: int) -> bytes:
     info = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
     info.size = size
+    if name.startswith(b"/") and len(name) > 100:  # tarfile would make its slash the one that splits the name
+        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
     try:
         return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
     except ValueError:

@@ -80,6 +80,8 @@ class HttpStorage(Storage):
         text = self._client.policy.run(folder, lambda: self._get(folder))
         try:
             entries = json.loads(text.decode(errors="surrogateescape"))
+            if not isinstance(entries, list):
+                raise TypeError("a listing is an array")
             return [entry["name"] for entry in entries if entry["type"] == "file"]
         except (ValueError, KeyError, TypeError) as error:
             raise RefusedError("the server does not list this folder as JSON", url=folder, fix=_LIST_FIX) from error

@@ -112,6 +112,9 @@ class HttpClient:
             wait = retry_after_seconds(response.headers.get("Retry-After"))
             fix = "look at the server's error log; its disk may be full" if response.status_code == 500 else None
             raise TransientError(f"the server answered {status_of(response)}", wait, fix)
+        if method == "GET" and response.status_code in (200, 206) and not _has_whole_head(response):
+            response.close()
+            raise TransientError("the head of the answer was cut off")
         if response.history and _path_of(response.url) == _path_of(response.history[0].request.url) + "/":
             response.close()
             raise RefusedError("this is a folder", url=url, fix="name an object in it")
@@ -270,6 +273,18 @@ def server_of(url: str) -> str:
     """
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
+
+
+def _has_whole_head(response: requests.Response) -> bool:
+    """Return whether an answer tells where its body ends, and which part it is.
+
+    Python's http.client takes a connection that ends within the head for the end of the head, and of an empty body.
+    """
+    headers = response.headers
+    closes = response.raw.version < 11 or headers.get("Connection", "").lower() == "close"
+    many = headers.get("Content-Type", "").lower().startswith("multipart/byteranges")
+    counted = headers.get("Content-Length", "").isdigit() or headers.get("Transfer-Encoding", "").lower() == "chunked"
+    return (closes or counted) and (response.status_code != 206 or many or "Content-Range" in headers)
 
 
 def _path_of(url: str | None) -> str:

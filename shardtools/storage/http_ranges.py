@@ -141,14 +141,16 @@ def parse_multipart(body: bytes, boundary: bytes) -> tuple[list[ByteRange], list
 
 def _read_span(client: HttpClient, url: str, span: ByteRange) -> _Found:
     with HttpStream(client, url, span) as stream:
-        return _Found(stream.stat, [span], [stream.readall()])
+        body = stream.readall()
+        return _Found(stream.stat, [span], [body])
 
 
 def _read_singly(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> list[_Found]:
     """Read one span at a time, or all of them from one answer where the server sends whole objects only."""
     with HttpStream(client, url, spans[0]) as stream:
         if stream.ranged:
-            first = _Found(stream.stat, spans[:1], [stream.readall()])
+            body = stream.readall()
+            first = _Found(stream.stat, spans[:1], [body])
             return [first, *client.map(lambda span: _read_span(client, url, span), spans[1:])]
     with HttpStream(client, url) as stream:
         bodies = []

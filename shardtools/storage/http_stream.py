@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 # urllib3's readinto copies twice and more; reading pieces of this size and copying each while it is in the processor's
-# cache is nearly as fast as reading from the socket into the buffer.
+# cache is nearly as fast as reading from the socket into the buffer. A connection that breaks loses the piece that is
+# being read, so that a larger one might never come through on a bad line.
 _PIECE = 1 << 19
-_LARGE_PIECE = 1 << 24
 
 
 def head(client: HttpClient, url: str) -> Stat:
@@ -51,7 +51,6 @@ class HttpStream(Stream):
         self._behind = 0  # how many bytes come on the line before the one at _position
         self._budget = Budget(client.policy, url)
         self._response: Response | None = None
-        self._known = False
         self.stat = Stat(None, None)
         self.ranged = False
         while self._response is None:
@@ -76,14 +75,14 @@ class HttpStream(Stream):
 
     def readall(self) -> bytes:
         pieces = []
-        while data := self._next(_LARGE_PIECE):
+        while data := self._next(_PIECE):
             pieces.append(data)
         return b"".join(pieces)
 
     def read_up_to(self, count: int) -> bytes:
         """Return the next ``count`` bytes, fewer only at the end."""
         pieces = []
-        while count and (data := self._next(min(count, _LARGE_PIECE))):
+        while count and (data := self._next(min(count, _PIECE))):
             pieces.append(data)
             count -= len(data)
         return b"".join(pieces)
@@ -169,7 +168,7 @@ class HttpStream(Stream):
 
     def _check(self, response: Response, conditional: bool) -> None:
         """Check that the answer has the bytes that were asked for, of the object that the first answer was about."""
-        if response.status_code == 416 and self._known:
+        if response.status_code == 416 and self._position > self._start:
             raise self._changed()
         if response.status_code == 416 and self._span:
             raise past_end(self._span, content_range(response)[2], self._url)
@@ -177,12 +176,12 @@ class HttpStream(Stream):
             raise answer_error(response, self._url)
         stat = describe(response)
         if response.status_code == 206 and content_range(response)[0] != self._position:
-            raise RefusedError("the server answers other bytes than it was asked for", url=self._url)
-        if self._known and not self._is_same(stat, conditional and response.status_code == 206):
+            fix = "read it by a program that follows the server's own protocol"
+            raise RefusedError("the server answers other bytes than it was asked for", url=self._url, fix=fix)
+        if self._position == self._start:
+            self.stat = stat  # also if it was known: the head of the first answer may have been cut off
+        elif not self._is_same(stat, conditional and response.status_code == 206):
             raise self._changed()
-        if not self._known:
-            self.stat = stat
-            self._known = True
         if self._span is None:
             self._stop = stat.size
         elif stat.size is not None and self._span.stop > stat.size:

@@ -121,12 +121,12 @@ def create_once(client: HttpClient, url: str, data: bytes) -> None:
         raise _exists(url)
     write_id = uuid.uuid4().hex
     draft = _hidden(url, f"{write_id}.tmp")
-    _put_bytes(client, draft + "data", write_id.encode(), data)
     try:
+        _put_bytes(client, draft + "data", write_id.encode(), data)
         winner = _claim(client, draft, _hidden(url, "once"), write_id.encode())
-    except BaseException:
+    except StorageError as error:
         _remove(client, draft)
-        raise
+        raise type(error)(error.what, url=url, fix=error.fix) from error  # the draft's URL would say nothing
     if winner is None:
         _put_bytes(client, url, data)
         return

@@ -17,7 +17,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from select import select
 from urllib.parse import urlsplit
 
-
 _REQUEST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
 
 

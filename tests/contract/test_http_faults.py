@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ class Behind:
 
 class TestReading:
     @pytest.mark.parametrize("reset", [False, True])
-    @pytest.mark.parametrize("after", [0, 10, 1000, 2_000_000, 5_242_000])
+    @pytest.mark.parametrize("after", [0, 10, 50, 100, 150, 200, 250, 1000, 2_000_000, 5_242_000])
     def test_a_dropped_connection_is_resumed(self, place: Place, after: int, reset: bool) -> None:
         place.put("x.tar", MEGABYTES)
         with Behind(place, Fault(after=after, reset=reset)) as behind:
@@ -98,7 +99,7 @@ class TestReading:
 
     def test_a_line_that_stays_dead_is_given_up(self, place: Place) -> None:
         place.put("x.tar", MEGABYTES)
-        faults = [Fault(after=400_000), *[Fault(answer=b"")] * 4]
+        faults = [Fault(after=400_000), *[Fault(answer=b"")] * 3]
         with Behind(place, *faults) as behind:
             with place.storage.open(behind.url("x.tar")) as stream:
                 assert stream.read(1000) == MEGABYTES[:1000]
@@ -298,9 +299,10 @@ class TestRanges:
         ranges = [ByteRange(start, start + 10) for start in range(0, 5 << 20, 20_000)]
 
         def replace() -> None:
-            place.put("x.tar", OBJECT * 50)
+            place.put("new", MEGABYTES * 2)
+            os.replace(place.folder / "new", place.folder / "x.tar")
 
-        # The first answer passes, by being cut where it ends anyway, which only then lets the others be sent.
+        # The first answer is not cut, as it is shorter than that; the first of the others comes too late.
         with Behind(place, Fault(after=50_000_000), Fault(answer=BUSY, then=replace)) as behind:
             with pytest.raises(ChangedError, match=r"x\.tar: the object was replaced"):
                 place.storage.read_ranges(behind.url("x.tar"), ranges)
@@ -389,7 +391,7 @@ class TestWriting:
 
     def test_a_full_temporary_folder(self, storage: HttpStorage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_upload, "MEMORY", 1000)
-        monkeypatch.setattr(http_upload.tempfile, "TemporaryFile", lambda buffering: open("/dev/full", "wb", buffering))
+        monkeypatch.setattr(http_upload.tempfile, "TemporaryFile", partial(open, "/dev/full", "wb"))
         with pytest.raises(FullError, match=r"x\.tar: no space left in the temporary folder .*TMPDIR"):
             with storage.create("http://127.0.0.1:1/x.tar") as sink:
                 sink.write(MEGABYTES)
@@ -433,9 +435,8 @@ class TestExclusive:
     def test_a_writer_that_fails_after_it_has_won(self, place: Place) -> None:
         """Whoever comes next finds its data, whole, and learns that the name is taken."""
         faults = [Fault(b"PUT ", after=10**9), *[Fault(b"PUT ", answer=BUSY)] * 4]
-        with Behind(place, *faults) as behind:
-            with pytest.raises(UnavailableError):
-                place.storage.create_exclusive(behind.url("x"), b"first")
+        with Behind(place, *faults) as behind, pytest.raises(UnavailableError):
+            place.storage.create_exclusive(behind.url("x"), b"first")
         with pytest.raises(FileExistsError):
             place.storage.create_exclusive(place.url("x"), b"second")
         assert place.get("x") == b"first"

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from shardtools.errors import EngineError, NotFoundError, SchedulerError
 from tests.dask_cluster import ROOT, DaskCluster, dask_cluster
 from tests.servers import wait_until
 
-KINDS = ["threads", "processes", "address", "file"]
+KINDS = ["threads", "processes", "address"]
 
 
 # The tasks. Those that wait poll a condition and give up after a while, so that a failing test ends.
@@ -136,7 +137,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     if request.param in ("threads", "processes"):
         return str(request.param)
     running: DaskCluster = request.getfixturevalue("cluster")
-    return running.address if request.param == "address" else str(running.scheduler_file)
+    return running.address
 
 
 def run(tasks: list[Task], kind: str, **options: Any) -> list[Done]:
@@ -232,7 +233,7 @@ class TestEveryKind:
 
     def test_one_job_is_one_task_at_a_time(self, kind: str) -> None:
         spans = sorted(done.result for done in run([Task(interval, (), "") for _ in range(10)], kind, jobs=1))
-        assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+        assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
     def test_a_thread_of_a_task_sees_the_cancellation(self, kind: str, tmp_path: Path) -> None:
         done = run([Task(ask_in_thread, (), "asks"), Task(fail_if_odd, (1,), "fails")], kind)
@@ -315,7 +316,7 @@ class TestDeath:
         with dask_cluster(workers=1) as cluster:
             killer = threading.Thread(target=_kill_after, args=(cluster.scheduler, tmp_path / "started-0"))
             killer.start()
-            with pytest.raises(SchedulerError, match="went away.*go on with --resume"):
+            with pytest.raises(SchedulerError, match=r"went away.*go on with --resume"):
                 run([Task(wait_for_cancel, (tmp_path, "0"), "waits")], cluster.address)
             killer.join()
 
@@ -325,7 +326,7 @@ class TestDeath:
         with dask_cluster(workers=1) as cluster:
             killer = threading.Thread(target=_kill_after, args=(cluster.workers[0], tmp_path / "started-0"))
             killer.start()
-            with pytest.raises(SchedulerError, match="all workers have left.*start workers"):
+            with pytest.raises(SchedulerError, match=r"all workers have left.*start workers"):
                 run([Task(wait_for_cancel, (tmp_path, "0"), "waits")], cluster.address)
             killer.join()
 
@@ -356,16 +357,17 @@ def environment(tmp_path: Path, code: str) -> dict[str, str]:
     return {"PYTHONPATH": str(tmp_path)}
 
 
-class TestUnusable:
-    TASKS = [Task(square, (1,), "")]
+TASKS = [Task(square, (1,), "")]
 
+
+class TestUnusable:
     def test_nothing_listens(self) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             start = time.monotonic()
             with pytest.raises(SchedulerError) as caught:
-                run(self.TASKS, address)
+                run(TASKS, address)
         assert str(caught.value) == (
             f"no Dask scheduler answers at {address}; start one with `dask scheduler`, or leave out -c"
         )
@@ -375,55 +377,61 @@ class TestUnusable:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             address = f"127.0.0.1:{silent.getsockname()[1]}"
             with pytest.raises(SchedulerError, match=f"no Dask scheduler answers at {address}"):
-                run(self.TASKS, address)
+                run(TASKS, address)
 
     def test_tls_without_certificates(self, cluster: DaskCluster) -> None:
         with pytest.raises(SchedulerError, match="no Dask scheduler answers at tls://"):
-            run(self.TASKS, f"tls://{cluster.address}")
+            run(TASKS, f"tls://{cluster.address}")
 
     def test_written_addresses(self, cluster: DaskCluster) -> None:
         port = cluster.address.rpartition(":")[2]
-        for address in (f"tcp://{cluster.address}", f"localhost:{port}"):
-            assert run(self.TASKS, address)[0].result == 1
+        for address in (f"tcp://{cluster.address}", f"localhost:{port}", str(cluster.scheduler_file)):
+            assert run(TASKS, address)[0].result == 1
 
     @pytest.mark.parametrize(
         "text", ["", "thread", "localhost", "host:99999", "host:", "/no/such/scheduler.json", "a b:1"]
     )
     def test_no_address(self, text: str) -> None:
         with pytest.raises(SchedulerError, match="neither an address nor a scheduler file; give threads"):
-            run(self.TASKS, text)
+            run(TASKS, text)
 
     @pytest.mark.parametrize("text", ["", "{}", "[]", "\x00", '{"address": '])
     def test_no_scheduler_file(self, tmp_path: Path, text: str) -> None:
         file = tmp_path / "scheduler.json"
         file.write_text(text)
         with pytest.raises(SchedulerError, match=f"{file}: this is no Dask scheduler file"):
-            run(self.TASKS, str(file))
+            run(TASKS, str(file))
 
     def test_no_workers(self) -> None:
         with dask_cluster(workers=0) as cluster, pytest.raises(SchedulerError) as caught:
-            run(self.TASKS, cluster.address)
+            run(TASKS, cluster.address)
         assert str(caught.value) == (
             f"the scheduler at {cluster.address} has no workers; start some with `dask worker {cluster.address}`"
         )
 
     def test_worker_without_shardtools(self, tmp_path: Path) -> None:
-        with dask_cluster(workers=1, worker_env=environment(tmp_path, BLOCK)) as cluster:
-            with pytest.raises(SchedulerError) as caught:
-                run(self.TASKS, cluster.address)
+        with (
+            dask_cluster(workers=1, worker_env=environment(tmp_path, BLOCK)) as cluster,
+            pytest.raises(SchedulerError) as caught,
+        ):
+            run(TASKS, cluster.address)
         assert "the worker at tcp://127.0.0.1:" in str(caught.value)
         assert "has no shardtools" in str(caught.value)
         assert str(caught.value).endswith("; run `pip install shardtools` there")
 
     def test_scheduler_without_shardtools(self, tmp_path: Path) -> None:
-        with dask_cluster(workers=1, scheduler_env=environment(tmp_path, BLOCK)) as cluster:
-            with pytest.raises(SchedulerError, match="the scheduler at .* has no shardtools"):
-                run(self.TASKS, cluster.address)
+        with (
+            dask_cluster(workers=1, scheduler_env=environment(tmp_path, BLOCK)) as cluster,
+            pytest.raises(SchedulerError, match=r"the scheduler at .* has no shardtools .*pip install shardtools"),
+        ):
+            run(TASKS, cluster.address)
 
     def test_worker_with_another_version(self, tmp_path: Path) -> None:
-        with dask_cluster(workers=1, worker_env=environment(tmp_path, OTHER_VERSION)) as cluster:
-            with pytest.raises(SchedulerError, match=f"another shardtools: 0.0.0 there, {__version__} here"):
-                run(self.TASKS, cluster.address)
+        with (
+            dask_cluster(workers=1, worker_env=environment(tmp_path, OTHER_VERSION)) as cluster,
+            pytest.raises(SchedulerError, match=f"another shardtools: 0.0.0 there, {__version__} here"),
+        ):
+            run(TASKS, cluster.address)
 
 
 CTRL_C = """
@@ -443,7 +451,32 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("kind", KINDS[:3], indirect=True)
+QUIET = """
+import sys
+from pathlib import Path
+from shardtools import engine
+from tests.integration.test_engine import die_once, square
+
+if __name__ == "__main__":
+    kind, folder = sys.argv[1], Path(sys.argv[2])
+    tasks = [engine.Task(square, (i,), f"{i}.tar") for i in range(50)]
+    if kind == "processes":
+        tasks += [engine.Task(die_once, (folder / "dead",), "dies")]
+    engine.run(tasks, lambda done: None, cluster=kind, jobs=2)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS, indirect=True)
+def test_nothing_is_said_on_the_way(kind: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(QUIET)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, str(script), kind, str(tmp_path)]
+    ran = subprocess.run(arguments, env=environ, check=True, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("kind", KINDS, indirect=True)
 def test_ctrl_c(kind: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(CTRL_C)

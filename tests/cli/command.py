@@ -1,0 +1,103 @@
+"""htmapper as a user types it: as a process, or, for the many cases of one thing, in this one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from shardtools.cli.htmapper import main
+
+HTMAPPER = str(Path(sys.executable).parent / "htmapper")
+SECRET = "s3cr3t"
+"""The password that tests use; no output may ever have it."""
+
+Argument = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: its exit status, its standard output and its standard error."""
+
+    status: int
+    out: str
+    err: str
+
+    def error(self, status: int = 1, *, needs_fix: bool = True) -> str:
+        """Return the text of the one line that it failed with, without its beginning."""
+        assert self.status == status, self
+        assert SECRET not in self.err + self.out
+        lines = self.err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("htmapper: error: "), self.err
+        assert "; " in lines[0] or not needs_fix, f"it says nothing about what to do: {lines[0]}"
+        return lines[0].removeprefix("htmapper: error: ")
+
+
+def start(*arguments: Argument, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start the command in a process group of its own, as a shell does."""
+    return subprocess.Popen(
+        [HTMAPPER, *map(os.fspath, arguments)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[bytes], seconds: float = 60) -> Outcome:
+    """Wait for a process and return its outcome."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return Outcome(process.returncode, out.decode(), err.decode())
+
+
+def run(*arguments: Argument, cwd: Path, env: Mapping[str, str] | None = None) -> Outcome:
+    """Run the command as a process, to its end."""
+    return finish(start(*arguments, cwd=cwd, env=env))
+
+
+@contextmanager
+def _as_before(folder: Path) -> Iterator[None]:
+    """Undo what a command may change in its process."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(name) for name in signals]
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        for name, handler in zip(signals, handlers, strict=True):
+            signal.signal(name, handler)
+
+
+def call(*arguments: Argument, cwd: Path) -> Outcome:
+    """Run the command in this process."""
+    with _as_before(cwd):
+        result = CliRunner().invoke(main, list(map(os.fspath, arguments)), prog_name="htmapper")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+def check_failure(*arguments: Argument, cwd: Path, status: int = 1, needs_fix: bool = True) -> str:
+    """Run a command that fails and leaves nothing, with and without -v, and return its message."""
+    message = call(*arguments, cwd=cwd).error(status, needs_fix=needs_fix)
+    verbose = call("-v", *arguments, cwd=cwd)
+    assert verbose.status == status
+    assert verbose.err.startswith("Traceback (most recent call last):\n") or "\nTraceback (most" in verbose.err
+    assert verbose.err.splitlines()[-1] == f"htmapper: error: {message}"
+    assert SECRET not in verbose.err
+    return message

@@ -1,0 +1,65 @@
+"""The direction of the arrows: what a layer may import, and what importing it may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shardtools
+
+LAYERS = ["errors", "spec", "storage", "shards", "engine", "jobs", "dataset", "view", "array", "torch", "viewer", "cli"]
+ROOT = Path(shardtools.__file__).parent
+HEAVY = {"dask", "distributed", "requests", "boto3", "numpy", "PIL", "zstandard", "isal", "webdataset", "torch", "zarr"}
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Give the layers that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (name.split(".")[1] for name in names if name.startswith("shardtools."))
+
+
+def test_each_layer_imports_only_from_those_before_it() -> None:
+    modules = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
+    assert {layer_of(path) for path in modules} <= set(LAYERS)
+    for path in modules:
+        allowed = {*LAYERS[: LAYERS.index(layer_of(path)) + 1], "__version__"}
+        assert set(imports_of(path)) <= allowed, path.relative_to(ROOT)
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert list(imports_of(ROOT / "__init__.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("shardtools", HEAVY),
+        ("shardtools.errors", HEAVY),
+        ("shardtools.spec", HEAVY),
+        ("shardtools.storage", HEAVY),
+        ("shardtools.engine", HEAVY),
+        ("shardtools.jobs.script", HEAVY),
+        ("shardtools.engine.threads", HEAVY - {"dask"}),
+        ("shardtools.cli.htmapper", HEAVY),
+    ],
+)
+def test_importing_is_cheap(module: str, heavy: set[str]) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert module in loaded
+    assert heavy & set(loaded) == set()
