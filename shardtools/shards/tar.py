@@ -319,7 +319,10 @@ def verify_checksums(headers: Bytes, start: Ints, *, base: int, url: str | None)
         CorruptError: one is wrong.
     """
     words = headers.view("<u8")
-    lanes = (words & _EVEN_BYTES) + ((words >> np.uint64(8)) & _EVEN_BYTES)
+    lanes = words & _EVEN_BYTES
+    odd = words >> np.uint64(8)
+    odd &= _EVEN_BYTES
+    lanes += odd
     total: Any = lanes.sum(axis=1)
     total = total.view("<u2").reshape(-1, 4).sum(axis=1, dtype=np.int64)
     field = headers[:, _CHECKSUM]

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPException
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -98,15 +98,11 @@ class HttpClient:
             StorageError: trying again cannot help.
         """
         with network_errors(url):
-            response = self._session().request(
-                method,
-                url,
-                headers=headers,
-                data=body,  # type: ignore[arg-type]  # an iterable with a length, which requests does take
-                stream=True,
-                timeout=self._timeout,
-                allow_redirects=method in _FOLLOWED,
-            )
+            session, settings = self._session(url)
+            # An iterable with a length is a body that requests does take.
+            request = requests.Request(method, url, headers=headers, data=body)  # type: ignore[arg-type]
+            prepared = session.prepare_request(request)
+            response = session.send(prepared, timeout=self._timeout, allow_redirects=method in _FOLLOWED, **settings)
         if response.status_code in TRANSIENT_STATUSES:
             discard(response)
             wait = retry_after_seconds(response.headers.get("Retry-After"))
@@ -151,13 +147,20 @@ class HttpClient:
             for future in futures:
                 future.cancel()
 
-    def _session(self) -> requests.Session:
+    def _session(self, url: str) -> tuple[requests.Session, dict[str, Any]]:
+        """Return this thread's session, and what the environment says about the server: proxy and certificates.
+
+        requests would look through the environment for each request, which takes longer than a small one itself.
+        """
         state = self._local
         if getattr(state, "pid", None) != os.getpid():
             state.session = _new_session()
+            state.settings = {}
             state.pid = os.getpid()
-        session: requests.Session = state.session
-        return session
+        server = server_of(url)
+        if server not in state.settings:
+            state.settings[server] = state.session.merge_environment_settings(url, {}, True, None, None)
+        return state.session, state.settings[server]
 
 
 def _new_session() -> requests.Session:

@@ -5,6 +5,7 @@ GET -> bytes … the connection drops -> GET with Range and If-Range -> the same
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from requests import Response
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 # urllib3's readinto copies twice and more; reading pieces of this size and copying each while it is in the processor's
 # cache is nearly as fast as reading from the socket into the buffer. A connection that breaks loses the piece that is
 # being read, so that a larger one might never come through on a bad line.
-_PIECE = 1 << 19
+_PIECE = 1 << 20
 
 
 def head(client: HttpClient, url: str) -> Stat:
@@ -74,18 +75,18 @@ class HttpStream(Stream):
         return filled
 
     def readall(self) -> bytes:
-        pieces = []
-        while data := self._next(_PIECE):
-            pieces.append(data)
-        return b"".join(pieces)
+        return self.read_up_to(None)
 
-    def read_up_to(self, count: int) -> bytes:
-        """Return the next ``count`` bytes, fewer only at the end."""
-        pieces = []
-        while count and (data := self._next(min(count, _PIECE))):
-            pieces.append(data)
-            count -= len(data)
-        return b"".join(pieces)
+    def read_up_to(self, count: int | None) -> bytes:
+        """Return the next ``count`` bytes, fewer only at the end; all that are left for None."""
+        data = self._next(_PIECE if count is None else min(count, _PIECE))
+        if len(data) == count or not data:
+            return data
+        whole = BytesIO()  # grows without a copy, and gives away its bytes without one
+        whole.write(data)
+        while data := self._next(_PIECE if count is None else min(count - whole.tell(), _PIECE)):
+            whole.write(data)
+        return whole.getvalue()
 
     def skip(self, count: int) -> int:
         """Read and forget ``count`` bytes; return how many there were."""

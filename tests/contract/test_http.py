@@ -73,8 +73,10 @@ def race(place: Place, rounds: int, me: int, barrier: Barrier, results: multipro
         raise
 
 
-def test_of_many_processes_one_creates(place: Place) -> None:
-    rounds, racers = 20, 16
+def test_of_many_processes_one_creates(nginx: NginxServer) -> None:
+    rounds, racers = 12, 16
+    (nginx.root / "race").mkdir()
+    place = Place(HttpStorage(QUICK), f"{nginx.url}race/", nginx.root / "race")
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(racers), context.Queue()
     children = [context.Process(target=race, args=(place, rounds, me, barrier, results)) for me in range(racers)]
@@ -84,8 +86,8 @@ def test_of_many_processes_one_creates(place: Place) -> None:
         won = [results.get(timeout=120) for _ in children]
     finally:
         for child in children:
-            child.join(20)
             child.kill()
+            child.join()
     assert all(isinstance(numbers, list) for numbers in won), won
     assert sorted(number for numbers in won for number in numbers) == list(range(rounds))
     assert not [name for name in place.files() if ".tmp" in name]

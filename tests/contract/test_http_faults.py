@@ -31,7 +31,7 @@ from tests.contract.suite import MEGABYTES, OBJECT, Boom, Place, pattern
 from tests.servers import NginxServer, stop, wait_until
 
 QUICK = RetryPolicy(attempts=4, base=0.01, cap=0.05)
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 0\r\n\r\n"
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 0\r\n\r\n"
 MANY = [ByteRange(start, start + 100) for start in range(0, 100_000, 9_000)]
 
 
@@ -116,15 +116,19 @@ class TestReading:
             place.put("new", pattern(size, seed=1))
             os.replace(place.folder / "new", place.folder / "x.tar")
 
-        with Behind(place, Fault(after=2_000_000, then=replace)) as behind:
-            with pytest.raises(ChangedError, match=r"x\.tar: the object was replaced"):
-                place.storage.read(behind.url("x.tar"))
+        with (
+            Behind(place, Fault(after=2_000_000, then=replace)) as behind,
+            pytest.raises(ChangedError, match=r"x\.tar: the object was replaced"),
+        ):
+            place.storage.read(behind.url("x.tar"))
 
     def test_an_object_deleted_in_between_is_not_found(self, place: Place) -> None:
         place.put("x.tar", MEGABYTES)
-        with Behind(place, Fault(after=2_000_000, then=(place.folder / "x.tar").unlink)) as behind:
-            with pytest.raises(NotFoundError):
-                place.storage.read(behind.url("x.tar"))
+        with (
+            Behind(place, Fault(after=2_000_000, then=(place.folder / "x.tar").unlink)) as behind,
+            pytest.raises(NotFoundError),
+        ):
+            place.storage.read(behind.url("x.tar"))
 
     @pytest.mark.parametrize("status", ["408 x", "429 x", "500 x", "502 x", "503 x", "504 x"])
     def test_what_may_pass_is_tried_again(self, place: Place, status: str) -> None:
@@ -182,9 +186,11 @@ class TestReading:
 
     def test_a_server_that_does_not_answer(self) -> None:
         storage = HttpStorage(RetryPolicy(attempts=2, base=0.01), timeout=(5, 0.2))
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            with pytest.raises(UnavailableError, match="did not answer in time"):
-                storage.read(f"http://127.0.0.1:{listener.getsockname()[1]}/x.tar")
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            pytest.raises(UnavailableError, match="did not answer in time"),
+        ):
+            storage.read(f"http://127.0.0.1:{listener.getsockname()[1]}/x.tar")
 
     @pytest.mark.parametrize("url", ["http://", "http://[::1/x", "http://host:port/x", "http:///x"])
     def test_what_is_no_url(self, storage: HttpStorage, url: str) -> None:
@@ -281,9 +287,11 @@ class TestServersThatCanDoLess:
                 storage.list(plain.url)
 
     def test_a_listing_that_is_forbidden(self, place: Place) -> None:
-        with Behind(place, Fault(answer=canned("403 Forbidden"))) as behind:
-            with pytest.raises(RefusedError, match=r"does not list.*403.*@1000"):
-                place.storage.list(behind.url(""))
+        with (
+            Behind(place, Fault(answer=canned("403 Forbidden"))) as behind,
+            pytest.raises(RefusedError, match=r"does not list.*403.*@1000"),
+        ):
+            place.storage.list(behind.url(""))
 
 
 class TestRanges:
@@ -303,9 +311,11 @@ class TestRanges:
             os.replace(place.folder / "new", place.folder / "x.tar")
 
         # The first answer is not cut, as it is shorter than that; the first of the others comes too late.
-        with Behind(place, Fault(after=50_000_000), Fault(answer=BUSY, then=replace)) as behind:
-            with pytest.raises(ChangedError, match=r"x\.tar: the object was replaced"):
-                place.storage.read_ranges(behind.url("x.tar"), ranges)
+        with (
+            Behind(place, Fault(after=50_000_000), Fault(answer=BUSY, then=replace)) as behind,
+            pytest.raises(ChangedError, match=r"x\.tar: the object was replaced"),
+        ):
+            place.storage.read_ranges(behind.url("x.tar"), ranges)
 
     @pytest.mark.parametrize(
         "body",
@@ -376,10 +386,12 @@ class TestWriting:
 
     def test_what_does_not_pass_leaves_the_old_object(self, place: Place) -> None:
         place.put("x.tar", b"old")
-        with Behind(place, *[Fault(b"PUT ", answer=canned("500 Oops"))] * 4) as behind:
-            with pytest.raises(UnavailableError, match="its disk may be full"):
-                with place.storage.create(behind.url("x.tar")) as sink:
-                    sink.write(MEGABYTES)
+        with (
+            Behind(place, *[Fault(b"PUT ", answer=canned("500 Oops"))] * 4) as behind,
+            pytest.raises(UnavailableError, match="its disk may be full"),
+            place.storage.create(behind.url("x.tar")) as sink,
+        ):
+            sink.write(MEGABYTES)
         assert place.get("x.tar") == b"old"
 
     def test_an_exception_sends_nothing(self, place: Place) -> None:
@@ -392,9 +404,11 @@ class TestWriting:
     def test_a_full_temporary_folder(self, storage: HttpStorage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_upload, "MEMORY", 1000)
         monkeypatch.setattr(http_upload.tempfile, "TemporaryFile", partial(open, "/dev/full", "wb"))
-        with pytest.raises(FullError, match=r"x\.tar: no space left in the temporary folder .*TMPDIR"):
-            with storage.create("http://127.0.0.1:1/x.tar") as sink:
-                sink.write(MEGABYTES)
+        with (
+            pytest.raises(FullError, match=r"x\.tar: no space left in the temporary folder .*TMPDIR"),
+            storage.create("http://127.0.0.1:1/x.tar") as sink,
+        ):
+            sink.write(MEGABYTES)
 
     def test_temporary_files_are_gone(self, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_upload, "MEMORY", 1000)
@@ -406,9 +420,11 @@ class TestWriting:
 
     def test_a_delete_that_is_refused(self, place: Place) -> None:
         place.put("x.tar", b"x")
-        with Behind(place, Fault(b"DELETE", after=10**9), Fault(b"DELETE", answer=canned("405 No"))) as behind:
-            with pytest.raises(RefusedError, match="does not accept DELETE"):
-                place.storage.delete(behind.url("x.tar"))
+        with (
+            Behind(place, Fault(b"DELETE", after=10**9), Fault(b"DELETE", answer=canned("405 No"))) as behind,
+            pytest.raises(RefusedError, match="does not accept DELETE"),
+        ):
+            place.storage.delete(behind.url("x.tar"))
 
 
 class TestExclusive:
@@ -426,9 +442,11 @@ class TestExclusive:
 
     @pytest.mark.parametrize("status", ["405 Not Allowed", "403 Forbidden", "409 Conflict"])
     def test_a_server_without_move(self, place: Place, status: str) -> None:
-        with Behind(place, Fault(b"MOVE ", answer=canned(status))) as behind:
-            with pytest.raises(StorageError, match=status) as raised:
-                place.storage.create_exclusive(behind.url("x"), b"mine")
+        with (
+            Behind(place, Fault(b"MOVE ", answer=canned(status))) as behind,
+            pytest.raises(StorageError, match=status) as raised,
+        ):
+            place.storage.create_exclusive(behind.url("x"), b"mine")
         assert isinstance(raised.value, (RefusedError, AccessError))
         assert place.files() == []
 

@@ -98,9 +98,9 @@ def test_replaced_standard_streams(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_standard_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     monkeypatch.setattr(sys, "stdout", None)
-    with pytest.raises(RefusedError, match="-: there is no standard input; "):
+    with pytest.raises(RefusedError, match=r"^-: there is no standard input; "):
         PipeStorage().open("-")
-    with pytest.raises(RefusedError, match="-: there is no standard output; "), PipeStorage().create("-") as sink:
+    with pytest.raises(RefusedError, match=r"^-: there is no standard output; "), PipeStorage().create("-") as sink:
         sink.write(b"x")
 
 
@@ -120,6 +120,6 @@ def test_what_a_pipe_cannot_do() -> None:
         lambda: pipe.list("-"),
         lambda: pipe.delete("-"),
     ):
-        with pytest.raises(StorageError, match="-: standard input and output cannot be .*; ") as raised:
+        with pytest.raises(StorageError, match=r"^-: standard input and output cannot be .*; ") as raised:
             action()
         assert type(raised.value) is RefusedError

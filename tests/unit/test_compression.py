@@ -85,7 +85,7 @@ def some_records(sizes: list[int]) -> list[dict[str, object]]:
 @pytest.mark.parametrize("name", PACKED)
 def test_every_entry_point_can_be_entered(tmp_path: Path, name: str) -> None:
     """Small samples, one that is larger than the distance of entries, and one larger than what is packed together."""
-    sizes = [3000] * 400 + [600_000] + [10, 0, 511, 512] * 20 + [9_000_000] + [20_000] * 60
+    sizes = [3000] * 200 + [600_000] + [10, 0, 511, 512] * 20 + [4_500_000] + [20_000] * 30
     sidecar = tars.write(tmp_path / name, some_records(sizes))
     packed = (tmp_path / name).read_bytes()
     plain = unpacked(packed)
@@ -200,7 +200,7 @@ def test_a_packed_shard_cut_anywhere_is_noticed(tmp_path: Path, kind: str) -> No
         path.write_bytes(packed[:cut])
         with pytest.raises((TruncatedError, CorruptError) if cut < 18 else TruncatedError) as caught:
             tars.read(path, block_size=1024 if cut % 2 else 1 << 20, ahead=cut % 3 == 0)
-        assert str(caught.value).startswith(f"{path}: ") and "; fetch or make the shard again" in str(caught.value)
+        assert str(caught.value).startswith(str(path)) and "; fetch or make the shard again" in str(caught.value)
 
 
 def test_our_shards_cut_anywhere_near_their_end_are_noticed(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_shard_cut_anywhere_never_gives_fewer_samples(tmp_path: Path, data: by
         (b"not a tar file at all", TruncatedError, ": the shard ends at byte 21, inside a tar block"),
         (b"\x1f", TruncatedError, ": the shard ends at byte 1, inside a tar block"),
         (b"<html>" + b"." * 2000 + b"</html>", CorruptError, ": the header checksum at byte 0 is wrong"),
-        (b"\x1f\x8b\x08\0" + b"nonsense" * 20, CorruptError, ": the gzip data are damaged"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + b"\xff" * 50, CorruptError, ": the gzip data are damaged"),
         (b"\x28\xb5\x2f\xfd but then nonsense", CorruptError, ": the zstd data are damaged"),
     ],
 )

@@ -1,0 +1,185 @@
+"""The same job gives the same bytes wherever it runs, and wherever its shards are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import SECRET, run
+from tests.dask_cluster import DaskCluster, dask_cluster
+from tests.datasets import parts_of, sample_files, snapshot, write_shard
+from tests.servers import NginxServer, nginx_server
+
+SHARDS = 5
+SCRIPT = """
+import json
+
+def process_sample(record, start=0):
+    number = int(record["cls"]) + start
+    if number % 5 == 1:
+        return None
+    if number % 5 == 2:
+        return [{"key": record["key"] + end, "cls": number, "txt": record["txt"]} for end in "ab"]
+    return {"key": record["key"], "json": {"number": number, "from": record["__shard__"]}, "txt": record["txt"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[DaskCluster]:
+    with dask_cluster(workers=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NginxServer]:
+    """A server whose folder holds the dataset, and a script beside it."""
+    root = tmp_path_factory.mktemp("root")
+    for i in range(SHARDS):
+        write_shard(root / f"data/in-{i}.tgz", sample_files(i, 60 + i, size=700))
+    (root / "script.py").write_text(SCRIPT)
+    with nginx_server(root) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def expected(server: NginxServer) -> dict[str, bytes]:
+    """What the job makes, on one thread and from file to file."""
+    outcome = run("-j", "1", *job("data/in-@5.tgz", "expected/out-@5.tgz"), cwd=server.root)
+    assert (outcome.status, outcome.err) == (0, "")
+    made = snapshot(server.root / "expected")
+    assert set(made) == parts_of("out", shards=SHARDS, ending="tgz")
+    return made
+
+
+def job(source: str, destination: str) -> tuple[str, ...]:
+    return ("-p", "script.py", "-a", "start=3", source, destination)
+
+
+def without_job(files: dict[str, bytes]) -> dict[str, object]:
+    """Return the files of a dataset, but for what says where its sources are: the fingerprints and the specs."""
+    import io
+
+    import numpy as np
+
+    comparable: dict[str, object] = {}
+    for name, data in files.items():
+        if name.endswith(".json"):
+            manifest = json.loads(data)
+            manifest["job"].pop("sources")
+            comparable[name] = manifest
+        elif name.endswith(".npz"):
+            with np.load(io.BytesIO(data)) as arrays:
+                columns = {column: arrays[column].tolist() for column in arrays.files}
+            meta = json.loads(bytes(columns.pop("meta")))
+            meta["job"].pop("fingerprint")
+            comparable[name] = (columns, meta)
+        else:
+            comparable[name] = data
+    return comparable
+
+
+@pytest.mark.parametrize("where", ["threads", "processes", "address", "file"])
+@pytest.mark.parametrize("jobs", [None, 3])
+def test_where_it_runs(
+    where: str, jobs: int | None, server: NginxServer, expected: dict[str, bytes], request: pytest.FixtureRequest
+) -> None:
+    if jobs and where == "file":
+        pytest.skip("the same as an address")
+    place = where
+    if where in ("address", "file"):
+        cluster: DaskCluster = request.getfixturevalue("cluster")
+        place = cluster.address if where == "address" else str(cluster.scheduler_file)
+    options = ["-c", place, *(["-j", str(jobs)] if jobs else [])]
+    target = f"on-{where}-{jobs}"
+    outcome = run(*options, *job("data/in-@5.tgz", f"{target}/out-@5.tgz"), cwd=server.root)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert snapshot(server.root / target) == expected
+
+
+@pytest.mark.parametrize("where", ["threads", "address"])
+@pytest.mark.parametrize(("from_http", "to_http"), [(True, True), (True, False), (False, True)])
+def test_where_the_shards_are(
+    from_http: bool,
+    to_http: bool,
+    where: str,
+    server: NginxServer,
+    expected: dict[str, bytes],
+    request: pytest.FixtureRequest,
+) -> None:
+    target = f"{where}-{from_http}-{to_http}"
+    source = (server.url if from_http else "") + "data/in-@5.tgz"
+    destination = (server.url if to_http else "") + f"{target}/out-@5.tgz"
+    place = "threads" if where == "threads" else request.getfixturevalue("cluster").address
+    outcome = run("-c", place, *job(source, destination), cwd=server.root)
+    assert (outcome.status, outcome.err) == (0, "")
+    made = snapshot(server.root / target)
+    assert set(made) == set(expected)
+    assert without_job(made) == without_job(expected)
+    if not from_http:
+        assert made == expected
+
+
+def test_packings_hold_the_same(server: NginxServer, expected: dict[str, bytes]) -> None:
+    made = {}
+    for ending in ("tar", "tar.zst", "tar.gz"):
+        outcome = run("-q", *job("data/in-@5.tgz", f"{ending}/out-@5.{ending}"), cwd=server.root)
+        assert outcome.status == 0
+        made[ending] = json.loads((server.root / ending / f"out-@5.{ending}.json").read_text())
+    assert len({(manifest["nsamples"], json.dumps(manifest["fields"])) for manifest in made.values()}) == 1
+    assert made["tar"]["fields"] == json.loads(expected["out-@5.tgz.json"])["fields"]
+    tgz = [expected[f"out-{i}.tgz"] for i in range(SHARDS)]
+    assert [(server.root / f"tar.gz/out-{i}.tar.gz").read_bytes() for i in range(SHARDS)] == tgz
+
+
+@pytest.mark.parametrize("where", ["threads", "processes", "address"])
+def test_a_failing_sample_is_told_alike(where: str, server: NginxServer, request: pytest.FixtureRequest) -> None:
+    place = request.getfixturevalue("cluster").address if where == "address" else where
+    (server.root / "bad.py").write_text("def process_sample(r):\n    if r['key'] == '2/0007': r['no']\n    return r\n")
+    source = server.url.replace("http://", f"http://me:{SECRET}@") + "data/in-@5.tgz"
+    outcome = run("-c", place, "-p", "bad.py", source, f"bad-{where}/out-@5.tar", cwd=server.root)
+    says = (
+        "KeyError: 'no' (bad.py:2 in process_sample); mend the script, or leave such samples out with --on-error skip"
+    )
+    assert outcome.error() == f"{server.url}data/in-2.tgz [2/0007]: {says}"
+    left = set(snapshot(server.root / f"bad-{where}"))
+    assert not {name for name in left if "2.tar" in name or name.endswith(".json") or name.startswith(".")}
+    assert {name + ".index.npz" for name in left if name.endswith(".tar")} == {n for n in left if n.endswith(".npz")}
+
+    outcome = run("-v", "-c", place, "-p", "bad.py", source, f"bad-{where}-2/out-@5.tar", cwd=server.root)
+    assert "r['no']" in outcome.err and 'File "bad.py", line 2, in process_sample' in outcome.err
+    assert outcome.err.splitlines()[-1] == f"htmapper: error: {server.url}data/in-2.tgz [2/0007]: {says}"
+    assert SECRET not in outcome.err + outcome.out
+
+
+def test_secrets_are_not_written(server: NginxServer) -> None:
+    """Nor is any other way to name the server in what is left of the job."""
+    source = server.url.replace("http://", f"http://me:{SECRET}@") + f"data/in-@5.tgz?sig={SECRET}"
+    outcome = run("-p", "script.py", "--report", "secret/r.json", f"{source}", "secret/out-@5.tgz", cwd=server.root)
+    assert outcome.status == 0, outcome.err
+    outcome = run(
+        "-p", "script.py", "data/in-0.tgz::" + source.replace("-@5", "-1"), "secret/two-@2.tgz", cwd=server.root
+    )
+    assert outcome.status == 0, outcome.err
+    for name, data in snapshot(server.root / "secret").items():
+        assert SECRET.encode() not in data, name
+
+
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "shardtools":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def test_worker_without_shardtools(server: NginxServer, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BLOCK)
+    with dask_cluster(workers=1, worker_env={"PYTHONPATH": str(tmp_path)}) as bare:
+        outcome = run("-c", bare.address, *job("data/in-@5.tgz", "bare/out-@5.tgz"), cwd=server.root)
+    assert "has no shardtools" in outcome.error() and "; run `pip install shardtools" in outcome.error()
+    assert not (server.root / "bare").exists()
