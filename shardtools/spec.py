@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
@@ -209,7 +209,9 @@ def _match_star(url: str, list_urls: Callable[[str], Sequence[str]] | None) -> l
         raise SpecError("a * cannot be used here", url=url, fix="give the number of shards, as in @1000")
     prefix = head + path[: path.index("*")]
     pattern = "*".join(part.replace("[", "[[]").replace("?", "[?]") for part in name.split("*"))
-    found = sorted(match for match in list_urls(prefix) if fnmatchcase(name_of(match), pattern))
+    # A listing over HTTP has names with %-escapes; what a user types after the star may be the character itself.
+    names = {url: (name_of(url), unquote(name_of(url))) for url in list_urls(prefix)}
+    found = sorted(url for url, spelt in names.items() if any(fnmatchcase(name, pattern) for name in spelt))
     if not found:
         raise SpecError("nothing matches the *", url=url, fix="check the name")
     return found

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -119,4 +120,13 @@ def nginx_server(root: Path, *, writers: Mapping[str, str] | None = None) -> Ite
             htpasswd.write_text("".join(f"{name}:{{PLAIN}}{password}\n" for name, password in writers.items()))
             arguments += ["--htpasswd", htpasswd]
         with running_serve(*arguments) as process:
-            yield NginxServer(read_url(process), root, log_path, process.pid)
+            url = read_url(process)
+            # A pipe that nobody reads would stop nginx once it is full.
+            threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
+            yield NginxServer(url, root, log_path, process.pid)
+
+
+def _drain(pipe: IO[str] | None) -> None:
+    with suppress(ValueError):  # closed meanwhile
+        for _ in pipe or ():
+            pass

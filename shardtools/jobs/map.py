@@ -6,17 +6,19 @@ sources, destination -> one MapTask for each shard -> engine -> ShardResults -> 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from shardtools import engine
 from shardtools.errors import JobError, ShardtoolsError
-from shardtools.jobs.map_shard import MapTask, ShardResult, map_shard
+from shardtools.jobs.map_shard import MapTask, OldManifest, ShardResult, map_shard
 from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, redact_spec, refuse_existing
 from shardtools.jobs.report import JobResult, write_report
 from shardtools.jobs.script import Script, function
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
+from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination
 
 
@@ -52,20 +54,7 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
         raise JobError("standard input and output are not on the cluster", fix="leave out -c, or use URLs")
     check_outputs(urls, target, options.report)
     existing = refuse_existing(target, options)
-    is_pipe = target.spec == "-"
-    tasks = [
-        MapTask(
-            source,
-            output,
-            script,
-            options.on_error,
-            resume=options.resume and not is_pipe,
-            overwrite=options.overwrite and not is_pipe,
-            ahead=len(urls) < (options.jobs or os.cpu_count() or 1),
-            manifest=target.manifest if target.manifest in existing else None,
-        )
-        for source, output in zip(urls, target.urls(), strict=True)
-    ]
+    tasks = _tasks(urls, target, script, options, set(existing))
     job = {
         "program": "htmapper",
         "sources": [redact_spec(spec) for spec in ([sources] if isinstance(sources, str) else sources)],
@@ -73,6 +62,28 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
         "params": {name: repr(value) for name, value in dict(script.params).items()},
     }
     return MapPlan(target, tasks, existing, job)
+
+
+def _tasks(
+    sources: Sequence[str], destination: Destination, script: Script, options: RunOptions, existing: Container[str]
+) -> list[MapTask]:
+    """Return the task of each shard."""
+    old = OldManifest(destination.manifest, uuid4().hex) if destination.manifest in existing else None
+    ahead = len(sources) < (options.jobs or os.cpu_count() or 1)
+    return [
+        MapTask(
+            source,
+            target,
+            script,
+            on_error=options.on_error,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            ahead=ahead,
+            marked=sidecar_url(target) in existing,
+            manifest=old,
+        )
+        for source, target in zip(sources, destination.urls(), strict=True)
+    ]
 
 
 def run_map(plan: MapPlan, options: RunOptions, on_shard: Callable[[ShardResult], None] | None = None) -> JobResult:

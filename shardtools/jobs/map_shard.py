@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import lru_cache
 from itertools import compress
 from typing import Any
 
@@ -38,12 +39,20 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
+class OldManifest:
+    """A manifest at ``url`` that ``run``, a text that no other run has, will replace."""
+
+    url: str
+    run: str
+
+
+@dataclass(frozen=True)
 class MapTask:
     """What one task does: map ``source`` to ``target`` by ``script``.
 
     ``resume`` keeps the target if this very task has completed it, ``overwrite`` replaces it whoever made it, and
-    ``ahead`` reads the source in a thread of its own. ``manifest`` is the URL of one that describes the target as it
-    was: it is deleted before the target is replaced.
+    ``ahead`` reads the source in a thread of its own. ``marked`` says that the target has a sidecar; it, and the
+    ``manifest`` that describes the target as it was, are deleted before the target is replaced.
     """
 
     source: str
@@ -53,7 +62,8 @@ class MapTask:
     resume: bool = False
     overwrite: bool = False
     ahead: bool = False
-    manifest: str | None = None
+    marked: bool = False
+    manifest: OldManifest | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ def map_shard(task: MapTask) -> ShardResult:
         OutputExistsError: resumed, but another job has written the target.
     """
     try:
-        if task.resume and (done := _completed(task)) is not None:
+        if task.resume and task.marked and (done := _completed(task)) is not None:
             return done
         with _reading(task) as reader:
             return _map(task, reader)
@@ -200,8 +210,7 @@ def _map(task: MapTask, reader: ShardReader) -> ShardResult:
             mapper.map_block(block, writer)
         writer.flush()
         sidecar = writer.finish(mapper.job(fingerprint(task, reader.stat), writer.count))
-        if task.overwrite or task.resume:
-            _unmark(task)
+        _unmark(task)
     result = _result(task, reader.stat, sidecar)
     if task.target == "-":
         return replace(result, skipped=tuple((key, reason) for key, reason in sidecar.job["skipped"]))
@@ -211,9 +220,16 @@ def _map(task: MapTask, reader: ShardReader) -> ShardResult:
 
 def _unmark(task: MapTask) -> None:
     """Delete what vouches for the target as it was; nothing may, from its replacement to its new mark."""
-    for url in (task.manifest, sidecar_url(task.target)):
-        if url is not None:
-            get_storage(url).delete(url)
+    if task.manifest is not None:
+        _delete_once(task.manifest)
+    if task.marked:
+        get_storage(task.target).delete(sidecar_url(task.target))
+
+
+@lru_cache(maxsize=16)
+def _delete_once(manifest: OldManifest) -> None:
+    """Delete the manifest, once in each process, rather than once for each of its shards."""
+    get_storage(manifest.url).delete(manifest.url)
 
 
 def _guarded(reader: ShardReader) -> Iterator[Block]:

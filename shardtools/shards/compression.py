@@ -194,7 +194,8 @@ class _Unpacked:
         except EOFError as error:
             raise TruncatedError(f"the {self._kind} data end too early", url=self._url, fix=REPAIR) from error
         except (OSError, self._damage) as error:
-            raise CorruptError(f"the {self._kind} data are damaged ({error})", url=self._url, fix=REPAIR) from error
+            # Without a cause: some of these exceptions cannot be pickled, and the message has all that they say.
+            raise CorruptError(f"the {self._kind} data are damaged ({error})", url=self._url, fix=REPAIR) from None
         buffer[: len(data)] = data
         return len(data)
 

@@ -38,6 +38,7 @@ from shardtools.errors import (
     UnavailableError,
     redact,
 )
+from shardtools.spec import split_path
 from shardtools.storage import Stat
 from shardtools.storage.retry import TRANSIENT_STATUSES, RetryPolicy, TransientError, retry_after_seconds
 
@@ -97,10 +98,10 @@ class HttpClient:
             TransientError: the connection failed, or the status says that the failure may pass.
             StorageError: trying again cannot help.
         """
+        _check_url(url)
         with network_errors(url):
             session, settings = self._session(url)
-            # An iterable with a length is a body that requests does take.
-            request = requests.Request(method, url, headers=headers, data=body)  # type: ignore[arg-type]
+            request = requests.Request(method, url, headers=headers, data=body)
             prepared = session.prepare_request(request)
             response = session.send(prepared, timeout=self._timeout, allow_redirects=method in _FOLLOWED, **settings)
         if response.status_code in TRANSIENT_STATUSES:
@@ -185,7 +186,7 @@ def network_errors(url: str) -> Iterator[None]:
     except ShardtoolsError:
         raise
     except _BAD_URLS as error:
-        raise RefusedError("this is no usable URL", url=url, fix="check the URL") from error
+        raise _bad_url(url) from error
     except (failures.InvalidHeader, UnicodeError) as error:
         raise RefusedError("a header has characters that HTTP cannot send", url=url, fix=_HEADERS_FIX) from error
     except failures.TooManyRedirects as error:
@@ -274,8 +275,8 @@ def server_of(url: str) -> str:
     >>> server_of("HTTP://me:pw@Host:81/a")
     'http://host:81'
     """
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
+    scheme, _, place = split_path(url)[0].partition("://")
+    return f"{scheme}://{place.rpartition('@')[2]}".lower()
 
 
 def _has_whole_head(response: requests.Response) -> bool:
@@ -288,6 +289,18 @@ def _has_whole_head(response: requests.Response) -> bool:
     many = headers.get("Content-Type", "").lower().startswith("multipart/byteranges")
     counted = headers.get("Content-Length", "").isdigit() or headers.get("Transfer-Encoding", "").lower() == "chunked"
     return (closes or counted) and (response.status_code != 206 or many or "Content-Range" in headers)
+
+
+def _check_url(url: str) -> None:
+    """Refuse what requests, where it looks for a proxy and for credentials, does not catch itself."""
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise _bad_url(url) from error
+
+
+def _bad_url(url: str) -> RefusedError:
+    return RefusedError("this is no usable URL", url=url, fix="check the URL")
 
 
 def _path_of(url: str | None) -> str:

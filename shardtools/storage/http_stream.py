@@ -184,7 +184,7 @@ class HttpStream(Stream):
         elif not self._is_same(stat, conditional and response.status_code == 206):
             raise self._changed()
         if self._span is None:
-            self._stop = stat.size
+            self._stop = self.stat.size if stat.size is None else stat.size
         elif stat.size is not None and self._span.stop > stat.size:
             raise past_end(self._span, stat.size, self._url)
 

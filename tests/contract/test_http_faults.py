@@ -194,8 +194,9 @@ class TestReading:
 
     @pytest.mark.parametrize("url", ["http://", "http://[::1/x", "http://host:port/x", "http:///x"])
     def test_what_is_no_url(self, storage: HttpStorage, url: str) -> None:
-        with pytest.raises(RefusedError, match="check the URL"):
-            storage.read(url)
+        for action in (storage.read, lambda url: storage.read_ranges(url, MANY), storage.delete, storage.stat):
+            with pytest.raises(RefusedError, match="check the URL"):
+                action(url)
 
     def test_a_host_that_does_not_exist(self, storage: HttpStorage) -> None:
         before = time.monotonic()

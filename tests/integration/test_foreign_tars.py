@@ -143,7 +143,7 @@ def test_sparse_members_are_refused(tmp_path: Path, format: str) -> None:
 def test_tarfile(tmp_path: Path, format: str, mode: Any) -> None:
     samples = LONG if format == "ustar" else LONGEST
     path = tmp_path / "a.tar"
-    with tarfile.open(path, mode, format=tars.FORMATS[format]) as file:
+    with tarfile.open(str(path), mode, format=tars.FORMATS[format]) as file:
         for key, fields in samples:
             for field, data in sorted(fields.items()):
                 info = tarfile.TarInfo(f"{key}.{field}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cli.command import SECRET, run
@@ -60,10 +62,6 @@ def job(source: str, destination: str) -> tuple[str, ...]:
 
 def without_job(files: dict[str, bytes]) -> dict[str, object]:
     """Return the files of a dataset, but for what says where its sources are: the fingerprints and the specs."""
-    import io
-
-    import numpy as np
-
     comparable: dict[str, object] = {}
     for name, data in files.items():
         if name.endswith(".json"):
@@ -82,29 +80,26 @@ def without_job(files: dict[str, bytes]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("where", ["threads", "processes", "address", "file"])
-@pytest.mark.parametrize("jobs", [None, 3])
 def test_where_it_runs(
-    where: str, jobs: int | None, server: NginxServer, expected: dict[str, bytes], request: pytest.FixtureRequest
+    where: str, server: NginxServer, expected: dict[str, bytes], request: pytest.FixtureRequest
 ) -> None:
-    if jobs and where == "file":
-        pytest.skip("the same as an address")
-    place = where
+    place, options = where, ("-j", "3")
     if where in ("address", "file"):
         cluster: DaskCluster = request.getfixturevalue("cluster")
-        place = cluster.address if where == "address" else str(cluster.scheduler_file)
-    options = ["-c", place, *(["-j", str(jobs)] if jobs else [])]
-    target = f"on-{where}-{jobs}"
-    outcome = run(*options, *job("data/in-@5.tgz", f"{target}/out-@5.tgz"), cwd=server.root)
+        place, options = (cluster.address, ("-j", "3")) if where == "address" else (str(cluster.scheduler_file), ())
+    outcome = run("-c", place, *options, *job("data/in-@5.tgz", f"on-{where}/out-@5.tgz"), cwd=server.root)
     assert (outcome.status, outcome.err) == (0, "")
-    assert snapshot(server.root / target) == expected
+    assert snapshot(server.root / f"on-{where}") == expected
 
 
-@pytest.mark.parametrize("where", ["threads", "address"])
-@pytest.mark.parametrize(("from_http", "to_http"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("where", "from_http", "to_http"),
+    [("threads", True, True), ("threads", True, False), ("threads", False, True), ("address", True, True)],
+)
 def test_where_the_shards_are(
+    where: str,
     from_http: bool,
     to_http: bool,
-    where: str,
     server: NginxServer,
     expected: dict[str, bytes],
     request: pytest.FixtureRequest,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import SECRET, run
+from tests.cli.command import SECRET, call, run
 from tests.datasets import members, parts_of, sample_files, snapshot, tar_bytes, write_dataset
 from tests.servers import NginxServer, nginx_server, wait_until
 
@@ -36,6 +36,7 @@ def requests_in(server: NginxServer) -> list[str]:
 def test_shard_missing_in_the_middle_of_a_thousand(folder: Path, nginx: NginxServer) -> None:
     for i in range(1000):
         (nginx.root / f"in-{i:04d}.tar").write_bytes(tar_bytes([(f"{i}.txt", b"%d" % i)]))
+    (nginx.root / "same.py").write_text(SAME)
     missing = nginx.root / "in-0500.tar"
     missing.rename(nginx.root / "away.tar")
     source, destination = f"{with_password(nginx.url)}in-@1000.tar", f"{nginx.url}out/out-@1000.tar"
@@ -58,8 +59,12 @@ def test_shard_missing_in_the_middle_of_a_thousand(folder: Path, nginx: NginxSer
     resumed = snapshot(nginx.root / "out")
     assert {name: resumed[name] for name in made} == made
     assert set(resumed) == parts_of("out", shards=1000)
-    assert run("-q", "-j", "4", "-p", "same.py", "--overwrite", source, destination, cwd=folder).status == 0
-    assert snapshot(nginx.root / "out") == resumed
+    assert call("-q", "-p", "same.py", "in-@1000.tar", "local/out-@1000.tar", cwd=nginx.root).status == 0
+    local = snapshot(nginx.root / "local")
+    assert all(local[name] == resumed[name] for name in local if name.endswith(".tar"))
+    assert (
+        json.loads(local["out-@1000.tar.json"])["shardlist"] == json.loads(resumed["out-@1000.tar.json"])["shardlist"]
+    )
 
 
 def test_existing_outputs_are_found_by_one_listing(folder: Path, nginx: NginxServer) -> None:

@@ -320,7 +320,7 @@ def test_seen_keys_in_many_small_batches() -> None:
         assert seen.add([f"{i}", f"{i}x"]) == ()
     assert len(seen._runs) < 20
     for i in range(0, 2000, 97):
-        assert seen.add(["new%d" % i, f"{i}x"]) == (1,)
+        assert seen.add([f"new{i}", f"{i}x"]) == (1,)
 
 
 # What is left behind.

@@ -8,9 +8,10 @@ import tarfile
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shardtools.errors import CorruptError, DuplicateKeyError
-from shardtools.shards.scan import Scan, scan
+from shardtools.shards.scan import _CHUNK, Scan, scan
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK
 from tests import tars
@@ -62,13 +63,22 @@ def test_spans_can_be_moved_to_another_shard(shard: Shard) -> None:
 
 def test_chunks_of_headers_join_seamlessly() -> None:
     """More headers than are looked at together, in samples of three so that chunks end inside them."""
-    data = make_tar(Member(f"{i:05d}.{field}", b"%d" % i) for i in range(1500) for field in ("a", "b", "c"))
-    assert samples_in(data) == [(f"{i:05d}", dict.fromkeys("abc", b"%d" % i)) for i in range(1500)]
+    count = _CHUNK // 2
+    data = make_tar(Member(f"{i:05d}.{field}", b"%d" % i) for i in range(count) for field in ("a", "b", "c"))
+    assert samples_in(data) == [(f"{i:05d}", dict.fromkeys("abc", b"%d" % i)) for i in range(count)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(tars.shards(), st.integers(1, 4))
+def test_chunks_may_end_anywhere(shard: Shard, chunk: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("shardtools.shards.scan._CHUNK", chunk)
+        assert samples_in(shard.data) == tars.expected(shard.data)
 
 
 @pytest.mark.parametrize("format", tars.FORMATS)
 def test_long_names_beyond_the_first_chunk(format: str) -> None:
-    names = [f"{'d' * 60}/{'e' * 60}/{i:05d}.{'t' * (i % 30 + 1)}" for i in range(1100)]
+    names = [f"{'d' * 60}/{'e' * 60}/{i:05d}.{'t' * (i % 30 + 1)}" for i in range(_CHUNK + 100)]
     data = make_tar([Member(name, name.encode()) for name in names], tars.FORMATS[format])
     assert [f"{key}.{field}" for key, fields in samples_in(data) for field in fields] == names
 

@@ -126,9 +126,9 @@ def test_members_of_more_than_4_gib(tmp_path: Path) -> None:
     huge = replace(table, size=table.size + (5 << 30), stop=table.stop + (5 << 30))
     huge = replace(
         huge,
-        offset=[*huge.offset, 0, 5 << 30],
-        start=[*huge.start, 0, 5 << 30],
-        stop=[*huge.stop, 0, 5 << 30],
+        offset=huge.offset + np.array([0, 5 << 30]),
+        start=huge.start + np.array([0, 5 << 30]),
+        stop=huge.stop + np.array([0, 5 << 30]),
     )
     loaded = parse(dump(of_table(huge)), "a.tar")
     assert loaded.columns["size"].dtype == np.uint64

@@ -84,7 +84,9 @@ def test_tar_extracts_every_member(shards: Path, name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["a.tgz", "a.tar.gz", "a.tar.zst"])
 def test_tar_itself_unpacks(shards: Path, name: str) -> None:
-    listed = subprocess.run(["tar", "tf", str(shards / name)], capture_output=True, check=True)
+    # GNU tar does not know the pax record that says that a long name is not UTF-8, and needs not.
+    command = ["tar", "tf", str(shards / name), "--warning=no-unknown-keyword"]
+    listed = subprocess.run(command, capture_output=True, check=True)
     assert listed.stderr == b"" and len(listed.stdout.splitlines()) == len(members_of(RECORDS))
 
 
@@ -152,7 +154,7 @@ def test_the_format_does_not_change(tmp_path: Path) -> None:
     assert hashlib.sha256((tmp_path / "a.tar").read_bytes()).hexdigest() == GOLDEN
 
 
-GOLDEN = "?"
+GOLDEN = "4c2e9dfc37cec2c334cd23d846c0cce69b7bc1fdeef32e26cd80a492b863eb81"
 
 
 def test_the_bytes_do_not_depend_on_when_they_are_flushed(tmp_path: Path, shards: Path) -> None:
