@@ -2,8 +2,8 @@
 
     storage -> unpack -> buffer -> scan -> Block (buffer and table) -> the next buffer begins with the incomplete sample
 
-A shard is never held whole: a reader needs one buffer (three with ``ahead``) of ``block_size`` bytes, or of the size
-of the largest sample where that is more.
+A shard is never held whole: a reader needs one buffer (three with ``ahead``) of ``block_size`` bytes, or, where that is
+more, of the size of the largest sample and the first member behind it, which tells that the sample is whole.
 """
 
 from __future__ import annotations

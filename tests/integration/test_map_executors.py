@@ -134,19 +134,17 @@ def test_a_failing_sample_is_told_alike(where: str, server: NginxServer, request
     place = request.getfixturevalue("cluster").address if where == "address" else where
     (server.root / "bad.py").write_text("def process_sample(r):\n    if r['key'] == '2/0007': r['no']\n    return r\n")
     source = server.url.replace("http://", f"http://me:{SECRET}@") + "data/in-@5.tgz"
-    outcome = run("-c", place, "-p", "bad.py", source, f"bad-{where}/out-@5.tar", cwd=server.root)
-    says = (
-        "KeyError: 'no' (bad.py:2 in process_sample); mend the script, or leave such samples out with --on-error skip"
+    outcome = run("-v", "-c", place, "-p", "bad.py", source, f"bad-{where}/out-@5.tar", cwd=server.root)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err.splitlines()[-1] == (
+        f"htmapper: error: {server.url}data/in-2.tgz [2/0007]: KeyError: 'no' (bad.py:2 in process_sample); "
+        "mend the script, or leave such samples out with --on-error skip"
     )
-    assert outcome.error() == f"{server.url}data/in-2.tgz [2/0007]: {says}"
+    assert "r['no']" in outcome.err and 'File "bad.py", line 2, in process_sample' in outcome.err
+    assert SECRET not in outcome.err
     left = set(snapshot(server.root / f"bad-{where}"))
     assert not {name for name in left if "2.tar" in name or name.endswith(".json") or name.startswith(".")}
     assert {name + ".index.npz" for name in left if name.endswith(".tar")} == {n for n in left if n.endswith(".npz")}
-
-    outcome = run("-v", "-c", place, "-p", "bad.py", source, f"bad-{where}-2/out-@5.tar", cwd=server.root)
-    assert "r['no']" in outcome.err and 'File "bad.py", line 2, in process_sample' in outcome.err
-    assert outcome.err.splitlines()[-1] == f"htmapper: error: {server.url}data/in-2.tgz [2/0007]: {says}"
-    assert SECRET not in outcome.err + outcome.out
 
 
 def test_secrets_are_not_written(server: NginxServer) -> None:

@@ -54,13 +54,15 @@ class Job:
 
     def command(self, *options: str) -> tuple[str, ...]:
         urls = (f"{self.prefix}in-@6.tgz", f"{self.prefix}out/out-@6.tgz")
-        return ("-c", self.place, "-j", "2", "-p", "slow.py", "-a", f"marker={self.root}/started", *options, *urls)
+        return ("-j", "2", "-p", "slow.py", "-a", f"marker={self.root}/started", *options, *urls)
 
     def begin(self, *options: str) -> subprocess.Popen[bytes]:
         """Start it and return when it has begun to work on a sample, or has ended."""
         (self.root / "started").unlink(missing_ok=True)
         (self.root / "tmp").mkdir(exist_ok=True)
-        process = start(*self.command(*options), cwd=self.root, env={"TMPDIR": str(self.root / "tmp")})
+        process = start(
+            *self.command("-c", self.place, *options), cwd=self.root, env={"TMPDIR": str(self.root / "tmp")}
+        )
         wait_until(lambda: (self.root / "started").exists() or process.poll() is not None, "the first sample")
         return process
 
@@ -78,6 +80,7 @@ class Job:
         assert left == []
 
     def check_resumed(self) -> None:
+        """On threads, wherever it ran before, it goes on to the bytes that it makes undisturbed."""
         outcome = run(*self.command("--resume"), cwd=self.root)
         assert (outcome.status, outcome.err) == (0, "")
         self.check_left()
@@ -134,7 +137,7 @@ def uploads_under_way(job: Job) -> list[Path]:
 
 
 class TestKilled:
-    @pytest.mark.parametrize("seed", range(6))
+    @pytest.mark.parametrize("seed", range(5))
     def test_local(self, seed: int, local: Job) -> None:
         kill_and_resume(local, seed)
 

@@ -142,9 +142,11 @@ def test_concatenated_zstd_frames(tmp_path: Path) -> None:
     data = make_tar(files(a_txt=b"1", b_txt=bytes(5000)))
     skippable = b"\x53\x2a\x4d\x18\x04\0\0\0skip"
     path = tmp_path / "a.tar.zst"
-    frames = [zstandard.compress(data[at : at + 3000]) for at in range(0, len(data), 3000)]
-    path.write_bytes(skippable.join(frames))
-    assert all(samples == tars.expected(data) for samples in read_all_ways(path))
+    for size in (100, 3000):  # frames of less than 256 bytes have headers of their own
+        frames = [zstandard.compress(data[at : at + size]) for at in range(0, len(data), size)]
+        for between in (b"", skippable, zstandard.compress(b"")):
+            path.write_bytes(between.join(frames))
+            assert all(samples == tars.expected(data) for samples in read_all_ways(path))
 
 
 def test_what_packs_a_shard_is_told_by_its_bytes(tmp_path: Path) -> None:
@@ -411,6 +413,7 @@ def sparse_shard(path: Path, sizes: list[int]) -> None:
         ([1 << 20] * 1000, {"alone": 24, "ahead": 64}),  # one block of 8 MB, or three
         ([150 << 20], {"alone": 175, "ahead": 200}),  # one sample, and a block
         ([100] * 3 + [150 << 20] + [100] * 3, {"alone": 185, "ahead": 210}),
+        ([50 << 20] * 5, {"alone": 135, "ahead": 360}),  # two samples, and a block
     ],
 )
 def test_memory_is_that_of_a_block_or_the_largest_sample(

@@ -104,6 +104,7 @@ def test_a_sample_ends_where_its_archive_ends() -> None:
 def test_the_table_describes_every_byte_of_a_sample() -> None:
     data = archive(
         header(b"folder/", kind=b"5"),
+        pax({"comment": b"x"}, kind=b"g"),
         pax({"mtime": b"1.5"}),
         member(b"a.jpg", b"12345"),
         member(b"README", b"text"),
@@ -112,8 +113,8 @@ def test_the_table_describes_every_byte_of_a_sample() -> None:
     )
     table = scanned(data).table
     assert table.keys.tolist() == ["a", "b"]
-    assert (table.start.tolist(), table.stop.tolist()) == ([512, 4096], [4096, 5120])
-    assert (table.offset.tolist(), table.size.tolist()) == ([2048, 4096, 4608], [5, 0, 1])
+    assert (table.start.tolist(), table.stop.tolist()) == ([1536, 5120], [5120, 6144])
+    assert (table.offset.tolist(), table.size.tolist()) == ([3072, 5120, 5632], [5, 0, 1])
     assert (table.first.tolist(), table.fields, table.field.tolist()) == ([0, 2, 3], ("jpg", "cls"), [0, 1, 1])
     assert table.other == 2
 
@@ -182,7 +183,25 @@ def test_keys_and_fields_of_names(name: bytes, key: str, field: str) -> None:
 
 def test_garbage_behind_the_nul_of_a_name_is_ignored() -> None:
     first, second = (tars.patch(header(name), 8, b"junk.x/y") for name in (b"a.txt", b"a.jpg"))
-    assert samples_in(archive(first, second)) == [("a", {"txt": b"", "jpg": b""})]
+    data = archive(first, second, header(b"long/name.txt"))
+    assert samples_in(data) == [("a", {"txt": b"", "jpg": b""}), ("long/name", {"txt": b""})]
+
+
+def test_keys_that_begin_with_each_other_are_different() -> None:
+    names = [b"a.x", b"ab.x", b"abc.x", b"ab.y", b"a.y", b"d/a.x", b"d/ab.x", b"d.x", b"a.b/c.x"]
+    keys = [key for key, _ in samples_in(archive(*map(header, names)))]
+    assert keys == ["a", "ab", "abc", "ab", "a", "d/a", "d/ab", "d", "a.b/c"]
+
+
+@pytest.mark.parametrize("kind", [b"0", b"\0", b"7"])
+def test_every_kind_of_regular_file_counts(kind: bytes) -> None:
+    assert samples_in(archive(member(b"a.txt", b"1", kind=kind))) == [("a", {"txt": b"1"})]
+
+
+@pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6", b"D", b"V", b"Z"])
+def test_every_other_kind_does_not(kind: bytes) -> None:
+    table = scanned(archive(header(b"a.txt", kind=kind), member(b"b.txt", b"1"))).table
+    assert (table.keys.tolist(), table.other) == (["b"], 1)
 
 
 def test_a_global_header_at_the_very_end() -> None:
@@ -191,6 +210,12 @@ def test_a_global_header_at_the_very_end() -> None:
         assert samples_in(data) == [("a", {"txt": b"1"})]
         cut = scan(np.frombuffer(data[:-1024], np.uint8), final=False)
         assert (len(cut.table), cut.consumed) == (0, 0)
+
+
+def test_a_time_and_a_name_in_one_extension_header() -> None:
+    long = "n" * 200
+    for records in ({"mtime": b"1.5", "path": f"{long}.txt".encode()}, {"path": f"{long}.txt".encode(), "mtime": b"1"}):
+        assert samples_in(archive(pax(records), member(b"short.txt", b"1"))) == [(long, {"txt": b"1"})]
 
 
 def test_extension_headers_that_come_together_all_count() -> None:

@@ -134,6 +134,25 @@ def test_a_pax_record_gives_no_data_to_a_link() -> None:
     assert len(scan(bytes_of(data)).table) == 1
 
 
+def test_a_pax_size_counts_in_a_buffer_that_ends_inside_a_member() -> None:
+    """The header that its size uncovers has no magic, so that nothing else tells of it."""
+    data = pax({"size": b"0"}) + header(b"a.txt", 512) + header(b"b.txt", magic=b"") + header(b"c.txt", 5000)
+    assert locate(bytes_of(data), final=False).start.tolist() == [0, 1024, 1536]
+
+
+@pytest.mark.parametrize("kind", [b"1", b"2", b"5"])
+@pytest.mark.parametrize("behind", [b"", member(b"b.txt", b"1")])
+def test_a_link_has_no_data_whatever_its_size(kind: bytes, behind: bytes) -> None:
+    data = archive(member(b"a.txt", b"1"), header(b"l", 600, kind=kind), behind)
+    assert same_both_ways(data)
+    assert locate(bytes_of(data)).size[1] == 0
+
+
+def test_a_size_of_twelve_digits() -> None:
+    data = archive(patch(header(b"a.txt"), 124, b"000000000014"), bytes(512))
+    assert locate(bytes_of(data)).size.tolist() == [12]
+
+
 def test_a_size_in_a_pax_record_about_something_else_is_left_alone() -> None:
     data = archive(pax({"comment": b"size=9"}), member(b"a.txt", b"1"))
     assert locate(bytes_of(data)).size[1] == 1
