@@ -31,27 +31,30 @@ Every error reads as one line, ``URL [member]: what; fix``. Credentials inside a
 
 from __future__ import annotations
 
+import re
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
+# One http URL of a text: up to the next spec, or the next URL in braces; "::" may stand inside an IPv6 host.
+_HTTP = re.compile(r"https?://.*?(?=(?<!\[)::(?![^\[]*\])|,https?://|$)", re.IGNORECASE | re.DOTALL)
 
-def redact(url: str) -> str:
-    """Return ``url`` without what may be secret: user, password, and the query of an http URL.
+
+def redact(text: str) -> str:
+    """Return a URL, or a spec that names several, without what may be secret: user, password, and the query.
 
     >>> redact("https://user:pw@host:81/a@3.tar?X-Amz-Signature=abc")
     'https://host:81/a@3.tar'
-    >>> redact("data/a@3.tar?x")
-    'data/a@3.tar?x'
+    >>> redact("data/a@3.tar?x::{http://me:pw@host/b,http://me:pw@host/c}.tar")
+    'data/a@3.tar?x::{http://host/b,http://host/c}.tar'
     """
-    if "://" not in url:
-        return url
-    scheme, _ = url.split("://", 1)
-    if scheme.lower() not in ("http", "https"):
-        return url
+    return _HTTP.sub(_without_secrets, text)
+
+
+def _without_secrets(match: re.Match[str]) -> str:
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(match[0])
     except ValueError:  # an unbalanced bracket, say: nothing of it can be trusted to be harmless
-        return f"{scheme}://…"
+        return f"{match[0].partition('://')[0]}://…"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

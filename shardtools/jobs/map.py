@@ -12,9 +12,9 @@ from typing import Any
 from uuid import uuid4
 
 from shardtools import engine
-from shardtools.errors import JobError, ShardtoolsError
+from shardtools.errors import JobError, ShardtoolsError, redact
 from shardtools.jobs.map_shard import MapTask, OldManifest, ShardResult, map_shard
-from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, redact_spec, refuse_existing
+from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, refuse_existing
 from shardtools.jobs.report import JobResult, write_report
 from shardtools.jobs.script import Script, function
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
@@ -57,7 +57,7 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
     tasks = _tasks(urls, target, script, options, set(existing))
     job = {
         "program": "htmapper",
-        "sources": [redact_spec(spec) for spec in ([sources] if isinstance(sources, str) else sources)],
+        "sources": [redact(spec) for spec in ([sources] if isinstance(sources, str) else sources)],
         "script": os.path.basename(script.name),
         "params": {name: repr(value) for name, value in dict(script.params).items()},
     }

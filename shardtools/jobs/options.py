@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,16 +11,13 @@ from os.path import commonprefix
 from typing import Literal
 from urllib.parse import unquote
 
-from shardtools.errors import JobError, OutputExistsError, RefusedError, redact
+from shardtools.errors import JobError, OutputExistsError, RefusedError
 from shardtools.shards.compression import packer_for
 from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination, absolute, expand, folder_of, identity, name_of, scheme_of
 from shardtools.storage import Storage, get_storage
 
 OnError = Literal["fail", "skip"]
-
-# One http URL of a spec, up to the next spec, or the next URL in braces; "::" may stand inside an IPv6 host.
-_URLS = re.compile(r"https?://.*?(?=::(?![^\[]*\])|,https?://|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,15 +45,6 @@ def expand_sources(sources: str | Sequence[str]) -> list[str]:
         SpecError: a spec is wrong, or names nothing.
     """
     return expand(sources, lambda prefix: get_storage(prefix).list(prefix))
-
-
-def redact_spec(spec: str) -> str:
-    """Return a spec without what may be secret in any of the URLs that it names.
-
-    >>> redact_spec("a.tar::{http://me:pw@host/b,http://me:pw@host/c}.tar")
-    'a.tar::{http://host/b,http://host/c}.tar'
-    """
-    return _URLS.sub(lambda match: redact(match[0]), spec)
 
 
 def check_outputs(sources: Sequence[str], destination: Destination, report: str | None = None) -> None:

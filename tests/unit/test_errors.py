@@ -125,3 +125,12 @@ def test_os_errors_can_be_caught_as_such() -> None:
     assert error.errno is None and errno.ENOSPC
     with pytest.raises(OSError, match="/a: no space left"):
         raise error
+
+
+def test_no_password_of_a_spec_is_told() -> None:
+    for spec in (
+        "b.tar::http://me:s3cr3t@host/x",
+        "{http://me:s3cr3t@h/a,http://me:s3cr3t@h/b}.tar",
+        "http://me:s3cr3t@[::1]/x",
+    ):
+        assert "s3cr3t" not in str(errors.SpecError("a destination is one URL", url=spec))

@@ -182,7 +182,7 @@ def test_keys_and_fields_of_names(name: bytes, key: str, field: str) -> None:
 
 
 def test_garbage_behind_the_nul_of_a_name_is_ignored() -> None:
-    first, second = (tars.patch(header(name), 8, b"junk.x/y") for name in (b"a.txt", b"a.jpg"))
+    first, second = (tars.patch(header(name), 6, b"/junk.x") for name in (b"a.txt", b"a.jpg"))
     data = archive(first, second, header(b"long/name.txt"))
     assert samples_in(data) == [("a", {"txt": b"", "jpg": b""}), ("long/name", {"txt": b""})]
 
