@@ -187,6 +187,7 @@ class _Unpacked:
         self._file, self._url, self._kind, self._damage = file, url, kind, damage
 
     def readinto(self, buffer: memoryview, /) -> int:
+        damage = ""
         try:
             data = self._file.read(len(buffer))
         except StorageError:
@@ -194,8 +195,9 @@ class _Unpacked:
         except EOFError as error:
             raise TruncatedError(f"the {self._kind} data end too early", url=self._url, fix=REPAIR) from error
         except (OSError, self._damage) as error:
-            # Without a cause: some of these exceptions cannot be pickled, and the message has all that they say.
-            raise CorruptError(f"the {self._kind} data are damaged ({error})", url=self._url, fix=REPAIR) from None
+            damage = str(error) or type(error).__name__
+        if damage:  # raised here, since isal's exceptions cannot be pickled, not even as a part of this one
+            raise CorruptError(f"the {self._kind} data are damaged ({damage})", url=self._url, fix=REPAIR)
         buffer[: len(data)] = data
         return len(data)
 
