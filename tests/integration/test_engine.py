@@ -22,7 +22,7 @@ import pytest
 from shardtools import __version__, engine
 from shardtools.engine import Done, RemoteTraceback, Task, check_cancelled, is_cancelled
 from shardtools.errors import EngineError, NotFoundError, SchedulerError
-from tests.dask_cluster import ROOT, DaskCluster, dask_cluster
+from tests.dask_cluster import BLOCK, ROOT, DaskCluster, dask_cluster
 from tests.servers import wait_until
 
 KINDS = ["threads", "processes", "address"]
@@ -336,14 +336,6 @@ def _kill_after(process: subprocess.Popen[bytes], path: Path) -> None:
     process.kill()
 
 
-BLOCK = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "shardtools":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Block())
-"""
 OTHER_VERSION = """
 import sys, types
 sys.modules["shardtools"] = types.ModuleType("shardtools")

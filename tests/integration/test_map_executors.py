@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.cli.command import SECRET, run
-from tests.dask_cluster import DaskCluster, dask_cluster
+from tests.dask_cluster import BLOCK, DaskCluster, dask_cluster
 from tests.datasets import parts_of, sample_files, snapshot, write_shard
 from tests.servers import NginxServer, nginx_server
 
@@ -158,16 +158,6 @@ def test_secrets_are_not_written(server: NginxServer) -> None:
     assert outcome.status == 0, outcome.err
     for name, data in snapshot(server.root / "secret").items():
         assert SECRET.encode() not in data, name
-
-
-BLOCK = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "shardtools":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Block())
-"""
 
 
 def test_worker_without_shardtools(server: NginxServer, tmp_path: Path) -> None:
