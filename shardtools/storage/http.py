@@ -3,7 +3,7 @@
     open, read     http_stream.py    GET, resumed by Range and If-Range after a dropped connection
     read_ranges    http_ranges.py    many ranges in one GET where the server answers that
     create, …      http_upload.py    one PUT at the end; exclusive by MOVE of a collection
-    all of them    http_client.py    sessions, retries, and the meaning of what a server answers
+    all of them    http_session.py, http_client.py    sessions, attempts, and the meaning of an answer
 
 What a server writes is whole or not there at all as long as it renames a finished upload, as nginx does.
 """
@@ -18,9 +18,10 @@ from urllib.parse import quote, unquote
 from shardtools.errors import NotFoundError, RefusedError
 from shardtools.spec import split_path
 from shardtools.storage import ByteRange, Sink, Stat, Storage
-from shardtools.storage.http_client import HttpClient, Meaning, answer_error, network_errors
+from shardtools.storage.http_client import Meaning, network_errors
 from shardtools.storage.http_ranges import read_ranges
-from shardtools.storage.http_stream import HttpStream, head
+from shardtools.storage.http_session import HttpClient
+from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.http_upload import Spool, create_once, put, remove
 from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
 
@@ -40,8 +41,8 @@ class HttpStorage(Storage):
     def __init__(self, policy: RetryPolicy = DEFAULT_POLICY, timeout: tuple[float, float] = TIMEOUT):
         self._client = HttpClient(policy, timeout)
 
-    def open(self, url: str) -> HttpStream:
-        return HttpStream(self._client, url)
+    def open(self, url: str) -> ObjectStream:
+        return ObjectStream(self._client, url)
 
     def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
         return read_ranges(self._client, url, ranges)
@@ -90,6 +91,6 @@ class HttpStorage(Storage):
         """Return the whole answer of one attempt: a listing is made anew each time and cannot be resumed."""
         with closing(self._client.send("GET", url)) as response:
             if response.status_code != 200:
-                raise answer_error(response, url, _LIST_MEANINGS)
+                raise self._client.answer_error(response, url, _LIST_MEANINGS)
             with network_errors(url):
                 return bytes(response.raw.read(decode_content=False))

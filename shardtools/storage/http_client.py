@@ -1,10 +1,9 @@
-"""HTTP exchanges: pooled sessions, and the meaning of what a server answers.
+"""What reading and writing by HTTP has in common, whatever service answers: attempts, and the meaning of an answer.
 
-    url -> session of this process and thread -> one attempt -> a response, TransientError, or StorageError
+    url -> exchange: one request, as the service wants it -> a response, TransientError, or StorageError
 
-Credentials are those that requests finds: ``.netrc``, or ``user:password@`` in the URL. Headers for every request to
-any server come from the environment variable ``SHARDTOOLS_HTTP_HEADERS``, one ``Name: value`` a line. Neither is
-pickled, logged, or part of an error.
+A service is a subclass of `Client`: ``http_session.HttpClient`` for web servers, and one each for S3 and Google Cloud
+Storage. ``http_stream.py`` and ``http_ranges.py`` read through any of them.
 """
 
 from __future__ import annotations
@@ -13,21 +12,18 @@ import os
 import re
 import socket
 import ssl
-import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPException
 from types import MappingProxyType
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import ClassVar, TypeVar
 
 import requests
 from requests import exceptions as failures
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError
 
-from shardtools import __version__
 from shardtools.errors import (
     AccessError,
     FullError,
@@ -47,12 +43,10 @@ A = TypeVar("A")
 Meaning = tuple[type[StorageError], str, str]
 """What a status means: the error, what to say, and what to do."""
 
-HEADERS_VARIABLE = "SHARDTOOLS_HTTP_HEADERS"
 THREADS = 8
 """Requests at a time for one call that needs many."""
 
 _SMALL = 1 << 16  # an answer longer than this costs more to read than a new connection
-_FOLLOWED = ("GET", "HEAD")
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)\s*$", re.IGNORECASE)
 _BAD_URLS = (
     failures.InvalidURL,
@@ -63,31 +57,46 @@ _BAD_URLS = (
 )
 
 _METHOD_FIX = "see that it does at this place (nginx: dav_methods PUT DELETE MKCOL COPY MOVE)"
-_HEADERS_FIX = f"check {HEADERS_VARIABLE}"
-_AUTH_FIX = f"put the host's login and password into ~/.netrc, or a header into {HEADERS_VARIABLE}"
-_MEANINGS: dict[int, Meaning] = {
-    401: (AccessError, "the server wants other credentials", _AUTH_FIX),
-    403: (AccessError, "the server does not allow this", _AUTH_FIX),
-    404: (NotFoundError, "there is no such object", "check the URL"),
-    410: (NotFoundError, "there is no such object any more", "check the URL"),
-    416: (RefusedError, "the object does not have the bytes that were asked for", "check its index"),
-    507: (FullError, "the server has no space left", "free some space there"),
-}
+_CREDENTIALS_FIX = "check the credentials, and what they allow"
+MEANINGS: Mapping[int, Meaning] = MappingProxyType(
+    {
+        401: (AccessError, "the server wants other credentials", _CREDENTIALS_FIX),
+        403: (AccessError, "the server does not allow this", _CREDENTIALS_FIX),
+        404: (NotFoundError, "there is no such object", "check the URL"),
+        410: (NotFoundError, "there is no such object any more", "check the URL"),
+        416: (RefusedError, "the object does not have the bytes that were asked for", "check its index"),
+        507: (FullError, "the server has no space left", "free some space there"),
+    }
+)
 
 
-class HttpClient:
-    """Sends requests; sessions are made on first use in each process and thread, which therefore share no socket.
+class Client(ABC):
+    """Sends requests to a service and says what its answers mean. Safe in threads and after a fork."""
 
-    ``timeout`` is how many seconds to wait for a connection, and for the next bytes on it.
-    """
+    meanings: ClassVar[Mapping[int, Meaning]] = MEANINGS
+    """What the statuses mean that are errors."""
 
-    def __init__(self, policy: RetryPolicy, timeout: tuple[float, float]):
+    condition: ClassVar[str] = "If-Range"
+    """The header that asks for the rest of an object only if it still has the validator that the header names."""
+
+    sends_parts: ClassVar[bool] = False
+    """Whether the service is known to answer a GET of a byte range with just these bytes."""
+
+    gap: ClassVar[int] = 2048
+    """Bytes between two ranges that are read and thrown away rather than asked around, as that takes less time."""
+
+    def __init__(self, policy: RetryPolicy):
         self.policy = policy
-        self._timeout = timeout
-        self._local = threading.local()
         self._pools: dict[int, ThreadPoolExecutor] = {}
         self.multirange: dict[str, bool] = {}
         """Whether a server (scheme, host and port) answers many ranges in one response; learned by asking."""
+
+    @abstractmethod
+    def exchange(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
+        """Return the answer to one request, its body not yet read; `network_errors` is around it.
+
+        ``url`` is the one that the user knows, which the service's own may differ from.
+        """
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: object = None
@@ -95,27 +104,25 @@ class HttpClient:
         """Return the answer to one attempt, its body not yet read. The caller closes it.
 
         Raises:
-            TransientError: the connection failed, or the status says that the failure may pass.
+            TransientError: the connection failed, or the answer says that the failure may pass.
             StorageError: trying again cannot help.
         """
-        _check_url(url)
         with network_errors(url):
-            session, settings = self._session(url)
-            request = requests.Request(method, url, headers=headers, data=body)
-            prepared = session.prepare_request(request)
-            response = session.send(prepared, timeout=self._timeout, allow_redirects=method in _FOLLOWED, **settings)
+            response = self.exchange(method, url, headers, body)
+        if response.status_code >= 400:
+            self.check_transient(response)
+        elif method == "GET" and response.status_code in (200, 206) and not _has_whole_head(response):
+            response.close()
+            raise TransientError("the head of the answer was cut off")
+        return response
+
+    def check_transient(self, response: requests.Response) -> None:
+        """Raise TransientError, with the answer closed, if it tells of a failure that may pass."""
         if response.status_code in TRANSIENT_STATUSES:
             discard(response)
             wait = retry_after_seconds(response.headers.get("Retry-After"))
             fix = "look at the server's error log; its disk may be full" if response.status_code == 500 else None
             raise TransientError(f"the server answered {status_of(response)}", wait, fix)
-        if method == "GET" and response.status_code in (200, 206) and not _has_whole_head(response):
-            response.close()
-            raise TransientError("the head of the answer was cut off")
-        if response.history and _path_of(response.url) == _path_of(response.history[0].request.url) + "/":
-            response.close()
-            raise RefusedError("this is a folder", url=url, fix="name an object in it")
-        return response
 
     def call(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: object = None
@@ -148,34 +155,31 @@ class HttpClient:
             for future in futures:
                 future.cancel()
 
-    def _session(self, url: str) -> tuple[requests.Session, dict[str, Any]]:
-        """Return this thread's session, and what the environment says about the server: proxy and certificates.
+    def describe(self, response: requests.Response) -> Stat:
+        """Return the size of the whole object and its validator, as far as the headers of an answer tell."""
+        headers = response.headers
+        validator = headers.get("ETag") or headers.get("Last-Modified")
+        if response.status_code == 206:
+            return Stat(content_range(response)[2], validator)
+        length = headers.get("Content-Length", "")
+        chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
+        return Stat(int(length) if length.isdigit() and not chunked else None, validator)
 
-        requests would look through the environment for each request, which takes longer than a small one itself.
-        """
-        state = self._local
-        if getattr(state, "pid", None) != os.getpid():
-            state.session = _new_session()
-            state.settings = {}
-            state.pid = os.getpid()
-        server = server_of(url)
-        if server not in state.settings:
-            state.settings[server] = state.session.merge_environment_settings(url, {}, True, None, None)
-        return state.session, state.settings[server]
-
-
-def _new_session() -> requests.Session:
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=THREADS))
-    session.headers["User-Agent"] = f"shardtools/{__version__}"
-    session.headers["Accept-Encoding"] = "identity"
-    for line in filter(str.strip, os.environ.get(HEADERS_VARIABLE, "").splitlines()):
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            raise RefusedError(f"{HEADERS_VARIABLE} has a line that is no header", fix='write one "Name: value" a line')
-        session.headers[name.strip()] = value.strip()
-    return session
+    def answer_error(
+        self, response: requests.Response, url: str, meanings: Mapping[int, Meaning] = MappingProxyType({})
+    ) -> StorageError:
+        """Return the error that an answer's status means, by ``meanings`` if they have it and in general otherwise."""
+        status = response.status_code
+        if status in meanings or status in self.meanings:
+            error, what, fix = meanings.get(status) or self.meanings[status]
+        elif status in (405, 501):
+            error, what, fix = RefusedError, f"the server does not accept {response.request.method}", _METHOD_FIX
+        elif 300 <= status < 400:
+            target = redact(response.headers.get("Location", "another place"))
+            error, what, fix = RefusedError, f"the server redirects to {target}", "use that URL"
+        else:
+            error, what, fix = RefusedError, "the server refused", "see whether the URL is right"
+        return error(f"{what} ({status_of(response)})", url=url, fix=fix)
 
 
 @contextmanager
@@ -186,9 +190,11 @@ def network_errors(url: str) -> Iterator[None]:
     except ShardtoolsError:
         raise
     except _BAD_URLS as error:
-        raise _bad_url(url) from error
+        raise bad_url(url) from error
     except (failures.InvalidHeader, UnicodeError) as error:
-        raise RefusedError("a header has characters that HTTP cannot send", url=url, fix=_HEADERS_FIX) from error
+        raise RefusedError(
+            "a header has characters that HTTP cannot send", url=url, fix="check the headers that are set for it"
+        ) from error
     except failures.TooManyRedirects as error:
         raise RefusedError("the server redirects in circles", url=url, fix="check the URL") from error
     except (HTTPError, HTTPException, OSError) as error:  # requests' own are OSErrors
@@ -223,32 +229,14 @@ def status_of(response: requests.Response) -> str:
     return f"{response.status_code} {response.reason or ''}".rstrip()
 
 
-def answer_error(
-    response: requests.Response, url: str, meanings: Mapping[int, Meaning] = MappingProxyType({})
-) -> StorageError:
-    """Return the error that an answer's status means, by ``meanings`` if they have it and in general otherwise."""
-    status = response.status_code
-    if status in meanings or status in _MEANINGS:
-        error, what, fix = meanings.get(status) or _MEANINGS[status]
-    elif status in (405, 501):
-        error, what, fix = RefusedError, f"the server does not accept {response.request.method}", _METHOD_FIX
-    elif 300 <= status < 400:
-        target = redact(response.headers.get("Location", "another place"))
-        error, what, fix = RefusedError, f"the server redirects to {target}", "use that URL"
-    else:
-        error, what, fix = RefusedError, "the server refused", "see whether the URL is right"
-    return error(f"{what} ({status_of(response)})", url=url, fix=fix)
+def server_of(url: str) -> str:
+    """Return scheme, host and port.
 
-
-def describe(response: requests.Response) -> Stat:
-    """Return the size of the whole object and its validator, as far as the headers of an answer tell."""
-    headers = response.headers
-    validator = headers.get("ETag") or headers.get("Last-Modified")
-    if response.status_code == 206:
-        return Stat(content_range(response)[2], validator)
-    length = headers.get("Content-Length", "")
-    chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
-    return Stat(int(length) if length.isdigit() and not chunked else None, validator)
+    >>> server_of("HTTP://me:pw@Host:81/a")
+    'http://host:81'
+    """
+    scheme, _, place = split_path(url)[0].partition("://")
+    return f"{scheme}://{place.rpartition('@')[2]}".lower()
 
 
 def content_range(response: requests.Response) -> tuple[int, int, int | None]:
@@ -269,16 +257,6 @@ def discard(response: requests.Response) -> None:
     response.close()
 
 
-def server_of(url: str) -> str:
-    """Return scheme, host and port.
-
-    >>> server_of("HTTP://me:pw@Host:81/a")
-    'http://host:81'
-    """
-    scheme, _, place = split_path(url)[0].partition("://")
-    return f"{scheme}://{place.rpartition('@')[2]}".lower()
-
-
 def _has_whole_head(response: requests.Response) -> bool:
     """Return whether an answer tells where its body ends, and which part it is.
 
@@ -291,17 +269,6 @@ def _has_whole_head(response: requests.Response) -> bool:
     return (closes or counted) and (response.status_code != 206 or many or "Content-Range" in headers)
 
 
-def _check_url(url: str) -> None:
-    """Refuse what requests, where it looks for a proxy and for credentials, does not catch itself."""
-    try:
-        urlsplit(url)
-    except ValueError as error:
-        raise _bad_url(url) from error
-
-
-def _bad_url(url: str) -> RefusedError:
+def bad_url(url: str) -> RefusedError:
+    """Return the error for a text that no request can be sent to."""
     return RefusedError("this is no usable URL", url=url, fix="check the URL")
-
-
-def _path_of(url: str | None) -> str:
-    return urlsplit(url or "").path

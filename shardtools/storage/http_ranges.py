@@ -14,19 +14,9 @@ from dataclasses import dataclass
 
 from shardtools.errors import ChangedError
 from shardtools.storage import ByteRange, Stat
-from shardtools.storage.http_client import (
-    HttpClient,
-    answer_error,
-    content_range,
-    describe,
-    network_errors,
-    server_of,
-)
-from shardtools.storage.http_stream import HttpStream, head
+from shardtools.storage.http_client import Client, content_range, network_errors, server_of
+from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.ranges import cut, group, merge, past_end
-
-GAP = 2048
-"""Bytes that are read and thrown away rather than asked around: another part costs about as much time."""
 
 GROUP_COUNT = 100
 """Ranges in one request: some servers refuse more than 200, or headers of more than 8 KiB."""
@@ -47,11 +37,11 @@ class _Found:
     bodies: Sequence[bytes]
 
 
-def read_ranges(client: HttpClient, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+def read_ranges(client: Client, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
     """Return the bytes of each of ``ranges``, as `Storage.read_ranges` promises."""
     if not ranges:
         return []
-    spans = merge(ranges, GAP)
+    spans = merge(ranges, client.gap)
     found = _read_spans(client, url, spans) if spans else [_Found(head(client, url), [], [])]
     sizes = {part.stat.size for part in found} - {None}
     if len(sizes) > 1 or len({part.stat.validator for part in found}) > 1:
@@ -64,10 +54,12 @@ def read_ranges(client: HttpClient, url: str, ranges: Sequence[ByteRange]) -> li
     return cut(ranges, spans, [bodies[span.start] for span in spans])
 
 
-def _read_spans(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> list[_Found]:
+def _read_spans(client: Client, url: str, spans: Sequence[ByteRange]) -> list[_Found]:
     def read_group(some: Sequence[ByteRange]) -> _Found | None:
         return _read_span(client, url, some[0]) if len(some) == 1 else _read_many(client, url, some)
 
+    if client.sends_parts:
+        return client.map(lambda span: _read_span(client, url, span), spans)
     first, *others = group(spans, GROUP_COUNT, GROUP_BYTES)
     # The first goes ahead, so that a server is asked once whether it answers many ranges.
     results = [read_group(first), *(client.map(read_group, others) if others else ())]
@@ -77,7 +69,7 @@ def _read_spans(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> lis
     return found + _read_singly(client, url, left) if left else found
 
 
-def _read_many(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> _Found | None:
+def _read_many(client: Client, url: str, spans: Sequence[ByteRange]) -> _Found | None:
     """Return the bytes of ``spans``, None if the server does not answer many ranges in one response."""
     server = server_of(url)
     if client.multirange.get(server) is False:
@@ -87,11 +79,11 @@ def _read_many(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> _Fou
     return found
 
 
-def _attempt_many(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> _Found | None:
+def _attempt_many(client: Client, url: str, spans: Sequence[ByteRange]) -> _Found | None:
     wanted = ",".join(f"{span.start}-{span.stop - 1}" for span in spans)
     with closing(client.send("GET", url, {"Range": f"bytes={wanted}"})) as response:
         if response.status_code not in (200, 206, 416):
-            raise answer_error(response, url)
+            raise client.answer_error(response, url)
         size = content_range(response)[2]
         if response.status_code == 416 or (size is not None and spans[-1].stop > size):
             raise past_end(spans[-1], size, url)
@@ -104,7 +96,7 @@ def _attempt_many(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> _
         if size is not None and spans[-1].stop > size:
             raise past_end(spans[-1], size, url)
         try:
-            return _Found(Stat(size, describe(response).validator), spans, cut(spans, parts, bodies))
+            return _Found(Stat(size, client.describe(response).validator), spans, cut(spans, parts, bodies))
         except LookupError:
             return None
 
@@ -139,20 +131,20 @@ def parse_multipart(body: bytes, boundary: bytes) -> tuple[list[ByteRange], list
     return spans, [data for _, _, data in parts], sizes.pop() if len(sizes) == 1 else None
 
 
-def _read_span(client: HttpClient, url: str, span: ByteRange) -> _Found:
-    with HttpStream(client, url, span) as stream:
+def _read_span(client: Client, url: str, span: ByteRange) -> _Found:
+    with ObjectStream(client, url, span) as stream:
         body = stream.readall()
         return _Found(stream.stat, [span], [body])
 
 
-def _read_singly(client: HttpClient, url: str, spans: Sequence[ByteRange]) -> list[_Found]:
+def _read_singly(client: Client, url: str, spans: Sequence[ByteRange]) -> list[_Found]:
     """Read one span at a time, or all of them from one answer where the server sends whole objects only."""
-    with HttpStream(client, url, spans[0]) as stream:
+    with ObjectStream(client, url, spans[0]) as stream:
         if stream.ranged:
             body = stream.readall()
             first = _Found(stream.stat, spans[:1], [body])
             return [first, *client.map(lambda span: _read_span(client, url, span), spans[1:])]
-    with HttpStream(client, url) as stream:
+    with ObjectStream(client, url) as stream:
         bodies = []
         position = 0
         for span in spans:

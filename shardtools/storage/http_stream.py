@@ -1,6 +1,6 @@
-"""Reading an object over HTTP from one byte to another, through dropped connections.
+"""Reading an object by HTTP from one byte to another, through dropped connections.
 
-GET -> bytes … the connection drops -> GET with Range and If-Range -> the same object? -> bytes …
+GET -> bytes … the connection drops -> GET with Range and If-Range (If-Match) -> the same object? -> bytes …
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from requests import Response
 
 from shardtools.errors import ChangedError, RefusedError, UnavailableError
 from shardtools.storage import ByteRange, Stat, Stream
-from shardtools.storage.http_client import HttpClient, answer_error, content_range, describe, network_errors
+from shardtools.storage.http_client import Client, content_range, network_errors
 from shardtools.storage.ranges import past_end
 from shardtools.storage.retry import Budget, TransientError
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 _PIECE = 1 << 20
 
 
-def head(client: HttpClient, url: str) -> Stat:
+def head(client: Client, url: str) -> Stat:
     """Return what the server says about an object, without reading it."""
     response = client.call("HEAD", url)
     if response.status_code in (405, 501):
-        with HttpStream(client, url) as stream:  # closed at once, before more than a few buffers are sent
+        with ObjectStream(client, url) as stream:  # closed at once, before more than a few buffers are sent
             return stream.stat
     if response.status_code != 200:
-        raise answer_error(response, url)
-    return describe(response)
+        raise client.answer_error(response, url)
+    return client.describe(response)
 
 
-class HttpStream(Stream):
+class ObjectStream(Stream):
     """An object, or the part of it that ``span`` names, as a stream.
 
     ``stat`` describes the whole object, and ``ranged`` says whether the server sends parts of it.
     """
 
-    def __init__(self, client: HttpClient, url: str, span: ByteRange | None = None):
+    def __init__(self, client: Client, url: str, span: ByteRange | None = None):
         super().__init__()
         self._client = client
         self._url = url
@@ -156,10 +156,10 @@ class HttpStream(Stream):
             headers["Range"] = f"bytes={self._position}-{'' if self._stop is None else self._stop - 1}"
         validator = self.stat.validator
         if headers and validator and not validator.startswith("W/"):
-            headers["If-Range"] = validator
+            headers[self._client.condition] = validator
         response = self._client.send("GET", self._url, headers)
         try:
-            self._check(response, "If-Range" in headers)
+            self._check(response, self._client.condition in headers)
         except BaseException:
             response.close()
             raise
@@ -169,13 +169,13 @@ class HttpStream(Stream):
 
     def _check(self, response: Response, conditional: bool) -> None:
         """Check that the answer has the bytes that were asked for, of the object that the first answer was about."""
-        if response.status_code == 416 and self._position > self._start:
+        if response.status_code == 412 or (response.status_code == 416 and self._position > self._start):
             raise self._changed()
         if response.status_code == 416 and self._span:
             raise past_end(self._span, content_range(response)[2], self._url)
         if response.status_code not in (200, 206):
-            raise answer_error(response, self._url)
-        stat = describe(response)
+            raise self._client.answer_error(response, self._url)
+        stat = self._client.describe(response)
         if response.status_code == 206 and content_range(response)[0] != self._position:
             fix = "read it by a program that follows the server's own protocol"
             raise RefusedError("the server answers other bytes than it was asked for", url=self._url, fix=fix)

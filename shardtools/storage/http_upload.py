@@ -27,8 +27,9 @@ from shardtools.errors import ExistsError, FullError, NotFoundError, RefusedErro
 from shardtools.spec import name_of, split_path
 from shardtools.storage import Buffer
 from shardtools.storage.files import FileSink, batches, os_errors
-from shardtools.storage.http_client import HttpClient, Meaning, answer_error
-from shardtools.storage.http_stream import HttpStream, head
+from shardtools.storage.http_client import Meaning
+from shardtools.storage.http_session import HttpClient
+from shardtools.storage.http_stream import ObjectStream, head
 
 MEMORY = 32 << 20
 """Bytes of an object that are kept in memory before they go to a temporary file."""
@@ -112,7 +113,7 @@ def put(client: HttpClient, url: str, body: Spool) -> None:
     """Store ``body`` as the object, repeating the whole PUT after a transient failure."""
     response = client.call("PUT", url, body=body if len(body) else b"")
     if response.status_code not in _CREATED:
-        raise answer_error(response, url, _PUT_MEANINGS)
+        raise client.answer_error(response, url, _PUT_MEANINGS)
 
 
 def create_once(client: HttpClient, url: str, data: bytes) -> None:
@@ -141,7 +142,7 @@ def remove(client: HttpClient, url: str) -> None:
     client.call("DELETE", _hidden(url, "once"))  # nearly always 404; a server that refuses it refuses the next one
     response = client.call("DELETE", url)
     if response.status_code not in _DELETED:
-        raise answer_error(response, url)
+        raise client.answer_error(response, url)
 
 
 def _claim(client: HttpClient, draft: str, target: str, write_id: bytes) -> bytes | None:
@@ -151,12 +152,12 @@ def _claim(client: HttpClient, draft: str, target: str, write_id: bytes) -> byte
         response = client.call("MOVE", draft, {"Destination": path, "Overwrite": "F"})
         if response.status_code == 201:
             return None
-        failure: StorageError = answer_error(response, target)
+        failure: StorageError = client.answer_error(response, target)
     except UnavailableError as error:
         failure = error
     # Any other answer may mean that another has won, or that this has and the answer was lost: the id tells.
     try:
-        with HttpStream(client, target + "data") as stream:
+        with ObjectStream(client, target + "data") as stream:
             stored = stream.readall()
     except NotFoundError:
         raise failure from None
