@@ -53,6 +53,29 @@ _OPTIONS = [
         show_default=True,
         help="Stop at the first bad sample or shard, or leave such out and report them.",
     ),
+    click.option(
+        "--retries",
+        type=click.IntRange(min=0),
+        default=5,
+        metavar="N",
+        show_default=True,
+        help="How often in a row to try again when a server fails in a way that may pass.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        metavar="SECONDS",
+        show_default=True,
+        help="How long to wait for the next bytes from a server.",
+    ),
+    click.option(
+        "--cache",
+        metavar="DIR[:SIZE]",
+        help="Keep what is read from servers in a local folder, and read it from there the next time.  "
+        "[default SIZE: 10GB]",
+    ),
+    click.option("--verify", is_flag=True, help="Insist that every shard that is read matches its sidecar's checksum."),
     click.option("--dry-run", is_flag=True, help="Make every check, say what would be done, and do nothing."),
     click.option("--report", metavar="FILE", help="Write what was done and what was skipped, as JSON."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors only."),
@@ -71,6 +94,7 @@ def common_options(command: Function) -> Function:
 def run_options(given: dict[str, Any]) -> RunOptions:
     """Return the options of a job from those of the command line."""
     from shardtools.jobs.options import RunOptions
+    from shardtools.storage import StorageOptions
 
     return RunOptions(
         cluster=given["cluster"],
@@ -79,6 +103,7 @@ def run_options(given: dict[str, Any]) -> RunOptions:
         resume=given["resume"],
         on_error=given["on_error"],
         report=given["report"],
+        storage=StorageOptions(given["retries"], given["timeout"], given["cache"], given["verify"]),
     )
 
 

@@ -11,18 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardtools.errors import EngineError
+from shardtools.storage import DEFAULT_OPTIONS, StorageOptions, using
 
 
 @dataclass(frozen=True)
 class Task:
     """``function(*args)``, to be run somewhere; ``name`` is the URL that it is about, for messages.
 
-    The function is a module's, and it, its arguments and its result can be pickled.
+    It uses storage as the options ``storage`` say. The function is a module's, and it, its arguments and its result
+    can be pickled.
     """
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     name: str
+    storage: StorageOptions = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ def work(token: threading.Event, task: Task) -> Outcome:
     error: Exception | Cancelled | None = None
     try:
         check_cancelled()
-        result = task.function(*task.args)
+        with using(task.storage):
+            result = task.function(*task.args)
     except (Exception, Cancelled) as caught:  # noqa: BLE001 - what a task raises is what came of it
         error = caught
         _forget_locals(caught)

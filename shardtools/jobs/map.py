@@ -141,7 +141,7 @@ def _run(
         if on_shard is not None:
             on_shard(result)
 
-    tasks = [engine.Task(map_shard, (task,), task.source) for task in plan.tasks]
+    tasks = [engine.Task(map_shard, (task,), task.source, options.storage) for task in plan.tasks]
     engine.run(tasks, on_done, cluster=options.cluster, jobs=options.jobs)
     if errors:
         raise errors[0]

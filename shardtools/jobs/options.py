@@ -15,7 +15,7 @@ from shardtools.errors import JobError, OutputExistsError, RefusedError
 from shardtools.shards.compression import packer_for
 from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination, absolute, expand, folder_of, identity, name_of, scheme_of
-from shardtools.storage import Storage, get_storage
+from shardtools.storage import DEFAULT_OPTIONS, Storage, StorageOptions, get_storage
 
 OnError = Literal["fail", "skip"]
 
@@ -36,6 +36,7 @@ class RunOptions:
     resume: bool = False
     on_error: OnError = "fail"
     report: str | None = None
+    storage: StorageOptions = DEFAULT_OPTIONS
 
 
 def expand_sources(sources: str | Sequence[str]) -> list[str]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import importlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from shardtools.errors import NotFoundError, SpecError
 from shardtools.spec import scheme_of
@@ -80,8 +81,39 @@ class Sink(Protocol):
     def writelines(self, parts: Iterable[Buffer], /) -> None: ...
 
 
+@dataclass(frozen=True)
+class StorageOptions:
+    """How storage is used.
+
+    ``retries`` is how often in a row a request is tried again after a failure that may pass, ``timeout`` how many
+    seconds to wait for the next bytes from a server. ``cache``, as ``DIR`` or ``DIR:SIZE``, is a folder that keeps
+    what is read from servers (see ``cache.py``). With ``verify`` every shard that is read whole must have a sidecar
+    and match its checksum; without it, those that come from a server and have one.
+
+    Raises:
+        ValueError: a number makes no sense.
+    """
+
+    retries: int = 5
+    timeout: float = 60.0
+    cache: str | None = None
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        if self.retries < 0 or not self.timeout > 0:
+            raise ValueError(f"retries must not be negative and timeout above zero: {self.retries}, {self.timeout}")
+
+
+DEFAULT_OPTIONS = StorageOptions()
+
+
 class Storage(ABC):
     """Objects of one scheme. A URL is passed whole to every method; errors are `StorageError`\\ s that name it."""
+
+    @classmethod
+    def with_options(cls, options: StorageOptions) -> Self:
+        """Return a storage that follows ``options``, as far as they mean anything to it."""
+        return cls()
 
     @abstractmethod
     def open(self, url: str) -> Stream:
@@ -176,22 +208,47 @@ _BACKENDS = {
     "-": ("shardtools.storage.pipe", "PipeStorage"),
     "http": ("shardtools.storage.http", "HttpStorage"),
     "https": ("shardtools.storage.http", "HttpStorage"),
+    "s3": ("shardtools.storage.s3", "S3Storage"),
+    "gs": ("shardtools.storage.gs", "GsStorage"),
 }
-_instances: dict[str, Storage] = {}
+_instances: dict[tuple[str, StorageOptions], Storage] = {}
+_options: ContextVar[StorageOptions] = ContextVar("shardtools_storage_options", default=DEFAULT_OPTIONS)
+
+
+def current_options() -> StorageOptions:
+    """Return the options of the storage that `get_storage` gives out here."""
+    return _options.get()
+
+
+@contextmanager
+def using(options: StorageOptions) -> Iterator[None]:
+    """A context in which `get_storage`, called in this thread, follows ``options``.
+
+    >>> with using(StorageOptions(retries=0)):
+    ...     current_options().retries
+    0
+    """
+    token = _options.set(options)
+    try:
+        yield
+    finally:
+        _options.reset(token)
 
 
 def get_storage(url: str) -> Storage:
-    """Return the storage that ``url`` lives in; the same instance for every URL of a scheme.
+    """Return the storage that ``url`` lives in; the same instance for every URL of a scheme and the same options.
 
     Raises:
         SpecError: no backend knows the scheme.
     """
-    scheme = scheme_of(url)
-    if scheme not in _instances:
+    scheme, options = scheme_of(url), current_options()
+    storage = _instances.get((scheme, options))
+    if storage is None:
         if scheme not in _BACKENDS:
-            known = ", ".join(f"{name}:" for name in sorted(_BACKENDS) if name.isalpha())
+            known = ", ".join(f"{name}:" for name in sorted(_BACKENDS) if name.isalnum())
             raise SpecError(f"unknown scheme {scheme}:", url=url, fix=f"use a path or one of {known}")
         module, name = _BACKENDS[scheme]
+        backend: type[Storage] = getattr(importlib.import_module(module), name)
         # setdefault: of two threads that get here at once, both return the same instance.
-        _instances.setdefault(scheme, getattr(importlib.import_module(module), name)())
-    return _instances[scheme]
+        storage = _instances.setdefault((scheme, options), backend.with_options(options))
+    return storage

@@ -13,20 +13,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from typing import Self
 from urllib.parse import quote, unquote
 
 from shardtools.errors import NotFoundError, RefusedError
 from shardtools.spec import split_path
-from shardtools.storage import ByteRange, Sink, Stat, Storage
-from shardtools.storage.http_client import Meaning, network_errors
+from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
+from shardtools.storage.http_client import Meaning, network_errors, timeouts
 from shardtools.storage.http_ranges import read_ranges
 from shardtools.storage.http_session import HttpClient
 from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.http_upload import Spool, create_once, put, remove
 from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
-
-TIMEOUT = (10.0, 60.0)
-"""Seconds to wait for a connection, and for the next bytes on it."""
 
 _LIST_FIX = "turn its JSON listing on (nginx: autoindex_format json), or give the number of shards, as in @1000"
 _NO_LISTING: Meaning = (RefusedError, "the server does not list this folder", _LIST_FIX)
@@ -38,8 +36,12 @@ _PLAIN = "!$&'()*+,:;=@~"
 class HttpStorage(Storage):
     """Objects on web servers. Safe in threads and after a fork; a stream belongs to the process that opened it."""
 
-    def __init__(self, policy: RetryPolicy = DEFAULT_POLICY, timeout: tuple[float, float] = TIMEOUT):
-        self._client = HttpClient(policy, timeout)
+    def __init__(self, policy: RetryPolicy = DEFAULT_POLICY, timeout: float = 60.0):
+        self._client = HttpClient(policy, timeouts(timeout))
+
+    @classmethod
+    def with_options(cls, options: StorageOptions) -> Self:
+        return cls(RetryPolicy.of(options), options.timeout)
 
     def open(self, url: str) -> ObjectStream:
         return ObjectStream(self._client, url)

@@ -46,6 +46,7 @@ Meaning = tuple[type[StorageError], str, str]
 THREADS = 8
 """Requests at a time for one call that needs many."""
 
+_CONNECT_SECONDS = 10.0
 _SMALL = 1 << 16  # an answer longer than this costs more to read than a new connection
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)\s*$", re.IGNORECASE)
 _BAD_URLS = (
@@ -68,6 +69,15 @@ MEANINGS: Mapping[int, Meaning] = MappingProxyType(
         507: (FullError, "the server has no space left", "free some space there"),
     }
 )
+
+
+def timeouts(seconds: float) -> tuple[float, float]:
+    """Return how many seconds to wait for a connection, and for the next bytes on it.
+
+    >>> timeouts(60), timeouts(3)
+    ((10.0, 60), (3, 3))
+    """
+    return min(_CONNECT_SECONDS, seconds), seconds
 
 
 class Client(ABC):

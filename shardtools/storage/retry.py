@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from shardtools.errors import UnavailableError
+from shardtools.storage import StorageOptions
 
 T = TypeVar("T")
 
@@ -58,6 +59,11 @@ class RetryPolicy:
     longest: float = 120.0
     sleep: Callable[[float], object] = field(default=time.sleep, repr=False, compare=False)
     random: Callable[[], float] = field(default=random.random, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, options: StorageOptions) -> RetryPolicy:
+        """Return the policy that tries as often as ``options`` say."""
+        return cls(attempts=options.retries + 1)
 
     def seconds(self, failures: int, retry_after: float | None = None) -> float:
         """Return how many seconds to wait after so many failures in a row."""

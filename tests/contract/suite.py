@@ -2,7 +2,7 @@
 
 class TestLocal(StorageContract):
     @pytest.fixture
-    def place(self, tmp_path): return Place(LocalStorage(), f"{tmp_path}/", tmp_path)
+    def place(self, tmp_path): return FolderPlace(LocalStorage(), f"{tmp_path}/", tmp_path)
 """
 
 from __future__ import annotations
@@ -47,10 +47,31 @@ ODD_NAMES = [
 
 @dataclass(frozen=True)
 class Place:
-    """A storage, the URL of a folder in it (with its last slash), and that folder on the disk, behind its back."""
+    """A storage, the URL of a folder in it (with its last slash), and a way to it behind its back."""
 
     storage: Storage
     root: str
+
+    def url(self, name: str) -> str:
+        return self.root + name
+
+    def put(self, name: str, data: bytes) -> str:
+        """Store an object behind the storage's back and return its URL."""
+        raise NotImplementedError
+
+    def get(self, name: str) -> bytes:
+        """Return an object's bytes, read behind the storage's back."""
+        raise NotImplementedError
+
+    def files(self) -> list[str]:
+        """Return everything that lies in the folder, hidden or not, unfinished uploads included."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FolderPlace(Place):
+    """A place that is a ``folder`` on the disk."""
+
     folder: Path
     quote: Callable[[str], str] = field(default=str)
 
@@ -58,7 +79,6 @@ class Place:
         return self.root + self.quote(name)
 
     def put(self, name: str, data: bytes) -> str:
-        """Store an object behind the storage's back and return its URL."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -68,7 +88,6 @@ class Place:
         return (self.folder / name).read_bytes()
 
     def files(self) -> list[str]:
-        """Return everything that lies in the folder, hidden or not."""
         return sorted(os.path.join(at, name) for at, _, names in os.walk(self.folder) for name in names)
 
 
@@ -439,8 +458,7 @@ class StorageContract:
         assert place.storage.list(place.url("d/")) == [url]
 
     def test_names_that_are_not_text(self, place: Place) -> None:
-        (place.folder / "d").mkdir()
-        (place.folder / "d" / os.fsdecode(b"\xff\xfe.tar")).write_bytes(OBJECT)
+        place.put("d/" + os.fsdecode(b"\xff\xfe.tar"), OBJECT)
         [url] = place.storage.list(place.url("d/"))
         assert place.storage.read(url) == OBJECT
 
@@ -497,6 +515,55 @@ class StorageContract:
             assert head + stream.readall() == MEGABYTES  # its socket or file is still its own
         assert place.storage.read(url) == MEGABYTES
         assert place.get("child.tar") == b"of the child"
+
+
+class BucketContract(StorageContract):
+    """The tests for buckets, where folders are nothing but a part of names, and names are text."""
+
+    def test_a_folder_is_no_object(self, place: Place) -> None:
+        place.put("folder/x.tar", OBJECT)
+        url = place.url("folder")
+        for action in (place.storage.open, place.storage.read, place.storage.stat):
+            with pytest.raises(NotFoundError, match="folder"):
+                action(url)
+            with pytest.raises(RefusedError, match="folder"):
+                action(f"{url}/")
+        with pytest.raises(RefusedError, match="folder"), place.storage.create(f"{url}/") as sink:
+            sink.write(b"x")
+        assert place.get("folder/x.tar") == OBJECT
+
+    def test_a_file_where_a_folder_should_be(self, place: Place) -> None:
+        place.put("x", b"x")
+        with place.storage.create(place.url("x/y.tar")) as sink:
+            sink.write(b"y")
+        assert (place.get("x"), place.get("x/y.tar")) == (b"x", b"y")
+        assert place.storage.list(place.root) == [place.url("x")]
+
+    def test_names_that_are_not_text(self, place: Place) -> None:
+        url = place.url(os.fsdecode(b"\xff\xfe.tar"))
+        for action in (place.storage.open, place.storage.stat, place.storage.delete):
+            with pytest.raises(RefusedError, match="name"):
+                action(url)
+        with pytest.raises(RefusedError, match="name"), place.storage.create(url) as sink:
+            sink.write(b"x")
+
+    def test_a_bucket_that_is_not_there(self, place: Place) -> None:
+        scheme = place.root.partition("://")[0]
+        url = f"{scheme}://shardtools-no-such-bucket/x.tar"
+        for action in (place.storage.open, place.storage.stat, place.storage.read):
+            with pytest.raises(NotFoundError, match=r"no-such-bucket/x\.tar: .*; "):
+                action(url)
+        with pytest.raises(NotFoundError, match="no such bucket"), place.storage.create(url) as sink:
+            sink.write(b"x")
+        with pytest.raises(NotFoundError, match="no such bucket"):
+            place.storage.list(f"{scheme}://shardtools-no-such-bucket/")
+
+    @pytest.mark.parametrize("rest", ["", "bucket", "/x.tar"])
+    def test_a_url_without_bucket_or_name(self, place: Place, rest: str) -> None:
+        url = f"{place.root.partition('://')[0]}://{rest}"
+        for action in (place.storage.open, place.storage.stat, place.storage.delete):
+            with pytest.raises(RefusedError, match="; "):
+                action(url)
 
 
 def creates(storage: Storage, url: str, data: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import uuid
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from urllib.parse import quote
@@ -14,29 +15,29 @@ from shardtools.errors import AccessError, ExistsError
 from shardtools.storage import ByteRange
 from shardtools.storage.http import HttpStorage
 from shardtools.storage.retry import RetryPolicy
-from tests.contract.suite import MEGABYTES, OBJECT, Place, StorageContract, creates
+from tests.contract.suite import MEGABYTES, OBJECT, FolderPlace, StorageContract, creates
 from tests.servers import NginxServer, nginx_server, wait_until
 
 QUICK = RetryPolicy(attempts=4, base=0.01, cap=0.05)
 
 
 @pytest.fixture
-def place(web: NginxServer) -> Place:
+def place(web: NginxServer) -> FolderPlace:
     name = uuid.uuid4().hex
     folder = web.root / name
     folder.mkdir()
-    return Place(HttpStorage(QUICK), f"{web.url}{name}/", folder, quote)
+    return FolderPlace(HttpStorage(QUICK), f"{web.url}{name}/", folder, partial(quote, errors="surrogateescape"))
 
 
 class TestHttp(StorageContract):
     # An exclusive create leaves the hidden mark of its winner, which only delete removes.
 
     @pytest.fixture
-    def place(self, place: Place) -> Place:
+    def place(self, place: FolderPlace) -> FolderPlace:
         return place
 
 
-def test_nginx_answers_many_ranges_in_one_request(place: Place, web: NginxServer) -> None:
+def test_nginx_answers_many_ranges_in_one_request(place: FolderPlace, web: NginxServer) -> None:
     url = place.put("x.tar", MEGABYTES)
     ranges = [ByteRange(start, start + 100) for start in range(0, 5 << 20, 10_000)]
     parts = place.storage.read_ranges(url, ranges)
@@ -50,14 +51,16 @@ def test_nginx_answers_many_ranges_in_one_request(place: Place, web: NginxServer
     assert all('" 206 ' in line for line in requests())
 
 
-def test_ranges_that_lie_close_are_joined(place: Place, web: NginxServer) -> None:
+def test_ranges_that_lie_close_are_joined(place: FolderPlace, web: NginxServer) -> None:
     url = place.put("x.tar", MEGABYTES)
     ranges = [ByteRange(start, start + 600) for start in range(0, 50_000, 1000)]
     assert place.storage.read_ranges(url, ranges) == [MEGABYTES[part.start : part.stop] for part in ranges]
     wait_until(lambda: f'/{place.folder.name}/x.tar HTTP/1.1" 206 49600' in web.log_path.read_text(), "one request")
 
 
-def race(place: Place, rounds: int, me: int, barrier: Barrier, results: multiprocessing.Queue[list[int] | str]) -> None:
+def race(
+    place: FolderPlace, rounds: int, me: int, barrier: Barrier, results: multiprocessing.Queue[list[int] | str]
+) -> None:
     """Put the rounds that this process has won into ``results``, or what went wrong."""
     try:
         won = []
@@ -76,7 +79,7 @@ def race(place: Place, rounds: int, me: int, barrier: Barrier, results: multipro
 def test_of_many_processes_one_creates(nginx: NginxServer) -> None:
     rounds, racers = 12, 16
     (nginx.root / "race").mkdir()
-    place = Place(HttpStorage(QUICK), f"{nginx.url}race/", nginx.root / "race")
+    place = FolderPlace(HttpStorage(QUICK), f"{nginx.url}race/", nginx.root / "race")
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(racers), context.Queue()
     children = [context.Process(target=race, args=(place, rounds, me, barrier, results)) for me in range(racers)]
@@ -93,7 +96,7 @@ def test_of_many_processes_one_creates(nginx: NginxServer) -> None:
     assert not [name for name in place.files() if ".tmp" in name]
 
 
-def test_the_next_writer_finishes_the_work_of_one_that_died(place: Place) -> None:
+def test_the_next_writer_finishes_the_work_of_one_that_died(place: FolderPlace) -> None:
     place.put("log/.7.once/data", b"i" * 32 + b"of the dead")
     url = place.url("log/7")
     assert not place.storage.exists(url)
@@ -137,7 +140,7 @@ def test_only_writers_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert not storage.exists(url)
 
 
-def test_many_sessions_do_not_pile_up_connections(place: Place) -> None:
+def test_many_sessions_do_not_pile_up_connections(place: FolderPlace) -> None:
     """Every way to end a request gives its connection back, so that a thousand requests need a few sockets."""
     url = place.put("x.tar", OBJECT)
     ports = Path("/proc/self/fd")

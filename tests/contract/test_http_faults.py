@@ -27,7 +27,7 @@ from shardtools.storage import ByteRange, http_upload
 from shardtools.storage.http import HttpStorage
 from shardtools.storage.retry import RetryPolicy
 from tests.contract.faults import Fault, FaultyProxy, PlainServer, plain_server
-from tests.contract.suite import MEGABYTES, OBJECT, Boom, Place, pattern
+from tests.contract.suite import MEGABYTES, OBJECT, Boom, FolderPlace, pattern
 from tests.servers import NginxServer, stop, wait_until
 
 QUICK = RetryPolicy(attempts=4, base=0.01, cap=0.05)
@@ -45,10 +45,10 @@ def storage() -> HttpStorage:
 
 
 @pytest.fixture
-def place(web: NginxServer, storage: HttpStorage) -> Place:
+def place(web: NginxServer, storage: HttpStorage) -> FolderPlace:
     name = uuid.uuid4().hex
     (web.root / name).mkdir()
-    return Place(storage, f"{web.url}{name}/", web.root / name)
+    return FolderPlace(storage, f"{web.url}{name}/", web.root / name)
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def plain() -> Iterator[PlainServer]:
 
 
 class Behind:
-    """A `FaultyProxy` before the folder of a `Place`."""
+    """A `FaultyProxy` before the folder of a `FolderPlace`."""
 
-    def __init__(self, place: Place, *faults: Fault):
+    def __init__(self, place: FolderPlace, *faults: Fault):
         self.proxy = FaultyProxy(place.root, list(faults))
         self._folder = place.folder.name
 
@@ -79,7 +79,7 @@ class Behind:
 class TestReading:
     @pytest.mark.parametrize("reset", [False, True])
     @pytest.mark.parametrize("after", [0, 10, 50, 100, 150, 200, 250, 1000, 2_000_000, 5_242_000])
-    def test_a_dropped_connection_is_resumed(self, place: Place, after: int, reset: bool) -> None:
+    def test_a_dropped_connection_is_resumed(self, place: FolderPlace, after: int, reset: bool) -> None:
         place.put("x.tar", MEGABYTES)
         with Behind(place, Fault(after=after, reset=reset)) as behind:
             assert place.storage.read(behind.url("x.tar")) == MEGABYTES
@@ -87,7 +87,7 @@ class TestReading:
             if after > 1000:
                 assert "Range: bytes=" in behind.proxy.heads[1] and "If-Range: " in behind.proxy.heads[1]
 
-    def test_a_bad_line_is_resumed_as_long_as_bytes_come_through(self, place: Place) -> None:
+    def test_a_bad_line_is_resumed_as_long_as_bytes_come_through(self, place: FolderPlace) -> None:
         place.put("x.tar", MEGABYTES)
         with Behind(place, *[Fault(after=400_000)] * 12) as behind:
             buffer = bytearray(100_000)
@@ -97,7 +97,7 @@ class TestReading:
                     got += buffer[:count]
             assert got == MEGABYTES and not behind.proxy.faults
 
-    def test_a_line_that_stays_dead_is_given_up(self, place: Place) -> None:
+    def test_a_line_that_stays_dead_is_given_up(self, place: FolderPlace) -> None:
         place.put("x.tar", MEGABYTES)
         faults = [Fault(after=400_000), *[Fault(answer=b"")] * 3]
         with Behind(place, *faults) as behind:
@@ -108,7 +108,7 @@ class TestReading:
             assert not behind.proxy.faults
 
     @pytest.mark.parametrize("size", [5 << 20, 4 << 20])
-    def test_an_object_replaced_in_between_has_changed(self, place: Place, size: int) -> None:
+    def test_an_object_replaced_in_between_has_changed(self, place: FolderPlace, size: int) -> None:
         place.put("x.tar", MEGABYTES)
         os.utime(place.folder / "x.tar", (1, 1))
 
@@ -122,7 +122,7 @@ class TestReading:
         ):
             place.storage.read(behind.url("x.tar"))
 
-    def test_an_object_deleted_in_between_is_not_found(self, place: Place) -> None:
+    def test_an_object_deleted_in_between_is_not_found(self, place: FolderPlace) -> None:
         place.put("x.tar", MEGABYTES)
         with (
             Behind(place, Fault(after=2_000_000, then=(place.folder / "x.tar").unlink)) as behind,
@@ -131,13 +131,13 @@ class TestReading:
             place.storage.read(behind.url("x.tar"))
 
     @pytest.mark.parametrize("status", ["408 x", "429 x", "500 x", "502 x", "503 x", "504 x"])
-    def test_what_may_pass_is_tried_again(self, place: Place, status: str) -> None:
+    def test_what_may_pass_is_tried_again(self, place: FolderPlace, status: str) -> None:
         place.put("x.tar", OBJECT)
         with Behind(place, *[Fault(answer=canned(status))] * 3) as behind:
             assert place.storage.read(behind.url("x.tar")) == OBJECT
             assert len(behind.proxy.requests) == 4
 
-    def test_what_does_not_pass_is_reported(self, place: Place) -> None:
+    def test_what_does_not_pass_is_reported(self, place: FolderPlace) -> None:
         with Behind(place, *[Fault(answer=BUSY)] * 4) as behind:
             url = behind.url("x.tar").replace("http://", "http://me:secret@") + "?token=secret"
             with pytest.raises(UnavailableError, match=r"x\.tar: the server answered 503 .*4 times") as raised:
@@ -157,14 +157,14 @@ class TestReading:
         ],
     )
     def test_what_cannot_pass_is_not_tried_again(
-        self, place: Place, status: str, error: type[StorageError], text: str
+        self, place: FolderPlace, status: str, error: type[StorageError], text: str
     ) -> None:
         with Behind(place, Fault(answer=canned(status))) as behind:
             with pytest.raises(error, match=text) as raised:
                 place.storage.read(behind.url("x.tar"))
             assert raised.value.fix and len(behind.proxy.requests) == 1
 
-    def test_the_wait_that_the_server_asks_for(self, place: Place) -> None:
+    def test_the_wait_that_the_server_asks_for(self, place: FolderPlace) -> None:
         waits: list[float] = []
         storage = HttpStorage(RetryPolicy(attempts=3, base=0.01, sleep=waits.append))
         place.put("x.tar", OBJECT)
@@ -172,7 +172,7 @@ class TestReading:
             assert storage.read(behind.url("x.tar")) == OBJECT
         assert waits == [7.0]
 
-    def test_redirects_are_followed(self, place: Place) -> None:
+    def test_redirects_are_followed(self, place: FolderPlace) -> None:
         place.put("x.tar", MEGABYTES)
         answer = f"HTTP/1.1 302 Found\r\nLocation: {place.url('x.tar')}\r\nContent-Length: 0\r\n\r\n".encode()
         with Behind(place, Fault(answer=answer)) as behind:
@@ -185,7 +185,7 @@ class TestReading:
             storage.read(f"http://127.0.0.1:{port}/x.tar")
 
     def test_a_server_that_does_not_answer(self) -> None:
-        storage = HttpStorage(RetryPolicy(attempts=2, base=0.01), timeout=(5, 0.2))
+        storage = HttpStorage(RetryPolicy(attempts=2, base=0.01), timeout=0.2)
         with (
             socket.create_server(("127.0.0.1", 0)) as listener,
             pytest.raises(UnavailableError, match="did not answer in time"),
@@ -287,7 +287,7 @@ class TestServersThatCanDoLess:
             with pytest.raises(RefusedError, match=r"does not list.*@1000"):
                 storage.list(plain.url)
 
-    def test_a_listing_that_is_forbidden(self, place: Place) -> None:
+    def test_a_listing_that_is_forbidden(self, place: FolderPlace) -> None:
         with (
             Behind(place, Fault(answer=canned("403 Forbidden"))) as behind,
             pytest.raises(RefusedError, match=r"does not list.*403.*@1000"),
@@ -297,13 +297,13 @@ class TestServersThatCanDoLess:
 
 class TestRanges:
     @pytest.mark.parametrize("after", [0, 100, 1000])
-    def test_a_dropped_connection_is_tried_again(self, place: Place, after: int) -> None:
+    def test_a_dropped_connection_is_tried_again(self, place: FolderPlace, after: int) -> None:
         place.put("x.tar", OBJECT)
         with Behind(place, Fault(after=after)) as behind:
             parts = place.storage.read_ranges(behind.url("x.tar"), MANY)
             assert parts == [OBJECT[p.start : p.stop] for p in MANY] and len(behind.proxy.requests) == 2
 
-    def test_an_object_replaced_between_two_answers_has_changed(self, place: Place) -> None:
+    def test_an_object_replaced_between_two_answers_has_changed(self, place: FolderPlace) -> None:
         place.put("x.tar", MEGABYTES)
         ranges = [ByteRange(start, start + 10) for start in range(0, 5 << 20, 20_000)]
 
@@ -327,20 +327,20 @@ class TestRanges:
             b"",
         ],
     )
-    def test_a_damaged_multipart_answer_is_not_believed(self, place: Place, body: bytes) -> None:
+    def test_a_damaged_multipart_answer_is_not_believed(self, place: FolderPlace, body: bytes) -> None:
         place.put("x.tar", OBJECT)
         head = b"HTTP/1.1 206 x\r\nContent-Type: multipart/byteranges; boundary=B\r\nContent-Length: %d\r\n\r\n"
         with Behind(place, Fault(answer=head % len(body) + body)) as behind:
             parts = place.storage.read_ranges(behind.url("x.tar"), MANY)
             assert parts == [OBJECT[p.start : p.stop] for p in MANY]
 
-    def test_other_bytes_than_asked_for_are_not_believed(self, place: Place) -> None:
+    def test_other_bytes_than_asked_for_are_not_believed(self, place: FolderPlace) -> None:
         place.put("x.tar", OBJECT)
         answer = b"HTTP/1.1 206 x\r\nContent-Range: bytes 7-16/100000\r\nContent-Length: 10\r\n\r\n0123456789"
         with Behind(place, Fault(answer=answer)) as behind, pytest.raises(RefusedError, match="other bytes"):
             place.storage.read_ranges(behind.url("x.tar"), [ByteRange(5, 15)])
 
-    def test_a_large_span_is_resumed(self, place: Place) -> None:
+    def test_a_large_span_is_resumed(self, place: FolderPlace) -> None:
         data = MEGABYTES * 5
         place.put("x.tar", data)
         with Behind(place, *[Fault(after=6_000_000)] * 4) as behind:
@@ -374,7 +374,9 @@ class TestWriting:
         assert raised.value.fix and "new.tar: " in str(raised.value)
 
     @pytest.mark.parametrize("size", [0, 10, 5 << 20])
-    def test_what_may_pass_is_sent_again_whole(self, place: Place, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    def test_what_may_pass_is_sent_again_whole(
+        self, place: FolderPlace, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
         faults = [Fault(b"PUT ", answer=BUSY), Fault(b"PUT ", answer=b""), Fault(b"PUT ", after=0)]
         for memory in (http_upload.MEMORY, 1000):
             monkeypatch.setattr(http_upload, "MEMORY", memory)
@@ -385,7 +387,7 @@ class TestWriting:
                 assert len(behind.proxy.requests) == 4
                 assert f"Content-Length: {size}\r\n" in behind.proxy.heads[3] + "\r\n"
 
-    def test_what_does_not_pass_leaves_the_old_object(self, place: Place) -> None:
+    def test_what_does_not_pass_leaves_the_old_object(self, place: FolderPlace) -> None:
         place.put("x.tar", b"old")
         with (
             Behind(place, *[Fault(b"PUT ", answer=canned("500 Oops"))] * 4) as behind,
@@ -395,7 +397,7 @@ class TestWriting:
             sink.write(MEGABYTES)
         assert place.get("x.tar") == b"old"
 
-    def test_an_exception_sends_nothing(self, place: Place) -> None:
+    def test_an_exception_sends_nothing(self, place: FolderPlace) -> None:
         with Behind(place) as behind:
             with pytest.raises(Boom), place.storage.create(behind.url("x.tar")) as sink:
                 sink.write(MEGABYTES)
@@ -411,7 +413,9 @@ class TestWriting:
         ):
             sink.write(MEGABYTES)
 
-    def test_temporary_files_are_gone(self, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_temporary_files_are_gone(
+        self, place: FolderPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(http_upload, "MEMORY", 1000)
         monkeypatch.setattr(http_upload.tempfile, "tempdir", str(tmp_path))
         with place.storage.create(place.url("x.tar")) as sink:
@@ -419,7 +423,7 @@ class TestWriting:
             assert os.listdir(tmp_path) == []  # it has no name, so that nothing is left of a killed process
         assert place.get("x.tar") == MEGABYTES
 
-    def test_a_delete_that_is_refused(self, place: Place) -> None:
+    def test_a_delete_that_is_refused(self, place: FolderPlace) -> None:
         place.put("x.tar", b"x")
         with (
             Behind(place, Fault(b"DELETE", after=10**9), Fault(b"DELETE", answer=canned("405 No"))) as behind,
@@ -430,19 +434,19 @@ class TestWriting:
 
 class TestExclusive:
     @pytest.mark.parametrize("when", [b"MOVE ", b"PUT ", b"HEAD "])
-    def test_a_lost_answer_is_no_lost_race(self, place: Place, when: bytes) -> None:
+    def test_a_lost_answer_is_no_lost_race(self, place: FolderPlace, when: bytes) -> None:
         with Behind(place, Fault(when)) as behind:
             place.storage.create_exclusive(behind.url("x"), b"mine")
             assert not behind.proxy.faults
         assert place.get("x") == b"mine"
 
-    def test_every_answer_to_move_is_lost(self, place: Place) -> None:
+    def test_every_answer_to_move_is_lost(self, place: FolderPlace) -> None:
         with Behind(place, *[Fault(b"MOVE ")] * 4) as behind:
             place.storage.create_exclusive(behind.url("x"), b"mine")
         assert place.get("x") == b"mine"
 
     @pytest.mark.parametrize("status", ["405 Not Allowed", "403 Forbidden", "409 Conflict"])
-    def test_a_server_without_move(self, place: Place, status: str) -> None:
+    def test_a_server_without_move(self, place: FolderPlace, status: str) -> None:
         with (
             Behind(place, Fault(b"MOVE ", answer=canned(status))) as behind,
             pytest.raises(StorageError, match=status) as raised,
@@ -451,7 +455,7 @@ class TestExclusive:
         assert isinstance(raised.value, (RefusedError, AccessError))
         assert place.files() == []
 
-    def test_a_writer_that_fails_after_it_has_won(self, place: Place) -> None:
+    def test_a_writer_that_fails_after_it_has_won(self, place: FolderPlace) -> None:
         """Whoever comes next finds its data, whole, and learns that the name is taken."""
         faults = [Fault(b"PUT ", after=10**9), *[Fault(b"PUT ", answer=BUSY)] * 4]
         with Behind(place, *faults) as behind, pytest.raises(UnavailableError):

@@ -27,30 +27,30 @@ from shardtools.errors import (
 from shardtools.storage import ByteRange
 from shardtools.storage.files import FileSink, storage_error
 from shardtools.storage.local import LocalStorage
-from tests.contract.suite import OBJECT, Boom, Place, StorageContract
+from tests.contract.suite import OBJECT, Boom, FolderPlace, StorageContract
 
 
 class TestPaths(StorageContract):
     @pytest.fixture
-    def place(self, tmp_path: Path) -> Place:
-        return Place(LocalStorage(), f"{tmp_path}/", tmp_path)
+    def place(self, tmp_path: Path) -> FolderPlace:
+        return FolderPlace(LocalStorage(), f"{tmp_path}/", tmp_path)
 
 
 class TestFileUrls(StorageContract):
     @pytest.fixture
-    def place(self, tmp_path: Path) -> Place:
-        return Place(LocalStorage(), f"file://{tmp_path}/", tmp_path)
+    def place(self, tmp_path: Path) -> FolderPlace:
+        return FolderPlace(LocalStorage(), f"file://{tmp_path}/", tmp_path)
 
 
 class TestWithoutUnnamedFiles(StorageContract):
     """The way of file systems that have no files without a name."""
 
     @pytest.fixture
-    def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderPlace:
         monkeypatch.delattr(os, "O_TMPFILE")
-        return Place(LocalStorage(), f"{tmp_path}/", tmp_path)
+        return FolderPlace(LocalStorage(), f"{tmp_path}/", tmp_path)
 
-    def test_nothing_is_visible_before_the_commit(self, place: Place) -> None:
+    def test_nothing_is_visible_before_the_commit(self, place: FolderPlace) -> None:
         url = place.url("new/x.tar")
         with place.storage.create(url) as sink:
             sink.write(OBJECT)
