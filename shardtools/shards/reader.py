@@ -22,6 +22,7 @@ from shardtools.shards.compression import Source, is_packed, unpack
 from shardtools.shards.scan import scan
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK, Bytes, Ints
+from shardtools.shards.verify import CheckedStream, expected_checksum
 from shardtools.storage import Stat, get_storage
 
 BLOCK_SIZE = 8 << 20
@@ -92,7 +93,7 @@ class ShardReader:
 
     Raises, when made or while read:
         StorageError: the shard cannot be read.
-        ShardError: it is truncated or damaged.
+        ShardError: it is truncated or damaged, or does not match its sidecar (see `shardtools.shards.verify`).
     """
 
     def __init__(self, url: str, *, block_size: int = BLOCK_SIZE, ahead: bool = False):
@@ -100,8 +101,18 @@ class ShardReader:
         self._block_size = max(block_size // BLOCK, 1) * BLOCK
         self._ahead = ahead
         self._stream = get_storage(url).open(url)
+        self._checked = self._check()
         self._stopped = threading.Event()
         self._running: Generator[Block, None, None] | None = None
+
+    def _check(self) -> CheckedStream | None:
+        """Return what checks the bytes as they come, None if nothing is known of them."""
+        try:
+            checksum = expected_checksum(self.url, self.stat)
+        except BaseException:
+            self._stream.close()
+            raise
+        return None if checksum is None else CheckedStream(self._stream, self.url, checksum)
 
     @property
     def stat(self) -> Stat:
@@ -132,13 +143,14 @@ class ShardReader:
         seen = SeenKeys()
         pool = [_aligned(self._block_size) for _ in range(buffers)]
         turn, size, filled, base, index = 0, self._block_size, 0, 0, 0
-        source: Source = self._stream
+        raw = self._checked or self._stream
+        source: Source = raw
         ended = final = False
         while not final:
             buffer = pool[turn][:size]
             filled, final = _fill(source, buffer, filled)
-            if base == 0 and source is self._stream and is_packed(buffer[: min(filled, 4)].tobytes()):
-                source, filled, final = unpack(buffer[:filled].tobytes(), self._stream, self.url), 0, False
+            if base == 0 and source is raw and is_packed(buffer[: min(filled, 4)].tobytes()):
+                source, filled, final = unpack(buffer[:filled].tobytes(), raw, self.url), 0, False
                 continue
             found = scan(buffer[:filled], base=base, final=final, ended=ended, url=self.url)
             table, ended = found.table, found.ended
@@ -153,6 +165,8 @@ class ShardReader:
             pool[turn] = _room(pool[turn], size)
             pool[turn][:filled] = buffer[found.consumed : found.consumed + filled]
             base += found.consumed
+        if self._checked is not None:
+            self._checked.check()
 
     def _size_for(self, filled: int, wanted: int) -> int:
         """Return the size of the next buffer, which begins with ``filled`` bytes of a sample that is incomplete.

@@ -2,7 +2,7 @@
 
     open, read     http_stream.py    GET, resumed by Range and If-Range after a dropped connection
     read_ranges    http_ranges.py    many ranges in one GET where the server answers that
-    create, …      http_upload.py    one PUT at the end; exclusive by MOVE of a collection
+    create, …      http_upload.py    one PUT, then a look at what was stored; exclusive by MOVE of a collection
     all of them    http_session.py, http_client.py    sessions, attempts, and the meaning of an answer
 
 What a server writes is whole or not there at all as long as it renames a finished upload, as nginx does.
@@ -23,7 +23,7 @@ from shardtools.storage.http_client import Meaning, network_errors, timeouts
 from shardtools.storage.http_ranges import read_ranges
 from shardtools.storage.http_session import HttpClient
 from shardtools.storage.http_stream import ObjectStream, head
-from shardtools.storage.http_upload import Spool, create_once, put, remove
+from shardtools.storage.http_upload import Spool, create_once, remove, store
 from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
 
 _LIST_FIX = "turn its JSON listing on (nginx: autoindex_format json), or give the number of shards, as in @1000"
@@ -53,7 +53,7 @@ class HttpStorage(Storage):
     def create(self, url: str) -> Iterator[Sink]:
         with closing(Spool(url)) as spool:
             yield spool
-            put(self._client, url, spool)
+            store(self._client, url, spool)
 
     def create_exclusive(self, url: str, data: bytes) -> None:
         create_once(self._client, url, data)

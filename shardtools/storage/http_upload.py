@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from io import BytesIO
-from os import preadv
+from os import pread, preadv
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
@@ -25,16 +25,20 @@ import requests
 
 from shardtools.errors import ExistsError, FullError, NotFoundError, RefusedError, StorageError, UnavailableError
 from shardtools.spec import name_of, split_path
-from shardtools.storage import Buffer
+from shardtools.storage import Buffer, ByteRange
 from shardtools.storage.files import FileSink, batches, os_errors
 from shardtools.storage.http_client import Meaning
+from shardtools.storage.http_ranges import read_ranges
 from shardtools.storage.http_session import HttpClient
 from shardtools.storage.http_stream import ObjectStream, head
+from shardtools.storage.retry import TransientError
 
 MEMORY = 32 << 20
 """Bytes of an object that are kept in memory before they go to a temporary file."""
 
 _PIECE = 1 << 18
+_PROBE = 4096
+_PROBES = 8
 _ID_LENGTH = 32
 _CREATED = (200, 201, 204)
 _DELETED = (200, 202, 204, 404, 410)
@@ -95,6 +99,12 @@ class Spool:
             yield piece[:count]
             offset += count
 
+    def piece(self, span: ByteRange) -> bytes:
+        """Return some of the bytes."""
+        if self._file is None:
+            return bytes(self._memory.getbuffer()[span.start : span.stop])
+        return pread(self._file.fileno(), span.stop - span.start, span.start)
+
     def close(self) -> None:
         """Free the memory and the disk."""
         self._sink = self._memory = BytesIO()
@@ -114,6 +124,40 @@ def put(client: HttpClient, url: str, body: Spool) -> None:
     response = client.call("PUT", url, body=body if len(body) else b"")
     if response.status_code not in _CREATED:
         raise client.answer_error(response, url, _PUT_MEANINGS)
+
+
+def store(client: HttpClient, url: str, body: Spool) -> None:
+    """Store ``body`` as the object, and see that it was: both are done again if what lies there is something else."""
+
+    def attempt() -> None:
+        put(client, url, body)
+        _verify(client, url, body)
+
+    client.policy.run(url, attempt)
+
+
+def _verify(client: HttpClient, url: str, body: Spool) -> None:
+    """Compare what the server has now with what was sent: the size, and some pieces, the whole of a small object.
+
+    HTTP has no checksum that servers agree on, and what they store was checked by TCP on its way; this is about
+    uploads that were cut off, and about what proxies and caches between here and there may do.
+
+    Raises:
+        TransientError: it is something else.
+    """
+    size = len(body)
+    spans = [ByteRange(0, size)]
+    if size > _PROBE * _PROBES:
+        starts = [(size - _PROBE) * i // (_PROBES - 1) for i in range(_PROBES)]
+        spans = [ByteRange(start, start + _PROBE) for start in starts]
+    same = head(client, url).size in (None, size)
+    try:
+        same = same and (not size or read_ranges(client, url, spans) == [body.piece(span) for span in spans])
+    except RefusedError:  # it has fewer bytes than these
+        same = False
+    if not same:
+        what = "the server does not have what was sent to it"
+        raise TransientError(what, fix="look at its disk, and at proxies and caches on the way; then run again")
 
 
 def create_once(client: HttpClient, url: str, data: bytes) -> None:

@@ -32,6 +32,7 @@ from tests.servers import NginxServer, stop, wait_until
 
 QUICK = RetryPolicy(attempts=4, base=0.01, cap=0.05)
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 0\r\n\r\n"
+TEN = b"Content-Length: 10\r\nConnection: close\r\n\r\nabcdefghij"
 MANY = [ByteRange(start, start + 100) for start in range(0, 100_000, 9_000)]
 
 
@@ -384,8 +385,53 @@ class TestWriting:
                 with place.storage.create(behind.url("x.tar")) as sink:
                     sink.writelines([MEGABYTES[: size // 2], MEGABYTES[size // 2 : size]])
                 assert place.get("x.tar") == MEGABYTES[:size]
-                assert len(behind.proxy.requests) == 4
+                assert sum(line.startswith("PUT ") for line in behind.proxy.requests) == 4
                 assert f"Content-Length: {size}\r\n" in behind.proxy.heads[3] + "\r\n"
+
+    @pytest.mark.parametrize(
+        ("size", "fault"),
+        [
+            (5 << 20, Fault(b"HEAD ", answer=b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")),
+            (10, Fault(b"HEAD ", answer=b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")),
+            (10, Fault(b"GET ", answer=b"HTTP/1.1 206 x\r\nContent-Range: bytes 0-9/10\r\n" + TEN)),
+            (10, Fault(b"GET ", answer=b"HTTP/1.1 416 x\r\nContent-Range: bytes */9\r\nContent-Length: 0\r\n\r\n")),
+        ],
+    )
+    def test_what_arrived_differently_is_sent_again(self, place: FolderPlace, size: int, fault: Fault) -> None:
+        def puts(proxy: FaultyProxy) -> int:
+            return sum(line.startswith("PUT ") for line in proxy.requests)
+
+        with Behind(place, fault) as behind:
+            with place.storage.create(behind.url("x.tar")) as sink:
+                sink.write(MEGABYTES[:size])
+            assert puts(behind.proxy) == 2 and place.get("x.tar") == MEGABYTES[:size]
+        with Behind(place, *[fault] * 4) as behind:
+            with (
+                pytest.raises(
+                    UnavailableError, match=r"x\.tar: the server does not have what was sent.*4 times.*; look"
+                ),
+                place.storage.create(behind.url("x.tar")) as sink,
+            ):
+                sink.write(MEGABYTES[:size])
+            assert puts(behind.proxy) == 4
+
+    @pytest.mark.parametrize("memory", [1000, http_upload.MEMORY])
+    @pytest.mark.parametrize("place_of_damage", [0, 2_000_000, (5 << 20) - 1])
+    def test_pieces_of_what_arrived_are_compared(
+        self, place: FolderPlace, monkeypatch: pytest.MonkeyPatch, memory: int, place_of_damage: int
+    ) -> None:
+        monkeypatch.setattr(http_upload, "MEMORY", memory)
+
+        def damage() -> None:
+            start, stop = max(place_of_damage - 800_000, 0), min(place_of_damage + 800_000, len(MEGABYTES))
+            data = MEGABYTES[:start] + bytes(stop - start) + MEGABYTES[stop:]
+            place.put("x.tar", data)
+
+        with Behind(place, Fault(b"HEAD ", answer=b"", then=damage)) as behind:
+            with place.storage.create(behind.url("x.tar")) as sink:
+                sink.write(MEGABYTES)
+            assert sum(line.startswith("PUT ") for line in behind.proxy.requests) == 2
+        assert place.get("x.tar") == MEGABYTES
 
     def test_what_does_not_pass_leaves_the_old_object(self, place: FolderPlace) -> None:
         place.put("x.tar", b"old")

@@ -1,0 +1,72 @@
+"""Is a shard, as it arrives, the one that was written? Its sidecar knows the checksum.
+
+    stream -> CheckedStream -> reader …, and in the end: the checksum of all bytes == that of the sidecar
+
+Shards that come from a server are checked when they have a sidecar. With ``StorageOptions.verify`` every shard is
+checked, local ones too, and one that has none is an error. Ranges are not: they are read to read less.
+"""
+
+from __future__ import annotations
+
+from shardtools.errors import AccessError, CorruptError, RefusedError, StaleTableError
+from shardtools.shards.compression import crc32
+from shardtools.shards.sidecar import read_sidecar
+from shardtools.spec import scheme_of
+from shardtools.storage import Stat, Stream, current_options
+
+_REST = 1 << 20
+
+
+class CheckedStream:
+    """The bytes of a shard, whose checksum is taken as they come through."""
+
+    def __init__(self, stream: Stream, url: str, checksum: str):
+        self._stream = stream
+        self._url = url
+        self._expected = checksum
+        self._crc = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        size = self._stream.readinto(buffer)
+        self._crc = crc32(buffer[:size], self._crc)
+        return size
+
+    def check(self) -> None:
+        """Read what nobody wanted of the end, and compare.
+
+        Raises:
+            CorruptError: these are not the bytes that the sidecar is about.
+        """
+        rest = memoryview(bytearray(_REST))
+        while self.readinto(rest):
+            pass
+        found = f"crc32:{self._crc:08x}"
+        if found != self._expected:
+            raise CorruptError(
+                f"its checksum is {found}, and {self._expected} in its sidecar",
+                url=self._url,
+                fix="fetch or make the shard again; if it was replaced on purpose, delete the sidecar",
+            )
+
+
+def expected_checksum(url: str, stat: Stat) -> str | None:
+    """Return the checksum that a shard must have, None if it is not to be checked; ``stat`` is the shard's.
+
+    Raises:
+        StaleTableError: it is to be checked, and has no sidecar that is about it.
+        StorageError: the sidecar cannot be read.
+    """
+    insist = current_options().verify
+    if scheme_of(url) in ("", "file", "-") and not insist:
+        return None
+    try:
+        sidecar = None if url == "-" else read_sidecar(url, stat.size)
+    except (AccessError, RefusedError):  # S3 says so of objects that are not there to those who may not list
+        if insist:
+            raise
+        sidecar = None
+    if sidecar is None and insist:
+        raise StaleTableError(
+            "it has no sidecar that is about it, so that it cannot be verified", url=url, fix="leave out --verify"
+        )
+    return None if sidecar is None else sidecar.checksum
