@@ -20,9 +20,9 @@ from shardtools.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from shardtools.jobs.map import MapPlan
-    from shardtools.jobs.map_shard import ShardResult
     from shardtools.jobs.report import JobResult
+    from shardtools.jobs.run import Plan
+    from shardtools.jobs.target import ShardResult
 
 EPILOG = """\b
 Examples:
@@ -58,7 +58,8 @@ def main(**given: Any) -> None:
 
 
 def _map(given: dict[str, Any]) -> int:
-    from shardtools.jobs.map import plan_map, run_map
+    from shardtools.jobs.map import plan_map
+    from shardtools.jobs.run import run_plan
     from shardtools.jobs.script import read_script
 
     options = run_options(given)
@@ -72,20 +73,20 @@ def _map(given: dict[str, Any]) -> int:
         def on_shard(shard: ShardResult) -> None:
             progress.advance(shard.counts.read, shard.source_size, resumed=shard.resumed)
 
-        result = run_map(plan, options, on_shard)
+        result = run_plan(plan, options, on_shard)
     if not given["quiet"]:
         _show_result(result, time.monotonic() - started, given["report"])
     return 0 if result.is_whole else SKIPPED
 
 
-def _show_plan(plan: MapPlan, verbose: bool) -> None:
+def _show_plan(plan: Plan, verbose: bool) -> None:
     from shardtools.errors import redact
 
     tell(f"would map {format_count(len(plan.tasks), 'shard')} to {redact(plan.destination.spec)}")
     tell(f"outputs that exist: {len(plan.existing):,}")
     tasks = plan.tasks if verbose or len(plan.tasks) <= 3 else plan.tasks[:2]
-    for task in tasks:
-        tell(f"{redact(task.source)} -> {redact(task.target)}")
+    for task, target in zip(tasks, plan.destination.urls(), strict=False):
+        tell(f"{redact(task.name)} -> {redact(target)}")
     if len(tasks) < len(plan.tasks):
         tell(f"... and {len(plan.tasks) - len(tasks):,} more (-v shows them all)")
 

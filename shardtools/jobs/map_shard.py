@@ -5,31 +5,29 @@ ShardReader -> blocks -> records -> process_sample -> Composer -> ShardWriter ->
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass, field, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass
 from itertools import compress
 from typing import Any
 
 import numpy as np
 
 from shardtools.engine import check_cancelled
-from shardtools.errors import (
-    DuplicateKeyError,
-    NotFoundError,
-    OutputExistsError,
-    SampleError,
-    ShardError,
-    ShardtoolsError,
-    StorageError,
-)
+from shardtools.errors import DuplicateKeyError, SampleError, ShardError, ShardtoolsError, StorageError
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Script, function, where
+from shardtools.jobs.target import (
+    Counts,
+    ShardResult,
+    Target,
+    digest,
+    is_own,
+    read_mark,
+    shard_result,
+    write_target,
+)
 from shardtools.shards.reader import Block, ShardReader
 from shardtools.shards.samples import Composer, Members, Record, records, repeated_key
-from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
 from shardtools.shards.writer import ShardWriter
 from shardtools.spec import identity
 from shardtools.storage import Stat, get_storage
@@ -39,70 +37,14 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class OldManifest:
-    """A manifest at ``url`` that ``run``, a text that no other run has, will replace."""
-
-    url: str
-    run: str
-
-
-@dataclass(frozen=True)
 class MapTask:
-    """What one task does: map ``source`` to ``target`` by ``script``.
-
-    ``resume`` keeps the target if this very task has completed it, ``overwrite`` replaces it whoever made it, and
-    ``ahead`` reads the source in a thread of its own. ``marked`` says that the target has a sidecar; it, and the
-    ``manifest`` that describes the target as it was, are deleted before the target is replaced.
-    """
+    """What one task does: map ``source`` to ``target`` by ``script``; ``ahead`` reads in a thread of its own."""
 
     source: str
-    target: str
+    target: Target
     script: Script
     on_error: OnError = "fail"
-    resume: bool = False
-    overwrite: bool = False
     ahead: bool = False
-    marked: bool = False
-    manifest: OldManifest | None = None
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Samples ``read``, ``dropped`` by the script, ``skipped`` for errors, and ``written``.
-
-    ``dropped`` are those for which the script returned nothing; with ``process_samples`` those that a batch came out
-    shorter by. ``others`` are members of the source that belong to no sample, such as folders.
-    """
-
-    read: int = 0
-    dropped: int = 0
-    skipped: int = 0
-    written: int = 0
-    others: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-
-@dataclass(frozen=True)
-class ShardResult:
-    """What became of one shard.
-
-    ``source_size`` and ``filesize`` are bytes as stored. ``resumed`` says that the shard was there already.
-    ``failure`` is why the source could not be read, in which case nothing was written; only with ``on_error="skip"``.
-    ``skipped`` has key and reason of each sample that was left out where there is no sidecar to hold them.
-    """
-
-    source: str
-    target: str
-    counts: Counts = Counts()
-    source_size: int = 0
-    filesize: int = 0
-    checksum: str = ""
-    fields: Mapping[str, int] = field(default_factory=dict)
-    resumed: bool = False
-    failure: str | None = None
-    skipped: tuple[tuple[str, str], ...] = ()
 
 
 class _SourceError(Exception):
@@ -121,7 +63,7 @@ def map_shard(task: MapTask) -> ShardResult:
         OutputExistsError: resumed, but another job has written the target.
     """
     try:
-        if task.resume and task.marked and (done := _completed(task)) is not None:
+        if (done := _completed(task)) is not None:
             return done
         with _reading(task) as reader:
             return _map(task, reader)
@@ -129,13 +71,13 @@ def map_shard(task: MapTask) -> ShardResult:
         error = failed.error
     if task.on_error == "fail":
         raise error
-    return ShardResult(task.source, task.target, failure=str(error))
+    return ShardResult(task.source, task.target.url, failure=str(error))
 
 
 def _reading(task: MapTask) -> ShardReader:
     try:
         return ShardReader(task.source, ahead=task.ahead)
-    except StorageError as error:
+    except (StorageError, ShardError) as error:
         raise _SourceError(error) from error
 
 
@@ -148,7 +90,7 @@ def fingerprint(task: MapTask, source: Stat) -> str:
         "params": sorted((name, repr(value)) for name, value in dict(task.script.params).items()),
         "source": [identity(task.source), source.size, source.validator],
     }
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return digest(facts)
 
 
 def _completed(task: MapTask) -> ShardResult | None:
@@ -156,28 +98,14 @@ def _completed(task: MapTask) -> ShardResult | None:
 
     One with samples left out is complete only if they may be; one from a source that nothing identifies never is.
     """
-    sidecar = _read_mark(task.target)
-    if sidecar is None:
+    mark = read_mark(task.target)
+    if mark is None:
         return None
     source = _stat_source(task.source)
-    if sidecar.job.get("fingerprint") == fingerprint(task, source):
-        done = _result(task, source, sidecar, resumed=True)
-        return done if source.validator and (task.on_error == "skip" or not done.counts.skipped) else None
-    if task.overwrite:
+    if not is_own(mark, task.target, fingerprint(task, source)):
         return None
-    raise OutputExistsError(
-        "another script, or another version of the source, made this shard",
-        url=task.target,
-        fix="add --overwrite to replace such shards, or choose another destination",
-    )
-
-
-def _read_mark(target: str) -> Sidecar | None:
-    try:
-        size = get_storage(target).stat(target).size
-    except NotFoundError:
-        return None
-    return read_sidecar(target, size)
+    done = shard_result(task.source, source.size or 0, task.target.url, mark, resumed=True)
+    return done if source.validator and (task.on_error == "skip" or not done.counts.skipped) else None
 
 
 def _stat_source(source: str) -> Stat:
@@ -189,47 +117,17 @@ def _stat_source(source: str) -> Stat:
         raise _SourceError(error) from error
 
 
-def _result(task: MapTask, source: Stat, sidecar: Sidecar, *, resumed: bool = False) -> ShardResult:
-    return ShardResult(
-        source=task.source,
-        target=task.target,
-        counts=Counts(**sidecar.job["counts"]),
-        source_size=source.size or 0,
-        filesize=sidecar.filesize,
-        checksum=sidecar.checksum,
-        fields=sidecar.count_fields(),
-        resumed=resumed,
-    )
-
-
 def _map(task: MapTask, reader: ShardReader) -> ShardResult:
     mapper = _Mapper(task)
-    with get_storage(task.target).create(task.target) as sink:
-        writer = ShardWriter(sink, task.target, on_repeat=mapper.on_repeat)
+
+    def fill(writer: ShardWriter) -> dict[str, Any]:
         for block in _guarded(reader):
             mapper.map_block(block, writer)
         writer.flush()
-        sidecar = writer.finish(mapper.job(fingerprint(task, reader.stat), writer.count))
-        _unmark(task)
-    result = _result(task, reader.stat, sidecar)
-    if task.target == "-":
-        return replace(result, skipped=tuple((key, reason) for key, reason in sidecar.job["skipped"]))
-    write_sidecar(task.target, sidecar)
-    return result
+        return mapper.job(fingerprint(task, reader.stat), writer.count)
 
-
-def _unmark(task: MapTask) -> None:
-    """Delete what vouches for the target as it was; nothing may, from its replacement to its new mark."""
-    if task.manifest is not None:
-        _delete_once(task.manifest)
-    if task.marked:
-        get_storage(task.target).delete(sidecar_url(task.target))
-
-
-@lru_cache(maxsize=16)
-def _delete_once(manifest: OldManifest) -> None:
-    """Delete the manifest, once in each process, rather than once for each of its shards."""
-    get_storage(manifest.url).delete(manifest.url)
+    sidecar = write_target(task.target, fill, on_repeat=mapper.on_repeat)
+    return shard_result(task.source, reader.stat.size or 0, task.target.url, sidecar)
 
 
 def _guarded(reader: ShardReader) -> Iterator[Block]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shardtools.errors import redact
-from shardtools.jobs.map_shard import Counts, ShardResult
+from shardtools.jobs.target import Counts, ShardResult
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.storage import get_storage
 

@@ -1,0 +1,93 @@
+"""Carrying out the plan of a job: its tasks on the engine, then the manifest and the report.
+
+plan -> engine -> ShardResults -> manifest, report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shardtools import engine
+from shardtools.errors import ShardtoolsError
+from shardtools.jobs.options import RunOptions
+from shardtools.jobs.report import JobResult, write_report
+from shardtools.jobs.target import ShardResult
+from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
+from shardtools.spec import Destination
+from shardtools.storage import using
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job would do: its ``tasks``, one for each shard of ``destination``; some outputs are ``existing`` already.
+
+    ``job`` says in the manifest and the report what made the dataset. A task's function returns a `ShardResult`.
+    """
+
+    destination: Destination
+    tasks: Sequence[engine.Task]
+    existing: Sequence[str]
+    job: dict[str, Any]
+
+
+def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], None] | None = None) -> JobResult:
+    """Carry out a plan; ``on_shard`` is called with each shard's result as it is there.
+
+    The manifest is written last, if every shard could be read. With ``options.report`` the report is written whether
+    the job succeeds or fails.
+
+    Raises:
+        ShardtoolsError: the first error, after the tasks that were running have ended. Complete shards stay, for
+            ``resume``.
+    """
+    results: dict[int, ShardResult] = {}
+    with using(options.storage):
+        try:
+            _run(plan, options, results, on_shard)
+        except BaseException as error:
+            if options.report:
+                _report_failure(options.report, plan, _result(plan, results), error)
+            raise
+        result = _result(plan, results)
+        if not result.failures and plan.destination.spec != "-":
+            entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in result.shards]
+            write_manifest(plan.destination, build_manifest(plan.destination, entries, plan.job))
+        if options.report:
+            write_report(options.report, plan.job, result, None)
+    return result
+
+
+def _report_failure(url: str, plan: Plan, result: JobResult, error: BaseException) -> None:
+    """Write the report of a job that failed; failing at that too must not hide why."""
+    try:
+        write_report(url, plan.job, result, error)
+    except ShardtoolsError as second:
+        error.add_note(f"the report was not written: {second}")
+
+
+def _result(plan: Plan, results: dict[int, ShardResult]) -> JobResult:
+    return JobResult(plan.destination.spec, [results[i] for i in sorted(results)])
+
+
+def _run(
+    plan: Plan,
+    options: RunOptions,
+    results: dict[int, ShardResult],
+    on_shard: Callable[[ShardResult], None] | None,
+) -> None:
+    errors: list[Exception] = []
+
+    def on_done(done: engine.Done) -> None:
+        if done.error is not None:
+            errors.append(done.error)
+            return
+        result: ShardResult = done.result  # type: ignore[assignment]
+        results[done.index] = result
+        if on_shard is not None:
+            on_shard(result)
+
+    engine.run(plan.tasks, on_done, cluster=options.cluster, jobs=options.jobs)
+    if errors:
+        raise errors[0]

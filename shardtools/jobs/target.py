@@ -1,0 +1,178 @@
+"""An output shard of a job: kept if the job has completed it before, else written, committed and marked.
+
+fingerprint -> completed? -> keep it
+            -> otherwise: create -> samples -> unmark the old -> commit -> sidecar, the new mark
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Container, Mapping
+from dataclasses import astuple, dataclass, field
+from functools import lru_cache
+from typing import Any
+from uuid import uuid4
+
+from shardtools.errors import NotFoundError, OutputExistsError
+from shardtools.jobs.options import RunOptions
+from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
+from shardtools.shards.writer import ShardWriter
+from shardtools.spec import Destination
+from shardtools.storage import get_storage
+
+
+@dataclass(frozen=True)
+class OldManifest:
+    """A manifest at ``url`` that ``run``, a text that no other run has, will replace."""
+
+    url: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A shard to be written at ``url``.
+
+    ``resume`` keeps it if the very task that would write it has completed it, ``overwrite`` replaces it whoever made
+    it. ``marked`` says that there is a sidecar; it, and the ``manifest`` that describes the shard as it was, are
+    deleted before the shard is replaced.
+    """
+
+    url: str
+    resume: bool = False
+    overwrite: bool = False
+    marked: bool = False
+    manifest: OldManifest | None = None
+
+
+def targets(destination: Destination, options: RunOptions, existing: Container[str]) -> list[Target]:
+    """Return the targets of a destination, of whose shards, sidecars and manifest ``existing`` are there."""
+    old = OldManifest(destination.manifest, uuid4().hex) if destination.manifest in existing else None
+    return [
+        Target(url, options.resume, options.overwrite, sidecar_url(url) in existing, old) for url in destination.urls()
+    ]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Samples ``read``, ``dropped`` on purpose, ``skipped`` for errors, and ``written``.
+
+    ``dropped`` are those for which a script returned nothing; with ``process_samples`` those that a batch came out
+    shorter by. ``others`` are members of the source that belong to no sample, such as folders.
+    """
+
+    read: int = 0
+    dropped: int = 0
+    skipped: int = 0
+    written: int = 0
+    others: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of one shard.
+
+    ``source_size`` and ``filesize`` are bytes as stored. ``resumed`` says that the shard was there already.
+    ``failure`` is why the source could not be read, in which case nothing was written; only with ``on_error="skip"``.
+    ``skipped`` has key and reason of each sample that was left out where there is no sidecar to hold them.
+    """
+
+    source: str
+    target: str
+    counts: Counts = Counts()
+    source_size: int = 0
+    filesize: int = 0
+    checksum: str = ""
+    fields: Mapping[str, int] = field(default_factory=dict)
+    resumed: bool = False
+    failure: str | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def shard_result(source: str, source_size: int, target: str, sidecar: Sidecar, *, resumed: bool = False) -> ShardResult:
+    """Return the result that the sidecar of a complete shard tells of."""
+    skipped = () if target != "-" else tuple((key, reason) for key, reason in sidecar.job["skipped"])
+    return ShardResult(
+        source=source,
+        target=target,
+        counts=Counts(**sidecar.job["counts"]),
+        source_size=source_size,
+        filesize=sidecar.filesize,
+        checksum=sidecar.checksum,
+        fields=sidecar.count_fields(),
+        resumed=resumed,
+        skipped=skipped,
+    )
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """Return a text that is the same exactly for the same facts: the fingerprint of a task that these determine.
+
+    >>> digest({"job": "map", "seed": 1})
+    'ae62bf047338180e89cccd3782913e88'
+    """
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def read_mark(target: Target) -> Sidecar | None:
+    """Return the sidecar of a target that is there and may be kept, None if it is to be written."""
+    if not (target.resume and target.marked):
+        return None
+    try:
+        size = get_storage(target.url).stat(target.url).size
+    except NotFoundError:
+        return None
+    return read_sidecar(target.url, size)
+
+
+def is_own(mark: Sidecar, target: Target, fingerprint: str) -> bool:
+    """Return whether the very task of ``fingerprint`` has written the target that ``mark`` is about.
+
+    Raises:
+        OutputExistsError: another one has, and it may not be replaced.
+    """
+    if mark.job.get("fingerprint") == fingerprint:
+        return True
+    if target.overwrite:
+        return False
+    raise OutputExistsError(
+        "another script, or another version of the source, made this shard",
+        url=target.url,
+        fix="add --overwrite to replace such shards, or choose another destination",
+    )
+
+
+def write_target(
+    target: Target,
+    fill: Callable[[ShardWriter], Mapping[str, Any]],
+    on_repeat: Callable[[str], None] | None = None,
+) -> Sidecar:
+    """Write a shard, commit it and mark it as complete; return its sidecar.
+
+    ``fill`` adds the samples and returns what the sidecar is to say of the job. ``on_repeat`` is that of `ShardWriter`.
+    """
+    with get_storage(target.url).create(target.url) as sink:
+        writer = ShardWriter(sink, target.url, on_repeat=on_repeat)
+        sidecar = writer.finish(fill(writer))
+        _unmark(target)
+    if target.url != "-":
+        write_sidecar(target.url, sidecar)
+    return sidecar
+
+
+def _unmark(target: Target) -> None:
+    """Delete what vouches for the target as it was; nothing may, from its replacement to its new mark."""
+    if target.manifest is not None:
+        _delete_once(target.manifest)
+    if target.marked:
+        get_storage(target.url).delete(sidecar_url(target.url))
+
+
+@lru_cache(maxsize=16)
+def _delete_once(manifest: OldManifest) -> None:
+    """Delete the manifest, once in each process, rather than once for each of its shards."""
+    get_storage(manifest.url).delete(manifest.url)
