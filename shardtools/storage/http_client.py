@@ -208,10 +208,10 @@ def network_errors(url: str) -> Iterator[None]:
     except failures.TooManyRedirects as error:
         raise RefusedError("the server redirects in circles", url=url, fix="check the URL") from error
     except (HTTPError, HTTPException, OSError) as error:  # requests' own are OSErrors
-        raise _connection_error(error, url) from error
+        raise connection_error(error, url) from error
 
 
-def _connection_error(error: BaseException, url: str) -> Exception:
+def connection_error(error: BaseException, url: str) -> Exception:
     """Return what a broken connection means, from the first exception in its chain that says it."""
     link: BaseException | None = error
     while link is not None:

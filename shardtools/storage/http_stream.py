@@ -172,7 +172,8 @@ class ObjectStream(Stream):
         if response.status_code == 412 or (response.status_code == 416 and self._position > self._start):
             raise self._changed()
         if response.status_code == 416 and self._span:
-            raise past_end(self._span, content_range(response)[2], self._url)
+            size = content_range(response)[2]
+            raise past_end(self._span, head(self._client, self._url).size if size is None else size, self._url)
         if response.status_code not in (200, 206):
             raise self._client.answer_error(response, self._url)
         stat = self._client.describe(response)

@@ -1,0 +1,86 @@
+"""Objects in S3, and in what speaks its protocol: MinIO, Ceph and others, by ``AWS_ENDPOINT_URL``.
+
+    open, read, stat    http_stream.py      GET, resumed by Range and If-Match after a dropped connection
+    read_ranges         http_ranges.py      a GET for each span, a few at a time
+    create              s3_upload.py        parts while it is written; exclusive by If-None-Match
+    all of them         s3_client.py, s3_errors.py    boto3, signatures, connections, and the meaning of an answer
+
+Keys are what stands in the URL, as it stands there: nothing is escaped in ``s3://bucket/a b%20?x#y.tar``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+from shardtools.errors import NotFoundError
+from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
+from shardtools.storage.http_ranges import read_ranges
+from shardtools.storage.http_stream import ObjectStream, head
+from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
+from shardtools.storage.s3_client import S3Client, split_url
+from shardtools.storage.s3_upload import create_once, part_sink
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client as Api
+
+
+class S3Storage(Storage):
+    """Objects in S3. Safe in threads and after a fork; a stream belongs to the process that opened it."""
+
+    def __init__(self, policy: RetryPolicy = DEFAULT_POLICY, timeout: float = 60.0):
+        self._client = S3Client(policy, timeout)
+
+    @classmethod
+    def with_options(cls, options: StorageOptions) -> Self:
+        return cls(RetryPolicy.of(options), options.timeout)
+
+    def open(self, url: str) -> ObjectStream:
+        split_url(url)
+        return ObjectStream(self._client, url)
+
+    def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+        split_url(url)
+        return read_ranges(self._client, url, ranges)
+
+    @contextmanager
+    def create(self, url: str) -> Iterator[Sink]:
+        with part_sink(self._client, url) as sink:
+            yield sink
+
+    def create_exclusive(self, url: str, data: bytes) -> None:
+        create_once(self._client, url, data)
+
+    def stat(self, url: str) -> Stat:
+        split_url(url)
+        return head(self._client, url)
+
+    def list(self, prefix: str) -> list[str]:
+        bucket, start = split_url(prefix, prefix=True)
+        folder = prefix[: len(prefix) - len(start)]
+        skip = start.rfind("/") + 1
+
+        def page(api: Api, token: str | None) -> tuple[list[str], str | None]:
+            more = {"ContinuationToken": token} if token else {}
+            answer = api.list_objects_v2(Bucket=bucket, Prefix=start, Delimiter="/", **more)  # type: ignore[arg-type]
+            return [entry["Key"] for entry in answer.get("Contents", [])], answer.get("NextContinuationToken")
+
+        keys: list[str] = []
+        token: str | None = None
+        while True:
+            found, token = self._client.run(prefix, lambda api: page(api, token))  # noqa: B023 - called at once
+            keys += found
+            if token is None:
+                return sorted(folder + key for key in keys if key[skip:] and not key[skip:].startswith("."))
+
+    def delete(self, url: str) -> None:
+        bucket, key = split_url(url)
+
+        def call(api: Api) -> None:
+            api.delete_object(Bucket=bucket, Key=key)
+
+        try:
+            self._client.run(url, call)
+        except NotFoundError:
+            return

@@ -1,0 +1,255 @@
+"""Requests to S3: boto3 for what changes something, signed once and sent on pooled connections for what reads.
+
+boto3's ``get_object`` takes about two milliseconds of Python for each call, however small the object. A signature does
+not cover the range that is asked for, so one for each object, good for some minutes, serves all of its ranges.
+
+Whatever boto3 finds as credentials, endpoint and region is used, on the machine where the request is made: nothing of
+it is pickled or logged. Without credentials requests go unsigned, which public buckets answer.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from boto3.session import Session
+from botocore import UNSIGNED
+from botocore import exceptions as failures
+from botocore.config import Config
+from requests.structures import CaseInsensitiveDict
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
+
+from shardtools import __version__
+from shardtools.errors import RefusedError, StorageError
+from shardtools.storage.http_client import Client, timeouts
+from shardtools.storage.retry import RetryPolicy, TransientError
+from shardtools.storage.s3_errors import EXPIRED_CODES, answer_error, answered, client_error, is_transient
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client as Api
+
+T = TypeVar("T")
+
+_SIGNED_SECONDS = 900
+_REUSED_SECONDS = 600
+_SIGNATURES = 10_000
+_CODE = re.compile(rb"<Code>([^<]+)</Code>")
+_CONNECTIONS = 64
+_OPERATIONS = {"GET": "get_object", "HEAD": "head_object"}
+
+
+def split_url(url: str, *, prefix: bool = False) -> tuple[str, str]:
+    """Return bucket and key of a URL; with ``prefix`` the key may be empty or end with a slash.
+
+    Raises:
+        RefusedError: it has none, or it names a folder, or its name is not text.
+
+    >>> split_url("s3://bucket/a b%20?x#y.tar")
+    ('bucket', 'a b%20?x#y.tar')
+    """
+    bucket, _, key = url.partition("://")[2].partition("/")
+    if not bucket or (not key and not prefix):
+        fix = "write it as s3://bucket/name"
+        raise RefusedError("this names a folder or nothing, not an object in a bucket", url=url, fix=fix)
+    if key.endswith("/") and not prefix:
+        raise RefusedError("this names a folder", url=url, fix="name an object in it")
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedError("S3 holds no name that is not UTF-8", url=url, fix="give it another name") from error
+    return bucket, key
+
+
+@dataclass
+class _Connected:
+    """What one process uses until its credentials expire: sessions, connections and signatures."""
+
+    session: Session
+    timeout: tuple[float, float]
+    unsigned: bool
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    apis: dict[str | None, Api] = field(default_factory=dict)
+    regions: dict[str, str] = field(default_factory=dict)
+    signed: dict[tuple[str, str], tuple[float, str]] = field(default_factory=dict)
+    pools: dict[tuple[str, str], urllib3.PoolManager] = field(default_factory=dict)
+
+    def api(self, bucket: str) -> Api:
+        """Return boto3's client for the region of a bucket."""
+        region = self.regions.get(bucket)
+        with self.lock:
+            if region not in self.apis:
+                self.apis[region] = self._new_api(region)
+            return self.apis[region]
+
+    def _new_api(self, region: str | None) -> Api:
+        found = self.session._session  # botocore's, which knows the configuration
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        special: Any = {}
+        if self.unsigned:
+            special["signature_version"] = UNSIGNED
+        if endpoint and not found.get_scoped_config().get("s3", {}).get("addressing_style"):
+            special["s3"] = {"addressing_style": "path"}  # other servers have no host for each bucket
+        config = Config(
+            connect_timeout=self.timeout[0],
+            read_timeout=self.timeout[1],
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            max_pool_connections=_CONNECTIONS,
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            user_agent_extra=f"shardtools/{__version__}",
+            **special,
+        )
+        return self.session.client("s3", region_name=region, config=config)
+
+    def sign(self, method: str, url: str) -> str:
+        """Return an address with a signature, good for some minutes, for requests of one kind for one object."""
+        known = self.signed.get((method, url))
+        now = time.monotonic()
+        if known is not None and now < known[0]:
+            return known[1]
+        bucket, key = split_url(url)
+        address = self.api(bucket).generate_presigned_url(
+            _OPERATIONS[method], Params={"Bucket": bucket, "Key": key}, ExpiresIn=_SIGNED_SECONDS
+        )
+        if len(self.signed) >= _SIGNATURES:
+            self.signed.clear()
+        self.signed[method, url] = (now + _REUSED_SECONDS, address)
+        return address
+
+    def pool(self, address: str) -> tuple[urllib3.HTTPConnectionPool, str]:
+        """Return the connections to a server, and what to ask it for."""
+        parts = urlsplit(address)
+        server = (parts.scheme, parts.netloc)
+        manager = self.pools.get(server)
+        if manager is None:
+            manager = self.pools.setdefault(server, self._new_manager(address))
+        connections = manager.connection_from_host(parts.hostname, parts.port, parts.scheme)
+        proxied = getattr(manager, "proxy", None) is not None and parts.scheme == "http"
+        return connections, address if proxied else f"{parts.path}?{parts.query}" if parts.query else parts.path
+
+    def _new_manager(self, address: str) -> urllib3.PoolManager:
+        bundle = self.session._session.get_config_variable("ca_bundle")
+        bundle = bundle or os.environ.get("REQUESTS_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
+        options: dict[str, Any] = {
+            "maxsize": _CONNECTIONS,
+            "retries": False,
+            "timeout": urllib3.Timeout(connect=self.timeout[0], read=self.timeout[1]),
+            "cert_reqs": "CERT_REQUIRED",
+            "ca_certs": bundle,
+        }
+        proxy = select_proxy(address, get_environ_proxies(address))
+        return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+
+
+class S3Client(Client):
+    """Sends requests to S3. What it needs for that is made on first use in each process."""
+
+    condition = "If-Match"  # S3 knows no If-Range
+    sends_parts = True
+    gap = 1 << 14
+
+    def __init__(self, policy: RetryPolicy, timeout: float):
+        super().__init__(policy)
+        self._timeouts = timeouts(timeout)
+        self._connected: dict[int, _Connected] = {}
+        self._lock = threading.Lock()
+
+    def run(self, url: str, call: Callable[[Api], T]) -> T:
+        """Return ``call(api)``, with boto3's client for the URL's bucket; transient failures are retried.
+
+        Raises:
+            StorageError: what boto3 raised, in our terms.
+            UnavailableError: it kept failing.
+        """
+        return self.policy.run(url, lambda: self.attempt(url, call))
+
+    def attempt(self, url: str, call: Callable[[Api], T]) -> T:
+        """Like `run`, once; but for credentials that have expired, which are looked up again."""
+        bucket = split_url(url, prefix=True)[0]
+        connected = self._connect(url)
+        try:
+            return call(connected.api(bucket))
+        except (failures.BotoCoreError, failures.ClientError) as error:
+            if not (isinstance(error, failures.ClientError) and answered(error)[0] in EXPIRED_CODES):
+                raise client_error(error, url, unsigned=connected.unsigned) from error
+        connected = self._connect(url, instead_of=connected)
+        try:
+            return call(connected.api(bucket))
+        except (failures.BotoCoreError, failures.ClientError) as error:
+            raise client_error(error, url, unsigned=connected.unsigned) from error
+
+    def exchange(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
+        connected = self._connect(url)
+        response = self._request(connected, method, url, headers)
+        region = response.headers.get("x-amz-bucket-region")
+        bucket = split_url(url)[0]
+        if response.status_code in (301, 307, 400) and region and connected.regions.get(bucket) != region:
+            connected.regions[bucket] = region
+            connected.signed.pop((method, url), None)
+            response.close()
+            response = self._request(connected, method, url, headers)
+        # The answer to HEAD has no body that could say why.
+        expired = response.reason in EXPIRED_CODES or (method == "HEAD" and response.status_code == 400)
+        if expired:
+            response.close()
+            response = self._request(self._connect(url, instead_of=connected), method, url, headers)
+        return response
+
+    def check_transient(self, response: requests.Response) -> None:
+        if is_transient(response.reason):
+            response.close()
+            raise TransientError(f"S3 answered {response.status_code} {response.reason}")
+        super().check_transient(response)
+
+    def answer_error(self, response: requests.Response, url: str, meanings: Mapping[int, Any] = {}) -> StorageError:
+        return answer_error(response.status_code, response.reason, url, unsigned=self._connect(url).unsigned)
+
+    def _request(
+        self, connected: _Connected, method: str, url: str, headers: Mapping[str, str] | None
+    ) -> requests.Response:
+        try:
+            pool, target = connected.pool(connected.sign(method, url))
+        except failures.BotoCoreError as error:
+            raise client_error(error, url, unsigned=connected.unsigned) from error
+        raw = pool.urlopen(
+            method,
+            target,
+            headers={"Accept-Encoding": "identity", **(headers or {})},
+            redirect=False,
+            retries=False,
+            preload_content=False,
+            decode_content=False,
+            assert_same_host=False,
+        )
+        response = requests.Response()
+        response.status_code = raw.status
+        response.headers = CaseInsensitiveDict(raw.headers)
+        response.raw = raw
+        response.reason = raw.reason or ""
+        if raw.status >= 300 and method == "GET":
+            code = _CODE.search(raw.read(1 << 16))
+            response.reason = code[1].decode("latin-1") if code else response.reason
+            raw.close()
+        return response
+
+    def _connect(self, url: str, instead_of: _Connected | None = None) -> _Connected:
+        """Return what this process uses; made anew, with the credentials that are found now, ``instead_of`` the old."""
+        pid = os.getpid()
+        with self._lock:
+            connected = self._connected.get(pid)
+            if connected is None or connected is instead_of:
+                try:
+                    session = Session()
+                    unsigned = session.get_credentials() is None
+                except failures.BotoCoreError as error:
+                    raise client_error(error, url, unsigned=False) from error
+                connected = self._connected[pid] = _Connected(session, self._timeouts, unsigned)
+            return connected
