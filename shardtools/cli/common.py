@@ -72,8 +72,8 @@ _OPTIONS = [
     click.option(
         "--cache",
         metavar="DIR[:SIZE]",
-        help="Keep what is read from servers in a local folder, and read it from there the next time.  "
-        "[default SIZE: 10GB]",
+        help="Keep what is read from servers in a local folder of up to SIZE (such as 500M or 20GB), and read it from "
+        "there the next time.  [default SIZE: 10GB]",
     ),
     click.option("--verify", is_flag=True, help="Insist that every shard that is read matches its sidecar's checksum."),
     click.option("--dry-run", is_flag=True, help="Make every check, say what would be done, and do nothing."),
@@ -103,8 +103,18 @@ def run_options(given: dict[str, Any]) -> RunOptions:
         resume=given["resume"],
         on_error=given["on_error"],
         report=given["report"],
-        storage=StorageOptions(given["retries"], given["timeout"], given["cache"], given["verify"]),
+        storage=StorageOptions(given["retries"], given["timeout"], _cache(given["cache"]), given["verify"]),
     )
+
+
+def _cache(text: str | None) -> str | None:
+    """Return the option so that it means the same folder in any working folder."""
+    if text is None:
+        return None
+    from shardtools.storage.cache import parse_cache
+
+    folder, size = parse_cache(text)
+    return f"{os.path.abspath(folder)}:{size}"
 
 
 def run_command(program: str, verbose: bool, work: Callable[[], int]) -> None:

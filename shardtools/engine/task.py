@@ -89,7 +89,7 @@ def work(token: threading.Event, task: Task) -> Outcome:
     error: Exception | Cancelled | None = None
     try:
         check_cancelled()
-        with using(task.storage):
+        with using(task.storage, check_cancelled):
             result = task.function(*task.args)
     except (Exception, Cancelled) as caught:  # noqa: BLE001 - what a task raises is what came of it
         error = caught

@@ -12,10 +12,10 @@ from __future__ import annotations
 import importlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from shardtools.errors import NotFoundError, SpecError
@@ -30,11 +30,14 @@ class Stat:
     """What storage knows about an object.
 
     ``size`` is in bytes, None where the storage does not say (a pipe, a chunked answer). ``validator`` is a text that
-    changes whenever the object does (an ETag, a generation, a modification time), None where there is none.
+    changes whenever the object does (an ETag, a generation, a modification time), None where there is none. It is not
+    ``settled`` as long as another version might still get the same one: a time in whole seconds cannot tell what was
+    written first in a second from what was written last.
     """
 
     size: int | None
     validator: str | None
+    settled: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class StorageOptions:
 
     Raises:
         ValueError: a number makes no sense.
+        SpecError: nor does ``cache``.
     """
 
     retries: int = 5
@@ -102,6 +106,10 @@ class StorageOptions:
     def __post_init__(self) -> None:
         if self.retries < 0 or not self.timeout > 0:
             raise ValueError(f"retries must not be negative and timeout above zero: {self.retries}, {self.timeout}")
+        if self.cache is not None:
+            from shardtools.storage.cache import parse_cache
+
+            parse_cache(self.cache)
 
 
 DEFAULT_OPTIONS = StorageOptions()
@@ -211,8 +219,10 @@ _BACKENDS = {
     "s3": ("shardtools.storage.s3", "S3Storage"),
     "gs": ("shardtools.storage.gs", "GsStorage"),
 }
+_UNCACHED = ("", "file", "-")
 _instances: dict[tuple[str, StorageOptions], Storage] = {}
 _options: ContextVar[StorageOptions] = ContextVar("shardtools_storage_options", default=DEFAULT_OPTIONS)
+_check: ContextVar[Callable[[], object] | None] = ContextVar("shardtools_storage_check", default=None)
 
 
 def current_options() -> StorageOptions:
@@ -220,19 +230,28 @@ def current_options() -> StorageOptions:
     return _options.get()
 
 
+def check_stop() -> None:
+    """Raise what ends the work of this thread, if it should end. What works or waits for long calls it often."""
+    if (check := _check.get()) is not None:
+        check()
+
+
 @contextmanager
-def using(options: StorageOptions) -> Iterator[None]:
-    """A context in which `get_storage`, called in this thread, follows ``options``.
+def using(options: StorageOptions, check: Callable[[], object] | None = None) -> Iterator[None]:
+    """A context in which `get_storage`, called in this thread, follows ``options``, and `check_stop` calls ``check``.
+
+    Without a ``check`` it remains what it was.
 
     >>> with using(StorageOptions(retries=0)):
     ...     current_options().retries
     0
     """
-    token = _options.set(options)
+    options_before, check_before = _options.set(options), _check.set(check or _check.get())
     try:
         yield
     finally:
-        _options.reset(token)
+        _check.reset(check_before)
+        _options.reset(options_before)
 
 
 def get_storage(url: str) -> Storage:
@@ -249,6 +268,11 @@ def get_storage(url: str) -> Storage:
             raise SpecError(f"unknown scheme {scheme}:", url=url, fix=f"use a path or one of {known}")
         module, name = _BACKENDS[scheme]
         backend: type[Storage] = getattr(importlib.import_module(module), name)
+        made = backend.with_options(options)
+        if options.cache is not None and scheme not in _UNCACHED:
+            from shardtools.storage.cache import CachedStorage
+
+            made = CachedStorage(made, options.cache, patience=options.timeout)
         # setdefault: of two threads that get here at once, both return the same instance.
-        storage = _instances.setdefault((scheme, options), backend.with_options(options))
+        storage = _instances.setdefault((scheme, options), made)
     return storage

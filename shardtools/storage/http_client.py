@@ -16,6 +16,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http.client import HTTPException
 from types import MappingProxyType
 from typing import ClassVar, TypeVar
@@ -48,6 +50,7 @@ THREADS = 8
 
 _CONNECT_SECONDS = 10.0
 _SMALL = 1 << 16  # an answer longer than this costs more to read than a new connection
+_SETTLING_SECONDS = 2  # one for the resolution, one for clocks that do not tick together
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)\s*$", re.IGNORECASE)
 _BAD_URLS = (
     failures.InvalidURL,
@@ -165,15 +168,20 @@ class Client(ABC):
             for future in futures:
                 future.cancel()
 
+    def stat(self, url: str) -> Stat | None:
+        """Return what the service says of an object in a way of its own, None where HEAD is the way."""
+        return None
+
     def describe(self, response: requests.Response) -> Stat:
         """Return the size of the whole object and its validator, as far as the headers of an answer tell."""
         headers = response.headers
         validator = headers.get("ETag") or headers.get("Last-Modified")
+        settled = _is_settled(headers)
         if response.status_code == 206:
-            return Stat(content_range(response)[2], validator)
+            return Stat(content_range(response)[2], validator, settled)
         length = headers.get("Content-Length", "")
         chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
-        return Stat(int(length) if length.isdigit() and not chunked else None, validator)
+        return Stat(int(length) if length.isdigit() and not chunked else None, validator, settled)
 
     def answer_error(
         self, response: requests.Response, url: str, meanings: Mapping[int, Meaning] = MappingProxyType({})
@@ -277,6 +285,29 @@ def _has_whole_head(response: requests.Response) -> bool:
     many = headers.get("Content-Type", "").lower().startswith("multipart/byteranges")
     counted = headers.get("Content-Length", "").isdigit() or headers.get("Transfer-Encoding", "").lower() == "chunked"
     return (closes or counted) and (response.status_code != 206 or many or "Content-Range" in headers)
+
+
+def _is_settled(headers: Mapping[str, str]) -> bool:
+    """Return whether the validator of an answer is that of these bytes alone, and will be.
+
+    One that is weak need not tell every byte. One that is made from the modification time, in whole seconds, as that
+    of nginx is, becomes good only when the second is over (RFC 9110, 8.8.2.2).
+    """
+    if headers.get("ETag", "").startswith("W/"):
+        return False
+    modified, now = headers.get("Last-Modified"), headers.get("Date")
+    if modified is None:
+        return True
+    written, asked = _seconds(modified), _seconds(now or "")
+    return written is not None and asked is not None and asked - written >= _SETTLING_SECONDS
+
+
+@lru_cache(maxsize=1024)  # as reading a date takes longer than the rest of an answer's head
+def _seconds(date: str) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def bad_url(url: str) -> RefusedError:

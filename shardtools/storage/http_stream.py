@@ -27,6 +27,8 @@ _PIECE = 1 << 20
 
 def head(client: Client, url: str) -> Stat:
     """Return what the server says about an object, without reading it."""
+    if (stat := client.stat(url)) is not None:
+        return stat
     response = client.call("HEAD", url)
     if response.status_code in (405, 501):
         with ObjectStream(client, url) as stream:  # closed at once, before more than a few buffers are sent

@@ -24,58 +24,89 @@ _REQUEST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
 class Fault:
     """What happens to the next request that begins with ``when``.
 
-    ``answer`` is sent in place of the server's, which never sees the request; or the server's own answer, head
-    included, is cut off after ``after`` bytes, by a reset if ``reset`` and otherwise as if the server had ended it.
-    ``then`` is called before the client can know.
+    ``answer`` is sent in place of the server's, which never sees the request; ``instead`` in place of an answer that
+    the server has given. Otherwise the server's answer is cut off after ``after`` bytes, head included, or so many of
+    its body if ``of_body``: by a reset if ``reset``, by silence until the client gives up if ``stall``, and else as if
+    the server had ended it. ``then`` is called before the client can know.
     """
 
     when: bytes = b"GET "
     answer: bytes | None = None
+    instead: bytes | None = None
     after: int = 0
+    of_body: bool = False
     reset: bool = False
+    stall: bool = False
     then: Callable[[], object] = field(default=lambda: None)
 
 
 class FaultyProxy:
     """A TCP proxy before the server at ``target`` that does ``faults``, each once and in their order.
 
-    ``requests`` collects the first line of each request, ``heads`` all of its head.
+    ``choose`` is asked for a fault for each request that none of these is for. ``requests`` collects the first line of
+    each request, ``heads`` all of its head. With ``listen=False`` connections are refused until `open` is called.
     """
 
-    def __init__(self, target: str, faults: list[Fault]):
+    def __init__(
+        self,
+        target: str,
+        faults: list[Fault] | None = None,
+        choose: Callable[[bytes], Fault | None] = lambda head: None,
+        *,
+        listen: bool = True,
+    ):
         parts = urlsplit(target)
         self._target = (parts.hostname, parts.port)
-        self.faults = faults
+        self.faults = faults if faults is not None else []
+        self._choose = choose
         self.heads: list[str] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", 0))
+        if listen:
+            self._listener.listen(128)
+        self._listening = listen
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
-        self._threads: list[threading.Thread] = []
 
     @property
     def requests(self) -> list[str]:
         return [head.split("\r\n")[0] for head in self.heads]
 
     def __enter__(self) -> FaultyProxy:
-        self._start(self._accept)
+        if self._listening:
+            self._start(self._accept)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # it may never have listened
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
+    def open(self) -> None:
+        """Take connections from now on."""
+        if not self._listening:
+            self._listening = True
+            self._listener.listen(128)
+            self._start(self._accept)
+
     def _start(self, target: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)
-        thread.start()
+        threading.Thread(target=target, args=args, daemon=True).start()
 
     def _accept(self) -> None:
         with suppress(OSError):  # the listener was closed
             while True:
                 self._start(self._serve, self._listener.accept()[0])
 
+    def _fault_for(self, data: bytes) -> Fault | None:
+        self.heads.append(data.partition(b"\r\n\r\n")[0].decode("latin-1"))
+        if self.faults and data.startswith(self.faults[0].when):
+            return self.faults.pop(0)
+        return self._choose(data)
+
     def _serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(self._target) as server, suppress(ConnectionError):
-            left: int | None = None
-            fault = Fault()
+            fault: Fault | None = None
+            left = 0
             while True:
                 for ready in select([client, server], [], [])[0]:
                     data = ready.recv(1 << 16)
@@ -83,25 +114,37 @@ class FaultyProxy:
                         return
                     if ready is client:
                         if _REQUEST.match(data):
-                            self.heads.append(data.partition(b"\r\n\r\n")[0].decode("latin-1"))
-                            if self.faults and data.startswith(self.faults[0].when):
-                                fault = self.faults.pop(0)
-                                left = fault.after
-                        if left is not None and fault.answer is not None:
+                            fault = self._fault_for(data)
+                            left = -1 if fault is not None and fault.of_body else fault.after if fault else 0
+                        if fault is not None and fault.answer is not None:
                             fault.then()
                             client.sendall(fault.answer)
                             return
                         server.sendall(data)
-                    elif left is None:
+                        continue
+                    if fault is None:
                         client.sendall(data)
-                    else:
-                        client.sendall(data[:left])
-                        left -= len(data[:left])
-                        if left == 0:
-                            fault.then()
-                            if fault.reset:
-                                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                            return
+                        continue
+                    if fault.instead is not None:
+                        fault.then()
+                        client.sendall(fault.instead)
+                        return
+                    if left < 0:  # the end of the head is in the first data, as all servers here send it
+                        left = data.index(b"\r\n\r\n") + 4 + fault.after
+                    client.sendall(data[:left])
+                    left -= len(data[:left])
+                    if left == 0:
+                        fault.then()
+                        _end(client, fault)
+                        return
+
+
+def _end(client: socket.socket, fault: Fault) -> None:
+    if fault.stall:
+        while client.recv(1 << 16):
+            pass
+    if fault.reset:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @dataclass

@@ -1,0 +1,302 @@
+"""A local copy of what is read from servers, bounded in bytes, shared by all processes of a machine, and never stale.
+
+    open, read     stat -> the whole object from the folder; else downloaded into it once, whoever asks meanwhile waits
+    read_ranges    stat -> the spans that the folder has, and one request for the others, which it has from then on
+
+Every call asks the server whether the object is still the same, so that only what was read of this very version is
+given. `CachedStorage` stands before the storage of any scheme; ``cache_folder.py`` knows what lies in the folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from io import FileIO
+from typing import TYPE_CHECKING
+
+from shardtools.errors import (
+    AccessError,
+    ChangedError,
+    NotFoundError,
+    RefusedError,
+    SpecError,
+    StorageError,
+    UnavailableError,
+)
+from shardtools.spec import scheme_of
+from shardtools.storage import ByteRange, Sink, Stat, Storage, Stream, check_stop
+from shardtools.storage.cache_account import charge
+from shardtools.storage.cache_folder import CacheFolder, Draft, Version
+from shardtools.storage.files import storage_error
+from shardtools.storage.ranges import cut, merge, past_end
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SIZE = 10_000_000_000
+"""The bytes that a cache may hold when nobody says how many."""
+
+GAP = 4096
+"""Bytes between two missing ranges that are fetched too, rather than making two entries, each with a block's rest."""
+
+_ATTEMPTS = 2  # at an object that keeps changing, before it is read past the cache
+_PIECE = 1 << 20
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([kmgt]?)b?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def parse_cache(text: str) -> tuple[str, int]:
+    """Return the folder and the number of bytes that ``DIR`` or ``DIR:SIZE`` names.
+
+    What follows the last colon is the SIZE if it is empty or begins with a digit, a sign or a dot, and has no slash;
+    otherwise it is a part of DIR. A SIZE is a number of bytes, or of k, M, G or T of them, each a thousand of the one
+    before; a B may follow, and capitals make no difference. Without it the cache holds 10 GB.
+
+    Raises:
+        SpecError: the SIZE is none, or DIR is empty or no folder of this machine.
+
+    >>> parse_cache("/data/cache"), parse_cache("cache:123"), parse_cache("cache:1.5tb")
+    (('/data/cache', 10000000000), ('cache', 123), ('cache', 1500000000000))
+    >>> parse_cache("run:a/b:c"), parse_cache("a:b:20G"), parse_cache("2024:01/")
+    (('run:a/b:c', 10000000000), ('a:b', 20000000000), ('2024:01/', 10000000000))
+    >>> parse_cache("d:10 apples")
+    Traceback (most recent call last):
+    shardtools.errors.SpecError: d:10 apples: '10 apples' is no size of a cache; write it as in d:500M or d:10GB
+    """
+    folder, colon, size = text.rpartition(":")
+    if not colon or "/" in size or not re.match(r"[0-9.+-]|$", size):
+        folder, size = text, str(DEFAULT_SIZE)
+    match = _SIZE.fullmatch(size)
+    limit = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
+    if limit <= 0:
+        fix = f"write it as in {folder}:500M or {folder}:10GB"
+        raise SpecError(f"'{size}' is no size of a cache", url=text, fix=fix)
+    if not folder or "\0" in folder or scheme_of(folder):
+        raise SpecError("this is no folder for a cache", url=text, fix="name one on this machine")
+    return folder, limit
+
+
+class CachedStream(Stream):
+    """An object as its copy in the cache, unbuffered: a large read goes straight into the caller's buffer."""
+
+    def __init__(self, file: FileIO, url: str, stat: Stat):
+        super().__init__()
+        self._file = file
+        self._url = url
+        self.stat = stat
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        try:
+            count = self._file.readinto(buffer) or 0
+        except OSError as error:
+            raise storage_error(error, self._url) from error
+        if count == 0 and memoryview(buffer).nbytes:
+            self._check_end()
+        return count
+
+    def readall(self) -> bytes:
+        try:
+            data = self._file.readall()
+        except OSError as error:
+            raise storage_error(error, self._url) from error
+        self._check_end()
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def _check_end(self) -> None:
+        if self._file.tell() != self.stat.size:
+            raise UnavailableError("its copy in the cache was cut off", url=self._url, fix="run again")
+
+
+class CachedStorage(Storage):
+    """The storage ``inner`` with a cache for what is read from it. Whatever it cannot keep is read past it.
+
+    ``cache`` is ``DIR`` or ``DIR:SIZE``. A process that downloads an object and has not written any of it for
+    ``patience`` seconds is no longer waited for.
+
+    Raises, when something is read:
+        JobError: the folder cannot be made or written.
+    """
+
+    def __init__(self, inner: Storage, cache: str, patience: float = 60.0):
+        self._inner = inner
+        self._folder = CacheFolder(*parse_cache(cache))
+        self._patience = patience
+        self._told: set[int | None] = set()
+
+    def open(self, url: str) -> Stream:
+        return self._open_copy(url) or self._inner.open(url)
+
+    def read(self, url: str) -> bytes:
+        copy = self._open_copy(url)
+        if copy is None:
+            return self._inner.read(url)
+        with copy:
+            return copy.readall()
+
+    def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+        for _ in range(_ATTEMPTS if ranges else 0):
+            stat = self._settled(url)
+            if stat is None or stat.size is None:
+                break
+            last = max(ranges, key=lambda part: part.stop)
+            if last.stop > stat.size:
+                raise past_end(last, stat.size, url)
+            try:
+                return self._assemble(url, stat, ranges)
+            except ChangedError:
+                continue
+            except OSError as error:
+                self._tell(error)
+                break
+        return self._inner.read_ranges(url, ranges)
+
+    def _settled(self, url: str) -> Stat | None:
+        """Return size and validator of an object; None if it is empty, or its versions cannot be told apart."""
+        try:
+            self._folder.prepare()
+        except OSError as error:
+            self._tell(error)
+            return None
+        try:
+            stat = self._inner.stat(url)
+        except NotFoundError:
+            raise
+        except (AccessError, RefusedError):  # of HEAD, say, by a URL that is signed for GET
+            return None
+        return stat if stat.settled and stat.size and stat.validator is not None else None
+
+    def _tell(self, error: OSError) -> None:
+        """Log, once for each reason, why the cache is not used; raise what has nothing to do with it."""
+        if isinstance(error, StorageError):
+            raise error
+        if error.errno not in self._told:
+            self._told.add(error.errno)
+            logger.warning("%s: read past the cache: %s", self._folder.path, storage_error(error, "").what)
+        self._folder.forget()
+
+    # --- whole objects
+
+    def _open_copy(self, url: str) -> CachedStream | None:
+        """Return an object's copy, which is made if there is none; None if there can be none."""
+        for _ in range(_ATTEMPTS):
+            stat = self._settled(url)
+            if stat is None or stat.size is None or charge(stat.size) > self._folder.limit:
+                break
+            try:
+                file = self._copy(url, stat)
+            except ChangedError:
+                continue
+            except OSError as error:
+                self._tell(error)
+                break
+            return None if file is None else CachedStream(file, url, stat)
+        return None
+
+    def _copy(self, url: str, stat: Stat) -> FileIO | None:
+        version = self._folder.version(url, stat)
+        file = self._folder.open_whole(version)
+        if file is not None:
+            return file
+        with self._folder.draft(version, self._patience) as draft:
+            return self._folder.open_whole(version) if draft is None else self._download(url, stat, draft)
+
+    def _download(self, url: str, stat: Stat, draft: Draft) -> FileIO | None:
+        """Fill the draft and return it as a file; None if there is no room for it."""
+        if not draft.reserve():
+            return None
+        size = 0
+        buffer = memoryview(bytearray(_PIECE))
+        with self._inner.open(url) as source:
+            while source.stat == stat and (count := source.readinto(buffer)):
+                check_stop()
+                draft.write(buffer[:count])
+                size += count
+        if source.stat != stat or size != stat.size:
+            raise ChangedError("the object was replaced before it was read", url=url, fix="run again")
+        return draft.publish()
+
+    # --- ranges
+
+    def _assemble(self, url: str, stat: Stat, ranges: Sequence[ByteRange]) -> list[bytes]:
+        """Return the bytes of ``ranges``, from the folder as far as it has them."""
+        version = self._folder.version(url, stat)
+        spans = merge(ranges)
+        parts = [divide(span, known) for known in [self._folder.spans(version)] for span in spans]
+        found = self._folder.read(version, [(part, entry) for some in parts for part, entry in some if entry])
+        missing = [part for some in parts for part, _ in some if part not in found]
+        if missing:
+            found |= self._fetch(url, stat, version, missing)
+        return cut(ranges, spans, [_join([found[part] for part, _ in some]) for some in parts])
+
+    def _fetch(self, url: str, stat: Stat, version: Version, missing: Sequence[ByteRange]) -> dict[ByteRange, bytes]:
+        spans = merge(missing, GAP)
+        bodies = self._inner.read_ranges(url, spans)
+        if self._inner.stat(url) != stat:  # then nobody knows whose bytes these are
+            raise ChangedError("the object was replaced while it was read", url=url, fix="run again")
+        try:
+            self._folder.store(version, spans, bodies)
+        except OSError as error:
+            self._tell(error)
+        return dict(zip(missing, cut(missing, spans, bodies), strict=True))
+
+    # --- what is not cached
+
+    def stat(self, url: str) -> Stat:
+        return self._inner.stat(url)
+
+    def list(self, prefix: str) -> list[str]:
+        return self._inner.list(prefix)
+
+    def create(self, url: str) -> AbstractContextManager[Sink]:
+        return self._inner.create(url)
+
+    def create_exclusive(self, url: str, data: bytes) -> None:
+        self._inner.create_exclusive(url, data)
+
+    def delete(self, url: str) -> None:
+        self._inner.delete(url)
+
+
+def divide(span: ByteRange, entries: Sequence[ByteRange]) -> list[tuple[ByteRange, ByteRange | None]]:
+    """Return a span in parts, each with the entry that has it, None for what no entry has.
+
+    Starts and stops of ``entries`` rise.
+
+    >>> for part, entry in divide(ByteRange(5, 30), [ByteRange(0, 10), ByteRange(8, 15), ByteRange(20, 40)]):
+    ...     print(part, entry)
+    ByteRange(start=5, stop=10) ByteRange(start=0, stop=10)
+    ByteRange(start=10, stop=15) ByteRange(start=8, stop=15)
+    ByteRange(start=15, stop=20) None
+    ByteRange(start=20, stop=30) ByteRange(start=20, stop=40)
+    """
+    parts: list[tuple[ByteRange, ByteRange | None]] = []
+    position = span.start
+    number = bisect_right(entries, position, key=lambda entry: entry.stop)
+    while position < span.stop:
+        entry = entries[number] if number < len(entries) else None
+        if entry is None or entry.start >= span.stop:
+            parts.append((ByteRange(position, span.stop), None))
+            break
+        if entry.start > position:
+            parts.append((ByteRange(position, entry.start), None))
+            position = entry.start
+        parts.append((ByteRange(position, min(entry.stop, span.stop)), entry))
+        position = entry.stop
+        number += 1
+    return parts
+
+
+def _join(bodies: Sequence[bytes]) -> bytes:
+    return bodies[0] if len(bodies) == 1 else b"".join(bodies)

@@ -1,0 +1,265 @@
+"""Requests to Google Cloud Storage: its JSON API over the sessions of google-auth.
+
+google-cloud-storage finds the credentials (application default credentials), the endpoint (``STORAGE_EMULATOR_HOST``
+and others) and the universe; the requests are ours, so that one policy decides on retries, and a dropped stream goes on
+where it stopped. Without credentials requests are anonymous, which public buckets answer. Tokens are renewed by
+google-auth before they expire, and when the service refuses one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote, urlencode
+
+import requests
+from google.auth import exceptions as failures
+from google.auth.credentials import AnonymousCredentials
+from google.auth.transport.requests import AuthorizedSession
+from google.cloud import storage as google_storage  # type: ignore[import-untyped]
+from requests.adapters import HTTPAdapter
+
+from shardtools import __version__
+from shardtools.errors import (
+    AccessError,
+    ChangedError,
+    NotFoundError,
+    RefusedError,
+    StorageError,
+)
+from shardtools.storage import Stat
+from shardtools.storage.http_client import (
+    THREADS,
+    Client,
+    content_range,
+    network_errors,
+    status_of,
+    timeouts,
+)
+from shardtools.storage.retry import RetryPolicy, TransientError
+
+_MEDIA = re.compile(r"/b/([^/?]+)/o/([^/?]+)")
+_CONDITION = "x-shardtools-if-generation"
+_SIGN_IN = "run 'gcloud auth application-default login', or set GOOGLE_APPLICATION_CREDENTIALS"
+_CHECK_RIGHTS = "see what the account may do (storage.objects.get, create, delete, list)"
+_GENERATION = "x-goog-generation"
+_STORED_SIZE = "x-goog-stored-content-length"
+
+
+def split_url(url: str, *, prefix: bool = False) -> tuple[str, str]:
+    """Return bucket and name of a URL; with ``prefix`` the name may be empty or end with a slash.
+
+    Raises:
+        RefusedError: it has none, or it names a folder, or its name is not text.
+
+    >>> split_url("gs://bucket/a b%20?x#y.tar")
+    ('bucket', 'a b%20?x#y.tar')
+    """
+    bucket, _, name = url.partition("://")[2].partition("/")
+    if not bucket or (not name and not prefix):
+        fix = "write it as gs://bucket/name"
+        raise RefusedError("this names a folder or nothing, not an object in a bucket", url=url, fix=fix)
+    if name.endswith("/") and not prefix:
+        raise RefusedError("this names a folder", url=url, fix="name an object in it")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedError("the service holds no name that is not UTF-8", url=url, fix="give it another") from error
+    return bucket, name
+
+
+@dataclass(frozen=True)
+class _Account:
+    """Where requests go, and as whom."""
+
+    endpoint: str
+    credentials: Any
+
+    @property
+    def is_anonymous(self) -> bool:
+        return isinstance(self.credentials, AnonymousCredentials)
+
+
+class GsClient(Client):
+    """Sends requests to Google Cloud Storage. Sessions are made on first use in each process and thread."""
+
+    condition = _CONDITION
+    sends_parts = True
+    gap = 1 << 14
+
+    def __init__(self, policy: RetryPolicy, timeout: float):
+        super().__init__(policy)
+        self._timeouts = timeouts(timeout)
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._accounts: dict[int, _Account] = {}
+
+    def exchange(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
+        """Return the answer to a request for an object's bytes."""
+        bucket, name = split_url(url)
+        # With gzip accepted, what is stored as gzip comes as it is stored, and with its own length.
+        sent = {"Accept-Encoding": "gzip", **(headers or {})}
+        query = {"alt": "media"}
+        if generation := sent.pop(_CONDITION, None):
+            query["ifGenerationMatch"] = generation
+        address = f"/download/storage/v1/b/{quote(bucket, safe='')}/o/{quote(name, safe='')}"
+        return self._request(method, url, address, query, sent, body)
+
+    def stat(self, url: str) -> Stat:
+        entry = self.json("GET", url, object_path(url), {"fields": "size,generation"})
+        return Stat(int(entry["size"]), str(entry["generation"]))
+
+    def describe(self, response: requests.Response) -> Stat:
+        """Return size and generation; an emulator that does not tell the generation is asked for it."""
+        headers = response.headers
+        length = headers.get(_STORED_SIZE) or headers.get("Content-Length", "")
+        size = content_range(response)[2] if response.status_code == 206 else int(length) if length.isdigit() else None
+        generation = headers.get(_GENERATION)
+        if generation is None:
+            bucket, name = (unquote(part) for part in _MEDIA.search(response.url).groups())  # type: ignore[union-attr]
+            generation = self.stat(f"gs://{bucket}/{name}").validator
+        return Stat(size, generation)
+
+    def json(
+        self, method: str, url: str, path: str, query: Mapping[str, str] | None = None, body: Any = None
+    ) -> dict[str, Any]:
+        """Return what the service answers to a request about ``url``; transient failures are retried."""
+
+        def attempt() -> dict[str, Any]:
+            response = self.request(method, url, path, query, body=None if body is None else json.dumps(body).encode())
+            return parse(response, url)
+
+        return self.policy.run(url, attempt)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> requests.Response:
+        """Return the answer to one attempt, with its body; ``path`` may be a whole address.
+
+        Raises:
+            TransientError: the failure may pass.
+            StorageError: it will not.
+        """
+        with network_errors(url):
+            response = self._request(method, url, path, query or {}, headers or {}, body)
+            _ = response.content
+        if response.status_code >= 400:
+            self.check_transient(response)
+            raise self.answer_error(response, url)
+        return response
+
+    def answer_error(
+        self, response: requests.Response, url: str, meanings: Mapping[int, Any] | None = None
+    ) -> StorageError:
+        status = response.status_code
+        said = status_of(response)
+        if status == 404 and ("bucket does not exist" in _message(response) or self._is_without_bucket(url)):
+            return NotFoundError(f"there is no such bucket ({said})", url=url, fix="check its name")
+        if status in (401, 403):
+            if self._account(url).is_anonymous:
+                what = f"the service does not allow this, and there are no credentials ({said})"
+                return AccessError(what, url=url, fix=_SIGN_IN)
+            return AccessError(f"the service does not allow this to you ({said})", url=url, fix=_CHECK_RIGHTS)
+        if status == 412:
+            return ChangedError(f"the object is not what it was ({said})", url=url, fix="run again")
+        return super().answer_error(response, url)
+
+    def _is_without_bucket(self, url: str) -> bool:
+        bucket = split_url(url, prefix=True)[0]
+        path = f"/storage/v1/b/{quote(bucket, safe='')}"
+        with network_errors(url):
+            return self._request("GET", url, path, {"fields": "name"}, {}, None).status_code == 404
+
+    def _request(
+        self, method: str, url: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: object
+    ) -> requests.Response:
+        account = self._account(url)
+        address = path if "://" in path else account.endpoint + path
+        if query:
+            address += f"?{urlencode(query)}"
+        try:
+            response: requests.Response = self._session(account).request(
+                method,
+                address,
+                data=body,
+                headers=dict(headers),
+                timeout=self._timeouts[1],
+                stream=True,
+                allow_redirects=method == "GET",
+            )
+        except failures.TransportError as error:
+            raise TransientError("the service that gives out tokens could not be reached") from error
+        except failures.GoogleAuthError as error:
+            what = f"no token could be had for the credentials ({error})"
+            raise AccessError(what, url=url, fix=_SIGN_IN) from error
+        return response
+
+    def _account(self, url: str) -> _Account:
+        pid = os.getpid()
+        with self._lock:
+            if pid not in self._accounts:
+                self._accounts[pid] = _find_account(url)
+            return self._accounts[pid]
+
+    def _session(self, account: _Account) -> AuthorizedSession:
+        state = self._local
+        if getattr(state, "pid", None) != os.getpid():
+            session = AuthorizedSession(account.credentials)
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, HTTPAdapter(pool_maxsize=THREADS))
+            session.headers["User-Agent"] = f"shardtools/{__version__}"
+            state.session, state.pid = session, os.getpid()
+        found: AuthorizedSession = state.session
+        return found
+
+
+def object_path(url: str) -> str:
+    """Return the path of an object's metadata in the JSON API."""
+    bucket, name = split_url(url)
+    return f"/storage/v1/b/{quote(bucket, safe='')}/o/{quote(name, safe='')}"
+
+
+def parse(response: requests.Response, url: str) -> dict[str, Any]:
+    """Return the JSON of an answer, {} if it has none.
+
+    Raises:
+        TransientError: it is no JSON, as if something in between had answered.
+    """
+    if not response.content:
+        return {}
+    try:
+        entry = response.json()
+    except ValueError as error:
+        raise TransientError("the answer is not JSON") from error
+    if not isinstance(entry, dict):
+        raise TransientError("the answer is not what the service answers")
+    return entry
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError, OSError):  # an emulator's answer, or a proxy's: nothing more to learn
+        return ""
+
+
+def _find_account(url: str) -> _Account:
+    try:
+        client = google_storage.Client(project=None)
+    except failures.DefaultCredentialsError:
+        client = google_storage.Client.create_anonymous_client()
+    except failures.GoogleAuthError as error:
+        raise AccessError(f"the credentials cannot be used ({error})", url=url, fix=_SIGN_IN) from error
+    credentials = client._credentials
+    return _Account(client._connection.API_BASE_URL.rstrip("/"), credentials)
