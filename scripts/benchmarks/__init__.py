@@ -3,8 +3,8 @@
     suite (map.py: tables of rows) -> runner.py -> child.py, one process for each measurement -> report.py
 
 A suite is a module with a function ``tables(scale) -> list[Table]``, named in `SUITES`. A row names a function of
-ours.py or peers.py, which prepares the work, yields what is to be measured, and cleans up.
+ours*.py or peers*.py, which prepares the work, yields what is to be measured, and cleans up.
 """
 
-SUITES = {"map": "benchmarks.map"}
+SUITES = {"map": "benchmarks.map", "storage": "benchmarks.storage"}
 """Name on the command line: the module. A new suite is one more line here and one more module."""

@@ -6,7 +6,6 @@ Every function takes the benchmark's folder and yields the work to be measured.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -16,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.model import Work
+from benchmarks.server import serve
 
 BLOCK_BYTES = 32_000_000
 IDENTITY = "def process_sample(record):\n    return record\n"
@@ -36,20 +36,6 @@ def write_shard(root: str) -> str:
     with tarfile.open(os.path.join(root, name), "w") as archive:
         archive.addfile(tarfile.TarInfo("key.txt"))
     return name
-
-
-@contextmanager
-def serve(folder: str) -> Iterator[str]:
-    """Serve ``folder`` with nginx, as scripts/serve does, and yield its URL."""
-    program = Path(__file__).resolve().parent.parent / "serve"
-    with subprocess.Popen([sys.executable, str(program), folder, "0"], stdout=subprocess.PIPE, text=True) as server:
-        try:
-            found = re.search(r"http://\S+", server.stdout.readline() if server.stdout else "")
-            if found is None:
-                raise RuntimeError("scripts/serve did not start")
-            yield found[0]
-        finally:
-            server.terminate()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.data import is_tmpfs
 from benchmarks.model import Outcome, Row, Table, Target
 
-PACKAGES = ("shardtools", "webdataset", "ray", "numpy", "isal")
+PACKAGES = ("shardtools", "webdataset", "ray", "boto3", "numpy", "isal")
 
 
 def preamble(root: Path, scale: str, repeat: int) -> str:

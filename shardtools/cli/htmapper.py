@@ -28,7 +28,7 @@ EPILOG = """\b
 Examples:
   htmapper -p resize.py 'train-@1000.tgz' 'small-@1000.tgz'
   htmapper -p resize.py -a size=256 http://host/train-@1000.tgz http://host/small-@1000.tgz
-  htmapper -c scheduler:8786 -p resize.py --resume http://host/train-@1000.tgz /data/small-@1000.tar
+  htmapper -c scheduler:8786 -p resize.py --resume gs://bucket/train-@1000.tgz s3://mine/small-@1000.tar
 
 \b
 The script:

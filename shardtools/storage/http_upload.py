@@ -33,10 +33,10 @@ from shardtools.storage.http_session import HttpClient
 from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.retry import TransientError
 
-MEMORY = 32 << 20
+MEMORY = 4 << 20
 """Bytes of an object that are kept in memory before they go to a temporary file."""
 
-_PIECE = 1 << 18
+_PIECE = 1 << 20
 _PROBE = 4096
 _PROBES = 8
 _ID_LENGTH = 32

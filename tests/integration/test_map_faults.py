@@ -84,9 +84,8 @@ def test_without_retries_the_first_failure_is_the_last(folder: Path, nginx: Ngin
     write_dataset(nginx.root, 1, 5)
     with FaultyProxy(nginx.url, [Fault(answer=BUSY)]) as proxy:
         outcome = run("--retries", "0", "-p", "script.py", f"{proxy.url}in-@1.tar", "o-@1.tar", cwd=folder)
-        assert outcome.error() == (
-            f"{proxy.url}in-0.tar: the server answered 503 Busy; see whether the server is up and reachable, then run again"
-        )
+        what = "the server answered 503 Busy; see whether the server is up and reachable, then run again"
+        assert outcome.error() == f"{proxy.url}in-0.tar: {what}"
         assert sum("in-0.tar " in line for line in proxy.requests) == 1
         assert run("--retries", "1", "-p", "script.py", f"{proxy.url}in-@1.tar", "o-@1.tar", cwd=folder).status == 0
 

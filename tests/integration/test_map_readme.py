@@ -6,12 +6,17 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from shardtools.spec import Destination, expand
+from shardtools.storage import get_storage
 from tests.cli.command import run
 from tests.dask_cluster import dask_cluster
 from tests.datasets import members, write_shard
+from tests.gcs_servers import gcs_emulator, use_environment
 from tests.servers import nginx_server
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
@@ -29,15 +34,21 @@ def files(shard: int) -> list[tuple[str, bytes]]:
     return found
 
 
-def test_first_example(tmp_path: Path) -> None:
+def test_first_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command as it is written, but for the addresses and, since a thousand shards take long, their number."""
     [command] = COMMANDS
     root, work = tmp_path / "root", tmp_path / "work"
-    for i in range(3):
-        write_shard(root / f"Volume_{i}.tgz", files(i))
+    root.mkdir()
     work.mkdir()
     (work / "script.py").write_text(BLOCKS[0])
-    with nginx_server(root) as server, dask_cluster(workers=2) as cluster:
+    with ExitStack() as stack:
+        server = stack.enter_context(nginx_server(root))
+        use_environment(monkeypatch, {"STORAGE_EMULATOR_HOST": stack.enter_context(gcs_emulator("bucket"))})
+        cluster = stack.enter_context(dask_cluster(workers=2))
+        for i in range(3):
+            write_shard(tmp_path / f"{i}.tgz", files(i))
+            with get_storage("gs://").create(f"gs://bucket/Volume_{i}.tgz") as sink:
+                sink.write((tmp_path / f"{i}.tgz").read_bytes())
         program, *arguments = shlex.split(command)
         assert program == "htmapper"
         replaced = [
