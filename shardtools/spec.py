@@ -29,6 +29,7 @@ MAX_SHARDS = 1_000_000
 """A spec that names more shards than this is taken for a slip of the finger."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_INCOMPLETE = re.compile(r"(?:https?|s3|gs|file):", re.IGNORECASE)
 _COUNT = re.compile(r"@([0-9]+|auto(?![A-Za-z0-9]))")
 _IPV6 = re.compile(r"://(?:[^/\[\]]*@)?\[[^/\[\]]*\]")
 _RANGE = re.compile(r"\{(-?[0-9]+)\.\.(-?[0-9]+)(?:\.\.-?([0-9]+))?\}")
@@ -37,13 +38,23 @@ _RANGE = re.compile(r"\{(-?[0-9]+)\.\.(-?[0-9]+)(?:\.\.-?([0-9]+))?\}")
 def scheme_of(url: str) -> str:
     """Return the scheme in lower case, ``""`` for a path, ``"-"`` for standard input or output.
 
+    Raises:
+        SpecError: the slashes are missing after the scheme of a server. It would be the name of a folder.
+
     >>> scheme_of("HTTP://host/a"), scheme_of("a/b.tar"), scheme_of("-")
     ('http', '', '-')
+    >>> scheme_of("gs:bucket/a.tar")
+    Traceback (most recent call last):
+    shardtools.errors.SpecError: gs:bucket/a.tar: there is no // after gs:; write gs://… , or ./gs:… for a path
     """
     if url == "-":
         return "-"
-    match = _SCHEME.match(url)
-    return match[1].lower() if match else ""
+    if match := _SCHEME.match(url):
+        return match[1].lower()
+    if match := _INCOMPLETE.match(url):
+        fix = f"write {match[0]}//… , or ./{match[0]}… for a path"
+        raise SpecError(f"there is no // after {match[0]}", url=url, fix=fix)
+    return ""
 
 
 def split_path(url: str) -> tuple[str, str, str]:

@@ -57,6 +57,11 @@ SPECS = {
     "an empty destination": (("in-0.tar", ""), r"a destination is one URL; give one spec"),
     "two destinations": (("in-@3.tar", "a-@2.tar::b.tar"), r"a-@2.tar::b.tar: a destination is one URL; give one spec"),
     "an unknown scheme": (("ftp://host/a.tar", "out.tar"), r"ftp://host/a.tar: unknown scheme ftp:; use a path"),
+    "a scheme without slashes": (
+        ("gs:bucket/a.tar", "out.tar"),
+        r"gs:bucket/a.tar: there is no // after gs:; write gs://",
+    ),
+    "a destination without slashes": (("in-0.tar", "http:host/a.tar"), r"http:host/a.tar: there is no // after http:"),
     "an unknown scheme of the destination": (("in-0.tar", "ftp://host/a.tar"), r"ftp://host/a.tar: unknown scheme"),
     "no name of a shard": (("in-@3.tar", "out-@3.zip"), r"HERE/out-0.zip: .*; .*\.tar"),
     "other counts": (
