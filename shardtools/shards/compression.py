@@ -174,6 +174,15 @@ def packer_for(url: str) -> Packer:
     raise SpecError("not the name of a shard", url=url, fix=f"end it with one of {', '.join(_PACKERS)}")
 
 
+def is_plain(url: str) -> bool:
+    """Return whether a shard of this name is not packed.
+
+    >>> is_plain("http://host/a.tar"), is_plain("a.tgz")
+    (True, False)
+    """
+    return url == "-" or name_of(url).endswith(".tar")
+
+
 class Source(Protocol):
     """What bytes are read from."""
 
@@ -301,3 +310,24 @@ def unpack(head: bytes, rest: Source, url: str) -> Source:
     frames: Any = _WholeFrames(stream)
     reader = zstandard.ZstdDecompressor().stream_reader(frames, read_size=1 << 20, read_across_frames=True)
     return _Unpacked(reader, url, "zstd", zstandard.ZstdError)
+
+
+def inflate(packed: bytes, size: int, url: str) -> bytes:
+    """Return ``size`` bytes of the tar file from an entry point on; ``packed`` begins there and holds enough.
+
+    Raises:
+        CorruptError: it does not unpack, or not to as many bytes.
+    """
+    try:
+        if name_of(url).endswith(".zst"):
+            import zstandard
+
+            with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as stream:
+                data = stream.read(size)
+        else:
+            data = isal_zlib.decompressobj(-15).decompress(packed, size)
+    except Exception as error:  # each library has its own kinds for damaged bytes
+        raise CorruptError("part of it cannot be unpacked", url=url, fix=REPAIR) from error
+    if len(data) != size:
+        raise CorruptError(f"part of it unpacks to {len(data)} bytes, not {size}", url=url, fix=REPAIR)
+    return data
