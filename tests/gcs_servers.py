@@ -14,7 +14,7 @@ import sys
 import threading
 import uuid
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -103,7 +103,8 @@ class _Upload:
 class StrictGcs:
     """What a `strict_gcs` holds; a test changes it as it goes.
 
-    ``tokens`` are those that it takes, all if it is empty. ``damage`` is called with the bytes of each upload.
+    ``tokens`` are those that it takes, all if it is empty. ``damage`` makes what it stores of the bytes of each upload.
+    With ``forgets_hash`` it does not compare them with the checksum that came with them.
     """
 
     url: str = ""
@@ -111,6 +112,7 @@ class StrictGcs:
     uploads: dict[str, _Upload] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=set)
     log: list[str] = field(default_factory=list)
+    damage: Callable[[bytes], bytes] = bytes
     forgets_hash: bool = False
     last_generation: int = 1_700_000_000_000_000
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -262,7 +264,7 @@ def strict_gcs(*buckets: str) -> Iterator[StrictGcs]:
             if asked[3] != "*" and int(asked[3]) == len(upload.data):
                 entry = dict(upload.entry)
                 sent = self.headers.get("X-Goog-Hash", "")
-                if sent and not server.forgets_hash:
+                if sent:
                     entry["crc32c"] = sent.removeprefix("crc32c=")
                 answer = _commit(server, bucket, upload.name, upload.query, entry, bytes(upload.data))
                 del server.uploads[key]
@@ -307,7 +309,8 @@ def _entry(bucket: str, name: str, found: StoredObject) -> dict[str, Any]:
 def _commit(
     server: StrictGcs, bucket: str, name: str, query: Mapping[str, str], entry: Mapping[str, Any], data: bytes
 ) -> _Answer:
-    if entry.get("crc32c", crc32c(data)) != crc32c(data):
+    data = server.damage(data)
+    if not server.forgets_hash and entry.get("crc32c", crc32c(data)) != crc32c(data):
         return _failure(400, "Provided CRC32C doesn't match calculated CRC32C.")
     _check(server.buckets[bucket].get(name), query)
     return _Answer(200, _entry(bucket, name, server.store(bucket, name, data, entry)))

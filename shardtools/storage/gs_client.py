@@ -20,6 +20,8 @@ from urllib.parse import quote, unquote, urlencode
 import requests
 from google.auth import exceptions as failures
 from google.auth.credentials import AnonymousCredentials
+from google.auth.environment_vars import CREDENTIALS
+from google.auth.transport import DEFAULT_REFRESH_STATUS_CODES
 from google.auth.transport.requests import AuthorizedSession
 from google.cloud import storage as google_storage  # type: ignore[import-untyped]
 from requests.adapters import HTTPAdapter
@@ -170,7 +172,11 @@ class GsClient(Client):
             if self._account(url).is_anonymous:
                 what = f"the service does not allow this, and there are no credentials ({said})"
                 return AccessError(what, url=url, fix=_SIGN_IN)
-            return AccessError(f"the service does not allow this to you ({said})", url=url, fix=_CHECK_RIGHTS)
+            what = f"the service does not allow this to you ({said}{_reason(response)})"
+            return AccessError(what, url=url, fix=_CHECK_RIGHTS)
+        if status == 400:
+            fix = "do what it says, or run again"
+            return RefusedError(f"the service refused ({said}{_reason(response)})", url=url, fix=fix)
         if status == 412:
             return ChangedError(f"the object is not what it was ({said})", url=url, fix="run again")
         return super().answer_error(response, url)
@@ -201,7 +207,9 @@ class GsClient(Client):
         except failures.TransportError as error:
             raise TransientError("the service that gives out tokens could not be reached") from error
         except failures.GoogleAuthError as error:
-            what = f"no token could be had for the credentials ({error})"
+            if error.retryable:
+                raise TransientError("the service that gives out tokens failed") from error
+            what = f"no token could be had for the credentials ({_said(error)})"
             raise AccessError(what, url=url, fix=_SIGN_IN) from error
         return response
 
@@ -215,7 +223,8 @@ class GsClient(Client):
     def _session(self, account: _Account) -> AuthorizedSession:
         state = self._local
         if getattr(state, "pid", None) != os.getpid():
-            session = AuthorizedSession(account.credentials)
+            refused = () if account.is_anonymous else DEFAULT_REFRESH_STATUS_CODES
+            session = AuthorizedSession(account.credentials, refresh_status_codes=refused)
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(pool_maxsize=THREADS))
             session.headers["User-Agent"] = f"shardtools/{__version__}"
@@ -254,12 +263,23 @@ def _message(response: requests.Response) -> str:
         return ""
 
 
+def _reason(response: requests.Response) -> str:
+    message = _message(response)
+    return f": {message}" if message else ""
+
+
+def _said(error: failures.GoogleAuthError) -> str:
+    return str(error.args[0]) if error.args else type(error).__name__  # the rest are answers and exceptions
+
+
 def _find_account(url: str) -> _Account:
     try:
         client = google_storage.Client(project=None)
-    except failures.DefaultCredentialsError:
-        client = google_storage.Client.create_anonymous_client()
     except failures.GoogleAuthError as error:
-        raise AccessError(f"the credentials cannot be used ({error})", url=url, fix=_SIGN_IN) from error
+        named = os.environ.get(CREDENTIALS)
+        if named or not isinstance(error, failures.DefaultCredentialsError):
+            fix = f"check the file that {CREDENTIALS} names" if named else _SIGN_IN
+            raise AccessError(f"the credentials cannot be used ({_said(error)})", url=url, fix=fix) from error
+        client = google_storage.Client.create_anonymous_client()
     credentials = client._credentials
     return _Account(client._connection.API_BASE_URL.rstrip("/"), credentials)

@@ -30,7 +30,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_p
 from shardtools import __version__
 from shardtools.errors import RefusedError, StorageError
 from shardtools.storage.http_client import Client, timeouts
-from shardtools.storage.retry import RetryPolicy, TransientError
+from shardtools.storage.retry import RetryPolicy, TransientError, retry_after_seconds
 from shardtools.storage.s3_errors import EXPIRED_CODES, answer_error, answered, client_error, is_transient
 
 if TYPE_CHECKING:
@@ -90,13 +90,15 @@ class _Connected:
             return self.apis[region]
 
     def _new_api(self, region: str | None) -> Api:
-        found = self.session._session  # botocore's, which knows the configuration
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        chosen = self.session._session.get_scoped_config().get("s3") or {}
         special: Any = {}
         if self.unsigned:
             special["signature_version"] = UNSIGNED
-        if endpoint and not found.get_scoped_config().get("s3", {}).get("addressing_style"):
-            special["s3"] = {"addressing_style": "path"}  # other servers have no host for each bucket
+        elif not chosen.get("signature_version"):
+            special["signature_version"] = "s3v4"  # an address would get one that newer buckets do not take
+        if not chosen.get("addressing_style"):
+            # Other servers have no host for each bucket. At Amazon an address would name no region but for "virtual".
+            special["s3"] = {"addressing_style": "path" if self._has_endpoint() else "virtual"}
         config = Config(
             connect_timeout=self.timeout[0],
             read_timeout=self.timeout[1],
@@ -109,10 +111,20 @@ class _Connected:
         )
         return self.session.client("s3", region_name=region, config=config)
 
+    def _has_endpoint(self) -> bool:
+        """Return whether the environment or the profile names a server."""
+        found = self.session._session  # botocore's, which knows the configuration
+        if found.get_config_variable("ignore_configured_endpoint_urls"):
+            return False
+        profile = found.get_scoped_config()
+        services = found.full_config.get("services", {}).get(profile.get("services"), {})
+        named = (os.environ.get("AWS_ENDPOINT_URL_S3"), os.environ.get("AWS_ENDPOINT_URL"), profile.get("endpoint_url"))
+        return any(named) or bool(services.get("s3", {}).get("endpoint_url"))
+
     def sign(self, method: str, url: str) -> str:
         """Return an address with a signature, good for some minutes, for requests of one kind for one object."""
         known = self.signed.get((method, url))
-        now = time.monotonic()
+        now = time.time()  # the date of a signature is one of this clock, which goes on while the machine sleeps
         if known is not None and now < known[0]:
             return known[1]
         bucket, key = split_url(url)
@@ -178,7 +190,8 @@ class S3Client(Client):
         try:
             return call(connected.api(bucket))
         except (failures.BotoCoreError, failures.ClientError) as error:
-            if not (isinstance(error, failures.ClientError) and answered(error)[0] in EXPIRED_CODES):
+            code = answered(error)[0] if isinstance(error, failures.ClientError) else ""
+            if code not in EXPIRED_CODES and code != "400":  # the answer to HEAD has no body that could say why
                 raise client_error(error, url, unsigned=connected.unsigned) from error
         connected = self._connect(url, instead_of=connected)
         try:
@@ -206,7 +219,8 @@ class S3Client(Client):
     def check_transient(self, response: requests.Response) -> None:
         if is_transient(response.reason):
             response.close()
-            raise TransientError(f"S3 answered {response.status_code} {response.reason}")
+            wait = retry_after_seconds(response.headers.get("Retry-After"))
+            raise TransientError(f"S3 answered {response.status_code} {response.reason}", wait)
         super().check_transient(response)
 
     def answer_error(self, response: requests.Response, url: str, meanings: Mapping[int, Any] = {}) -> StorageError:

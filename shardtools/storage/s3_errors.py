@@ -40,6 +40,13 @@ _NOT_FOUND_CODES = ("NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404", "NotFoun
 _SIGN_IN = "run 'aws sso login', or see where your AWS credentials come from ('aws configure list')"
 _NO_CREDENTIALS = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run 'aws configure'"
 _CHECK_RIGHTS = "see whose credentials are used ('aws sts get-caller-identity') and what they allow"
+_BAD_CREDENTIALS = {
+    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID or the profile, and the endpoint: this service knows no such key",
+    "InvalidToken": "check AWS_SESSION_TOKEN: it belongs to one access key only",
+    "RequestTimeTooSkewed": "set the clock of this machine",
+    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY or the profile: it is not the secret of this access key",
+}
+"""What to do about credentials that are refused for what they are, not for what they may do."""
 _CREDENTIAL_FAILURES = (
     failures.CredentialRetrievalError,
     failures.NoCredentialsError,
@@ -92,6 +99,10 @@ def answer_error(status: int, code: str, url: str, *, unsigned: bool) -> Storage
         return NotFoundError(f"there is no such object ({said})", url=url, fix="check the URL")
     if code in EXPIRED_CODES:
         return AccessError(f"the credentials have expired ({said})", url=url, fix=_SIGN_IN)
+    if code == "InvalidObjectState":
+        return RefusedError(f"the object is in an archive ({said})", url=url, fix="restore it first")
+    if code in _BAD_CREDENTIALS:
+        return AccessError(f"S3 does not take these credentials ({said})", url=url, fix=_BAD_CREDENTIALS[code])
     if status in (401, 403) and unsigned:
         what = f"S3 does not allow this, and there are no credentials to sign it with ({said})"
         return AccessError(what, url=url, fix=_NO_CREDENTIALS)
