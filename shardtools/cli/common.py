@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -25,9 +25,11 @@ _INTERRUPTED = "{}: interrupted; run it again with --resume to continue"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_OPTIONS = [
+_ARGUMENTS = [
     click.argument("sources", nargs=-1, required=True, metavar="SRC..."),
     click.argument("destination", metavar="DST"),
+]
+_RUN_OPTIONS = [
     click.option(
         "-c",
         "--cluster",
@@ -45,7 +47,11 @@ _OPTIONS = [
         help="Work on N shards at a time.  [default: the number of processors]",
     ),
     click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
+]
+_RESUME_OPTIONS = [
     click.option("--resume", is_flag=True, help="Keep the shards that this job has completed before; make the others."),
+]
+_STORAGE_OPTIONS = [
     click.option(
         "--on-error",
         type=click.Choice(["fail", "skip"]),
@@ -76,7 +82,11 @@ _OPTIONS = [
         "there the next time.  [default SIZE: 10GB]",
     ),
     click.option("--verify", is_flag=True, help="Insist that every shard that is read matches its sidecar's checksum."),
+]
+_DRY_OPTIONS = [
     click.option("--dry-run", is_flag=True, help="Make every check, say what would be done, and do nothing."),
+]
+_TELL_OPTIONS = [
     click.option("--report", metavar="FILE", help="Write what was done and what was skipped, as JSON."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors only."),
     click.option("-v", "--verbose", is_flag=True, help="With errors, show where in the program they came from."),
@@ -85,8 +95,17 @@ _OPTIONS = [
 
 
 def common_options(command: Function) -> Function:
-    """Add the arguments and options that every command has."""
-    for option in reversed(_OPTIONS):
+    """Add the arguments and options that every command has that writes shards."""
+    return _add(command, _ARGUMENTS, _RUN_OPTIONS, _RESUME_OPTIONS, _STORAGE_OPTIONS, _DRY_OPTIONS, _TELL_OPTIONS)
+
+
+def reading_options(command: Function) -> Function:
+    """Add the arguments and options that every command has that only reads shards."""
+    return _add(command, _ARGUMENTS[:1], _RUN_OPTIONS, _STORAGE_OPTIONS, _TELL_OPTIONS)
+
+
+def _add(command: Function, *groups: Sequence[Callable[[Function], Function]]) -> Function:
+    for option in reversed([option for group in groups for option in group]):
         command = option(command)
     return command
 
@@ -100,7 +119,7 @@ def run_options(given: dict[str, Any]) -> RunOptions:
         cluster=given["cluster"],
         jobs=given["jobs"],
         overwrite=given["overwrite"],
-        resume=given["resume"],
+        resume=given.get("resume", False),
         on_error=given["on_error"],
         report=given["report"],
         storage=StorageOptions(given["retries"], given["timeout"], _cache(given["cache"]), given["verify"]),
