@@ -1,7 +1,8 @@
-"""htmapper as a user types it: as a process, or, for the many cases of one thing, in this one."""
+"""The commands as a user types them: as a process, or, for the many cases of one thing, in this one."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -12,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from click.testing import CliRunner
-
-from shardtools.cli.htmapper import main
 
 HTMAPPER = str(Path(sys.executable).parent / "htmapper")
 SECRET = "s3cr3t"
@@ -29,21 +28,29 @@ class Outcome:
     status: int
     out: str
     err: str
+    program: str = "htmapper"
 
     def error(self, status: int = 1, *, needs_fix: bool = True) -> str:
         """Return the text of the one line that it failed with, without its beginning."""
         assert self.status == status, self
         assert SECRET not in self.err + self.out
         lines = self.err.splitlines()
-        assert len(lines) == 1 and lines[0].startswith("htmapper: error: "), self.err
+        assert len(lines) == 1 and lines[0].startswith(f"{self.program}: error: "), self.err
         assert "; " in lines[0] or not needs_fix, f"it says nothing about what to do: {lines[0]}"
-        return lines[0].removeprefix("htmapper: error: ")
+        return lines[0].removeprefix(f"{self.program}: error: ")
 
 
-def start(*arguments: Argument, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def path_of(program: str) -> str:
+    """Return the path of a command."""
+    return str(Path(sys.executable).parent / program)
+
+
+def start(
+    *arguments: Argument, cwd: Path, env: Mapping[str, str] | None = None, program: str = "htmapper"
+) -> subprocess.Popen[bytes]:
     """Start the command in a process group of its own, as a shell does."""
     return subprocess.Popen(
-        [HTMAPPER, *map(os.fspath, arguments)],
+        [path_of(program), *map(os.fspath, arguments)],
         cwd=cwd,
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
@@ -60,12 +67,13 @@ def finish(process: subprocess.Popen[bytes], seconds: float = 60) -> Outcome:
     except subprocess.TimeoutExpired:
         process.kill()
         raise
-    return Outcome(process.returncode, out.decode(), err.decode())
+    program = Path(str(process.args[0] if isinstance(process.args, list) else process.args)).name
+    return Outcome(process.returncode, out.decode(), err.decode(), program)
 
 
-def run(*arguments: Argument, cwd: Path, env: Mapping[str, str] | None = None) -> Outcome:
+def run(*arguments: Argument, cwd: Path, env: Mapping[str, str] | None = None, program: str = "htmapper") -> Outcome:
     """Run the command as a process, to its end."""
-    return finish(start(*arguments, cwd=cwd, env=env))
+    return finish(start(*arguments, cwd=cwd, env=env, program=program))
 
 
 @contextmanager
@@ -83,21 +91,24 @@ def _as_before(folder: Path) -> Iterator[None]:
             signal.signal(name, handler)
 
 
-def call(*arguments: Argument, cwd: Path) -> Outcome:
+def call(*arguments: Argument, cwd: Path, program: str = "htmapper") -> Outcome:
     """Run the command in this process."""
+    main = importlib.import_module(f"shardtools.cli.{program}").main
     with _as_before(cwd):
-        result = CliRunner().invoke(main, list(map(os.fspath, arguments)), prog_name="htmapper")
+        result = CliRunner().invoke(main, list(map(os.fspath, arguments)), prog_name=program)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return Outcome(result.exit_code, result.stdout, result.stderr)
+    return Outcome(result.exit_code, result.stdout, result.stderr, program)
 
 
-def check_failure(*arguments: Argument, cwd: Path, status: int = 1, needs_fix: bool = True) -> str:
+def check_failure(
+    *arguments: Argument, cwd: Path, status: int = 1, needs_fix: bool = True, program: str = "htmapper"
+) -> str:
     """Run a command that fails and leaves nothing, with and without -v, and return its message."""
-    message = call(*arguments, cwd=cwd).error(status, needs_fix=needs_fix)
-    verbose = call("-v", *arguments, cwd=cwd)
+    message = call(*arguments, cwd=cwd, program=program).error(status, needs_fix=needs_fix)
+    verbose = call("-v", *arguments, cwd=cwd, program=program)
     assert verbose.status == status
     assert verbose.err.startswith("Traceback (most recent call last):\n") or "\nTraceback (most" in verbose.err
-    assert verbose.err.splitlines()[-1] == f"htmapper: error: {message}"
+    assert verbose.err.splitlines()[-1] == f"{program}: error: {message}"
     assert SECRET not in verbose.err
     return message
