@@ -39,6 +39,7 @@ _UNIT = 1 << 18
 
 def use_environment(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
     """Set the environment of a test to ``variables``, and of what else Google's libraries read to nothing."""
+    monkeypatch.setattr("shardtools.storage._instances", {})  # which know an environment of before
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "STORAGE_EMULATOR_HOST"):
         monkeypatch.delenv(name, raising=False)
     quiet = {"CLOUDSDK_CONFIG": "/nowhere", "NO_GCE_CHECK": "true"}

@@ -66,6 +66,7 @@ class MotoServer:
 
 def use_environment(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str | None]) -> None:
     """Set the environment of a test to ``variables``, and of what else AWS reads to nothing."""
+    monkeypatch.setattr("shardtools.storage._instances", {})  # which know an environment of before
     for name, value in {**NO_CREDENTIALS, **variables}.items():
         if value is None:
             monkeypatch.delenv(name, raising=False)
