@@ -5,10 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import zstandard
+
+from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
+from shardtools.shards.samples import Composer
+from shardtools.shards.sidecar import write_sidecar
+from shardtools.shards.writer import ShardWriter
+from shardtools.spec import Destination
+from shardtools.storage import get_storage
 
 UPLOADS = ".shardtools-tmp"
 """Where our nginx keeps uploads under way; no listing shows it."""
@@ -87,3 +94,19 @@ def parts_of(name: str, *, shards: int, ending: str = "tar") -> set[str]:
     width = len(str(shards))
     files = {f"{name}-{i:0{width}d}.{ending}" for i in range(shards)}
     return files | {f"{file}.index.npz" for file in files} | {f"{name}-@{shards}.{ending}.json"}
+
+
+def written_dataset(folder: Path, spec: str, shards: Sequence[Sequence[Mapping[str, object]]]) -> None:
+    """Write a dataset as shardtools does, with sidecars and a manifest, from a list of records for each shard."""
+    destination = Destination(str(folder / spec))
+    entries = []
+    for url, records in zip(destination.urls(), shards, strict=True):
+        composer = Composer()
+        with get_storage(url).create(url) as sink:
+            writer = ShardWriter(sink, url)
+            for record in records:
+                writer.add(*composer.compose(record))
+            sidecar = writer.finish({})
+        write_sidecar(url, sidecar)
+        entries.append(ShardEntry(url, len(sidecar), sidecar.filesize, sidecar.checksum, sidecar.count_fields()))
+    write_manifest(destination, build_manifest(destination, entries, {}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,6 +75,18 @@ def write_report(url: str, job: Mapping[str, Any], result: JobResult | None, err
         report["resumed"] = sum(shard.resumed for shard in result.shards)
         report["filesize"] = result.filesize
         report["skipped"] = [asdict(entry) for entry in result.skipped()]
+    _write(url, report)
+
+
+def write_summary(
+    url: str, job: Mapping[str, Any], counts: Mapping[str, int], skipped: Iterable[tuple[str, str | None, str]]
+) -> None:
+    """Write a JSON report to ``url`` for a job that makes no shards: the job, its counts, and everything skipped."""
+    entries = [asdict(Skipped(redact(shard), key, reason)) for shard, key, reason in skipped]
+    _write(url, {"job": dict(job), "error": None, "counts": dict(counts), "skipped": entries})
+
+
+def _write(url: str, report: Mapping[str, Any]) -> None:
     with get_storage(url).create(url) as sink:
         sink.write(json.dumps(report, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
 

@@ -1,0 +1,370 @@
+"""The htextract command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shardtools.cli.common import (
+    SKIPPED,
+    Progress,
+    format_count,
+    reading_options,
+    run_command,
+    run_options,
+    silence_stdout,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from shardtools.jobs.extraction.formats import Binary, Layout
+    from shardtools.jobs.extraction.lookup import Sample
+    from shardtools.jobs.extraction.where import Condition
+    from shardtools.jobs.options import RunOptions
+
+EPILOG = """\b
+Rows, one for each sample, in the order of shards and samples:
+  htextract train-@1000.tgz -f cls                      the key and the class of each sample
+  htextract train-@1000.tgz --keys > keys.txt
+  htextract train-@1000.tgz -f cls -f json -o all.parquet
+  htextract train-@1000.tgz -f txt --where 'cls == 7' --limit 10
+  htextract train-@1000.tgz -p sizes.py -o sizes.csv    what the script's extract_sample(record) returns
+
+\b
+Statistics:
+  htextract train-@1000.tgz --stats                     samples, fields and their sizes
+  htextract train-@1000.tgz --stats --decode            widths and heights of images, too
+  htextract train-@1000.tgz --count cls                 how often each value occurs
+  htextract train-@1000.tgz --histogram score           the distribution of numbers
+
+\b
+One sample:
+  htextract train-@1000.tgz --index 712345              what it consists of
+  htextract train-@1000.tgz --sample a/0017 --to DIR    its fields as files
+  htextract train-@1000.tgz --sample a/0017 -f jpg > 0017.jpg
+
+\b
+The script:
+  def extract_sample(record):
+      return {"bytes": len(record["jpg"]), "label": int(record["cls"])}
+
+Text is shown as text, with tabs and ends of lines as \\t and \\n; other bytes by their number and CRC-32. Keys, sizes
+and CRC-32 come from the sidecars beside the shards, where there are any, so that the shards need not be read; fields
+are then read by ranges.
+
+Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interrupted.
+"""
+
+_ENDINGS = {
+    ".tsv": "tsv",
+    ".txt": "tsv",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".npy": "npy",
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
+@click.option("-f", "--field", "fields", multiple=True, metavar="FIELD", help="A field to bring out; may be repeated.")
+@click.option("--keys", is_flag=True, help="The keys alone.")
+@click.option("-p", "--script", metavar="FILE", help="A script that defines extract_sample(record).")
+@click.option("-a", "--arg", "assignments", multiple=True, metavar="NAME=VALUE", help="A keyword for the function.")
+@click.option("-o", "--output", metavar="FILE", help="Where to write, a path or URL.  [default: standard output]")
+@click.option(
+    "--format",
+    type=click.Choice(["tsv", "csv", "jsonl", "parquet", "npy"]),
+    help="How to write.  [default: as the name of the output ends, or tsv]",
+)
+@click.option("--header", is_flag=True, help="Begin a tsv with the names of the columns, as a csv does.")
+@click.option("--raw", is_flag=True, help="Write bytes that are no text as they are.")
+@click.option("--base64", is_flag=True, help="Write bytes that are no text as base64.")
+@click.option(
+    "--missing",
+    type=click.Choice(["empty", "skip", "error"]),
+    default="empty",
+    show_default=True,
+    help="What to do with a sample that has not all of the fields.",
+)
+@click.option("--where", metavar="CONDITION", help="Only samples for which 'FIELD OP VALUE' is true: 'cls == 7'.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N rows.")
+@click.option("--stats", is_flag=True, help="What the dataset consists of.")
+@click.option("--decode", is_flag=True, help="With --stats: widths and heights of images.")
+@click.option("--count", metavar="FIELD", help="How often each value of a field occurs, the most frequent first.")
+@click.option("--histogram", metavar="FIELD", help="How the numbers in a field are distributed.")
+@click.option("--bins", type=click.IntRange(min=1), default=20, show_default=True, help="Bars of a histogram.")
+@click.option("--sample", metavar="KEY", help="The sample with this key.")
+@click.option("--index", type=int, metavar="N", help="The sample with this number, from 0.")
+@click.option("--to", metavar="DIR", help="Write the sample's fields as files into this folder.")
+@reading_options
+def main(**given: Any) -> None:
+    """Bring fields, keys and statistics of the samples in SRC to standard output or a file."""
+    run_command("htextract", given["verbose"], lambda: _extract(given))
+
+
+def _extract(given: dict[str, Any]) -> int:
+    from shardtools.errors import StorageError
+
+    mode = _mode(given)
+    options = run_options(given)
+    try:
+        job = {"rows": _rows, "stats": _stats, "count": _count, "histogram": _histogram, "sample": _sample}[mode]
+        return job(given, options)
+    except StorageError as error:
+        if not isinstance(error.__cause__, BrokenPipeError):
+            raise
+        silence_stdout()  # whoever reads has enough
+        return 0
+
+
+_OF_ROWS = ("fields", "keys", "script", "raw", "base64", "header", "limit", "where")
+_TAKES = {
+    "rows": (*_OF_ROWS, "output", "format"),
+    "stats": ("decode", "output", "format"),
+    "count": ("where", "output", "format"),
+    "histogram": ("where", "output"),
+    "sample": ("fields", "to", "output"),
+}
+
+
+def _mode(given: dict[str, Any]) -> str:
+    """Return what is asked for.
+
+    Raises:
+        JobError: several things, or options that do not go with it.
+    """
+    from shardtools.errors import JobError
+
+    asked = [name for name in ("stats", "count", "histogram") if given[name]]
+    asked += ["sample"] * (given["sample"] is not None or given["index"] is not None)
+    if len(asked) > 1 or (given["sample"] is not None and given["index"] is not None):
+        what = "--sample and --index" if len(asked) == 1 else " and ".join(f"--{name}" for name in asked)
+        raise JobError(f"{what} do not go together", fix="ask for one thing at a time")
+    mode = asked[0] if asked else "rows"
+    names = (
+        "fields",
+        "keys",
+        "script",
+        "output",
+        "format",
+        "header",
+        "raw",
+        "base64",
+        "where",
+        "limit",
+        "decode",
+        "to",
+    )
+    if stray := next((name for name in names if given[name] and name not in _TAKES[mode]), None):
+        option = {"fields": "-f", "script": "-p", "output": "-o"}.get(stray, f"--{stray}")
+        what = "--sample or --index" if mode == "sample" else f"--{mode}"
+        raise JobError(f"{option} does not go with {'rows' if mode == 'rows' else what}", fix="leave it out")
+    return mode
+
+
+def _layout(given: dict[str, Any]) -> Layout:
+    from shardtools.errors import JobError
+    from shardtools.jobs.extraction.formats import Layout
+    from shardtools.spec import name_of
+
+    if given["raw"] and given["base64"]:
+        raise JobError("--raw and --base64 do not go together", fix="give one of them")
+    chosen = given["format"]
+    if chosen is None:
+        name = name_of(given["output"] or "-").lower()
+        chosen = next((kind for ending, kind in _ENDINGS.items() if name.endswith(ending)), "tsv")
+    if given["raw"] and chosen in ("csv", "jsonl"):
+        raise JobError(f"--raw does not go with {chosen}", fix="use --base64, or parquet")
+    binary: Binary = "raw" if given["raw"] else "base64" if given["base64"] else "describe"
+    return Layout(chosen, binary, header=given["header"] or chosen == "csv")
+
+
+def _where(given: dict[str, Any]) -> Condition | None:
+    from shardtools.jobs.extraction.where import parse_condition
+
+    return None if given["where"] is None else parse_condition(given["where"])
+
+
+def _rows(given: dict[str, Any], options: RunOptions) -> int:
+    from shardtools.errors import JobError
+    from shardtools.jobs.extraction.gathering import run_rows
+    from shardtools.jobs.extraction.rows import Extraction
+    from shardtools.jobs.script import read_script
+
+    if sum(bool(given[name]) for name in ("fields", "keys", "script")) > 1:
+        raise JobError("-f, --keys and -p do not go together", fix="choose one of them")
+    if len(set(given["fields"])) < len(given["fields"]):
+        raise JobError("a field is named twice", fix="name each once")
+    script = read_script(given["script"], given["assignments"]) if given["script"] else None
+    what = Extraction(given["fields"], script, _where(given), given["missing"], given["limit"], _layout(given))
+    output = given["output"] or "-"
+    with _progress(given, options, shows=output == "-") as progress:
+        summary = run_rows(
+            given["sources"], what, output, options, lambda found: progress.advance(found.samples, found.size)
+        )
+    if output != "-" and not given["quiet"]:
+        tell(f"{output}: {format_count(summary.rows, 'row')} of {format_count(summary.samples, 'sample')}")
+    counts = {"shards": summary.shards, "samples": summary.samples, "rows": summary.rows}
+    return _end(given, counts, summary.skipped)
+
+
+def _progress(given: dict[str, Any], options: RunOptions, *, shows: bool) -> Progress:
+    """Return a progress bar, which keeps silent where rows appear on the same terminal."""
+    from shardtools.jobs.options import expand_sources
+    from shardtools.storage import using
+
+    with using(options.storage):
+        shards = len(expand_sources(given["sources"]))
+    return Progress(shards, given["quiet"] or (shows and sys.stdout.isatty()))
+
+
+def _stats(given: dict[str, Any], options: RunOptions) -> int:
+    from shardtools.cli.tables import statistics_table
+    from shardtools.jobs.extraction.statistics import run_statistics
+
+    with _progress(given, options, shows=False) as progress:
+        found = run_statistics(
+            given["sources"],
+            decode=given["decode"],
+            options=options,
+            on_shard=lambda part: progress.advance(sum(part.samples), part.filesize),
+        )
+    if _layout(given).format == "jsonl":
+        _write(given, options, [json.dumps(found.as_json(), ensure_ascii=False)])
+    else:
+        _write(given, options, statistics_table(found))
+    return _end(given, {"shards": len(found.samples), "samples": sum(found.samples)}, found.skipped)
+
+
+def _count(given: dict[str, Any], options: RunOptions) -> int:
+    from shardtools.jobs.extraction.formats import Layout, Rows, encoder
+    from shardtools.jobs.extraction.statistics import run_counts
+
+    layout = _layout(given)
+    with _progress(given, options, shows=False) as progress:
+        found = run_counts(
+            given["sources"],
+            given["count"],
+            where=_where(given),
+            options=options,
+            on_shard=lambda part: progress.advance(part.samples, 0),
+        )
+    ordered = sorted(found.values.items(), key=lambda item: (-item[1], item[0]))
+    if layout.format == "jsonl":
+        lines = [json.dumps({"value": value, "count": count}, ensure_ascii=False) for value, count in ordered]
+    else:
+        rows = Rows("", [str(count) for _, count in ordered], {"value": [value for value, _ in ordered]})
+        head = ["count,value"] if layout.format == "csv" else []
+        text = encoder(Layout("csv" if layout.format == "csv" else "tsv")).encode(rows)
+        lines = head + text.decode("utf-8", "surrogateescape").splitlines()
+    _write(given, options, lines)
+    return _end(given, {"samples": found.samples, "missing": found.missing}, found.skipped)
+
+
+def _histogram(given: dict[str, Any], options: RunOptions) -> int:
+    from shardtools.cli.tables import histogram
+    from shardtools.jobs.extraction.statistics import run_counts
+
+    with _progress(given, options, shows=False) as progress:
+        found = run_counts(
+            given["sources"],
+            given["histogram"],
+            numbers=True,
+            where=_where(given),
+            options=options,
+            on_shard=lambda part: progress.advance(part.samples, 0),
+        )
+    if found.values:
+        _write(given, options, histogram(found.values, shutil.get_terminal_size().columns, given["bins"]))
+    return _end(given, {"samples": found.samples, "missing": found.missing}, found.skipped)
+
+
+def _write(given: dict[str, Any], options: RunOptions, lines: Sequence[str]) -> None:
+    from shardtools.jobs.extraction.gathering import refuse
+    from shardtools.storage import get_storage, using
+
+    output = given["output"] or "-"
+    with using(options.storage):
+        refuse(output, options)
+        with get_storage(output).create(output) as sink:
+            sink.write("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
+
+
+def _sample(given: dict[str, Any], options: RunOptions) -> int:
+    from shardtools.errors import JobError
+    from shardtools.jobs.extraction.lookup import sample_at, sample_with_key
+    from shardtools.storage import get_storage, using
+
+    if given["sample"] is not None:
+        sample = sample_with_key(given["sources"], given["sample"], options)
+    else:
+        sample = sample_at(given["sources"], given["index"], options)
+    names = given["fields"] or tuple(sample.fields)
+    if lacking := [name for name in names if name not in sample.fields]:
+        fix = f"it has {', '.join(sorted(sample.fields))}"
+        raise JobError(f"the sample has no {lacking[0]}", url=sample.url, member=sample.key, fix=fix)
+    if given["to"]:
+        _write_files(given, options, sample, names)
+    elif given["fields"]:
+        if len(names) > 1:
+            raise JobError("standard output takes one field", fix="name one with -f, or give a folder by --to")
+        output = given["output"] or "-"
+        with using(options.storage), get_storage(output).create(output) as sink:
+            sink.write(sample.fields[names[0]])
+    else:
+        _write(given, options, _described(sample))
+    return 0
+
+
+def _write_files(given: dict[str, Any], options: RunOptions, sample: Sample, names: Sequence[str]) -> None:
+    from shardtools.jobs.extraction.gathering import refuse
+    from shardtools.storage import get_storage, using
+
+    base = sample.key.rpartition("/")[2]  # which has no dot, so that no key leads out of the folder
+    urls = {name: f"{given['to'].rstrip('/')}/{base}.{name}" for name in names}
+    with using(options.storage):
+        for url in urls.values():
+            refuse(url, options)
+        for name, url in urls.items():
+            with get_storage(url).create(url) as sink:
+                sink.write(sample.fields[name])
+            if not given["quiet"]:
+                tell(url)
+
+
+def _described(sample: Sample) -> list[str]:
+    """Return lines that say what a sample consists of."""
+    from shardtools.cli.tables import aligned
+    from shardtools.errors import redact
+    from shardtools.jobs.extraction.formats import is_binary, show
+
+    lines = [f"{sample.key}: sample {sample.row} of {redact(sample.url)}"]
+    rows = []
+    for name, data in sorted(sample.fields.items()):
+        text = "" if is_binary(name) else show(data[:1000])
+        short = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+        rows.append([f"  {name}", format_count(len(data), "byte"), short if len(short) <= 60 else f"{short[:59]}…"])
+    places = aligned([row[:2] for row in rows])
+    return lines + [f"{place}   {row[2]}".rstrip() for place, row in zip(places, rows, strict=True)]
+
+
+def _end(given: dict[str, Any], counts: dict[str, int], skipped: Sequence[tuple[str, str | None, str]]) -> int:
+    """Write the report, say what was left out, and return the exit status."""
+    from shardtools.errors import redact
+    from shardtools.jobs.report import write_summary
+
+    if given["report"]:
+        job = {"program": "htextract", "sources": [redact(spec) for spec in given["sources"]]}
+        write_summary(given["report"], job, counts, skipped)
+    for url, key, reason in skipped[:5]:
+        tell(f"htextract: skipped: {reason if key is None else f'{redact(url)} [{key}]: {reason}'}", err=True)
+    if len(skipped) > 5:
+        more = f"see {given['report']}" if given["report"] else "--report FILE lists them all"
+        tell(f"htextract: skipped: {len(skipped) - 5:,} more; {more}", err=True)
+    return SKIPPED if skipped else 0

@@ -1,0 +1,232 @@
+"""The chosen fields of a shard's samples, a chunk at a time.
+
+sidecar -> which members -> ranges of the shard -> Chunk
+no sidecar, or most of the shard is needed -> blocks, read from its start -> Chunk
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardtools.engine import check_cancelled
+from shardtools.errors import AccessError, RefusedError
+from shardtools.jobs.extraction.where import Condition
+from shardtools.shards.compression import crc32
+from shardtools.shards.members import IndexedShard
+from shardtools.shards.reader import Block, ShardReader
+from shardtools.shards.samples import repeated_key
+from shardtools.shards.sidecar import read_sidecar
+from shardtools.shards.table import ShardTable
+from shardtools.shards.tar import Ints
+from shardtools.storage import current_options, get_storage
+
+CHUNK_ROWS = 8192
+CHUNK_BYTES = 8 << 20
+
+_WORTH_RANGES = 0.5
+"""The part of a shard up to which its members are read by ranges; above it, all of the shard is read."""
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Bytes that were not read, or are not to be shown: how many they are, and their checksum."""
+
+    size: int
+    crc32: int
+
+    def __str__(self) -> str:
+        return f"<{self.size} bytes {self.crc32:08x}>"
+
+
+Value = bytes | Blob | None
+"""A field of a sample; None if it has none of that name."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some samples of a shard: their ``keys``, and for each field asked for a column of its values."""
+
+    url: str
+    keys: list[str]
+    columns: dict[str, list[Value]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is wanted of the samples that ``where`` picks: ``fields`` with their bytes, ``described`` as `Blob`."""
+
+    fields: tuple[str, ...] = ()
+    described: tuple[str, ...] = ()
+    where: Condition | None = None
+
+
+def indexed(url: str) -> IndexedShard | None:
+    """Return a shard with its sidecar; None if there is none that is about it, or all is to be verified.
+
+    Raises:
+        NotFoundError: there is no such shard.
+    """
+    if url == "-" or current_options().verify:
+        return None
+    try:
+        size = get_storage(url).stat(url).size
+        sidecar = read_sidecar(url, size)
+    except (AccessError, RefusedError):  # of HEAD, say, by a URL that is signed for GET
+        return None
+    return None if sidecar is None else IndexedShard(url, sidecar)
+
+
+class ShardChunks:
+    """The chunks of one shard. ``fields`` are, when all were read, the names of the fields that any sample has."""
+
+    def __init__(self, url: str, needs: Needs):
+        self._url = url
+        self._needs = needs
+        self.fields: set[str] = set()
+        self.samples = 0
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yield the samples that the condition picks, in their order.
+
+        Raises:
+            ShardtoolsError: the shard cannot be read.
+        """
+        shard = indexed(self._url)
+        if shard is None or not self._is_worth_ranges(shard):
+            return self._from_blocks()
+        return self._from_ranges(shard)
+
+    # --- by ranges
+
+    def _is_worth_ranges(self, shard: IndexedShard) -> bool:
+        needs = self._needs
+        if needs.described and "crc32" not in shard.sidecar.columns:
+            return False
+        wanted = [needs.where.field, *needs.fields] if needs.where else needs.fields
+        rows = [find(shard.table, name) for name in dict.fromkeys(wanted)]
+        members = np.concatenate([row[row >= 0] for row in rows]) if rows else np.empty(0, np.int64)
+        if not len(members):
+            return True
+        return shard.can_enter and shard.cost(members) <= _WORTH_RANGES * shard.sidecar.filesize
+
+    def _from_ranges(self, shard: IndexedShard) -> Iterator[Chunk]:
+        table, needs = shard.table, self._needs
+        self.fields.update(table.fields)
+        self.samples += len(table)
+        keys = table.keys.tolist()
+        of_field = {name: find(table, name) for name in (*needs.fields, *needs.described)}
+        picked = np.arange(len(table))
+        if needs.where is not None:
+            picked = self._pick(shard, keys, needs.where)
+        sizes = np.zeros(len(picked), np.int64)
+        for name in needs.fields:
+            rows = of_field[name][picked]
+            sizes += np.where(rows >= 0, table.size[rows], 0)
+        for start, stop in _batches(sizes):
+            check_cancelled()
+            some = picked[start:stop]
+            columns = dict(
+                zip(needs.fields, _read(shard, [of_field[name][some] for name in needs.fields]), strict=True)
+            )
+            for name in needs.described:
+                columns[name] = _describe(shard, of_field[name][some])
+            yield Chunk(self._url, [keys[row] for row in some.tolist()], columns)
+
+    def _pick(self, shard: IndexedShard, keys: Sequence[str], where: Condition) -> Ints:
+        if where.field == "key":
+            return np.array(
+                [row for row, key in enumerate(keys) if where.holds(key.encode(errors="surrogateescape"))], int
+            )
+        members = find(shard.table, where.field)
+        sizes = np.where(members >= 0, shard.table.size[members], 0)
+        picked: list[int] = []
+        for start, stop in _batches(sizes):
+            check_cancelled()
+            [values] = _read(shard, [members[start:stop]])
+            picked += [start + i for i, value in enumerate(values) if isinstance(value, bytes) and where.holds(value)]
+        return np.array(picked, np.int64)
+
+    # --- from the start
+
+    def _from_blocks(self) -> Iterator[Chunk]:
+        with closing(ShardReader(self._url)) as reader:
+            for block in reader:
+                check_cancelled()
+                if block.repeated:
+                    raise repeated_key(block.url, block.keys[block.repeated[0]])
+                self.fields.update(block.table.fields)
+                self.samples += len(block)
+                yield self._chunk_of(block)
+
+    def _chunk_of(self, block: Block) -> Chunk:
+        needs, keys = self._needs, block.keys
+        picked: Sequence[int] = range(len(block))
+        if (where := needs.where) is not None:
+            if where.field == "key":
+                values: list[Value] = [key.encode(errors="surrogateescape") for key in keys]
+            else:
+                values = _cut(block, where.field, picked)
+            picked = [row for row, value in enumerate(values) if isinstance(value, bytes) and where.holds(value)]
+        columns = {name: _cut(block, name, picked) for name in (*needs.fields, *needs.described)}
+        for name in needs.described:
+            columns[name] = [describe(value) for value in columns[name]]
+        return Chunk(self._url, [keys[row] for row in picked], columns)
+
+
+def find(table: ShardTable, field: str) -> Ints:
+    """Return for each sample the row of its member that is ``field``, -1 where it has none."""
+    found = np.full(len(table), -1, np.int64)
+    if field in table.fields:
+        members = np.flatnonzero(table.field == table.fields.index(field))
+        found[np.searchsorted(table.first, members, side="right") - 1] = members
+    return found
+
+
+def describe(value: Value) -> Blob | None:
+    """Return what describes the bytes of a field."""
+    return Blob(len(value), crc32(value)) if isinstance(value, bytes) else value
+
+
+def _batches(sizes: Ints) -> Iterator[tuple[int, int]]:
+    """Yield bounds of rows that are few enough, and not too large together."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        before = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, before + CHUNK_BYTES, side="right"))
+        stop = min(max(stop, start + 1), start + CHUNK_ROWS)
+        yield start, stop
+        start = stop
+
+
+def _read(shard: IndexedShard, columns: Sequence[Ints]) -> list[list[Value]]:
+    """Return the data of the members in each column, None for those that are -1, by one reading of the shard."""
+    wanted = [rows[rows >= 0] for rows in columns]
+    parts = iter(shard.read(np.concatenate(wanted)) if columns else ())
+    return [[next(parts) if row >= 0 else None for row in rows.tolist()] for rows in columns]
+
+
+def _describe(shard: IndexedShard, rows: Ints) -> list[Value]:
+    sizes, checksums = shard.table.size[rows].tolist(), shard.sidecar.columns["crc32"][rows].tolist()
+    return [
+        Blob(size, checksum) if row >= 0 else None
+        for row, size, checksum in zip(rows.tolist(), sizes, checksums, strict=True)
+    ]
+
+
+def _cut(block: Block, field: str, picked: Sequence[int]) -> list[Value]:
+    members = find(block.table, field)
+    starts = (block.table.offset - block.base).tolist()
+    sizes = block.table.size.tolist()
+    rows = members.tolist()
+    return [
+        block.buffer[starts[row] : starts[row] + sizes[row]].tobytes() if row >= 0 else None
+        for row in (rows[i] for i in picked)
+    ]

@@ -1,0 +1,330 @@
+"""Rows as bytes, where a task works on a shard: tsv, csv, jsonl, parquet, npy.
+
+    Rows -> Encoder -> bytes, and their schema -> Output (``outputs.py``) -> file
+
+The pieces of all shards become one file, which they can as long as their schemas are the same: the names of columns, or
+the shape and type of rows.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from shardtools.errors import FieldError, JobError, SampleError
+from shardtools.jobs.extraction.chunks import Blob, describe
+from shardtools.shards.fields import decode, extension
+
+Format = Literal["tsv", "csv", "jsonl", "parquet", "npy"]
+Binary = Literal["describe", "raw", "base64"]
+"""What becomes of bytes that are no text: size and checksum, the bytes themselves, or base64."""
+
+INTEGERS = frozenset(("cls", "cls2", "class", "index", "inx", "count", "id"))
+_JSON = frozenset(("json", "jsn"))
+_TEXT = frozenset(
+    ("txt", "text", "transcript", "jsonl", "csv", "tsv", "xml", "html", "md", "yaml", "yml", "srt", "vtt")
+)
+_KNOWN_BINARY = frozenset(
+    (
+        *("png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm", "tif", "tiff", "gif", "ico", "exr", "dcm", "nii", "pdf"),
+        *("npy", "npz", "pt", "pth", "ten", "pickle", "pkl", "pyd", "mp", "msgpack", "cbor", "safetensors", "h5"),
+        *("mp4", "avi", "mov", "mkv", "webm", "mpg", "mpeg", "mp3", "wav", "flac", "ogg", "opus", "m4a", "aac"),
+        *("gz", "zst", "bz2", "xz", "zip", "tar", "parquet", "bin", "raw"),
+    )
+)
+_SPECIAL = re.compile(r"[\\\t\n\r\x00]")
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\x00": "\\0"}
+
+
+def is_binary(field: str) -> bool:
+    """Return whether the name of a field says that it holds no text.
+
+    >>> is_binary("seg.PNG"), is_binary("cls"), is_binary("whatever"), is_binary("json.gz")
+    (True, False, False, True)
+    """
+    return extension(field) in _KNOWN_BINARY
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of one shard: a key for each, and columns, whose values are bytes, blobs or what a script returned."""
+
+    url: str
+    keys: Sequence[str]
+    columns: Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows are written. ``header`` puts the names of the columns into the first line of a tsv or csv file."""
+
+    format: Format = "tsv"
+    binary: Binary = "describe"
+    header: bool = False
+
+
+DEFAULT_LAYOUT = Layout()
+
+Schema = tuple[Any, ...] | None
+
+
+class Encoder(Protocol):
+    """Makes bytes of the rows of one shard."""
+
+    schema: Schema
+    """What all pieces of a file must have in common, as far as the rows so far say."""
+
+    def encode(self, rows: Rows) -> bytes:
+        """Return the bytes of some rows.
+
+        Raises:
+            FieldError: a value is not what its field's extension says.
+            SampleError: rows do not fit together.
+        """
+
+
+class _TsvEncoder:
+    def __init__(self, layout: Layout):
+        self._binary = layout.binary
+        self.schema: Schema = None
+
+    def encode(self, rows: Rows) -> bytes:
+        self.schema = _same_names(self.schema, rows)
+        if self._binary == "raw":
+            return self._raw(rows)
+        columns = [_escaped(rows.keys), *(_escaped(_texts(name, c, self._binary)) for name, c in rows.columns.items())]
+        return "".join(f"{line}\n" for line in map("\t".join, zip(*columns, strict=True))).encode(
+            "utf-8", "surrogateescape"
+        )
+
+    def _raw(self, rows: Rows) -> bytes:
+        """Return lines with the bytes of fields as they are: whoever asks for them knows what is in them."""
+        keys = [text.encode("utf-8", "surrogateescape") for text in _escaped(rows.keys)]
+        columns = [keys, *([_raw_bytes(value) for value in column] for column in rows.columns.values())]
+        return b"".join(line + b"\n" for line in map(b"\t".join, zip(*columns, strict=True)))
+
+
+class _CsvEncoder:
+    def __init__(self, layout: Layout):
+        self._binary = layout.binary
+        self.schema: Schema = None
+
+    def encode(self, rows: Rows) -> bytes:
+        self.schema = _same_names(self.schema, rows)
+        text = io.StringIO(newline="")
+        columns = [rows.keys, *(_texts(name, column, self._binary) for name, column in rows.columns.items())]
+        csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
+        return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+class _JsonEncoder:
+    def __init__(self, layout: Layout):
+        self._binary = layout.binary
+        self.schema: Schema = None
+
+    def encode(self, rows: Rows) -> bytes:
+        lines = []
+        for number, key in enumerate(rows.keys):
+            row = {"key": key}
+            for name, column in rows.columns.items():
+                if (value := column[number]) is not None:
+                    row[name] = _json_value(name, value, self._binary, rows.url, key)
+            lines.append(_dump(row, rows.url, key))
+        # A name's bytes that are no text come out as an escape, so that every line remains JSON.
+        return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+
+
+class _ParquetEncoder:
+    """Encodes rows as Arrow's stream format, which the output joins to a Parquet file."""
+
+    def __init__(self, layout: Layout):
+        _pyarrow()
+        self._binary = layout.binary
+        self.schema: Schema = None
+
+    def encode(self, rows: Rows) -> bytes:
+        import pyarrow as arrow
+
+        names = ["key", *rows.columns]
+        texts = [key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for key in rows.keys]
+        arrays = [arrow.array(texts, arrow.string())]
+        arrays += [self._array(arrow, name, column, rows) for name, column in rows.columns.items()]
+        table = arrow.table(arrays, names=names)
+        kinds = tuple(str(column.type) for column in arrays)
+        if self.schema not in (None, (*names, *kinds)):
+            raise SampleError("its values are of other types than those before", url=rows.url, fix="use jsonl")
+        self.schema = (*names, *kinds)
+        sink = io.BytesIO()
+        with arrow.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        data = sink.getvalue()
+        return len(data).to_bytes(8, "little") + data
+
+    def _array(self, arrow: Any, name: str, column: Sequence[Any], rows: Rows) -> Any:
+        from_field = all(value is None or isinstance(value, bytes | Blob) for value in column)
+        if not from_field:
+            array = arrow.array([_plain(value) for value in column])
+            return array.cast(arrow.string()) if array.type == arrow.null() else array
+        if extension(name) in INTEGERS:
+            values = [
+                None if value is None else decode(name, value, url=rows.url, key=key)
+                for key, value in zip(rows.keys, column, strict=True)
+            ]
+            return arrow.array(values, arrow.int64())
+        if self._binary == "raw" and not _is_text(name):
+            return arrow.array(column, arrow.binary())
+        return arrow.array(
+            [None if value is None else _text(name, value, self._binary) for value in column], arrow.string()
+        )
+
+
+class _NpyEncoder:
+    """Encodes one column of numbers or arrays of one shape."""
+
+    def __init__(self, layout: Layout):
+        self.schema: Schema = None
+
+    def encode(self, rows: Rows) -> bytes:
+        if len(rows.columns) != 1:
+            raise JobError("an npy file holds one column", fix="ask for one field, or use parquet")
+        [(name, column)] = rows.columns.items()
+        parts = []
+        for key, value in zip(rows.keys, column, strict=True):
+            array = self._array(name, value, rows.url, key)
+            schema = (array.dtype.str, array.shape)
+            if self.schema not in (None, schema):
+                what = f"{_shape(schema)} after rows of {_shape(self.schema)}"
+                raise SampleError(what, url=rows.url, member=f"{key}.{name}", fix="use another format, such as jsonl")
+            self.schema = schema
+            parts.append(array.tobytes())
+        return b"".join(parts)
+
+    @staticmethod
+    def _array(name: str, value: Any, url: str, key: str) -> np.ndarray[Any, Any]:
+        if value is None:
+            fix = "leave such samples out with --missing skip"
+            raise SampleError(f"the sample has no {name}", url=url, member=key, fix=fix)
+        decoded = decode(name, value, url=url, key=key) if isinstance(value, bytes) else value
+        array = np.asarray(decoded)
+        if array.dtype.kind not in "biufc":
+            what = f"a {type(decoded).__name__} is no number and no array of numbers"
+            raise FieldError(what, url=url, member=f"{key}.{name}", fix="use another format, such as parquet")
+        return array
+
+
+_ENCODERS: dict[str, Callable[[Layout], Encoder]] = {
+    "tsv": _TsvEncoder,
+    "csv": _CsvEncoder,
+    "jsonl": _JsonEncoder,
+    "parquet": _ParquetEncoder,
+    "npy": _NpyEncoder,
+}
+
+
+def encoder(layout: Layout) -> Encoder:
+    """Return a new encoder of a format."""
+    return _ENCODERS[layout.format](layout)
+
+
+# --- values
+
+
+def show(value: bytes | Blob) -> str:
+    """Return the text that bytes are, or what describes them.
+
+    >>> show(b"cat"), show(b"\\xff\\x00")
+    ('cat', '<2 bytes 8a7bfcc9>')
+    """
+    return _text("", value, "describe")
+
+
+def _same_names(schema: Schema, rows: Rows) -> Schema:
+    names = tuple(rows.columns)
+    if schema not in (None, names):
+        what = f"a row has the columns {', '.join(names)} after others with {', '.join(schema or ())}"
+        raise SampleError(what, url=rows.url, member=rows.keys[0] if rows.keys else None, fix="use --format jsonl")
+    return names
+
+
+def _is_text(field: str) -> bool:
+    return extension(field) in _TEXT | _JSON
+
+
+def _texts(field: str, column: Sequence[Any], binary: Binary) -> list[str]:
+    return ["" if value is None else _text(field, value, binary) for value in column]
+
+
+def _text(field: str, value: Any, binary: Binary) -> str:
+    if isinstance(value, bytes):
+        try:
+            if binary != "base64" or not is_binary(field):
+                return value.decode()
+        except UnicodeDecodeError:
+            pass
+        return base64.b64encode(value).decode() if binary == "base64" else str(describe(value))
+    if isinstance(value, str | Blob):
+        return str(value)
+    return json.dumps(_plain(value), ensure_ascii=False, default=str)
+
+
+def _raw_bytes(value: Any) -> bytes:
+    if value is None or isinstance(value, bytes):
+        return value or b""
+    return _text("", value, "raw").encode("utf-8", "surrogateescape")
+
+
+def _escaped(column: Sequence[str]) -> Sequence[str]:
+    """Return the texts so that none has a tab or a line's end in it; a backslash becomes two."""
+    if not _SPECIAL.search("".join(column)):
+        return column
+    return [_SPECIAL.sub(lambda found: _ESCAPES[found[0]], text) for text in column]
+
+
+def _json_value(name: str, value: Any, binary: Binary, url: str, key: str) -> Any:
+    if isinstance(value, bytes):
+        if extension(name) in INTEGERS | _JSON:
+            return decode(name, value, url=url, key=key)
+        return _text(name, value, binary)
+    return str(value) if isinstance(value, Blob) else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return numpy's numbers and arrays as Python's."""
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _dump(row: dict[str, Any], url: str, key: str) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, default=_refuse)
+    except (TypeError, ValueError) as error:
+        raise SampleError(
+            f"no JSON: {error}", url=url, member=key, fix="return numbers, texts, lists and dicts"
+        ) from error
+
+
+def _refuse(value: Any) -> Any:
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def _shape(schema: Schema) -> str:
+    dtype, shape = schema or ("", ())
+    return f"{np.dtype(dtype).name} of shape {tuple(shape)}"
+
+
+def _pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise JobError("Parquet needs pyarrow", fix="pip install 'shardtools[parquet]'") from error

@@ -1,0 +1,124 @@
+"""One file from the rows of all shards.
+
+bytes and schema of some rows, in order -> Output -> sink
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from shardtools.jobs.extraction.formats import Layout, Rows, Schema, encoder
+from shardtools.storage import Sink
+
+
+class Output:
+    """A file that grows by the pieces of encoders; this one is of text, and they are written one after the other."""
+
+    def __init__(self, sink: Sink, layout: Layout):
+        self._sink = sink
+        self._layout = layout
+        self._started = False
+
+    def add(self, schema: Schema, content: BinaryIO, size: int) -> None:
+        """Add rows: the first ``size`` bytes of ``content``."""
+        if not self._started:
+            self._started = True
+            if self._layout.header and schema is not None:
+                self._sink.write(self._header(schema))
+        for piece in _pieces(content, size):
+            self._sink.write(piece)
+
+    def finish(self) -> None:
+        """Write what comes last."""
+
+    def _header(self, schema: tuple[Any, ...]) -> bytes:
+        rows = Rows("", ["key"], {str(i): [name] for i, name in enumerate(schema)})
+        return encoder(Layout(self._layout.format)).encode(rows)
+
+
+class _ParquetOutput(Output):
+    def __init__(self, sink: Sink, layout: Layout):
+        super().__init__(sink, layout)
+        self._writer: Any = None
+
+    def add(self, schema: Schema, content: BinaryIO, size: int) -> None:
+        import pyarrow as arrow
+        from pyarrow import parquet
+
+        while content.tell() < size:
+            length = int.from_bytes(content.read(8), "little")
+            table = arrow.ipc.open_stream(content.read(length)).read_all()
+            if self._writer is None:
+                self._writer = parquet.ParquetWriter(arrow.PythonFile(_Forward(self._sink), "w"), table.schema)
+            self._writer.write_table(table)
+
+    def finish(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class _Forward(io.RawIOBase):
+    """A sink as a file that is written forward."""
+
+    def __init__(self, sink: Sink):
+        super().__init__()
+        self._sink = sink
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._size
+
+    def write(self, data: Any, /) -> int:
+        self._sink.write(data)
+        self._size += len(data)
+        return len(data)
+
+
+class _NpyOutput(Output):
+    """Collects rows in a temporary file, since their number stands before them."""
+
+    def __init__(self, sink: Sink, layout: Layout):
+        super().__init__(sink, layout)
+        self._rows = tempfile.TemporaryFile()  # noqa: SIM115  # closed by finish, or with this object
+        self._schema: Schema = None
+
+    def add(self, schema: Schema, content: BinaryIO, size: int) -> None:
+        self._schema = schema
+        for piece in _pieces(content, size):
+            self._rows.write(piece)
+
+    def finish(self) -> None:
+        dtype, shape = self._schema or ("<f8", ())
+        kind = np.dtype(dtype)
+        size = self._rows.tell()
+        row = kind.itemsize * int(np.prod(shape, dtype=np.int64))
+        header = {"descr": kind.str, "fortran_order": False, "shape": (size // row if row else 0, *shape)}
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, header)
+        self._sink.write(head.getvalue())
+        self._rows.seek(0)
+        for piece in _pieces(self._rows, size):
+            self._sink.write(piece)
+        self._rows.close()
+
+
+def _pieces(content: BinaryIO, size: int) -> Iterator[bytes]:
+    while size and (piece := content.read(min(size, 1 << 20))):
+        size -= len(piece)
+        yield piece
+
+
+_OUTPUTS: dict[str, Callable[[Sink, Layout], Output]] = {"parquet": _ParquetOutput, "npy": _NpyOutput}
+
+
+def output(sink: Sink, layout: Layout) -> Output:
+    """Return what writes a file of some format to ``sink``."""
+    return _OUTPUTS.get(layout.format, Output)(sink, layout)

@@ -1,0 +1,106 @@
+"""What the tasks of an extraction give back, and how it comes into the order of the shards.
+
+task -> Pieces, in memory or a file -> Found -> InOrder -> the command, shard after shard
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from shardtools.storage.files import os_errors
+
+MEMORY = 1 << 18
+"""Bytes of one shard's rows that travel as they are; more go through a file, where all tasks run on one machine."""
+
+
+class Pieces:
+    """Bytes that a task collects: in memory, or from `MEMORY` on in a file of the folder ``spill``, if there is one."""
+
+    def __init__(self, spill: str | None):
+        self._spill = spill
+        self._file: BinaryIO = io.BytesIO()
+        self._path: str | None = None
+
+    def write(self, data: bytes) -> None:
+        """Add bytes."""
+        if self._path is None and self._spill is not None and self._file.tell() + len(data) > MEMORY:
+            self._leave_memory()
+        with os_errors(self._path or ""):
+            self._file.write(data)
+
+    def tell(self) -> int:
+        """Return how many bytes there are."""
+        return self._file.tell()
+
+    def take(self) -> bytes | str:
+        """Return all bytes, or the path of the file that holds them."""
+        if isinstance(self._file, io.BytesIO):
+            return self._file.getvalue()
+        with os_errors(self._path or ""):
+            self._file.close()
+        return self._path or ""
+
+    def _leave_memory(self) -> None:
+        held = self._file
+        with os_errors(self._spill or ""):
+            fd, self._path = tempfile.mkstemp(dir=self._spill)
+            self._file = os.fdopen(fd, "wb")
+        if isinstance(held, io.BytesIO):
+            self.write(held.getvalue())
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a task has got out of the shard at ``url``.
+
+    ``rows`` rows, as ``content``: bytes, or the path of a file; of ``samples`` samples that have the fields ``fields``.
+    ``ends`` tells, where asked for, the offset at which each row ends. ``skipped`` has key and reason of each sample
+    that was left out; with a ``failure`` the shard could not be read, and there is nothing else.
+    """
+
+    url: str
+    rows: int = 0
+    samples: int = 0
+    size: int = 0
+    content: bytes | str = b""
+    schema: tuple[Any, ...] | None = None
+    ends: tuple[int, ...] = ()
+    fields: frozenset[str] = frozenset()
+    skipped: tuple[tuple[str, str], ...] = ()
+    failure: str | None = None
+
+    def open(self) -> BinaryIO:
+        """Return the content as a file."""
+        if isinstance(self.content, bytes):
+            return io.BytesIO(self.content)
+        with os_errors(self.content):
+            return open(self.content, "rb")
+
+    def drop(self) -> None:
+        """Delete the file that holds the content."""
+        if isinstance(self.content, str):
+            with suppress(FileNotFoundError):
+                os.unlink(self.content)
+
+
+class InOrder:
+    """Gives on what comes in any order in the order of its numbers, from 0 up."""
+
+    def __init__(self, give: Callable[[Any], None]):
+        self._give = give
+        self._waiting: dict[int, Any] = {}
+        self._next = 0
+
+    def add(self, number: int, result: Any) -> None:
+        """Take what has this number, and give on all that is next."""
+        self._waiting[number] = result
+        while self._next in self._waiting:
+            following = self._waiting.pop(self._next)
+            self._next += 1
+            self._give(following)

@@ -1,0 +1,222 @@
+"""htextract as a function: fields of samples come out as rows, in the order of shards and samples.
+
+sources -> one RowsTask for each shard -> engine -> Found, in order -> Output -> file or standard output
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from shardtools.engine import check_cancelled
+from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError
+from shardtools.jobs.extraction.chunks import Chunk, Needs, ShardChunks
+from shardtools.jobs.extraction.formats import DEFAULT_LAYOUT, Encoder, Layout, Rows, encoder, is_binary
+from shardtools.jobs.extraction.pieces import Found, Pieces
+from shardtools.jobs.extraction.where import Condition
+from shardtools.jobs.options import OnError
+from shardtools.jobs.script import Script, function, where
+from shardtools.shards.reader import ShardReader
+from shardtools.shards.samples import Record, records, repeated_key
+
+Missing = Literal["skip", "empty", "error"]
+
+EXTRACT = "extract_sample"
+"""What a script's function is called."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """Which rows to bring out: ``fields``, or what ``script`` returns, of the samples that ``where`` picks.
+
+    ``missing`` says what becomes of a sample without one of the fields. No more than ``limit`` rows come out.
+    """
+
+    fields: tuple[str, ...] = ()
+    script: Script | None = None
+    where: Condition | None = None
+    missing: Missing = "empty"
+    limit: int | None = None
+    layout: Layout = DEFAULT_LAYOUT
+
+
+@dataclass(frozen=True)
+class RowsTask:
+    """What one task does: bring the rows of the shard ``source`` out; large ones into a file in ``spill``."""
+
+    source: str
+    what: Extraction
+    on_error: OnError
+    spill: str | None
+
+
+def extract_rows(task: RowsTask) -> Found:
+    """Return the rows of one shard.
+
+    Raises:
+        ShardtoolsError: the shard or a sample cannot be read.
+    """
+    try:
+        return _Extractor(task).run()
+    except ShardtoolsError as error:
+        if task.on_error == "fail" or isinstance(error, JobError):
+            raise
+        return Found(task.source, failure=str(error))
+
+
+class Enough(Exception):
+    """Ends the reading of a shard, or of all, when the limit is reached."""
+
+
+class _Extractor:
+    def __init__(self, task: RowsTask):
+        self._task = task
+        self._what = task.what
+        self._encoder: Encoder = encoder(task.what.layout)
+        self._pieces = Pieces(task.spill)
+        self._rows = self._samples = 0
+        self._fields: set[str] = set()
+        self._ends: list[int] = []
+        self._skipped: list[tuple[str, str]] = []
+
+    def run(self) -> Found:
+        try:
+            for rows in self._from_script() if self._what.script else self._from_fields():
+                check_cancelled()
+                self._add(rows)
+        except Enough:
+            pass
+        return Found(
+            self._task.source,
+            self._rows,
+            self._samples,
+            self._pieces.tell(),
+            self._pieces.take(),
+            self._encoder.schema,
+            tuple(self._ends),
+            frozenset(self._fields),
+            tuple(self._skipped),
+        )
+
+    def _add(self, rows: Rows) -> None:
+        """Encode rows; each by itself if where it ends matters, or if together they fail and some are to be kept."""
+        if self._what.limit is None:
+            try:
+                self._write(rows)
+                return
+            except (FieldError, SampleError) as error:
+                if self._task.on_error == "fail":
+                    raise error.at(url=self._task.source) from (error.__cause__ or error)
+        for row in _one_by_one(rows):
+            try:
+                self._write(row)
+            except (FieldError, SampleError) as error:
+                if self._task.on_error == "fail":
+                    raise error.at(url=self._task.source) from (error.__cause__ or error)
+                self._skipped.append((row.keys[0], error.what))
+            if self._rows == self._what.limit:
+                raise Enough
+
+    def _write(self, rows: Rows) -> None:
+        self._pieces.write(self._encoder.encode(rows))
+        self._rows += len(rows.keys)
+        if self._what.limit is not None:
+            self._ends.append(self._pieces.tell())
+
+    # --- fields
+
+    def _from_fields(self) -> Iterator[Rows]:
+        what = self._what
+        shown = what.layout.binary != "describe" or what.layout.format == "npy"
+        described = tuple(name for name in what.fields if is_binary(name) and not shown)
+        fields = tuple(name for name in what.fields if name not in described)
+        chunks = ShardChunks(self._task.source, Needs(fields, described, what.where))
+        for chunk in chunks:
+            yield self._complete(chunk)
+            self._note(chunks)
+        self._note(chunks)
+
+    def _note(self, chunks: ShardChunks) -> None:
+        self._samples, self._fields = chunks.samples, chunks.fields
+
+    def _complete(self, chunk: Chunk) -> Rows:
+        """Return the rows of a chunk, without those of samples that lack a field, if that is what was asked for."""
+        columns: Mapping[str, Sequence[Any]] = {name: chunk.columns[name] for name in self._what.fields}
+        keys: Sequence[str] = chunk.keys
+        if self._what.missing != "empty" and any(None in column for column in columns.values()):
+            complete = [None not in row for row in zip(*columns.values(), strict=True)]
+            if self._what.missing == "error":
+                self._lacking(keys, columns, complete)
+            keys = [key for key, whole in zip(keys, complete, strict=True) if whole]
+            columns = {
+                name: [value for value, whole in zip(column, complete, strict=True) if whole]
+                for name, column in columns.items()
+            }
+        return Rows(chunk.url, keys, columns)
+
+    def _lacking(self, keys: Sequence[str], columns: Mapping[str, Sequence[Any]], complete: Sequence[bool]) -> None:
+        """Raise for the first sample that lacks a field, or note all that do."""
+        for row, whole in enumerate(complete):
+            if whole:
+                continue
+            lacks = next(name for name, column in columns.items() if column[row] is None)
+            if self._task.on_error == "fail":
+                fix = "use --missing empty or --missing skip"
+                raise SampleError(f"the sample has no {lacks}", url=self._task.source, member=keys[row], fix=fix)
+            self._skipped.append((keys[row], f"the sample has no {lacks}"))
+
+    # --- a script
+
+    def _from_script(self) -> Iterator[Rows]:
+        assert self._what.script is not None
+        call = function(self._what.script, EXTRACT).call
+        with ShardReader(self._task.source) as reader:
+            for block in reader:
+                if block.repeated:
+                    raise repeated_key(block.url, block.keys[block.repeated[0]])
+                self._samples += len(block)
+                self._fields.update(block.table.fields)
+                rows = list(self._call_each(call, records(block)))
+                for names, some in groupby(rows, lambda row: tuple(row[1])):
+                    yield _together(block.url, names, list(some))
+
+    def _call_each(self, call: Callable[[Any], Any], source: Iterable[Record]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield key and columns of what the script makes of each sample, unless that is None."""
+        assert self._what.script is not None
+        condition = self._what.where
+        for record in source:
+            check_cancelled()
+            key = record["key"]
+            if condition is not None and not _holds(condition, record):
+                continue
+            try:
+                returned = call(record)
+            except (Exception, SystemExit) as error:
+                reason = where(error, self._what.script)
+                if self._task.on_error == "skip":
+                    self._skipped.append((key, reason))
+                    continue
+                fix = "mend the script, or leave such samples out with --on-error skip"
+                raise SampleError(reason, url=self._task.source, member=key, fix=fix) from error
+            if returned is not None:
+                yield key, returned if isinstance(returned, dict) else {"value": returned}
+
+
+def _holds(condition: Condition, record: Record) -> bool:
+    value = record.get(condition.field)
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogateescape")
+    return value is not None and condition.holds(value)
+
+
+def _together(url: str, names: tuple[Any, ...], rows: Sequence[tuple[str, dict[str, Any]]]) -> Rows:
+    """Return rows with the same columns as one; a column called key is the sample's key, which stands first anyway."""
+    columns = {str(name): [row[name] for _, row in rows] for name in names if name != "key"}
+    return Rows(url, [str(row.get("key", key)) for key, row in rows], columns)
+
+
+def _one_by_one(rows: Rows) -> Iterator[Rows]:
+    for i, key in enumerate(rows.keys):
+        yield Rows(rows.url, [key], {name: [column[i]] for name, column in rows.columns.items()})

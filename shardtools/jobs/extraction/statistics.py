@@ -1,0 +1,313 @@
+"""What a dataset consists of: how many samples and fields, how large, which values.
+
+    sources -> one task for each shard -> counts of sizes or values -> their sums
+
+All figures are exact. What is kept is how often each size or value occurs, which is little even for many samples.
+Sizes come from the sidecars, where there are any, without a look at the shards.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shardtools import engine
+from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError
+from shardtools.jobs.extraction.chunks import Needs, ShardChunks, indexed
+from shardtools.jobs.extraction.formats import is_binary, show
+from shardtools.jobs.extraction.gathering import run_in_order
+from shardtools.jobs.extraction.where import Condition
+from shardtools.jobs.options import OnError, RunOptions, expand_sources
+from shardtools.shards.fields import extension
+from shardtools.shards.reader import ShardReader
+from shardtools.shards.table import ShardTable
+from shardtools.storage import using
+
+IMAGES = frozenset(("png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm", "tif", "tiff"))
+
+Skipped = list[tuple[str, str | None, str]]
+"""A shard, a key (None for the whole shard) and the reason, of all that was left out."""
+
+
+@dataclass
+class FieldStatistics:
+    """How often each size in bytes occurs among the members of one field; with images, each width and height."""
+
+    sizes: Counter[int] = field(default_factory=Counter)
+    shapes: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    @property
+    def count(self) -> int:
+        """How many samples have the field."""
+        return self.sizes.total()
+
+    @property
+    def total(self) -> int:
+        """Bytes of all of them."""
+        return sum(size * count for size, count in self.sizes.items())
+
+    def as_json(self, samples: int) -> dict[str, Any]:
+        """Return the statistics as JSON data; ``missing`` is the share of so many ``samples`` without the field."""
+        data: dict[str, Any] = {"samples": self.count, "missing": 1 - self.count / samples if samples else 0.0}
+        data["bytes"] = {**_spread(self.sizes), "total": self.total}
+        if self.shapes:
+            data["shapes"] = [[width, height, count] for (width, height), count in sorted(self.shapes.items())]
+        return data
+
+
+@dataclass
+class Statistics:
+    """What a dataset consists of: samples in each shard, bytes as stored, and its fields by name."""
+
+    samples: list[int] = field(default_factory=list)
+    filesize: int = 0
+    fields: dict[str, FieldStatistics] = field(default_factory=dict)
+    skipped: Skipped = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the statistics as JSON data; sizes in bytes."""
+        samples = sum(self.samples)
+        data: dict[str, Any] = {"samples": samples, "shards": len(self.samples), "filesize": self.filesize}
+        if self.samples:
+            data["samples_per_shard"] = _spread(Counter(self.samples))
+        data["fields"] = {name: entry.as_json(samples) for name, entry in self.fields.items()}
+        return data
+
+
+def _spread(counts: Counter[int]) -> dict[str, float]:
+    return {"min": min(counts), "median": middle(counts), "max": max(counts)}
+
+
+@dataclass
+class Counts:
+    """How often each value of one field occurs, over ``samples`` samples of which ``missing`` have none."""
+
+    values: Counter[Any] = field(default_factory=Counter)
+    samples: int = 0
+    missing: int = 0
+    skipped: Skipped = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StatisticsTask:
+    """What one task does: look at the members of the shard ``source``, and with ``decode`` into its images."""
+
+    source: str
+    decode: bool
+    on_error: OnError
+
+
+@dataclass(frozen=True)
+class CountTask:
+    """What one task does: count the values of ``field`` in ``source``, as text, or as numbers if ``numbers``."""
+
+    source: str
+    field: str
+    numbers: bool
+    where: Condition | None
+    on_error: OnError
+
+
+def middle(counts: Mapping[Any, int]) -> float:
+    """Return the median of values, given how often each occurs.
+
+    >>> middle({1: 2, 10: 1, 5: 1}), middle({3: 1})
+    (3.0, 3.0)
+    """
+    values = sorted(counts)
+    ends = np.cumsum([counts[value] for value in values])
+    total = int(ends[-1])
+    low, high = np.searchsorted(ends, [(total - 1) // 2, total // 2], side="right")
+    return float(values[int(low)] + values[int(high)]) / 2
+
+
+def shard_statistics(task: StatisticsTask) -> Statistics:
+    """Return the statistics of one shard.
+
+    Raises:
+        ShardtoolsError: it cannot be read, or an image in it.
+    """
+    found = Statistics()
+    try:
+        _measure(task, found)
+        if task.decode:
+            _decode(task, found)
+    except ShardtoolsError as error:
+        if task.on_error == "fail":
+            raise
+        return Statistics(skipped=[(task.source, None, str(error))])
+    return found
+
+
+def _measure(task: StatisticsTask, found: Statistics) -> None:
+    shard = indexed(task.source)
+    if shard is not None:
+        found.samples.append(len(shard.sidecar))
+        found.filesize = shard.sidecar.filesize
+        _add_sizes(found, shard.table)
+        return
+    samples = 0
+    with closing(ShardReader(task.source)) as reader:
+        for block in reader:
+            engine.check_cancelled()
+            samples += len(block)
+            _add_sizes(found, block.table)
+        found.filesize = reader.stat.size or 0
+    found.samples.append(samples)
+
+
+def _add_sizes(found: Statistics, table: ShardTable) -> None:
+    for code, name in enumerate(table.fields):
+        sizes, counts = np.unique(table.size[table.field == code], return_counts=True)
+        if len(sizes):
+            entry = found.fields.setdefault(name, FieldStatistics())
+            entry.sizes.update(dict(zip(sizes.tolist(), counts.tolist(), strict=True)))
+
+
+def _decode(task: StatisticsTask, found: Statistics) -> None:
+    images = tuple(name for name in found.fields if extension(name) in IMAGES)
+    if not images:
+        return
+    for chunk in ShardChunks(task.source, Needs(images)):
+        for name, column in chunk.columns.items():
+            shapes = found.fields[name].shapes
+            for key, data in zip(chunk.keys, column, strict=True):
+                if not isinstance(data, bytes):
+                    continue
+                try:
+                    shapes[_shape(data)] += 1
+                except ValueError as error:
+                    member = f"{key}.{name}"
+                    if task.on_error == "fail":
+                        fix = "mend it, or go on without such images by --on-error skip"
+                        raise FieldError(str(error), url=task.source, member=member, fix=fix) from error
+                    found.skipped.append((task.source, key, f"{name}: {error}"))
+
+
+def _shape(data: bytes) -> tuple[int, int]:
+    """Return width and height of an image, without unpacking it."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"no image begins with {data[:12]!r}") from error
+
+
+def count_values(task: CountTask) -> Counts:
+    """Return how often each value occurs in one shard.
+
+    Raises:
+        ShardtoolsError: it cannot be read, or a value is no number where numbers are counted.
+    """
+    found = Counts()
+    try:
+        _count(task, found)
+    except ShardtoolsError as error:
+        if task.on_error == "fail":
+            raise
+        return Counts(skipped=[(task.source, None, str(error))])
+    return found
+
+
+def _count(task: CountTask, found: Counts) -> None:
+    described = is_binary(task.field) and not task.numbers
+    needs = Needs(() if described else (task.field,), (task.field,) if described else (), task.where)
+    for chunk in ShardChunks(task.source, needs):
+        column = chunk.columns[task.field]
+        found.samples += len(chunk)
+        found.missing += column.count(None)
+        if not task.numbers:
+            found.values.update(show(value) for value in column if value is not None)
+            continue
+        for key, value in zip(chunk.keys, column, strict=True):
+            if value is None:
+                continue
+            try:
+                found.values[float(show(value))] += 1
+            except ValueError:
+                what = f"{show(value)[:50]!r} is no number"
+                if task.on_error == "fail":
+                    member = f"{key}.{task.field}"
+                    fix = "choose another field, or leave such samples out with --on-error skip"
+                    raise SampleError(what, url=task.source, member=member, fix=fix) from None
+                found.skipped.append((task.source, key, what))
+
+
+def run_statistics(
+    sources: str | Sequence[str],
+    *,
+    decode: bool = False,
+    options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
+    on_shard: Callable[[Statistics], None] | None = None,
+) -> Statistics:
+    """Return what the dataset consists of; with ``decode``, width and height of its images, too.
+
+    Raises:
+        ShardtoolsError: a shard cannot be read.
+    """
+    total = Statistics()
+
+    def add(found: Statistics) -> None:
+        total.samples += found.samples
+        total.filesize += found.filesize
+        total.skipped += found.skipped
+        for name, entry in found.fields.items():
+            sums = total.fields.setdefault(name, FieldStatistics())
+            sums.sizes.update(entry.sizes)
+            sums.shapes.update(entry.shapes)
+
+    with using(options.storage):
+        tasks = [
+            engine.Task(shard_statistics, (StatisticsTask(url, decode, options.on_error),), url, options.storage)
+            for url in expand_sources(sources)
+        ]
+        run_in_order(tasks, add, options, on_shard)
+    total.fields = dict(sorted(total.fields.items()))
+    return total
+
+
+def run_counts(
+    sources: str | Sequence[str],
+    field: str,
+    *,
+    numbers: bool = False,
+    where: Condition | None = None,
+    options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
+    on_shard: Callable[[Counts], None] | None = None,
+) -> Counts:
+    """Return how often each value of ``field`` occurs: its text, or with ``numbers`` its number.
+
+    Raises:
+        JobError: no sample has the field.
+        ShardtoolsError: a shard cannot be read, or a value is no number.
+    """
+    total = Counts()
+
+    def add(found: Counts) -> None:
+        total.values.update(found.values)
+        total.samples += found.samples
+        total.missing += found.missing
+        total.skipped += found.skipped
+
+    with using(options.storage):
+        urls = expand_sources(sources)
+        tasks = [
+            engine.Task(count_values, (CountTask(url, field, numbers, where, options.on_error),), url, options.storage)
+            for url in urls
+        ]
+        run_in_order(tasks, add, options, on_shard)
+        if total.samples and total.missing == total.samples:
+            raise JobError(f"no sample has the field {field}", fix=f"there are {', '.join(_fields_of(urls[0]))}")
+    return total
+
+
+def _fields_of(url: str) -> Sequence[str]:
+    return sorted(shard_statistics(StatisticsTask(url, decode=False, on_error="skip")).fields) or ["none"]

@@ -1,0 +1,396 @@
+"""htextract: rows, formats, statistics, single samples, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+from PIL import Image
+
+from tests.cli.command import Argument, Outcome, call, check_failure
+from tests.datasets import written_dataset
+
+SHARDS, SAMPLES = 3, 40
+
+
+def png(i: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (10 + i % 3, 7), i % 256).save(file, "PNG")
+    return file.getvalue()
+
+
+def samples(shard: int) -> list[dict[str, object]]:
+    """Return the samples of a shard; every fifth has no caption."""
+    found: list[dict[str, object]] = []
+    for i in range(SAMPLES):
+        number = shard * SAMPLES + i
+        sample: dict[str, object] = {"key": f"{'abc'[shard]}/é {i:04d}", "cls": number % 7, "png": png(number)}
+        sample["score.txt"] = f"{number / 8}"
+        sample["json"] = {"n": number}
+        if i % 5:
+            sample["txt"] = f"no {number}\ta\\b\nend"
+        found.append(sample)
+    return found
+
+
+ALL = [sample for shard in range(SHARDS) for sample in samples(shard)]
+SPEC = f"in-@{SHARDS}.tgz"
+FIELDS = "there are cls, json, png, score.txt, txt"
+
+
+@pytest.fixture(scope="module", params=["sidecars", "bare"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, with its sidecars and manifest or without."""
+    folder = tmp_path_factory.mktemp(request.param)
+    written_dataset(folder, SPEC, [samples(shard) for shard in range(SHARDS)])
+    if request.param == "bare":
+        for path in [*folder.glob("*.npz"), *folder.glob("*.json")]:
+            path.unlink()
+    return folder
+
+
+def extract(folder: Path, *arguments: Argument) -> Outcome:
+    outcome = call(SPEC, *arguments, cwd=folder, program="htextract")
+    assert outcome.err == "" or outcome.status, outcome
+    return outcome
+
+
+def lines(folder: Path, *arguments: Argument) -> list[str]:
+    outcome = extract(folder, *arguments)
+    assert outcome.status == 0
+    assert outcome.out.endswith("\n") or not outcome.out
+    return outcome.out.splitlines()
+
+
+def fails(folder: Path, *arguments: Argument, status: int = 1) -> str:
+    return check_failure(SPEC, *arguments, cwd=folder, status=status, program="htextract")
+
+
+def escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+
+
+class TestRows:
+    def test_keys(self, folder: Path) -> None:
+        keys = [str(sample["key"]) for sample in ALL]
+        assert lines(folder) == lines(folder, "--keys") == keys
+
+    def test_fields_in_the_order_asked_for(self, folder: Path) -> None:
+        expected = [
+            "\t".join(
+                [str(s["key"]), escaped(str(s.get("txt", ""))), str(s["cls"]), f"<{len(p)} bytes {crc32(p):08x}>"]
+            )
+            for s in ALL
+            for p in [bytes(s["png"])]  # type: ignore[call-overload]
+        ]
+        assert lines(folder, "-f", "txt", "-f", "cls", "-f", "png") == expected
+        assert lines(folder, "-f", "txt", "-f", "cls", "-f", "png", "-j", "1") == expected
+        if folder.name.startswith("sidecars"):
+            assert lines(folder, "-f", "txt", "-f", "cls", "-f", "png", "--verify") == expected
+        else:
+            assert "in-0.tgz: it has no sidecar" in fails(folder, "-f", "txt", "--verify", "-j", "1")
+
+    def test_missing(self, folder: Path) -> None:
+        assert len(lines(folder, "-f", "txt", "--missing", "skip")) == sum("txt" in s for s in ALL)
+        assert fails(folder, "-f", "txt", "--missing", "error", "-j", "1").endswith(
+            "in-0.tgz [a/é 0000]: the sample has no txt; use --missing empty or --missing skip"
+        )
+        outcome = call(SPEC, "-f", "txt", "--missing", "error", "--on-error", "skip", cwd=folder, program="htextract")
+        assert outcome.status == 3 and len(outcome.out.splitlines()) == sum("txt" in s for s in ALL)
+        assert (
+            outcome.err.count("the sample has no txt") == 5 and "19 more; --report FILE lists them all" in outcome.err
+        )
+
+    @pytest.mark.parametrize("limit", [1, 39, 40, 41, 79, 120, 1000])
+    def test_limit(self, folder: Path, limit: int) -> None:
+        assert lines(folder, "-f", "cls", "--limit", str(limit)) == lines(folder, "-f", "cls")[:limit]
+
+    @pytest.mark.parametrize(
+        ("condition", "picks"),
+        [
+            ("cls == 3", lambda s: s["cls"] == 3),
+            ("cls>=5", lambda s: s["cls"] >= 5),
+            ("score.txt < 2.5", lambda s: float(s["score.txt"]) < 2.5),
+            ("cls != 0", lambda s: s["cls"] != 0),
+            ("key > b/é 0020", lambda s: s["key"] > "b/é 0020"),
+            ("txt < 'no 5'", lambda s: s.get("txt", "z") < "no 5"),
+            ("cls == cat", lambda s: False),
+        ],
+    )
+    def test_where(self, folder: Path, condition: str, picks: object) -> None:
+        keys = [str(s["key"]) for s in ALL if picks(s)]  # type: ignore[operator]
+        assert lines(folder, "--where", condition) == keys
+        assert lines(folder, "--where", condition, "--limit", "2") == keys[:2]
+
+    def test_a_field_that_is_nowhere(self, folder: Path) -> None:
+        assert fails(folder, "-f", "cls", "-f", "jpg", status=2) == f"no sample has the field jpg; {FIELDS}"
+        assert "no sample has the field x; there are" in fails(folder, "--where", "x == 1", status=2)
+
+    def test_a_field_that_comes_late(self, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "x-@2.tar", [[{"key": "a", "cls": 1}], [{"key": "b", "txt": "t"}]])
+        assert call("x-@2.tar", "-f", "txt", cwd=tmp_path, program="htextract").out == "a\t\nb\tt\n"
+
+
+class TestFormats:
+    def test_raw(self, folder: Path) -> None:
+        [line] = lines(folder, "-f", "json", "--raw", "--limit", "1")
+        assert line == 'a/é 0000\t{"n": 0}'
+        extract(folder, "-f", "png", "--raw", "--limit", "1", "-o", "raw.tsv", "--overwrite")
+        assert (folder / "raw.tsv").read_bytes() == "a/é 0000\t".encode() + png(0) + b"\n"
+
+    def test_base64(self, folder: Path) -> None:
+        assert lines(folder, "-f", "png", "--base64")[5].split("\t")[1] == base64.b64encode(png(5)).decode()
+
+    def test_csv(self, folder: Path) -> None:
+        outcome = extract(folder, "-f", "txt", "-f", "cls", "--format", "csv")
+        rows = list(csv.reader(io.StringIO(outcome.out, newline="")))
+        assert rows == [["key", "txt", "cls"], *([s["key"], s.get("txt", ""), str(s["cls"])] for s in ALL)]
+
+    def test_header(self, folder: Path) -> None:
+        assert lines(folder, "-f", "cls", "--header", "--limit", "1") == ["key\tcls", "a/é 0000\t0"]
+
+    def test_jsonl(self, folder: Path) -> None:
+        found = [
+            json.loads(line) for line in lines(folder, "-f", "txt", "-f", "cls", "-f", "json", "--format", "jsonl")
+        ]
+        assert found == [{name: s[name] for name in ("key", "txt", "cls", "json") if name in s} for s in ALL]
+
+    def test_parquet(self, folder: Path) -> None:
+        extract(folder, "-f", "txt", "-f", "cls", "-f", "png", "--raw", "-o", "a.parquet", "--overwrite")
+        found = parquet.read_table(folder / "a.parquet").to_pylist()
+        assert found == [{"key": s["key"], "txt": s.get("txt"), "cls": s["cls"], "png": s["png"]} for s in ALL]
+
+    def test_npy(self, folder: Path) -> None:
+        outcome = extract(folder, "-f", "cls", "-o", "a.npy", "--overwrite")
+        assert outcome.out == "a.npy: 120 rows of 120 samples\n"
+        found = np.load(folder / "a.npy")
+        assert found.dtype == np.int64 and found.tolist() == [s["cls"] for s in ALL]
+        extract(folder, "-f", "cls", "-o", "few.npy", "--overwrite", "--limit", "50")
+        assert np.load(folder / "few.npy").tolist() == [s["cls"] for s in ALL[:50]]
+
+    def test_npy_of_images(self, tmp_path: Path) -> None:
+        images = np.random.default_rng(0).integers(0, 255, (6, 5, 4, 3), dtype=np.uint8)
+        rows = [[{"key": f"{i}", "png": images[i]} for i in part] for part in (range(4), range(4, 6))]
+        written_dataset(tmp_path, "x-@2.tar", rows)
+        assert call("x-@2.tar", "-f", "png", "-o", "x.npy", cwd=tmp_path, program="htextract").status == 0
+        assert np.array_equal(np.load(tmp_path / "x.npy"), images)
+
+    def test_npy_that_cannot_be(self, folder: Path) -> None:
+        assert "uint8 of shape (7, 11) after rows of uint8 of shape (7, 10)" in fails(
+            folder, "-f", "png", "-o", "x.npy", "-j", "1"
+        )
+        assert "a str is no number" in fails(folder, "-f", "score.txt", "-o", "x.npy", "-j", "1")
+        assert "an npy file holds one column" in fails(folder, "-f", "cls", "-f", "png", "-o", "x.npy", status=2)
+        assert "--raw does not go with csv" in fails(folder, "-f", "png", "--raw", "-o", "x.csv", status=2)
+        assert not (folder / "x.npy").exists() and not (folder / "x.csv").exists()
+
+    def test_an_output_that_exists(self, folder: Path) -> None:
+        (folder / "there.tsv").write_text("mine")
+        assert "the output exists; use --overwrite" in fails(folder, "-f", "cls", "-o", "there.tsv")
+        assert (folder / "there.tsv").read_text() == "mine"
+
+    def test_names_that_are_no_text(self, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "x-@1.tar", [[{"key": "a\udcff\tb", "txt": "t"}]])
+        extracted = call("x-@1.tar", "-f", "txt", "-o", "x.tsv", cwd=tmp_path, program="htextract")
+        assert extracted.status == 0 and (tmp_path / "x.tsv").read_bytes() == b"a\xff\\tb\tt\n"
+        call("x-@1.tar", "-f", "txt", "-o", "x.jsonl", cwd=tmp_path, program="htextract")
+        assert json.loads((tmp_path / "x.jsonl").read_text()) == {"key": "a\udcff\tb", "txt": "t"}
+
+
+class TestScript:
+    def script(self, folder: Path, body: str) -> tuple[str, str]:
+        (folder / "script.py").write_text(f"def extract_sample(record, k=1):\n    {body}\n")
+        return "-p", "script.py"
+
+    def test_values(self, folder: Path) -> None:
+        arguments = self.script(folder, "return int(record['cls']) * k")
+        assert lines(folder, *arguments, "-a", "k=10") == [f"{s['key']}\t{10 * int(str(s['cls']))}" for s in ALL]
+
+    def test_dicts(self, folder: Path) -> None:
+        arguments = self.script(
+            folder,
+            "return {'n': len(record['png']), 'c': record['cls'], 'l': [1], 'x': None} if 'txt' in record else None",
+        )
+        expected = [s for s in ALL if "txt" in s]
+        assert lines(folder, *arguments) == [
+            f"{s['key']}\t{len(bytes(s['png']))}\t{s['cls']}\t[1]\t"  # type: ignore[call-overload]
+            for s in expected
+        ]
+        extract(folder, *arguments, "-o", "s.parquet", "--overwrite")
+        table = parquet.read_table(folder / "s.parquet")
+        assert table.column_names == ["key", "n", "c", "l", "x"] and table.num_rows == len(expected)
+        assert lines(folder, *arguments, "--where", "cls == 1", "--limit", "1")[0].startswith("a/é 0001\t")
+
+    def test_rows_that_do_not_fit_together(self, folder: Path) -> None:
+        arguments = self.script(folder, "return {'a': 1} if record['__index__'] != 7 else {'b': 1}")
+        assert "a row has the columns b after others with a; use --format jsonl" in fails(folder, *arguments, "-j", "1")
+        assert len(lines(folder, *arguments, "--format", "jsonl")) == len(ALL)
+
+    def test_shards_that_do_not_fit_together(self, folder: Path) -> None:
+        arguments = self.script(folder, "return {record['key'][0]: 1}")
+        message = fails(folder, *arguments, status=2)
+        assert "its rows have b, and a in " in message and message.endswith("use --format jsonl")
+
+    def test_one_that_fails(self, folder: Path) -> None:
+        arguments = self.script(folder, "return 1 / (record['__index__'] - 3)")
+        message = fails(folder, *arguments, "-j", "1")
+        assert "in-0.tgz [a/é 0003]: ZeroDivisionError: division by zero (script.py:2 in extract_sample)" in message
+        outcome = call(SPEC, *arguments, "--on-error", "skip", "--report", "r.json", cwd=folder, program="htextract")
+        assert outcome.status == 3 and len(outcome.out.splitlines()) == len(ALL) - SHARDS
+        report = json.loads((folder / "r.json").read_text())
+        assert [entry["key"] for entry in report["skipped"]] == ["a/é 0003", "b/é 0003", "c/é 0003"]
+        assert report["counts"] == {"shards": 3, "samples": 120, "rows": 117}
+
+    def test_one_without_the_function(self, folder: Path) -> None:
+        (folder / "script.py").write_text("def process_sample(record): pass\n")
+        assert "the script defines no extract_sample; define extract_sample(record)" in fails(folder, "-p", "script.py")
+
+
+class TestStatistics:
+    def test_count(self, folder: Path) -> None:
+        counts = Counter(str(s["cls"]) for s in ALL)
+        expected = [
+            f"{count}\t{value}" for value, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        ]
+        assert lines(folder, "--count", "cls") == expected
+        assert lines(folder, "--count", "cls", "--where", "cls == 2") == [f"{counts['2']}\t2"]
+        found = [json.loads(line) for line in lines(folder, "--count", "cls", "--format", "jsonl")]
+        assert found == [{"value": line.split("\t")[1], "count": int(line.split("\t")[0])} for line in expected]
+        assert lines(folder, "--count", "txt", "--format", "csv")[0] == "count,value"
+
+    def test_stats(self, folder: Path) -> None:
+        table = "\n".join(lines(folder, "--stats"))
+        assert "samples             120\n" in table and "samples in a shard  40 to 40, median 40\n" in table
+        [found] = [json.loads(line) for line in lines(folder, "--stats", "--format", "jsonl")]
+        sizes = sorted(len(str(s["txt"]).encode()) for s in ALL if "txt" in s)
+        assert found["fields"]["txt"] == {
+            "samples": len(sizes),
+            "missing": pytest.approx(0.2),
+            "bytes": {"min": sizes[0], "median": np.median(sizes), "max": sizes[-1], "total": sum(sizes)},
+        }
+        assert found["filesize"] == sum(path.stat().st_size for path in folder.glob("in-?.tgz"))
+        assert (found["samples"], found["shards"]) == (120, 3)
+
+    def test_stats_of_images(self, folder: Path) -> None:
+        assert lines(folder, "--stats", "--decode")[-2:] == [
+            "image     width  height  sizes   most frequent",
+            "png    10 to 12  7 to 7      3  12x7 (33.33 %)",
+        ]
+
+    def test_a_damaged_image(self, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "x-@1.tar", [[{"key": "a", "png": png(0)}, {"key": "b", "png": b"nothing"}]])
+        message = check_failure("x-@1.tar", "--stats", "--decode", cwd=tmp_path, program="htextract")
+        assert "x-0.tar [b.png]: no image begins with b'nothing'" in message
+        skipped = call("x-@1.tar", "--stats", "--decode", "--on-error", "skip", cwd=tmp_path, program="htextract")
+        assert skipped.status == 3 and "10x7 (100 %)" in skipped.out
+
+    def test_histogram(self, folder: Path) -> None:
+        found = lines(folder, "--histogram", "cls")
+        assert [line.split()[:2] for line in found] == [
+            [str(v), str(c)]
+            for v, c in sorted(Counter(s["cls"] for s in ALL).items())  # type: ignore[type-var]
+        ]
+        intervals = lines(folder, "--histogram", "score.txt", "--bins", "5")
+        assert len(intervals) == 5 and sum(int(line.split()[3]) for line in intervals) == 120
+        assert intervals[0].split()[:3] == ["0", "to", "2.975"]
+
+    def test_no_numbers(self, folder: Path) -> None:
+        message = fails(folder, "--histogram", "txt", "-j", "1")
+        assert "in-0.tgz [a/é 0001.txt]: 'no 1" in message and "is no number; choose another field" in message
+
+    def test_a_field_that_is_nowhere(self, folder: Path) -> None:
+        for option in ("--count", "--histogram"):
+            assert fails(folder, option, "jpg", status=2) == f"no sample has the field jpg; {FIELDS}"
+
+
+class TestSample:
+    @pytest.mark.parametrize("number", [0, 39, 40, 79, 119, -1])
+    def test_by_number(self, folder: Path, number: int) -> None:
+        sample = ALL[number]
+        shown = lines(folder, "--index", str(number))
+        assert shown[0].startswith(f"{sample['key']}: sample {number % SAMPLES} of ")
+        assert extract(folder, "--index", str(number), "-f", "cls").out == str(sample["cls"])
+
+    def test_by_key_as_files(self, folder: Path, tmp_path: Path) -> None:
+        written = lines(folder, "--sample", "b/é 0007", "--to", tmp_path / "to")
+        sample = ALL[SAMPLES + 7]
+        assert written == [str(tmp_path / "to" / f"é 0007.{name}") for name in sorted(sample) if name != "key"]
+        assert (tmp_path / "to" / "é 0007.png").read_bytes() == sample["png"]
+        assert (tmp_path / "to" / "é 0007.txt").read_text() == sample["txt"]
+        message = fails(folder, "--sample", "b/é 0007", "--to", tmp_path / "to")
+        assert "the output exists" in message
+
+    def test_what_is_not_there(self, folder: Path) -> None:
+        assert fails(folder, "--sample", "b", status=2) == "no sample has the key b; htextract --keys lists them all"
+        message = check_failure(SPEC, "--index", "120", cwd=folder, status=2, program="htextract", needs_fix=False)
+        assert message == "there is no sample 120: they are 120, from 0 to 119"
+        assert "the sample has no txt; it has cls, json, png" in fails(folder, "--index", "0", "-f", "txt", status=2)
+        assert "standard output takes one field" in fails(folder, "--index", "1", "-f", "txt", "-f", "cls", status=2)
+
+    def test_a_key_leads_nowhere_else(self, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "x-@1.tar", [[{"key": "../../up", "txt": "t"}]])
+        call("x-@1.tar", "--index", "0", "--to", "to", cwd=tmp_path, program="htextract")
+        assert (tmp_path / "to" / "up.txt").read_text() == "t"
+
+
+BAD = {
+    "two things": (("--stats", "--count", "cls"), "--stats and --count do not go together"),
+    "two samples": (("--sample", "a", "--index", "1"), "--sample and --index do not go together"),
+    "fields of statistics": (("--stats", "-f", "cls"), "-f does not go with --stats"),
+    "a limit of one sample": (("--index", "1", "--limit", "1"), "--limit does not go with --sample or --index"),
+    "decoded rows": (("--decode",), "--decode does not go with rows"),
+    "keys and fields": (("--keys", "-f", "cls"), "-f, --keys and -p do not go together"),
+    "a field twice": (("-f", "cls", "-f", "cls"), "a field is named twice"),
+    "raw and base64": (("-f", "cls", "--raw", "--base64"), "--raw and --base64 do not go together"),
+    "no condition": (("--where", "cls = 3"), "'cls = 3' is no condition; write it as in 'cls == 7'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_options_that_do_not_go_together(name: str, folder: Path) -> None:
+    arguments, says = BAD[name]
+    assert says in fails(folder, *arguments, status=2)
+
+
+def test_a_damaged_shard(tmp_path: Path) -> None:
+    written_dataset(tmp_path, SPEC, [samples(shard) for shard in range(SHARDS)])
+    for path in tmp_path.glob("*.npz"):
+        path.unlink()
+    data = (tmp_path / "in-1.tgz").read_bytes()
+    (tmp_path / "in-1.tgz").write_bytes(data[: len(data) // 2])
+    for arguments in (("-f", "cls"), ("--stats",), ("--count", "cls"), ("--sample", "c/é 0001")):
+        assert "in-1.tgz" in fails(tmp_path, *arguments)
+    outcome = call(SPEC, "-f", "cls", "--on-error", "skip", cwd=tmp_path, program="htextract")
+    assert outcome.status == 3 and "skipped: " in outcome.err and "in-1.tgz" in outcome.err
+    keys = [str(s["key"]) for shard in (0, 2) for s in samples(shard)]
+    assert [line.split("\t")[0] for line in outcome.out.splitlines()] == keys
+
+
+def test_a_stale_sidecar_is_not_believed(tmp_path: Path) -> None:
+    written_dataset(tmp_path, "x-@1.tar", [[{"key": f"{i}", "txt": "old" * 9000} for i in range(9)]])
+    old = (tmp_path / "x-0.tar.index.npz").read_bytes()
+    written_dataset(tmp_path, "x-@1.tar", [[{"key": f"{i}", "txt": "new"} for i in range(9)]])
+    (tmp_path / "x-0.tar.index.npz").write_bytes(old)
+    found = call("x-@1.tar", "-f", "txt", cwd=tmp_path, program="htextract")
+    assert found.out == "".join(f"{i}\tnew\n" for i in range(9))
+
+
+def test_one_of_the_same_size_is_found_out(tmp_path: Path) -> None:
+    choose = random.Random(0)
+    rows = [[{"key": f"{i}", "bin": choose.randbytes(9000), "txt": "old"} for i in range(9)]]
+    written_dataset(tmp_path, "x-@1.tar", rows)
+    path = tmp_path / "x-0.tar"
+    path.write_bytes(path.read_bytes().replace(b"old", b"new"))
+    message = check_failure("x-@1.tar", "-f", "txt", cwd=tmp_path, program="htextract")
+    assert (
+        "x-0.tar [0.txt]: its checksum is another one in the sidecar; if the shard was replaced on purpose" in message
+    )
