@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
 
 EPILOG = """\b
-Rows, one for each sample, in the order of shards and samples:
+Examples:
   htextract train-@1000.tgz -f cls                      the key and the class of each sample
   htextract train-@1000.tgz --keys > keys.txt
   htextract train-@1000.tgz -f cls -f json -o all.parquet
@@ -36,15 +36,13 @@ Rows, one for each sample, in the order of shards and samples:
   htextract train-@1000.tgz -p sizes.py -o sizes.csv    what the script's extract_sample(record) returns
 
 \b
-Statistics:
   htextract train-@1000.tgz --stats                     samples, fields and their sizes
   htextract train-@1000.tgz --stats --decode            widths and heights of images, too
   htextract train-@1000.tgz --count cls                 how often each value occurs
-  htextract train-@1000.tgz --histogram score           the distribution of numbers
+  htextract train-@1000.tgz --histogram score           how numbers are distributed
 
 \b
-One sample:
-  htextract train-@1000.tgz --index 712345              what it consists of
+  htextract train-@1000.tgz --index 712345              what the sample consists of
   htextract train-@1000.tgz --sample a/0017 --to DIR    its fields as files
   htextract train-@1000.tgz --sample a/0017 -f jpg > 0017.jpg
 
@@ -53,9 +51,9 @@ The script:
   def extract_sample(record):
       return {"bytes": len(record["jpg"]), "label": int(record["cls"])}
 
-Text is shown as text, with tabs and ends of lines as \\t and \\n; other bytes by their number and CRC-32. Keys, sizes
-and CRC-32 come from the sidecars beside the shards, where there are any, so that the shards need not be read; fields
-are then read by ranges.
+Rows come in the order of shards and samples. Text is shown as text, with tabs and ends of lines as \\t and \\n; other
+bytes by their number and CRC-32. Keys, sizes and CRC-32 come from the sidecars beside the shards, where there are
+any, so that the shards need not be read; fields are then read by ranges.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interrupted.
 """

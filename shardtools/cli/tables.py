@@ -77,9 +77,9 @@ def histogram(values: Counter[float], width: int, bins: int) -> list[str]:
     A few different whole numbers get a bar each, others share ``bins`` intervals of one length.
 
     >>> print("\\n".join(histogram(Counter({0.0: 10, 1.0: 5, 3.0: 1}), 20, 10)))
-    0  10  ██████████
-    1   5  █████
-    3   1  █
+    0  10  █████████████
+    1   5  ██████▌
+    3   1  █▍
     """
     groups = _groups(values, bins)
     most = max(count for _, count in groups)

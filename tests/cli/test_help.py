@@ -30,6 +30,15 @@ def help_of(command: str, flag: str = "--help") -> str:
     return done.stdout
 
 
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
+
+
+def section_of(title: str) -> str:
+    """Return a section of the README."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
 @pytest.mark.parametrize("command", console_scripts())
 class TestEveryCommand:
     def test_help_has_an_example_and_every_option_a_text(self, command: str) -> None:
@@ -48,15 +57,23 @@ class TestEveryCommand:
 
     def test_readme_and_help_know_the_same_options(self, command: str) -> None:
         """Those that every program has, such as --help, need no word in the README."""
-        offered = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", help_of(command).partition("Options:")[2]))
-        section = README.partition(f"\n## {command}\n")[2].partition("\n## ")[0]
-        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", section))
-        assert named <= offered
-        assert offered - named <= {
-            "--script", "--arg", "--cluster", "--jobs", "--quiet", "--verbose", "--version", "--help"
-        }  # fmt: skip
-        for short in ("-p", "-a", "-c", "-j", "-v"):
-            assert re.search(rf"[` ]{short}[` ]", section), short
+        offered = options_in(help_of(command).partition("Options:")[2].partition("Examples:")[0])
+        section, shared = section_of(command), section_of("What all commands share")
+        named = options_in(section)
+        assert named and named <= offered
+        told = named | options_in(shared)
+        assert offered - told <= {
+            "--script",
+            "--arg",
+            "--cluster",
+            "--jobs",
+            "--quiet",
+            "--verbose",
+            "--version",
+            "--help",
+        }
+        for short in set(re.findall(r"^  (-[a-z]),", help_of(command), re.MULTILINE)) - {"-h", "-q"}:
+            assert re.search(rf"[` ]{short}[` ]", section + shared), short
 
     def test_help_imports_nothing_heavy(self, command: str) -> None:
         code = (

@@ -241,7 +241,7 @@ def show(value: bytes | Blob) -> str:
     """Return the text that bytes are, or what describes them.
 
     >>> show(b"cat"), show(b"\\xff\\x00")
-    ('cat', '<2 bytes 8a7bfcc9>')
+    ('cat', '<2 bytes d2fdef8d>')
     """
     return _text("", value, "describe")
 
