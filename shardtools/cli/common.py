@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FAILED, USAGE, SKIPPED, INTERRUPTED = 1, 2, 3, 130
 
-_INTERRUPTED = "{}: interrupted; run it again with --resume to continue"
+_INTERRUPTED = "{}: interrupted; run it again{}"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -136,16 +136,20 @@ def _cache(text: str | None) -> str | None:
     return f"{os.path.abspath(folder)}:{size}"
 
 
-def run_command(program: str, verbose: bool, work: Callable[[], int]) -> None:
-    """Run ``work`` and exit with the status that it returns, or with that of its error, told in one line."""
-    _end_cleanly_on_signals(program)
+def run_command(program: str, verbose: bool, work: Callable[[], int], *, resumes: bool = True) -> None:
+    """Run ``work`` and exit with the status that it returns, or with that of its error, told in one line.
+
+    ``resumes`` says whether what was interrupted can be continued.
+    """
+    interrupted = _INTERRUPTED.format(program, " with --resume to continue" if resumes else "")
+    _end_cleanly_on_signals(interrupted)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may be bytes that are no text here
             stream.reconfigure(errors="backslashreplace")
     try:
         status = work()
     except KeyboardInterrupt:
-        tell(_INTERRUPTED.format(program), err=True)
+        tell(interrupted, err=True)
         status = INTERRUPTED
     except ShardtoolsError as error:
         if verbose:
@@ -156,10 +160,9 @@ def run_command(program: str, verbose: bool, work: Callable[[], int]) -> None:
     sys.exit(status)
 
 
-def _end_cleanly_on_signals(program: str) -> None:
+def _end_cleanly_on_signals(message: str) -> None:
     """Let the signals that ask a program to end do what Ctrl-C does. Whoever asks again does not want to wait."""
     asked = False
-    message = _INTERRUPTED.format(program)
 
     def interrupt(signum: int, frame: object) -> None:
         nonlocal asked

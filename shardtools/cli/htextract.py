@@ -103,7 +103,7 @@ _ENDINGS = {
 @reading_options
 def main(**given: Any) -> None:
     """Bring fields, keys and statistics of the samples in SRC to standard output or a file."""
-    run_command("htextract", given["verbose"], lambda: _extract(given))
+    run_command("htextract", given["verbose"], lambda: _extract(given), resumes=False)
 
 
 def _extract(given: dict[str, Any]) -> int:

@@ -1,0 +1,148 @@
+"""htextract over servers, processes and clusters: what it reads, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import finish, path_of, run, start
+from tests.dask_cluster import dask_cluster
+from tests.datasets import written_dataset
+from tests.servers import NginxServer, wait_until
+
+SHARDS, SAMPLES = 3, 100
+
+
+def samples(shard: int) -> list[dict[str, object]]:
+    """Return samples of 20 kB each."""
+    choose = random.Random(shard)
+    return [
+        {"key": f"{shard}{i:05d}", "cls": choose.randrange(10), "jpg": choose.randbytes(20_000), "txt": f"no {i}"}
+        for i in range(SAMPLES)
+    ]
+
+
+ALL = [sample for shard in range(SHARDS) for sample in samples(shard)]
+ROWS = [f"{sample['key']}\t{sample['cls']}" for sample in ALL]
+
+
+@pytest.fixture(params=["tar", "tgz", "tar.zst"])
+def spec(request: pytest.FixtureRequest, nginx: NginxServer) -> str:
+    """The URL of a dataset on a server."""
+    name = f"in-@{SHARDS}.{request.param}"
+    written_dataset(nginx.root, name, [samples(shard) for shard in range(SHARDS)])
+    return nginx.url + name
+
+
+def requests(nginx: NginxServer) -> list[tuple[str, str, int]]:
+    """Return method, name and number of bytes sent of each request so far."""
+    found = re.findall(r'"([A-Z]+) /(\S*) HTTP/1.1" \d+ (\d+) ', nginx.log_path.read_text())
+    return [(method, name, int(size)) for method, name, size in found]
+
+
+def settled_requests(nginx: NginxServer, least: int) -> list[tuple[str, str, int]]:
+    wait_until(lambda: len(requests(nginx)) >= least, "the log of the server")
+    return requests(nginx)
+
+
+def test_a_small_field_of_large_samples(nginx: NginxServer, tmp_path: Path) -> None:
+    """From plain shards less than a twentieth of the dataset is transferred."""
+    written_dataset(nginx.root, f"in-@{SHARDS}.tar", [samples(shard) for shard in range(SHARDS)])
+    outcome = run(f"{nginx.url}in-@{SHARDS}.tar", "-f", "cls", cwd=tmp_path, program="htextract")
+    assert outcome.out.splitlines() == ROWS
+    sent = sum(size for _, _, size in settled_requests(nginx, 3 * SHARDS))
+    assert 0 < sent < sum(path.stat().st_size for path in nginx.root.glob("in-?.tar")) / 20
+
+
+def test_packed_shards(spec: str, tmp_path: Path) -> None:
+    assert run(spec, "-f", "cls", cwd=tmp_path, program="htextract").out.splitlines() == ROWS
+
+
+@pytest.mark.parametrize("what", [("--keys",), ("--stats",), ("--count", "jpg"), ("-f", "jpg")])
+def test_what_the_sidecars_tell_needs_no_shard(
+    spec: str, what: tuple[str, ...], nginx: NginxServer, tmp_path: Path
+) -> None:
+    outcome = run(spec, *what, cwd=tmp_path, program="htextract")
+    assert outcome.status == 0 and len(outcome.out.splitlines()) >= 8
+    found = settled_requests(nginx, 2 * SHARDS)
+    assert {(method, name.endswith(".npz")) for method, name, _ in found} == {("HEAD", False), ("GET", True)}
+
+
+def test_one_sample(spec: str, nginx: NginxServer, tmp_path: Path) -> None:
+    """By its number: the manifest, one sidecar, and a part of one shard."""
+    outcome = run(spec, "--index", "205", "--to", "to", cwd=tmp_path, program="htextract")
+    assert outcome.status == 0
+    assert (tmp_path / "to" / f"{ALL[205]['key']}.jpg").read_bytes() == ALL[205]["jpg"]
+    found = settled_requests(nginx, 4)
+    assert {name.partition(".")[0] for _, name, _ in found} == {"in-@3", "in-2"}
+    read = sum(size for method, name, size in found if method == "GET" and not name.endswith((".npz", ".json")))
+    size = (nginx.root / spec.rpartition("/")[2].replace("@3", "2")).stat().st_size
+    assert 20_000 < read < size / 3
+
+
+@pytest.mark.parametrize("where", ["processes", "cluster"])
+def test_elsewhere_it_is_the_same(spec: str, where: str, nginx: NginxServer, tmp_path: Path) -> None:
+    arguments = (spec, "-f", "cls", "-f", "jpg", "--base64")
+    expected = run(*arguments, cwd=tmp_path, program="htextract").out
+    assert len(expected) > 26_000 * len(ALL)
+    destination = f"{nginx.url}out/all.tsv"
+    if where == "cluster":
+        with dask_cluster(workers=2) as cluster:
+            outcome = run(*arguments, "-c", cluster.address, "-o", destination, cwd=tmp_path, program="htextract")
+    else:
+        outcome = run(*arguments, "-c", where, "-o", destination, cwd=tmp_path, program="htextract")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert (nginx.root / "out" / "all.tsv").read_text() == expected
+
+
+def test_a_reader_that_goes_away(spec: str, tmp_path: Path) -> None:
+    command = f"{path_of('htextract')} {spec} -f jpg --base64 | head -n 2 | wc -l; echo ${{PIPESTATUS[@]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["2", "0", "0", "0"] and done.stderr == ""
+
+
+SLOW = """
+import pathlib, time
+def extract_sample(record):
+    pathlib.Path("started").touch()
+    while pathlib.Path("wait").exists():
+        time.sleep(0.01)
+    return len(record["jpg"])
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_in_the_middle_it_leaves_no_output(spec: str, signum: int, nginx: NginxServer, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "wait").touch()
+    (tmp_path / "temporary").mkdir()
+    before = set(nginx.root.rglob("*"))
+    for output in ("rows.tsv", f"{nginx.url}rows.tsv"):
+        (tmp_path / "started").unlink(missing_ok=True)
+        environment = {"TMPDIR": str(tmp_path / "temporary")}
+        process = start(spec, "-p", "slow.py", "-o", output, cwd=tmp_path, env=environment, program="htextract")
+        wait_until((tmp_path / "started").exists, "the first sample")
+        process.send_signal(signum)
+        (tmp_path / "wait").unlink()
+        outcome = finish(process)
+        (tmp_path / "wait").touch()
+        if signum == signal.SIGKILL:
+            assert outcome.status == -signum
+        else:
+            assert outcome.status == 130 and outcome.err == "htextract: interrupted; run it again\n"
+            assert os.listdir(tmp_path / "temporary") == []
+    assert not (tmp_path / "rows.tsv").exists()
+    left = {path for path in set(nginx.root.rglob("*")) - before if ".shardtools-tmp" not in path.parts}
+    assert left == set()
+
+
+def test_a_shard_that_is_missing(spec: str, tmp_path: Path) -> None:
+    outcome = run(spec.replace("@3", "@4"), "-f", "cls", "-o", "x.tsv", cwd=tmp_path, program="htextract")
+    assert re.search(r"in-3\.\S+: there is no such object \(404 Not Found\); check the URL$", outcome.error())
+    assert not (tmp_path / "x.tsv").exists()
