@@ -8,9 +8,12 @@ ranges -> spans -> groups -> GET with "Range: bytes=a-b,c-d,…" -> multipart/by
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+
+import requests
 
 from shardtools.errors import ChangedError
 from shardtools.storage import ByteRange, Stat
@@ -91,6 +94,7 @@ def _attempt_many(client: Client, url: str, spans: Sequence[ByteRange]) -> _Foun
         if response.status_code != 206 or boundary is None:
             return None
         with network_errors(url):
+            _acknowledge_at_once(response)
             body = response.raw.read(decode_content=False)
         parts, bodies, size = parse_multipart(body, boundary[1].encode("latin-1"))
         if size is not None and spans[-1].stop > size:
@@ -99,6 +103,18 @@ def _attempt_many(client: Client, url: str, spans: Sequence[ByteRange]) -> _Foun
             return _Found(Stat(size, client.describe(response).validator), spans, cut(spans, parts, bodies))
         except LookupError:
             return None
+
+
+def _acknowledge_at_once(response: requests.Response) -> None:
+    """Let the system acknowledge what comes without its usual delay, where it can (Linux).
+
+    A server that sends parts one by one, such as nginx with ``tcp_nopush on``, waits with the last one until those
+    before are acknowledged; with the delay, a few small parts take 40 ms (RFC 1122, 4.2.3.2 and 4.2.3.4).
+    """
+    option = getattr(socket, "TCP_QUICKACK", None)
+    connection = getattr(getattr(response.raw, "connection", None), "sock", None)
+    if option is not None and connection is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, option, 1)
 
 
 def parse_multipart(body: bytes, boundary: bytes) -> tuple[list[ByteRange], list[bytes], int | None]:
