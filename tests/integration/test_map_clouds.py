@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from shardtools.storage import get_storage
-from tests.cli.command import run
+from tests.cli.command import finish, run, start
 from tests.dask_cluster import dask_cluster
 from tests.datasets import members, parts_of, write_dataset
 from tests.gcs_servers import gcs_emulator
 from tests.gcs_servers import use_environment as use_google
 from tests.moto_server import moto_server
 from tests.moto_server import use_environment as use_amazon
-from tests.servers import NginxServer, nginx_server
+from tests.servers import NginxServer, nginx_server, wait_until
 
 SHARDS, SAMPLES = 6, 40
 SCRIPT = """
@@ -143,7 +141,7 @@ def test_on_a_cluster(folder: Path, servers: Servers) -> None:
     assert set(made) == parts_of("out", shards=SHARDS, ending="tar")
 
 
-def test_killed_in_an_upload_leaves_nothing_visible(folder: Path, servers: Servers) -> None:
+def test_killed_while_it_makes_a_shard_it_leaves_nothing_visible(folder: Path, servers: Servers) -> None:
     (folder / "slow.py").write_text(
         "import os\ndef process_sample(record):\n    open('started', 'w').close()\n    while True:\n        pass\n"
     )
@@ -151,10 +149,8 @@ def test_killed_in_an_upload_leaves_nothing_visible(folder: Path, servers: Serve
     for scheme in ("s3", "gs"):
         (folder / "started").unlink(missing_ok=True)
         out = f"{scheme}://bucket/{folder.name}-killed/"
-        process = subprocess.Popen(["htmapper", "-p", "slow.py", "in-@1.tar", f"{out}out-@1.tar"], cwd=folder)
-        from tests.servers import wait_until
-
-        wait_until(lambda: os.path.exists(folder / "started"), "the first sample")
+        process = start("-p", "slow.py", "in-@1.tar", f"{out}out-@1.tar", cwd=folder)
+        wait_until((folder / "started").exists, "the first sample")
         process.kill()
-        process.wait()
+        finish(process)
         assert get_storage(out).list(out) == []
