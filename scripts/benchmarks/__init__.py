@@ -6,5 +6,9 @@ A suite is a module with a function ``tables(scale) -> list[Table]``, named in `
 ours*.py or peers*.py, which prepares the work, yields what is to be measured, and cleans up.
 """
 
-SUITES = {"map": "benchmarks.map", "storage": "benchmarks.storage"}
+SUITES = {
+    "extract": "benchmarks.extract",
+    "map": "benchmarks.map",
+    "storage": "benchmarks.storage",
+}
 """Name on the command line: the module. A new suite is one more line here and one more module."""

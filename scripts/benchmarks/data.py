@@ -3,7 +3,8 @@
 Contents of ``.tar`` sets are random bytes, as of a JPEG. Contents of ``.tgz`` sets are words, which gzip shrinks to
 about 40 %, so that it has something to do. Samples are written in the plain ustar format by Python's tarfile, with
 mtime 0; the ``webdataset`` sets are written by webdataset's TarWriter as it does by default, with a pax header before
-every member for the fraction of a second in its mtime.
+every member for the fraction of a second in its mtime. The ``shardtools`` sets have sidecars; the ``files`` sets are
+folders, one for each shard, of files with the contents alone.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ def build(dataset: Dataset, root: Path) -> None:
 
 
 def size_of(dataset: Dataset, root: Path) -> int:
-    """Return how many bytes the shards of ``dataset`` take."""
+    """Return how many bytes the shards of ``dataset``, or its files, take."""
+    if dataset.writer == "files":
+        return dataset.shards * dataset.samples * dataset.size
     return sum((root / name).stat().st_size for name in dataset.names())
 
 
@@ -171,7 +174,33 @@ def write_with_webdataset(path: Path, samples: Iterator[tuple[str, dict[str, byt
             writer.write({"__key__": key, **fields})
 
 
+def write_with_shardtools(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]]) -> None:
+    from shardtools.shards.samples import Composer
+    from shardtools.shards.sidecar import write_sidecar
+    from shardtools.shards.writer import ShardWriter
+    from shardtools.storage import get_storage
+
+    composer = Composer()
+    with get_storage(str(path)).create(str(path)) as sink:
+        writer = ShardWriter(sink, str(path))
+        for key, fields in samples:
+            writer.add(*composer.compose({"key": key, **fields}))
+        sidecar = writer.finish({})
+    write_sidecar(str(path), sidecar)
+
+
+def write_files(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]]) -> None:
+    """Write a folder of files, one for each sample, with its contents alone."""
+    path.mkdir()
+    for key, fields in samples:
+        for name, data in fields.items():
+            if name != "cls":
+                (path / f"{key}.{name}").write_bytes(data)
+
+
 _WRITERS: dict[str, Callable[[Path, Iterator[tuple[str, dict[str, bytes]]]], None]] = {
     "tarfile": write_with_tarfile,
     "webdataset": write_with_webdataset,
+    "shardtools": write_with_shardtools,
+    "files": write_files,
 }

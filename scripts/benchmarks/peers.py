@@ -63,6 +63,22 @@ def webdataset_read(root: str, names: Sequence[str]) -> Iterator[Work]:
 
 
 @contextmanager
+def webdataset_field(root: str, names: Sequence[str], field: str) -> Iterator[Work]:
+    """Iterate over the samples, without decoding, and write key and one field of each to a file."""
+    import webdataset
+
+    def work() -> int:
+        samples = 0
+        with open(output(root, "rows.tsv"), "wb") as file:
+            for sample in webdataset.WebDataset(inputs(root, names), shardshuffle=False):
+                file.write(sample["__key__"].encode() + b"\t" + sample[field] + b"\n")
+                samples += 1
+        return samples
+
+    yield work
+
+
+@contextmanager
 def ray_map(root: str, names: Sequence[str]) -> Iterator[Work]:
     """Ray Data's read_webdataset and write_webdataset, without decoding or encoding, on one CPU."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
