@@ -313,3 +313,20 @@ class Destination:
             SpecError: the destination is ``@auto`` and not yet resolved.
         """
         return _number(self.spec, self._parts)
+
+
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s?([kmgt]?)b?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def parse_size(text: str) -> int:
+    """Return the number of bytes that a size names, 0 if it is none.
+
+    It is a number of bytes, or of k, M, G or T of them, each a thousand of the one before; a B may follow, and capitals
+    make no difference.
+
+    >>> parse_size("500MB"), parse_size("1.5g"), parse_size("20000"), parse_size("10 apples")
+    (500000000, 1500000000, 20000, 0)
+    """
+    match = _SIZE.fullmatch(text)
+    return int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -195,52 +196,81 @@ def _silence(stream: TextIO) -> None:
 
 
 class Progress:
-    """Shows how far a job has come, on standard error: a bar on a terminal, else a line a minute."""
+    """Shows how far a job has come, on standard error: a bar on a terminal, else a line a minute.
 
-    def __init__(self, shards: int, quiet: bool):
-        self._total = shards
-        self._done = self._samples = self._bytes = self._resumed = 0
+    The bar is one of shards or, where their number is known before, of ``samples``.
+    """
+
+    def __init__(self, shards: int, quiet: bool, *, samples: int | None = None):
+        self._shards = shards
+        self._all_samples = samples
+        self._done = self._samples = self._bytes = self._resumed = self._kept = 0
         self._started = self._told = time.monotonic()
+        self._lock = threading.Lock()
         self._bar: Any = None
         self._quiet = quiet
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
-            layout = "{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} shards{postfix}"
-            self._bar = tqdm(total=shards, bar_format=layout, dynamic_ncols=True, file=sys.stderr)
+            layout = "{percentage:3.0f}% |{bar:20}| {desc}"
+            total = shards if samples is None else samples
+            self._bar = tqdm(total=total, bar_format=layout, dynamic_ncols=True, file=sys.stderr, desc=self._text())
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is, so that other lines can follow."""
         if self._bar is not None:
             self._bar.close()
 
     def advance(self, samples: int, size: int, *, resumed: bool = False) -> None:
-        """Count one more shard, of ``samples`` samples and ``size`` bytes read."""
-        self._done += 1
-        if resumed:
-            self._resumed += 1
-        else:
+        """Count one more shard, of ``samples`` samples and ``size`` bytes read that `add` has not counted."""
+        with self._lock:
+            self._done += 1
+            if resumed:
+                self._resumed += 1
+                self._kept += samples
+            else:
+                self._samples += samples
+                self._bytes += size
+            self._show(1 if self._all_samples is None else samples)
+
+    def add(self, samples: int, size: int) -> None:
+        """Count samples and bytes of a shard that is not complete; any thread may call this."""
+        with self._lock:
             self._samples += samples
             self._bytes += size
+            self._show(0 if self._all_samples is None else samples)
+
+    def _show(self, step: int) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(self._rates(), refresh=False)
-            self._bar.update()
+            self._bar.set_description_str(self._text(), refresh=False)
+            self._bar.update(step)
         elif not self._quiet and time.monotonic() - self._told >= 60:
             self._told = time.monotonic()
-            tell(f"{self._done}/{self._total} shards, {self._rates() or 'all there already'}", err=True)
+            tell(self._text() if self._rates() else f"{self._text()}, all there already", err=True)
+
+    def _text(self) -> str:
+        parts = [f"{self._done}/{self._shards} shards"]
+        if self._all_samples is not None:
+            parts = [f"{self._kept + self._samples:,}/{self._all_samples:,} samples, {format_size(self._bytes)}"]
+        return ", ".join([*parts, *filter(None, [self._rates()])])
 
     def _rates(self) -> str:
         """Return how fast it goes and how long it will take, "" while that is unknown."""
-        done = self._done - self._resumed  # those that were there say nothing of how long the others take
+        if self._all_samples is None:  # those that were there say nothing of how long the others take
+            done, left = self._done - self._resumed, self._shards - self._done
+        else:
+            done, left = self._samples, self._all_samples - self._samples - self._kept
         if not done:
             return ""
         seconds = max(time.monotonic() - self._started, 1e-6)
         rates = f"{self._samples / seconds:,.0f} samples/s, {format_size(self._bytes / seconds)}/s"
-        if self._done == self._total:
-            return rates
-        return f"{rates}, {format_seconds(seconds / done * (self._total - self._done))} left"
+        return f"{rates}, {format_seconds(seconds / done * left)} left" if left else rates
 
 
 def format_count(number: int, noun: str) -> str:

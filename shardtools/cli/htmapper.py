@@ -12,15 +12,13 @@ from shardtools.cli.common import (
     Progress,
     common_options,
     format_count,
-    format_seconds,
-    format_size,
     run_command,
     run_options,
     tell,
 )
+from shardtools.cli.results import show_result
 
 if TYPE_CHECKING:
-    from shardtools.jobs.report import JobResult
     from shardtools.jobs.run import Plan
     from shardtools.jobs.target import ShardResult
 
@@ -75,7 +73,7 @@ def _map(given: dict[str, Any]) -> int:
 
         result = run_plan(plan, options, on_shard)
     if not given["quiet"]:
-        _show_result(result, time.monotonic() - started, given["report"])
+        show_result("htmapper", result, time.monotonic() - started, given["report"])
     return 0 if result.is_whole else SKIPPED
 
 
@@ -89,39 +87,3 @@ def _show_plan(plan: Plan, verbose: bool) -> None:
         tell(f"{redact(task.name)} -> {redact(target)}")
     if len(tasks) < len(plan.tasks):
         tell(f"... and {len(plan.tasks) - len(tasks):,} more (-v shows them all)")
-
-
-def _show_result(result: JobResult, seconds: float, report: str | None) -> None:
-    from shardtools.errors import redact
-
-    counts = result.counts
-    parts = [
-        format_count(len(result.shards) - len(result.failures), "shard"),
-        format_count(counts.written, "sample"),
-        f"{format_size(result.filesize)} in {format_seconds(seconds)}",
-    ]
-    if counts.dropped:
-        parts.append(f"{format_count(counts.dropped, 'sample')} dropped")
-    if counts.others:
-        parts.append(f"{format_count(counts.others, 'member')} left out that belong to no sample")
-    if resumed := sum(shard.resumed for shard in result.shards):
-        parts.append(f"{format_count(resumed, 'shard')} there already")
-    if counts.skipped:
-        parts.append(f"{format_count(counts.skipped, 'sample')} skipped")
-    tell(f"{redact(result.destination)}: {', '.join(parts)}", err=result.destination == "-")
-    if not result.is_whole:
-        _show_skipped(result, report)
-
-
-def _show_skipped(result: JobResult, report: str | None, limit: int = 5) -> None:
-    """Say on standard error what was skipped, the first few one by one."""
-    total = result.counts.skipped + len(result.failures)
-    for entry, _ in zip(result.skipped(), range(limit), strict=False):
-        text = entry.reason if entry.key is None else f"{entry.shard} [{entry.key}]: {entry.reason}"
-        tell(f"htmapper: skipped: {text}", err=True)
-    if total > limit:
-        more = f"see {report}" if report else "--report FILE lists them all"
-        tell(f"htmapper: skipped: {total - limit:,} more; {more}", err=True)
-    if result.failures:
-        lost = format_count(len(result.failures), "shard")
-        tell(f"htmapper: not written: {lost} and the manifest; mend the sources and use --resume", err=True)

@@ -24,15 +24,21 @@ class Skipped:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job did: one `ShardResult` for each shard, in the order of the outputs."""
+    """What a job did: one `ShardResult` for each shard, in the order of the outputs.
+
+    Where inputs are not outputs' own, ``before`` was left out of the inputs, and ``others`` of their members belong to
+    no sample.
+    """
 
     destination: str
     shards: Sequence[ShardResult]
+    before: Sequence[Skipped] = ()
+    others: int = 0
 
     @property
     def counts(self) -> Counts:
         """The sums over all shards."""
-        return sum((shard.counts for shard in self.shards), Counts())
+        return sum((shard.counts for shard in self.shards), Counts(skipped=len(self.before), others=self.others))
 
     @property
     def filesize(self) -> int:
@@ -51,6 +57,7 @@ class JobResult:
 
     def skipped(self) -> Iterator[Skipped]:
         """Yield what was left out, as the sidecars of the outputs tell."""
+        yield from self.before
         for shard in self.shards:
             source = redact(shard.source)
             if shard.failure is not None:
@@ -66,8 +73,17 @@ def _recorded(target: str) -> Sequence[tuple[str, str]]:
     return [] if sidecar is None else sidecar.job["skipped"]
 
 
-def write_report(url: str, job: Mapping[str, Any], result: JobResult | None, error: BaseException | None) -> None:
-    """Write a JSON report to ``url``: the job, its counts, everything skipped, and the error that ended it."""
+def write_report(
+    url: str,
+    job: Mapping[str, Any],
+    result: JobResult | None,
+    error: BaseException | None,
+    left_out: Iterable[tuple[str, str]] = (),
+) -> None:
+    """Write a JSON report to ``url``: the job, its counts, everything skipped, and the error that ended it.
+
+    ``left_out`` are things in the sources that are no samples, each with the reason.
+    """
     report: dict[str, Any] = {"job": dict(job), "error": None if error is None else _told(error)}
     if result is not None:
         report["counts"] = asdict(result.counts)
@@ -75,6 +91,8 @@ def write_report(url: str, job: Mapping[str, Any], result: JobResult | None, err
         report["resumed"] = sum(shard.resumed for shard in result.shards)
         report["filesize"] = result.filesize
         report["skipped"] = [asdict(entry) for entry in result.skipped()]
+    if entries := [{"name": redact(name), "reason": reason} for name, reason in left_out]:
+        report["left_out"] = entries
     _write(url, report)
 
 

@@ -45,7 +45,7 @@ class Bound:
     """
 
     name: str
-    call: Callable[[Any], Any]
+    call: Callable[..., Any]
 
     def __call__(self, argument: Any) -> Any:
         """Return what the function makes of ``argument``."""
@@ -142,8 +142,20 @@ def _module_name(script: Script) -> str:
     return f"shardtools_script_{stem}_{digest}".replace(".", "_")
 
 
-def function(script: Script, *names: str) -> Bound:
+def defines(script: Script, *names: str) -> set[str]:
+    """Return which of ``names`` the script defines.
+
+    Raises:
+        ScriptError: the script cannot be loaded.
+    """
+    module = load(script)
+    return {name for name in names if hasattr(module, name)}
+
+
+def function(script: Script, *names: str, positional: int = 1) -> Bound:
     """Return the one function of ``names`` that the script defines, its parameters bound as keywords.
+
+    The function is to be called with ``positional`` arguments, 1 or 2.
 
     Raises:
         ScriptError: the script cannot be loaded, defines none of the functions or several of them, or the function
@@ -164,31 +176,33 @@ def function(script: Script, *names: str) -> Bound:
     if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
         raise ScriptError(f"{name} is async", url=script.name, fix="define a plain function")
     params = dict(script.params)
-    _check_params(script, name, call, params)
+    _check_params(script, name, call, params, positional)
     return Bound(name, partial(call, **params) if params else call)
 
 
 def _example(name: str, *params: str) -> str:
-    return f"{name}({', '.join(('records' if name.endswith('s') else 'record', *params))})"
+    data = {"reduce_samples": "key, records", "combine_samples": "key, records", "process_samples": "records"}
+    return f"{name}({', '.join((data.get(name, 'record'), *params))})"
 
 
-def _check_params(script: Script, name: str, call: Callable[..., Any], params: dict[str, Any]) -> None:
-    """Make sure that ``call(something, **params)`` fits."""
+def _check_params(script: Script, name: str, call: Callable[..., Any], params: dict[str, Any], positional: int) -> None:
+    """Make sure that ``call(something, **params)`` fits, or, with two ``positional`` ones, ``call(a, b, **params)``."""
     try:
         signature = inspect.signature(call)
     except (ValueError, TypeError):  # a builtin that does not tell
         return
     kinds = inspect.Parameter
-    positional = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD, kinds.VAR_POSITIONAL)
+    by_position = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
     takes = list(signature.parameters.values())
-    if not takes or takes[0].kind not in positional:
-        raise ScriptError(f"{name} takes no argument", url=script.name, fix=f"define {_example(name)}")
-    named = takes[0 if takes[0].kind is kinds.VAR_POSITIONAL else 1 :]
+    ordinary = [p for p in takes if p.kind in by_position]
+    starred = any(p.kind is kinds.VAR_POSITIONAL for p in takes)
+    if len(ordinary) < positional and not starred:
+        what = f"{name} takes no argument" if not ordinary else f"{name} takes one argument only"
+        raise ScriptError(what, url=script.name, fix=f"define {_example(name)}")
+    named = takes[min(len(ordinary), positional) :]
     known = [p.name for p in named if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
-    if takes[0].name in params:
-        raise ScriptError(
-            f"{name} takes the data as {takes[0].name}", url=script.name, fix=f"do not give {takes[0].name} with -a"
-        )
+    if taken := next((p.name for p in takes[: max(positional, 1)] if p.name in params), None):
+        raise ScriptError(f"{name} takes the data as {taken}", url=script.name, fix=f"do not give {taken} with -a")
     unknown = [key for key in params if key not in known]
     if unknown and not any(p.kind is kinds.VAR_KEYWORD for p in named):
         fix = f"it takes {', '.join(known)}" if known else f"define {_example(name, unknown[0])}"

@@ -19,7 +19,7 @@ from shardtools.jobs.options import RunOptions
 from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
 from shardtools.shards.writer import ShardWriter
 from shardtools.spec import Destination
-from shardtools.storage import get_storage
+from shardtools.storage import Sink, get_storage
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class ShardResult:
 
     ``source_size`` and ``filesize`` are bytes as stored. ``resumed`` says that the shard was there already.
     ``failure`` is why the source could not be read, in which case nothing was written; only with ``on_error="skip"``.
-    ``skipped`` has key and reason of each sample that was left out where there is no sidecar to hold them.
+    ``skipped`` has key and reason of each sample that was left out where there is no sidecar to hold them. ``content``
+    is, for jobs that keep samples as they are, a hash of them all in hexadecimal digits.
     """
 
     source: str
@@ -91,6 +92,7 @@ class ShardResult:
     resumed: bool = False
     failure: str | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    content: str = ""
 
 
 def shard_result(source: str, source_size: int, target: str, sidecar: Sidecar, *, resumed: bool = False) -> ShardResult:
@@ -106,6 +108,7 @@ def shard_result(source: str, source_size: int, target: str, sidecar: Sidecar, *
         fields=sidecar.count_fields(),
         resumed=resumed,
         skipped=skipped,
+        content=sidecar.job.get("content", ""),
     )
 
 
@@ -151,13 +154,22 @@ def write_target(
     fill: Callable[[ShardWriter], Mapping[str, Any]],
     on_repeat: Callable[[str], None] | None = None,
 ) -> Sidecar:
-    """Write a shard, commit it and mark it as complete; return its sidecar.
+    """Write a shard of samples that `fill` adds, and mark it as complete; return its sidecar.
 
-    ``fill`` adds the samples and returns what the sidecar is to say of the job. ``on_repeat`` is that of `ShardWriter`.
+    ``fill`` returns what the sidecar is to say of the job. ``on_repeat`` is that of `ShardWriter`.
     """
-    with get_storage(target.url).create(target.url) as sink:
+
+    def make(sink: Sink) -> Sidecar:
         writer = ShardWriter(sink, target.url, on_repeat=on_repeat)
-        sidecar = writer.finish(fill(writer))
+        return writer.finish(fill(writer))
+
+    return commit(target, make)
+
+
+def commit(target: Target, make: Callable[[Sink], Sidecar]) -> Sidecar:
+    """Write a shard, commit it and mark it as complete; ``make`` writes its bytes and returns its sidecar."""
+    with get_storage(target.url).create(target.url) as sink:
+        sidecar = make(sink)
         _unmark(target)
     if target.url != "-":
         write_sidecar(target.url, sidecar)

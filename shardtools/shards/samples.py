@@ -9,6 +9,7 @@ asked for as ``record["__key__"]``, and where the record came from as ``__url__`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -86,6 +87,9 @@ def records(block: Block) -> Iterator[Record]:
         yield record
 
 
+_is_plain = re.compile(r"(?:[a-z0-9][\w.-]*/)*[a-z0-9][\w-]*", re.ASCII | re.IGNORECASE).fullmatch
+"""Whether a key is one that has nothing to check: most are."""
+
 _LAYOUTS = 10_000
 """Sets of fields to remember at most."""
 
@@ -132,7 +136,7 @@ class Composer:
             if len(self._layouts) >= _LAYOUTS:
                 self._layouts.clear()
             layout = self._layouts[names] = _layout(names, key)
-        if not (key.isalnum() and key.isascii()):
+        if not (key.isalnum() and key.isascii()) and not _is_plain(key):
             _check_key(key, layout)
         values = [record[field] for field in layout.fields]
         for i, value in enumerate(values):
@@ -195,5 +199,5 @@ def repeated_key(url: str, key: str) -> DuplicateKeyError:
         "this key occurs again after other samples",
         url=url,
         member=key,
-        fix="htsort groups the members of each sample; two samples with one key must be renamed",
+        fix="htsort --merge outer brings members of one sample together; two samples need two keys",
     )

@@ -192,7 +192,7 @@ def parse_pax(payload: bytes) -> dict[str, bytes]:
     return records
 
 
-def _checksum_holds(header: bytes) -> bool:
+def checksum_holds(header: bytes) -> bool:
     """Return whether the checksum is right, as the sum of unsigned or, in some old archives, of signed bytes."""
     try:
         stored = parse_number(header[_CHECKSUM])
@@ -200,7 +200,7 @@ def _checksum_holds(header: bytes) -> bool:
         return False
     body = header[:148] + b" " * 8 + header[156:]
     unsigned = sum(body)
-    return stored in (unsigned, unsigned - 256 * sum(byte > 127 for byte in body))
+    return stored == unsigned or stored == unsigned - 256 * sum(byte > 127 for byte in body)
 
 
 class _Walk:
@@ -247,7 +247,7 @@ class _Walk:
         return Located(start, size_of, self.stop, bool(zeros), tuple(self.breaks), self.wanted)
 
     def _size_of(self, header: bytes, at: int) -> int:
-        if not _checksum_holds(header):
+        if not checksum_holds(header):
             raise _bad_header(self.url, self.base + at)
         if header[TYPE_AT] == _SPARSE:
             raise CorruptError(
@@ -331,7 +331,7 @@ def verify_checksums(headers: Bytes, start: Ints, *, base: int, url: str | None)
     usual = (digits <= 7).all(axis=1) & ((field[:, 6] & 0xDF) == 0)
     stored = digits.astype(np.int64) @ _POWERS[-6:]
     for i in np.flatnonzero(~usual | (stored != total)):
-        if not _checksum_holds(headers[i].tobytes()):
+        if not checksum_holds(headers[i].tobytes()):
             raise _bad_header(url, base + int(start[i]))
 
 

@@ -47,6 +47,7 @@ class ShardWriter:
         self._keys: list[str] = []
         self._layouts: list[Layout] = []
         self._values: list[bytes] = []
+        self._checksums: list[int] = []
         self._bytes = 0
         self.count = 0
         self._columns: dict[str, list[npt.NDArray[Any]]] = {}
@@ -55,8 +56,8 @@ class ShardWriter:
         self._filesize = 0
         self._checksum = 0
 
-    def add(self, key: str, members: Members) -> None:
-        """Append a sample.
+    def add(self, key: str, members: Members, checksums: Sequence[int] | None = None) -> None:
+        """Append a sample; ``checksums`` are the CRC-32 of its members' data, where they are known.
 
         Raises:
             DuplicateKeyError: the shard has a sample with this key already (raised by this or a later call).
@@ -65,6 +66,7 @@ class ShardWriter:
         self._keys.append(key)
         self._layouts.append(layout)
         self._values += values
+        self._checksums += map(crc32, values) if checksums is None else checksums
         self._bytes += sum(map(len, values))
         if self._bytes >= _BATCH_BYTES or len(self._values) >= _BATCH_MEMBERS:
             self.flush()
@@ -103,14 +105,15 @@ class ShardWriter:
             self._record(keys, headers, sizes)
             self._write(headers, sizes)
             self.count += len(keys)
-        self._keys, self._layouts, self._values, self._bytes = [], [], [], 0
+        self._keys, self._layouts, self._values, self._checksums, self._bytes = [], [], [], [], 0
 
     def _leave_out(self, rows: Sequence[int]) -> None:
         """Treat samples whose keys others have."""
         first = [0, *accumulate(len(layout.fields) for layout in self._layouts)]
         for row in reversed(rows):
             self._on_repeat(self._keys[row])
-            del self._keys[row], self._layouts[row], self._values[first[row] : first[row + 1]]
+            members = slice(first[row], first[row + 1])
+            del self._keys[row], self._layouts[row], self._values[members], self._checksums[members]
 
     def _record(self, keys: Sequence[bytes], headers: Sequence[memoryview], sizes: Sequence[int]) -> None:
         """Append the batch to the columns of the sidecar."""
@@ -124,7 +127,7 @@ class ShardWriter:
             "head": np.array(list(map(len, headers))),
             "size": np.array(sizes),
             "field": np.array([codes.setdefault(field, len(codes)) for field in fields]),
-            "crc32": np.array(list(map(crc32, self._values)), np.uint32),
+            "crc32": np.array(self._checksums, np.uint32),
         }
         for name, column in batch.items():
             self._columns.setdefault(name, []).append(column if column.dtype.itemsize < 8 else narrow(column))

@@ -26,7 +26,7 @@ from shardtools.errors import (
     StorageError,
     UnavailableError,
 )
-from shardtools.spec import scheme_of
+from shardtools.spec import parse_size, scheme_of
 from shardtools.storage import ByteRange, Sink, Stat, Storage, Stream, check_stop
 from shardtools.storage.cache_account import charge
 from shardtools.storage.cache_folder import CacheFolder, Draft, Version
@@ -46,16 +46,13 @@ GAP = 4096
 
 _ATTEMPTS = 2  # at an object that keeps changing, before it is read past the cache
 _PIECE = 1 << 20
-_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([kmgt]?)b?", re.IGNORECASE)
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def parse_cache(text: str) -> tuple[str, int]:
     """Return the folder and the number of bytes that ``DIR`` or ``DIR:SIZE`` names.
 
     What follows the last colon is the SIZE if it is empty or begins with a digit, a sign or a dot, and has no slash;
-    otherwise it is a part of DIR. A SIZE is a number of bytes, or of k, M, G or T of them, each a thousand of the one
-    before; a B may follow, and capitals make no difference. Without it the cache holds 10 GB.
+    otherwise it is a part of DIR. For a SIZE see `parse_size`. Without it the cache holds 10 GB.
 
     Raises:
         SpecError: the SIZE is none, or DIR is empty or no folder of this machine.
@@ -71,8 +68,7 @@ def parse_cache(text: str) -> tuple[str, int]:
     folder, colon, size = text.rpartition(":")
     if not colon or "/" in size or not re.match(r"[0-9.+-]|$", size):
         folder, size = text, str(DEFAULT_SIZE)
-    match = _SIZE.fullmatch(size)
-    limit = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
+    limit = parse_size(size)
     if limit <= 0:
         fix = f"write it as in {folder}:500M or {folder}:10GB"
         raise SpecError(f"'{size}' is no size of a cache", url=text, fix=fix)

@@ -13,14 +13,14 @@ import threading
 from pathlib import Path
 
 from shardtools.cli.common import Progress
-from tests.cli.command import HTMAPPER, run
+from tests.cli.command import path_of, run
 from tests.datasets import write_dataset
 
 SLOW = "import time\ndef process_sample(record):\n    time.sleep(0.002)\n    return record\n"
 
 
-def on_terminal(*arguments: str, cwd: Path, columns: int = 100) -> tuple[int, str, str]:
-    """Run htmapper with a terminal as its standard error; return its status, its output and what the terminal got."""
+def on_terminal(*arguments: str, cwd: Path, columns: int = 100, program: str = "htmapper") -> tuple[int, str, str]:
+    """Run a command with a terminal as its standard error; return its status, its output and what the terminal got."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     shown: list[bytes] = []
@@ -32,7 +32,7 @@ def on_terminal(*arguments: str, cwd: Path, columns: int = 100) -> tuple[int, st
         except OSError:  # Linux says EIO when the other side is closed
             pass
 
-    process = subprocess.Popen([HTMAPPER, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=theirs)
+    process = subprocess.Popen([path_of(program), *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=theirs)
     os.close(theirs)
     thread = threading.Thread(target=read)
     thread.start()

@@ -1,0 +1,56 @@
+"""The htshuffle command."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import click
+
+from shardtools.cli.common import run_command, run_options
+from shardtools.cli.exchanging import exchange, exchange_options, limits
+
+EPILOG = """\b
+Examples:
+  htshuffle train-@1000.tgz shuffled-@1000.tgz
+  htshuffle --seed 7 gs://bucket/train-@1000.tgz http://host/shuffled-@2000.tgz
+  htshuffle --memory 8GB a-@100.tar b-@100.tar all-@auto.tar --shard-size 500MB
+  htshuffle --no-shuffle train-@1000.tgz train-@100.tar        another number of shards, in the same order
+
+Every order of all samples is equally likely. Shards differ by one sample at most. The same seed gives the same bytes,
+whatever -c, -j and --memory are; without --seed one is drawn, shown, and noted in the manifest.
+
+It takes two passes through a spill that is as large as the samples. A job that was stopped goes on with --resume.
+
+Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interrupted.
+"""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="What the order depends on.  [default: drawn]")
+@click.option("--no-shuffle", is_flag=True, help="Keep the order; change the number of shards only.")
+@exchange_options
+def main(**given: Any) -> None:
+    """Put the samples of SRC into a random order, in the shards DST."""
+    run_command("htshuffle", given["verbose"], lambda: _shuffle(given))
+
+
+def _shuffle(given: dict[str, Any]) -> int:
+    from shardtools.errors import JobError
+    from shardtools.jobs.exchange.keying import Keying
+    from shardtools.jobs.exchange.planning import Exchange, earlier_seed
+    from shardtools.jobs.exchange.same import Treatment
+
+    if given["no_shuffle"] and given["seed"] is not None:
+        raise JobError("--seed and --no-shuffle do not go together", fix="give one of them")
+    sizes = limits(given)
+    treatment = Treatment(on_duplicate=given["on_duplicate"], on_error=given["on_error"])
+    if given["no_shuffle"]:
+        return exchange("htshuffle", given, Exchange("htshuffle", Keying("input"), treatment, **sizes))
+    seed = given["seed"]
+    if seed is None and given["resume"]:
+        seed = earlier_seed(given["destination"], given["spill"], run_options(given))
+    if seed is None:
+        seed = secrets.randbits(32)
+    what = Exchange("htshuffle", Keying("random", seed), treatment, **sizes, job={"seed": seed})
+    return exchange("htshuffle", given, what)

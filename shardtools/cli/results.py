@@ -1,0 +1,48 @@
+"""What commands that write shards say of what they have done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from shardtools.cli.common import format_count, format_seconds, format_size, tell
+
+if TYPE_CHECKING:
+    from shardtools.jobs.report import JobResult
+
+
+def show_result(program: str, result: JobResult, seconds: float, report: str | None, more: Sequence[str] = ()) -> None:
+    """Say in one line what was written, with ``more`` at its end; and on standard error what was skipped."""
+    from shardtools.errors import redact
+
+    counts = result.counts
+    parts = [
+        format_count(len(result.shards) - len(result.failures), "shard"),
+        format_count(counts.written, "sample"),
+        f"{format_size(result.filesize)} in {format_seconds(seconds)}",
+    ]
+    if counts.dropped:
+        parts.append(f"{format_count(counts.dropped, 'sample')} dropped")
+    if counts.others:
+        parts.append(f"{format_count(counts.others, 'member')} left out that belong to no sample")
+    if resumed := sum(shard.resumed for shard in result.shards):
+        parts.append(f"{format_count(resumed, 'shard')} there already")
+    if counts.skipped:
+        parts.append(f"{format_count(counts.skipped, 'sample')} skipped")
+    tell(f"{redact(result.destination)}: {', '.join([*parts, *more])}", err=result.destination == "-")
+    if not result.is_whole:
+        _show_skipped(program, result, report)
+
+
+def _show_skipped(program: str, result: JobResult, report: str | None, limit: int = 5) -> None:
+    """Say on standard error what was skipped, the first few one by one."""
+    total = result.counts.skipped + len(result.failures)
+    for entry, _ in zip(result.skipped(), range(limit), strict=False):
+        text = entry.reason if entry.key is None else f"{entry.shard} [{entry.key}]: {entry.reason}"
+        tell(f"{program}: skipped: {text}", err=True)
+    if total > limit:
+        more = f"see {report}" if report else "--report FILE lists them all"
+        tell(f"{program}: skipped: {total - limit:,} more; {more}", err=True)
+    if result.failures:
+        lost = format_count(len(result.failures), "shard")
+        tell(f"{program}: not written: {lost} and the manifest; mend the sources and use --resume", err=True)

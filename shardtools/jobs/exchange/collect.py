@@ -1,0 +1,300 @@
+"""Pass 1: some input shards, in order, become runs.
+
+    blocks -> copies of their bytes, columns -> when the memory is full: sorted -> run
+
+A task goes through its shards one by one and writes a run whenever it has as many bytes as it may hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from shardtools.engine import check_cancelled
+from shardtools.errors import NotFoundError, ShardError, ShardtoolsError, StorageError
+from shardtools.jobs.exchange.columns import (
+    MEMBER,
+    PLACE,
+    Columns,
+    Texts,
+    assemble,
+    content_hash,
+    join_columns,
+    sums_of,
+)
+from shardtools.jobs.exchange.contents import columns_of_batch, records_of
+from shardtools.jobs.exchange.keying import Keying, Orderer
+from shardtools.jobs.exchange.order import RANDOM_BYTES, sort_texts
+from shardtools.jobs.exchange.reduce import COMBINE, Reducer
+from shardtools.jobs.exchange.run import Run, write_run
+from shardtools.jobs.options import OnError
+from shardtools.jobs.script import Script
+from shardtools.shards.compression import crc32
+from shardtools.shards.reader import Block, ShardReader
+from shardtools.shards.samples import Members, repeated_key
+from shardtools.shards.sidecar import columns_of
+from shardtools.shards.spans import batch_of
+from shardtools.shards.tar import Bytes, Ints
+from shardtools.storage import get_storage
+
+SMALL = 8192
+"""The mean size of spans below which they are copied together, rather than written one by one."""
+
+_SLICES = 1024
+
+
+@dataclass(frozen=True)
+class CollectTask:
+    """What one task does: collect ``shards``, each an input's number and URL, into runs of at most ``budget`` bytes.
+
+    The runs are objects whose URL begins with ``prefix``. ``fingerprint`` is that of the job, for resuming. With
+    ``repeats`` a key may come again in a shard. ``combine`` is a script whose `combine_samples` reduces each run.
+    """
+
+    prefix: str
+    shards: tuple[tuple[int, str], ...]
+    keying: Keying
+    budget: int
+    fingerprint: str
+    on_error: OnError = "fail"
+    repeats: bool = False
+    resume: bool = False
+    ahead: bool = False
+    combine: Script | None = None
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a task has collected: its runs, how many samples of how many bytes, and the hash of their content.
+
+    ``others`` counts members that belong to no sample. ``skipped`` has shard, key (None for the whole shard) and reason
+    of all that was left out.
+    """
+
+    runs: tuple[Run, ...]
+    samples: int = 0
+    size: int = 0
+    content: int = 0
+    others: int = 0
+    skipped: tuple[tuple[str, str | None, str], ...] = ()
+
+
+class _Waiting:
+    """What is to become the next run: the spans' bytes in one buffer, and what is known of the samples."""
+
+    def __init__(self, capacity: int):
+        self._capacity = capacity
+        self._buffer = np.empty(0, np.uint8)
+        self.columns: list[Columns] = []
+        self.starts: list[Ints] = []
+        self.size = 0
+
+    @property
+    def data(self) -> Bytes:
+        """The bytes so far."""
+        return self._buffer[: self.size]
+
+    def has_room(self, size: int) -> bool:
+        """Return whether so many more bytes fit; into an empty one they always do."""
+        return not self.size or self.size + size <= self._capacity
+
+    def add(self, data: Bytes, columns: Columns, starts: Ints) -> None:
+        """Append samples whose spans are at ``starts`` in ``data``."""
+        if not len(self._buffer):
+            self._buffer = np.empty(max(self._capacity, len(data)), np.uint8)
+        self._buffer[self.size : self.size + len(data)] = data
+        self.columns.append(columns)
+        self.starts.append(starts + self.size)
+        self.size += len(data)
+
+    def cut(self, parts: int, size: int) -> None:
+        """Forget what was added last."""
+        del self.columns[parts:], self.starts[parts:]
+        self.size = size
+
+    def clear(self) -> None:
+        """Forget everything, but keep the room for it, unless it is more than usual."""
+        if len(self._buffer) > self._capacity:
+            self._buffer = np.empty(0, np.uint8)
+        self.cut(0, 0)
+
+
+def collect(task: CollectTask) -> Collected:
+    """Write the runs of some shards, and then a mark that they are complete.
+
+    Raises:
+        ShardtoolsError: a shard or sample cannot be read, or a run not be written.
+    """
+    if task.resume and (done := _marked(task)) is not None:
+        return done
+    done = _Collector(task).run()
+    mark = {"fingerprint": task.fingerprint, "shards": [list(shard) for shard in task.shards], **asdict(done)}
+    url = f"{task.prefix}.json"
+    with get_storage(url).create(url) as sink:
+        sink.write(json.dumps(mark).encode("utf-8", "surrogateescape"))
+    return done
+
+
+def _marked(task: CollectTask) -> Collected | None:
+    """Return what this very task has collected before, None if it has not, or the runs are not there."""
+    url = f"{task.prefix}.json"
+    storage = get_storage(url)
+    try:
+        mark = json.loads(storage.read(url))
+        if mark["fingerprint"] != task.fingerprint or mark["shards"] != [list(shard) for shard in task.shards]:
+            return None
+        runs = tuple(Run(**{**entry, "fields": tuple(entry["fields"])}) for entry in mark["runs"])
+        if any(storage.stat(run.url).size != run.filesize for run in runs):
+            return None
+    except (NotFoundError, ValueError, KeyError, TypeError):
+        return None
+    skipped = tuple((url, key, reason) for url, key, reason in mark["skipped"])
+    return Collected(runs, mark["samples"], mark["size"], mark["content"], mark["others"], skipped)
+
+
+class _Collector:
+    def __init__(self, task: CollectTask):
+        self._task = task
+        self._waiting = _Waiting(task.budget)
+        self._runs: list[Run] = []
+        self._samples = self._bytes = self._content = self._others = 0
+        self._skipped: list[tuple[str, str | None, str]] = []
+
+    def run(self) -> Collected:
+        for ordinal, url in self._task.shards:
+            runs, parts, size = len(self._runs), len(self._waiting.columns), self._waiting.size
+            try:
+                self._read(ordinal, url)
+            except (ShardError, StorageError) as error:
+                if self._task.on_error == "fail" or len(self._runs) > runs:
+                    raise
+                self._waiting.cut(parts, size)
+                self._skipped.append((url, None, str(error)))
+        self._flush()
+        return Collected(
+            tuple(self._runs), self._samples, self._bytes, self._content % 2**64, self._others, tuple(self._skipped)
+        )
+
+    def _read(self, ordinal: int, url: str) -> None:
+        orderer = Orderer(self._task.keying, ordinal)
+        with closing(ShardReader(url, ahead=self._task.ahead)) as reader:
+            for block in reader:
+                check_cancelled()
+                if block.repeated and not self._task.repeats:
+                    raise repeated_key(block.url, block.keys[block.repeated[0]])
+                self._others += block.table.other
+                self._add(block, ordinal, orderer)
+
+    def _add(self, block: Block, ordinal: int, orderer: Orderer) -> None:
+        orders, failed = orderer.orders(block)
+        for row, error in failed:
+            if self._task.on_error == "fail":
+                raise error.at(url=block.url, member=block.keys[row]) from (error.__cause__ or error)
+            self._skipped.append((block.url, block.keys[row], error.what))
+        table = block.table
+        places = np.empty(len(block), PLACE)
+        places["ordinal"] = ordinal
+        places["index"] = np.arange(block.index, block.index + len(block))
+        starts, sizes = table.start - block.base, table.stop - table.start
+        columns = Columns(
+            orders,
+            Texts(table.keys.data, table.keys.ends),
+            places,
+            sizes,
+            sums_of(np.frombuffer(block.buffer, np.uint8), starts, sizes),
+            table.first,
+            _members(block),
+            table.fields,
+        )
+        if failed:
+            rows = np.delete(np.arange(len(block)), [row for row, _ in failed])
+            columns, starts = columns.take(rows), starts[rows]
+        if not self._waiting.has_room(len(block.buffer)):
+            self._flush()
+        self._waiting.add(np.frombuffer(block.buffer, np.uint8), columns, starts)
+
+    def _flush(self) -> None:
+        """Write what waits as a run."""
+        waiting = self._waiting
+        columns = join_columns(waiting.columns)
+        if not len(columns):
+            return
+        rows = sorted_rows(columns)
+        ordered = columns.take(rows)
+        apart = self._task.combine is not None
+        spans = in_order(waiting.data, np.concatenate(waiting.starts)[rows], ordered.sizes, together=not apart)
+        if self._task.combine is not None:
+            ordered, spans = self._combine(ordered, spans)
+        self._runs.append(write_run(f"{self._task.prefix}-{len(self._runs):04d}", ordered, spans))
+        self._samples += len(ordered)
+        self._bytes += int(ordered.sizes.sum())
+        self._content += content_hash(ordered)
+        waiting.clear()
+
+    def _combine(self, ordered: Columns, spans: Iterator[list[Any]]) -> tuple[Columns, Iterator[list[Any]]]:
+        """Return what the script's function makes of the samples of a run."""
+        assert self._task.combine is not None
+        shards = dict(self._task.shards)
+        reducer = Reducer(self._task.combine, COMBINE, self._task.keying, self._leave_out)
+        everything = [span for some in spans for span in some]
+        records = records_of(ordered, 0, everything, shards)
+        orders: list[bytes] = []
+        places: list[tuple[int, int]] = []
+        samples: list[tuple[str, Members]] = []
+        ordinals = {url: ordinal for ordinal, url in self._task.shards}
+        for order, first, made in reducer.reduce(records):
+            samples += made
+            orders += [order] * len(made)
+            places += [(ordinals[first.url], first.index)] * len(made)
+        made_anew = batch_of(samples)
+        return columns_of_batch(made_anew, orders, np.array(places, PLACE)), iter([list(made_anew.spans)])
+
+    def _leave_out(self, key: str, error: ShardtoolsError) -> None:
+        """Treat a group of samples that a script cannot combine."""
+        if self._task.on_error == "fail":
+            raise error.at(url=self._task.shards[0][1], member=key) from (error.__cause__ or error)
+        self._skipped.append((self._task.shards[0][1], key, error.what))
+
+
+def sorted_rows(columns: Columns) -> Ints:
+    """Return the rows of samples in order; those with the same order remain as they are."""
+    orders = columns.orders
+    if len(orders.data) == RANDOM_BYTES * len(orders) and _all_of_one_length(orders.ends):
+        words = np.ascontiguousarray(orders.data).view(">u8").reshape(-1, 2).astype(np.uint64)
+        return np.lexsort((words[:, 1], words[:, 0]))
+    return sort_texts(orders.tolist())
+
+
+def _all_of_one_length(ends: Ints) -> bool:
+    return bool((np.diff(ends, prepend=0) == RANDOM_BYTES).all())
+
+
+def _members(block: Block) -> Any:
+    table = block.table
+    members = np.empty(len(table.field), MEMBER)
+    members["head"] = columns_of(table)["head"]
+    members["size"] = table.size
+    members["field"] = table.field
+    starts, stops = (table.offset - block.base).tolist(), (table.offset - block.base + table.size).tolist()
+    buffer = block.buffer
+    members["crc32"] = [crc32(buffer[start:stop]) for start, stop in zip(starts, stops, strict=True)]
+    return members
+
+
+def in_order(data: Bytes, starts: Ints, sizes: Ints, *, together: bool) -> Iterator[list[Any]]:
+    """Yield spans of a buffer in the order given, some at a time; with ``together`` small ones come in one piece."""
+    is_small = together and bool(len(sizes)) and int(sizes.sum()) < SMALL * len(sizes)
+    view = data.data
+    for at in range(0, len(starts), _SLICES):
+        check_cancelled()
+        some = slice(at, at + _SLICES)
+        if is_small:
+            yield [assemble(data, starts[some], sizes[some]).data]
+            continue
+        stops = (starts[some] + sizes[some]).tolist()
+        yield [view[start:stop] for start, stop in zip(starts[some].tolist(), stops, strict=True)]

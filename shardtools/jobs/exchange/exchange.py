@@ -1,0 +1,246 @@
+"""Both passes of an exchange, and what is around them.
+
+plan -> groups -> collect -> runs -> cuts -> gather -> outputs -> comparison of contents -> manifest -> no spill
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shardtools import engine
+from shardtools.errors import CorruptError, SpecError, StorageError, redact
+from shardtools.jobs.exchange.collect import Collected, CollectTask, collect
+from shardtools.jobs.exchange.gather import GatherPlan, GatherTask, gather, write_plan
+from shardtools.jobs.exchange.plan import cuts, ranks
+from shardtools.jobs.exchange.planning import Exchange, ExchangePlan
+from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
+from shardtools.jobs.report import JobResult, Skipped, write_report
+from shardtools.jobs.target import ShardResult, digest, read_mark, shard_result, targets
+from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
+from shardtools.shards.tar import RECORD
+from shardtools.spec import MAX_SHARDS, Destination, scheme_of
+from shardtools.storage import get_storage, using
+
+
+@dataclass(frozen=True)
+class Events:
+    """Who is told of progress: of a group that was collected, and of an output."""
+
+    on_collected: Callable[[Collected], None] = lambda collected: None
+    on_output: Callable[[ShardResult], None] = lambda result: None
+
+
+def run_exchange(
+    plan: ExchangePlan,
+    options: RunOptions,
+    events: Events = Events(),
+) -> JobResult:
+    """Carry out a plan. The manifest is written last, then the spill is removed; a failed job keeps it, for resuming.
+
+    Raises:
+        ShardtoolsError: the first error, after the tasks that were running have ended.
+        CorruptError: what came out is not what went in.
+    """
+    with using(options.storage):
+        try:
+            result = _run(plan, options, events)
+        except BaseException as error:
+            if options.report:
+                _report_failure(options.report, plan, error)
+            raise
+        if options.report:
+            write_report(options.report, _job(plan), result, None)
+    return result
+
+
+def _report_failure(url: str, plan: ExchangePlan, error: BaseException) -> None:
+    try:
+        write_report(url, _job(plan), None, error)
+    except StorageError as second:
+        error.add_note(f"the report was not written: {second}")
+
+
+def _job(plan: ExchangePlan) -> dict[str, Any]:
+    return {"program": plan.exchange.program, **plan.exchange.job}
+
+
+def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:
+    if options.resume and (done := _completed(plan, options)) is not None:
+        return done
+    _note_job(plan)
+    collected = _collect(plan, options, events)
+    runs = tuple(run for part in collected for run in part.runs)
+    samples = sum(part.samples for part in collected)
+    destination, existing = plan.destination, plan.existing
+    if destination.is_auto:
+        destination = destination.resolve(_count_outputs(plan.exchange, collected))
+        check_outputs([entry.url for entry in plan.inputs], destination, options.report)
+        existing = tuple(refuse_existing(destination, options))
+    orders = [run.read_orders() for run in runs]
+    parted = cuts(orders, ranks(samples, destination.count or 1))
+    del orders
+    gather_plan = GatherPlan(
+        runs, parted, tuple(entry.url for entry in plan.inputs), tuple(entry.source for entry in plan.inputs)
+    )
+    results = _gather(replace(plan, destination=destination, existing=existing), gather_plan, options, events)
+    _compare(plan, collected, results)
+    job = _job(plan)
+    if plan.exchange.treatment.keeps_all:
+        job["content"] = f"{sum(part.content for part in collected) % 2**64:016x}"
+    entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in results]
+    write_manifest(destination, build_manifest(destination, entries, job))
+    remove_spill(plan, runs)
+    before = [Skipped(redact(url), key, reason) for part in collected for url, key, reason in part.skipped]
+    return JobResult(destination.spec, results, before, sum(part.others for part in collected))
+
+
+def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
+    """Return the result of an earlier run that was complete, None if there was none."""
+    if plan.destination.is_auto or plan.destination.manifest not in plan.existing:
+        return None
+    results = []
+    for number, target in enumerate(targets(plan.destination, options, set(plan.existing))):
+        mark = read_mark(target)
+        if mark is None or mark.job.get("fingerprint") != _fingerprint(plan, number, plan.destination):
+            return None
+        results.append(shard_result("", 0, target.url, mark, resumed=True))
+    return JobResult(plan.destination.spec, results)
+
+
+def _note_job(plan: ExchangePlan) -> None:
+    """Write into the spill what the job is, for who continues it."""
+    url = f"{plan.spill}job.json"
+    with get_storage(url).create(url) as sink:
+        sink.write(json.dumps(_job(plan)).encode())
+
+
+def _collect(plan: ExchangePlan, options: RunOptions, events: Events) -> list[Collected]:
+    ahead = len(plan.groups) < (options.jobs or os.cpu_count() or 1)
+    repeats = bool(plan.exchange.treatment.merge) or plan.exchange.treatment.on_duplicate != "error"
+    tasks = [
+        engine.Task(
+            collect,
+            (
+                CollectTask(
+                    f"{plan.spill}group-{number:06d}",
+                    tuple((i, plan.inputs[i].url) for i in group),
+                    plan.exchange.keying,
+                    plan.budget,
+                    plan.collected,
+                    options.on_error,
+                    repeats,
+                    options.resume,
+                    ahead,
+                    plan.exchange.treatment.reduce if plan.exchange.combine else None,
+                ),
+            ),
+            plan.inputs[group[0]].url,
+            options.storage,
+        )
+        for number, group in enumerate(plan.groups)
+    ]
+    return _run_all(tasks, options, events.on_collected)
+
+
+def _run_all(tasks: Sequence[engine.Task], options: RunOptions, on_done: Callable[[Any], None]) -> list[Any]:
+    """Run tasks and return their results, in order.
+
+    Raises:
+        Exception: the first error.
+    """
+    results: dict[int, Any] = {}
+    errors: list[Exception] = []
+
+    def land(done: engine.Done) -> None:
+        if done.error is not None:
+            errors.append(done.error)
+            return
+        results[done.index] = done.result
+        on_done(done.result)
+
+    engine.run(tasks, land, cluster=options.cluster, jobs=options.jobs)
+    if errors:
+        raise errors[0]
+    return [results[number] for number in range(len(tasks))]
+
+
+def _count_outputs(exchange: Exchange, collected: Sequence[Collected]) -> int:
+    samples, size = sum(part.samples for part in collected), sum(part.size for part in collected)
+    if exchange.shard_count:
+        count = -(-samples // exchange.shard_count)
+    else:
+        count = -(-size // max((exchange.shard_size or 1) - RECORD, 1))
+    if count > MAX_SHARDS:
+        raise SpecError("there would be too many shards", fix="make the shards larger")
+    return max(count, 1)
+
+
+def _fingerprint(plan: ExchangePlan, number: int, destination: Destination) -> str:
+    return digest({"job": plan.fingerprint, "output": [number, destination.count]})
+
+
+def _gather(plan: ExchangePlan, gather_plan: GatherPlan, options: RunOptions, events: Events) -> list[ShardResult]:
+    url = f"{plan.spill}plan.npz"
+    job = digest(
+        {"job": plan.fingerprint, "outputs": plan.destination.count, "runs": [run.url for run in gather_plan.runs]}
+    )
+    write_plan(url, gather_plan)
+    tasks = [
+        engine.Task(
+            gather,
+            (
+                GatherTask(
+                    url,
+                    number,
+                    target,
+                    plan.exchange.treatment,
+                    plan.budget // 2,
+                    job,
+                    _fingerprint(plan, number, plan.destination),
+                    plan.exchange.program,
+                ),
+            ),
+            target.url,
+            options.storage,
+        )
+        for number, target in enumerate(targets(plan.destination, options, set(plan.existing)))
+    ]
+    return _run_all(tasks, options, events.on_output)
+
+
+def _compare(plan: ExchangePlan, collected: Sequence[Collected], results: Sequence[ShardResult]) -> None:
+    """Raise if samples were lost, came twice or changed on the way.
+
+    Raises:
+        CorruptError: they were, or did.
+    """
+    samples = sum(part.samples for part in collected)
+    if sum(result.counts.read for result in results) != samples:
+        raise CorruptError(
+            "the outputs have not as many samples as the inputs", url=plan.destination.spec, fix="run again"
+        )
+    if not plan.exchange.treatment.keeps_all:
+        return
+    content = sum(int(result.content or "0", 16) for result in results) % 2**64
+    if content != sum(part.content for part in collected) % 2**64:
+        what = "the samples that came out are not those that went in"
+        raise CorruptError(
+            what, url=plan.destination.spec, fix="run again with --overwrite; see whether the disk is sound"
+        )
+
+
+def remove_spill(plan: ExchangePlan, runs: Sequence[Any]) -> None:
+    """Delete what lies between the passes."""
+    storage = get_storage(plan.spill)
+    marks = [f"{plan.spill}group-{number:06d}.json" for number in range(len(plan.groups))]
+    for url in [*(run.url for run in runs), *marks, f"{plan.spill}plan.npz", f"{plan.spill}job.json"]:
+        storage.delete(url)
+    if scheme_of(plan.spill) in ("", "file"):
+        try:
+            os.rmdir(plan.spill.removeprefix("file://"))
+        except OSError:  # something else lies in it
+            return

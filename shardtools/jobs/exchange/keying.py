@@ -1,0 +1,139 @@
+"""Which order samples get, and how it is computed for all samples of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from shardtools.errors import SampleError
+from shardtools.jobs.exchange.columns import Texts
+from shardtools.jobs.exchange.order import READINGS, RandomOrder, order_of_value, reversed_order
+from shardtools.jobs.script import Script, function, where
+from shardtools.shards.reader import Block
+from shardtools.shards.samples import Record, records
+
+SORT_KEY = "sort_key"
+"""What a script's function is called."""
+
+
+@dataclass(frozen=True)
+class Keying:
+    """How samples are ordered.
+
+    ``"random"`` by ``seed``; ``"input"`` as they come; ``"key"``; ``"field"`` by the bytes of ``field``; ``"script"``
+    by what its ``sort_key(record)`` returns. Keys and fields are read as ``reading`` says: text, int, float, natural.
+    """
+
+    kind: Literal["random", "input", "key", "field", "script"]
+    seed: int = 0
+    field: str = ""
+    reading: str = "text"
+    reverse: bool = False
+    script: Script | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the order depends on, as JSON data."""
+        facts: dict[str, Any] = {"kind": self.kind, "seed": self.seed, "field": self.field, "reading": self.reading}
+        facts["reverse"] = self.reverse
+        if self.script is not None:
+            params = sorted((name, repr(value)) for name, value in dict(self.script.params).items())
+            facts |= {"script": self.script.text, "params": params}
+        return facts
+
+
+Orders = tuple[Texts, list[tuple[int, SampleError]]]
+"""The orders of the samples of a block, and those rows that have none with the reason."""
+
+
+class Orderer:
+    """Computes the orders of the samples of one input shard, block by block."""
+
+    def __init__(self, keying: Keying, ordinal: int):
+        self._keying = keying
+        self._random = RandomOrder(keying.seed, ordinal)
+        self._ordinal = ordinal
+        self._call = function(keying.script, SORT_KEY).call if keying.script else None
+
+    def orders(self, block: Block) -> Orders:
+        """Return the orders of a block's samples. A sample without one gets an empty one, and is told of."""
+        kind, count = self._keying.kind, len(block)
+        if kind == "random":
+            return Texts(self._random.take(count), 16 * np.arange(1, count + 1)), []
+        if kind == "input":
+            rows = np.empty((count, 2), ">u8")
+            rows[:, 0] = self._ordinal
+            rows[:, 1] = np.arange(block.index, block.index + count)
+            return Texts(rows.view(np.uint8).reshape(-1), 16 * np.arange(1, count + 1)), []
+        if kind == "script":
+            return self._collect([_guarded(self._of_record, record) for record in records(block)])
+        values = block.table.keys.tolist() if kind == "key" else _field(block, self._keying.field)
+        read = READINGS[self._keying.reading]
+        if kind == "key" and self._keying.reading == "text" and not self._keying.reverse:
+            keys = block.table.keys
+            if not (keys.data == 0).any():
+                return Texts(keys.data, keys.ends), []
+        return self._collect([_guarded(lambda value: self._of_bytes(value, read), value) for value in values])
+
+    def _collect(self, found: Sequence[bytes | SampleError]) -> Orders:
+        failed = [(row, order) for row, order in enumerate(found) if isinstance(order, SampleError)]
+        orders = [b"" if isinstance(order, SampleError) else order for order in found]
+        if self._keying.reverse:
+            orders = [reversed_order(order) for order in orders]
+        return Texts.of(orders), failed
+
+    def _of_bytes(self, value: bytes | str | None, read: Callable[[bytes], bytes]) -> bytes:
+        keying = self._keying
+        if value is None:
+            fix = "leave such samples out with --on-error skip, or sort by another field"
+            raise SampleError(f"the sample has no {keying.field} to sort by", fix=fix)
+        data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+        try:
+            return read(data)
+        except ValueError as error:
+            what = f"its {keying.field or 'key'} is not {keying.reading}: {data[:40]!r}"
+            raise SampleError(what, fix="leave out the reading, or such samples with --on-error skip") from error
+
+    def _of_record(self, record: Record) -> bytes:
+        assert self._call is not None and self._keying.script is not None
+        try:
+            value = self._call(record)
+        except (Exception, SystemExit) as error:
+            fix = "mend the script, or leave such samples out with --on-error skip"
+            raise SampleError(where(error, self._keying.script), fix=fix) from error
+        return order_of_value(value)
+
+
+def value_of(keying: Keying, record: Record | dict[str, Any]) -> Any:
+    """Return what a record is sorted by, as its user knows it: what `reduce_samples` gets as the key of a group."""
+    if keying.kind == "script" and keying.script is not None:
+        return function(keying.script, SORT_KEY).call(record)
+    value = record["key"] if keying.kind == "key" else record[keying.field]
+    if keying.reading == "int":
+        return int(value)
+    if keying.reading == "float":
+        return float(value)
+    return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
+
+
+def _guarded(call: Callable[[Any], bytes], argument: Any) -> bytes | SampleError:
+    try:
+        return call(argument)
+    except SampleError as error:
+        return error
+
+
+def _field(block: Block, field: str) -> list[bytes | None]:
+    """Return the bytes of a field of each sample, None where it has none."""
+    table = block.table
+    values: list[bytes | None] = [None] * len(block)
+    if field not in table.fields:
+        return values
+    members = np.flatnonzero(table.field == table.fields.index(field))
+    samples = np.searchsorted(table.first, members, side="right") - 1
+    starts, sizes = table.offset[members] - block.base, table.size[members]
+    for sample, start, size in zip(samples.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+        values[sample] = block.buffer[start : start + size].tobytes()
+    return values

@@ -1,0 +1,217 @@
+"""What an exchange would do: its inputs in groups, its destination, its spill; every check before any work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shardtools.errors import JobError, NotFoundError, SpecError
+from shardtools.jobs.exchange.keying import Keying
+from shardtools.jobs.exchange.same import Treatment
+from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, refuse_existing
+from shardtools.jobs.target import digest
+from shardtools.shards.sidecar import read_sidecar
+from shardtools.shards.tar import BLOCK
+from shardtools.spec import Destination, absolute, expand, folder_of, identity, name_of, scheme_of
+from shardtools.storage import get_storage, using
+
+FORMAT = 1
+"""Raised whenever the same job would write other bytes than before."""
+
+DEFAULT_MEMORY = 1 << 30
+_LEAST_BUDGET = 1 << 20
+_PACKED = 4
+"""What a packed shard is taken to unpack to, in times of its size, where nothing tells."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What is to be done: which order, what becomes of samples with one key, and how many outputs.
+
+    ``memory`` is about how many bytes of samples all tasks of a process hold together. ``spill`` is a URL for what lies
+    between the passes. With ``@auto``, an output takes ``shard_size`` bytes of tar file at most, or ``shard_count``
+    samples; without both there are as many outputs as inputs. ``job`` is what the manifest is to say.
+    """
+
+    program: str
+    keying: Keying
+    treatment: Treatment = Treatment()  # noqa: RUF009 - it is frozen
+    memory: int = DEFAULT_MEMORY
+    spill: str | None = None
+    shard_size: int | None = None
+    shard_count: int | None = None
+    combine: bool = False
+    job: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input shard: its URL, which of the named sources it is of, its size as stored and as a tar file (about)."""
+
+    url: str
+    source: int
+    size: int
+    tar_size: int
+    validator: str | None
+    samples: int | None
+
+
+@dataclass(frozen=True)
+class ExchangePlan:
+    """What `run_exchange` would do: ``inputs`` in ``groups``, to ``destination``, through ``spill``.
+
+    ``collected`` is the fingerprint of the first pass, ``fingerprint`` that of the whole job.
+    """
+
+    exchange: Exchange
+    destination: Destination
+    inputs: tuple[Input, ...]
+    groups: tuple[tuple[int, ...], ...]
+    spill: str
+    budget: int
+    collected: str
+    fingerprint: str
+    existing: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all inputs as tar files, about."""
+        return sum(entry.tar_size for entry in self.inputs)
+
+
+def plan_exchange(
+    sources: str | Sequence[str], destination: str, exchange: Exchange, options: RunOptions
+) -> ExchangePlan:
+    """Return what would be done, after every check that can be made before any work.
+
+    Raises:
+        SpecError: a spec is wrong.
+        JobError: an output is an input, or the options make no sense.
+        OutputExistsError: an output exists, and the options say neither to replace nor to continue.
+    """
+    with using(options.storage):
+        inputs = _inputs(sources)
+        target = _destination(destination, exchange, inputs)
+        if target.is_auto is False:
+            check_outputs([entry.url for entry in inputs], target, options.report)
+        existing = () if target.is_auto else tuple(refuse_existing(target, options))
+        tasks = _tasks_at_once(options)
+        budget = max(exchange.memory // tasks * 3 // 4, _LEAST_BUDGET)
+        facts = {
+            "format": FORMAT,
+            "inputs": [[identity(entry.url), entry.source, entry.size, entry.validator] for entry in inputs],
+            "order": exchange.keying.facts(),
+            "combine": exchange.treatment.facts() if exchange.combine else None,
+        }
+        whole = {"job": exchange.program, "same": exchange.treatment.facts(), **facts}
+        spill = spill_of(destination, exchange.spill, options)
+        group_size = min(budget, max(sum(entry.tar_size for entry in inputs) // tasks, 1))
+        return ExchangePlan(
+            exchange,
+            target,
+            inputs,
+            _groups(inputs, group_size),
+            spill,
+            budget,
+            digest(facts),
+            digest(whole),
+            existing,
+        )
+
+
+def spill_of(destination: str, spill: str | None, options: RunOptions) -> str:
+    """Return the folder of the spill, with a slash at its end: always the same for the same destination."""
+    place = absolute(spill or _default_spill(absolute(destination), options))
+    return place if place.endswith("/") else f"{place}/"
+
+
+def earlier_seed(destination: str, spill: str | None, options: RunOptions) -> int | None:
+    """Return the seed that an interrupted job, or a complete one, to this destination has drawn; None without one."""
+    with using(options.storage):
+        for url in (f"{spill_of(destination, spill, options)}job.json", _manifest(destination)):
+            try:
+                told = json.loads(get_storage(url).read(url))
+                return int(told.get("job", told)["seed"])
+            except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+    return None
+
+
+def _manifest(destination: str) -> str:
+    target = Destination(destination)
+    return target.spec if target.is_auto else target.manifest
+
+
+def _inputs(sources: str | Sequence[str]) -> tuple[Input, ...]:
+    specs = [sources] if isinstance(sources, str) else list(sources)
+    urls = expand_sources(specs)  # all at once, which finds a shard that is named twice
+    if "-" in urls:
+        raise JobError("standard input cannot be put in another order", fix="name shards")
+    of = [
+        number
+        for number, spec in enumerate(specs)
+        for _ in expand(spec, lambda prefix: get_storage(prefix).list(prefix))
+    ]
+    return tuple(_look_at(url, source) for url, source in zip(urls, of, strict=True))
+
+
+def _look_at(url: str, source: int) -> Input:
+    stat = get_storage(url).stat(url)
+    size = stat.size or 0
+    sidecar = read_sidecar(url, stat.size)
+    if sidecar is not None:
+        columns = sidecar.columns
+        padded = -(-columns["size"].astype(np.int64) // BLOCK) * BLOCK
+        tar_size = int(padded.sum() + columns["head"].sum(dtype=np.int64) + columns["lead"].sum(dtype=np.int64))
+        return Input(url, source, size, tar_size, stat.validator, len(sidecar))
+    return Input(url, source, size, size if name_of(url).endswith(".tar") else _PACKED * size, stat.validator, None)
+
+
+def _destination(spec: str, exchange: Exchange, inputs: Sequence[Input]) -> Destination:
+    target = Destination(spec)
+    if target.spec == "-":
+        raise JobError("standard output cannot be written by several tasks", url="-", fix="name shards")
+    if not target.is_auto:
+        if exchange.shard_size or exchange.shard_count:
+            fix = "use @auto with --shard-size or --shard-count, or @N without"
+            raise SpecError("the number of shards is given twice", url=spec, fix=fix)
+        return target
+    return target if exchange.shard_size or exchange.shard_count else target.resolve(len(inputs))
+
+
+def _tasks_at_once(options: RunOptions) -> int:
+    """Return how many tasks share the memory of a process."""
+    return (options.jobs or os.cpu_count() or 1) if options.cluster == "threads" else 1
+
+
+def _default_spill(spec: str, options: RunOptions) -> str:
+    """Return where the spill goes: always the same place for the same destination, so that a job can go on."""
+    name = hashlib.blake2b(identity(spec).encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    if options.cluster not in ("threads", "processes"):
+        return f"{folder_of(spec)}shardtools-spill-{name}/"
+    if scheme_of(spec) in ("", "file"):
+        return f"{folder_of(spec)}.shardtools-spill-{name}/"
+    return os.path.join(tempfile.gettempdir(), f"shardtools-spill-{name}", "")
+
+
+def _groups(inputs: Sequence[Input], size: int) -> tuple[tuple[int, ...], ...]:
+    """Return the numbers of the inputs in groups of about so many bytes."""
+    groups: list[tuple[int, ...]] = []
+    current: list[int] = []
+    total = 0
+    for number, entry in enumerate(inputs):
+        if current and total + entry.tar_size > size:
+            groups.append(tuple(current))
+            current, total = [], 0
+        current.append(number)
+        total += entry.tar_size
+    if current:
+        groups.append(tuple(current))
+    return tuple(groups)

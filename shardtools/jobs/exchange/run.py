@@ -1,0 +1,151 @@
+"""A run: samples in order, as one object of the spill, any range of which can be read.
+
+    spans, end to end | orders | ends of orders | rows | members | names
+
+Everything but the spans, the orders and the names has a fixed width, so that the place of each part follows from the
+few numbers of a `Run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shardtools.errors import CorruptError
+from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns, Texts
+from shardtools.shards.tar import Bytes, Ints
+from shardtools.storage import ByteRange, get_storage
+
+ROW = np.dtype([("name_end", "<u8"), ("member_end", "<u8"), ("data_end", "<u8"), ("sum", "<u8"), ("place", PLACE)])
+_END = np.dtype("<u8")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The object at ``url`` with ``count`` samples, and the sizes of its parts."""
+
+    url: str
+    count: int
+    data_bytes: int
+    order_bytes: int
+    name_bytes: int
+    members: int
+    fields: tuple[str, ...]
+
+    @property
+    def _orders_at(self) -> int:
+        return self.data_bytes
+
+    @property
+    def _order_ends_at(self) -> int:
+        return self._orders_at + self.order_bytes
+
+    @property
+    def _rows_at(self) -> int:
+        return self._order_ends_at + self.count * _END.itemsize
+
+    @property
+    def _members_at(self) -> int:
+        return self._rows_at + self.count * ROW.itemsize
+
+    @property
+    def _names_at(self) -> int:
+        return self._members_at + self.members * MEMBER.itemsize
+
+    @property
+    def filesize(self) -> int:
+        """Bytes of the object."""
+        return self._names_at + self.name_bytes
+
+    def read_orders(self) -> Texts:
+        """Return the orders of all samples."""
+        parts = [ByteRange(self._orders_at, self._order_ends_at), ByteRange(self._order_ends_at, self._rows_at)]
+        data, ends = get_storage(self.url).read_ranges(self.url, parts)
+        return Texts(np.frombuffer(data, np.uint8), np.frombuffer(ends, _END).astype(np.int64))
+
+    def read_columns(self, start: int, stop: int) -> tuple[Columns, int]:
+        """Return what is known of samples ``start`` to ``stop``, and where their spans begin in the object."""
+        storage = get_storage(self.url)
+        before = max(start - 1, 0)
+        ends_part, rows_part = storage.read_ranges(
+            self.url,
+            [
+                ByteRange(self._order_ends_at + before * _END.itemsize, self._order_ends_at + stop * _END.itemsize),
+                ByteRange(self._rows_at + before * ROW.itemsize, self._rows_at + stop * ROW.itemsize),
+            ],
+        )
+        order_ends = _with_start(np.frombuffer(ends_part, _END), start)
+        rows = np.frombuffer(rows_part, ROW)
+        name_ends, member_ends, data_ends = (
+            _with_start(rows[name], start) for name in ("name_end", "member_end", "data_end")
+        )
+        orders, members, names = storage.read_ranges(
+            self.url,
+            [
+                ByteRange(self._orders_at + int(order_ends[0]), self._orders_at + int(order_ends[-1])),
+                ByteRange(
+                    self._members_at + int(member_ends[0]) * MEMBER.itemsize,
+                    self._members_at + int(member_ends[-1]) * MEMBER.itemsize,
+                ),
+                ByteRange(self._names_at + int(name_ends[0]), self._names_at + int(name_ends[-1])),
+            ],
+        )
+        columns = Columns(
+            Texts(np.frombuffer(orders, np.uint8), order_ends[1:] - order_ends[0]),
+            Texts(np.frombuffer(names, np.uint8), name_ends[1:] - name_ends[0]),
+            rows["place"][start - before :],
+            np.diff(data_ends),
+            rows["sum"][start - before :].astype(np.uint64),
+            member_ends - member_ends[0],
+            np.frombuffer(members, MEMBER),
+            self.fields,
+        )
+        return columns, int(data_ends[0])
+
+    def check(self, columns: Columns) -> None:
+        """Raise if columns that were read cannot be what was written.
+
+        Raises:
+            CorruptError: they cannot.
+        """
+        if len(columns.members) and int(columns.members["field"].max()) >= len(self.fields):
+            raise CorruptError("the spill was damaged", url=self.url, fix="delete it and run again")
+
+
+def _with_start(ends: npt.NDArray[Any], start: int) -> Ints:
+    """Return where the first begins, and where each one ends; ``ends`` begins with the one before, if there is one."""
+    whole = ends.astype(np.int64)
+    return whole if start else np.concatenate((np.zeros(1, np.int64), whole))
+
+
+def write_run(url: str, columns: Columns, spans: Iterable[Sequence[Any]]) -> Run:
+    """Write samples, which are in order, as a run; ``spans`` gives their bytes, some at a time."""
+    run = Run(
+        url,
+        len(columns),
+        int(columns.sizes.sum()),
+        len(columns.orders.data),
+        len(columns.names.data),
+        len(columns.members),
+        columns.fields,
+    )
+    rows = np.empty(len(columns), ROW)
+    rows["name_end"] = columns.names.ends
+    rows["member_end"] = columns.first[1:]
+    rows["data_end"] = np.cumsum(columns.sizes)
+    rows["sum"] = columns.sums
+    rows["place"] = columns.places
+    ends = columns.orders.ends.astype(_END)
+    members = np.ascontiguousarray(columns.members, MEMBER)
+    with get_storage(url).create(url) as sink:
+        for some in spans:
+            sink.writelines(some)
+        tail: list[Bytes] = [np.ascontiguousarray(columns.orders.data)]
+        tail += [part.view(np.uint8).reshape(-1) for part in (ends, rows, members) if len(part)]
+        tail.append(np.ascontiguousarray(columns.names.data))
+        sink.writelines([part.data for part in tail if len(part)])
+    return run

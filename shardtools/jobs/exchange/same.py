@@ -1,0 +1,137 @@
+"""What becomes of samples of one output that have the same key, or the same order.
+
+Two samples with one key would read back as one, or as an error. Where they meet in an output they are found: that costs
+no more than a look at its names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from shardtools.errors import DuplicateKeyError, redact
+from shardtools.jobs.exchange.columns import Columns, hash_texts
+from shardtools.jobs.exchange.keying import Keying
+from shardtools.jobs.script import Script
+from shardtools.shards.tar import Ints
+
+OnDuplicate = Literal["error", "keep", "rename", "first", "last"]
+Merge = Literal["", "inner", "outer", "left"]
+OnConflict = Literal["error", "first", "last"]
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What to do with samples that have the same key in one output.
+
+    ``on_duplicate``: it is an error, or keep both (an error if they would stand side by side, as one sample), or give
+    the later ones other keys, or leave out all but the first or last in the order of the input. ``unique`` leaves out
+    all but the first of those with the same order. ``merge`` makes one sample of those with one key, of those keys that
+    every source has (``"inner"``), any has (``"outer"``) or the first has (``"left"``); ``on_conflict`` says which
+    field to take when several have it. A script's ``reduce_samples`` replaces all of this; ``keying`` is for it.
+    """
+
+    on_duplicate: OnDuplicate = "error"
+    unique: bool = False
+    merge: Merge = ""
+    on_conflict: OnConflict = "error"
+    reduce: Script | None = None
+    keying: Keying | None = None
+    on_error: str = "fail"
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every sample comes out as it is, unless there is an error."""
+        return self.on_duplicate in ("error", "keep") and not (self.unique or self.merge or self.reduce)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what outputs depend on, as JSON data."""
+        facts: dict[str, Any] = {"on_duplicate": self.on_duplicate, "unique": self.unique, "merge": self.merge}
+        facts["on_conflict"] = self.on_conflict
+        if self.reduce is not None:
+            params = sorted((name, repr(value)) for name, value in dict(self.reduce.params).items())
+            facts |= {"reduce": self.reduce.text, "params": params}
+        return facts
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which ``rows`` of an output are written (None: all), and the keys that some of them get instead of their own."""
+
+    rows: Ints | None
+    renamed: dict[int, str]
+
+
+def choose(columns: Columns, shards: Sequence[str], treatment: Treatment) -> Chosen:
+    """Return what to write of the samples of an output, which are in order.
+
+    Raises:
+        DuplicateKeyError: two samples have one key, and that is not wanted; the error names both places.
+    """
+    rows = None
+    if treatment.unique:
+        orders = columns.orders.tolist()
+        rows = np.array([i for i, order in enumerate(orders) if i == 0 or order != orders[i - 1]], np.int64)
+        columns = columns.take(rows)
+    hashes = np.sort(hash_texts(columns.names))
+    if not (hashes[1:] == hashes[:-1]).any():
+        return Chosen(rows, {})
+    names = columns.names.tolist()
+    groups: dict[bytes, list[int]] = {}
+    for row, name in enumerate(names):
+        groups.setdefault(name, []).append(row)
+    groups = {name: some for name, some in groups.items() if len(some) > 1}
+    if not groups:  # two names have one hash
+        return Chosen(rows, {})
+    for some in groups.values():
+        some.sort(key=lambda row: tuple(columns.places[row].tolist()))
+    if treatment.on_duplicate == "error":
+        raise _refuse(columns, shards, groups, "--on-duplicate says what else to do, such as rename or first")
+    if treatment.on_duplicate == "keep":
+        beside = {name: some for name, some in groups.items() if _touch(some)}
+        if beside:
+            fix = "they would stand side by side and read back as one; use --on-duplicate rename"
+            raise _refuse(columns, shards, beside, fix)
+        return Chosen(rows, {})
+    if treatment.on_duplicate == "rename":
+        return Chosen(rows, _rename(groups, set(names)))
+    dropped = {
+        row for some in groups.values() for row in (some[1:] if treatment.on_duplicate == "first" else some[:-1])
+    }
+    kept = np.array([row for row in range(len(names)) if row not in dropped], np.int64)
+    return Chosen(kept if rows is None else rows[kept], {})
+
+
+def _touch(rows: Sequence[int]) -> bool:
+    return any(b == a + 1 for a, b in pairwise(sorted(rows)))
+
+
+def _rename(groups: dict[bytes, list[int]], taken: set[bytes]) -> dict[int, str]:
+    renamed = {}
+    for name, some in sorted(groups.items()):
+        number = 0
+        for row in some[1:]:
+            number += 1
+            while (new := name + b"~%d" % number) in taken:
+                number += 1
+            taken.add(new)
+            renamed[row] = new.decode("utf-8", "surrogateescape")
+    return renamed
+
+
+def _refuse(columns: Columns, shards: Sequence[str], groups: dict[bytes, list[int]], fix: str) -> DuplicateKeyError:
+    name, rows = min(groups.items())
+    places = [place(columns, row, shards) for row in rows[:2]]
+    more = f", and {len(groups) - 1:,} other keys like it" if len(groups) > 1 else ""
+    what = f"two samples have this key: {places[0]} and {places[1]}{more}"
+    return DuplicateKeyError(what, member=name.decode("utf-8", "surrogateescape"), fix=fix)
+
+
+def place(columns: Columns, row: int, shards: Sequence[str]) -> str:
+    """Return where a sample comes from, for messages."""
+    ordinal, index = columns.places[row].tolist()
+    return f"sample {index} of {redact(shards[ordinal])}"

@@ -1,0 +1,522 @@
+"""htshuffle and htsort: what comes out, whoever works on it, and what happens when somebody is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.cli.command import Argument, Outcome, call, finish, run, start
+from tests.dask_cluster import dask_cluster
+from tests.datasets import members, snapshot, tar_bytes, write_shard, written_dataset
+from tests.servers import NginxServer, wait_until
+
+SHARDS, SAMPLES = 5, 60
+
+Sample = dict[str, object]
+
+
+def samples(shard: int, count: int = SAMPLES) -> list[Sample]:
+    choose = random.Random(shard)
+    return [
+        {
+            "key": f"{'ab'[i % 2]}/{shard}{i:04d}",
+            "cls": choose.randrange(9),
+            "bin": choose.randbytes(choose.randrange(3000)),
+        }
+        for i in range(count)
+    ]
+
+
+ALL = [sample for shard in range(SHARDS) for sample in samples(shard)]
+
+
+def read(folder: Path, pattern: str) -> list[list[tuple[str, dict[str, bytes]]]]:
+    """Return the samples of each shard, as tarfile reads them: members of one key side by side."""
+    shards = []
+    for path in sorted(folder.glob(pattern)):
+        found: list[tuple[str, dict[str, bytes]]] = []
+        for name, data in members(path):
+            key, _, field = name.rpartition("/")[2].partition(".")
+            key = f"{name.rpartition('/')[0]}/{key}".lstrip("/")
+            if not found or found[-1][0] != key:
+                found.append((key, {}))
+            assert field not in found[-1][1]
+            found[-1][1][field] = data
+        shards.append(found)
+    return shards
+
+
+def as_bytes(sample: Sample) -> tuple[str, dict[str, bytes]]:
+    return str(sample["key"]), {
+        name: value if isinstance(value, bytes) else str(value).encode()
+        for name, value in sample.items()
+        if name != "key"
+    }
+
+
+def counted(found: list[tuple[str, dict[str, bytes]]]) -> Counter[str]:
+    return Counter(repr((key, sorted(fields.items()))) for key, fields in found)
+
+
+EVERYTHING = counted([as_bytes(sample) for sample in ALL])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    written_dataset(tmp_path, f"in-@{SHARDS}.tar", [samples(shard) for shard in range(SHARDS)])
+    return tmp_path
+
+
+SPEC = f"in-@{SHARDS}.tar"
+
+
+def shuffle(folder: Path, *arguments: Argument) -> Outcome:
+    return call(*arguments, cwd=folder, program="htshuffle")
+
+
+def sort(folder: Path, *arguments: Argument) -> Outcome:
+    return call(*arguments, cwd=folder, program="htsort")
+
+
+def done(outcome: Outcome) -> Outcome:
+    assert (outcome.status, outcome.err) == (0, ""), outcome
+    return outcome
+
+
+def no_spill(folder: Path) -> bool:
+    return not list(folder.rglob("*shardtools-spill*"))
+
+
+class TestShuffle:
+    @pytest.mark.parametrize(("outputs", "ending"), [(1, "tar"), (5, "tgz"), (7, "tar.zst"), (3, "tar")])
+    def test_everything_comes_out_once(self, folder: Path, outputs: int, ending: str) -> None:
+        outcome = done(shuffle(folder, "--seed", "1", SPEC, f"out-@{outputs}.{ending}"))
+        assert outcome.out.endswith(", seed 1\n") and f"{outputs} shard" in outcome.out
+        shards = read(folder, f"out-*.{ending}")
+        sizes = [len(shard) for shard in shards]
+        assert len(sizes) == outputs and max(sizes) - min(sizes) <= 1
+        found = [sample for shard in shards for sample in shard]
+        assert counted(found) == EVERYTHING
+        assert [key for key, _ in found] != [sample["key"] for sample in ALL]
+        manifest = json.loads((folder / f"out-@{outputs}.{ending}.json").read_text())
+        assert manifest["nsamples"] == len(ALL) and manifest["job"]["seed"] == 1 and manifest["job"]["content"]
+        assert no_spill(folder)
+        verified = call(f"out-@{outputs}.{ending}", "--keys", "--verify", cwd=folder, program="htextract")
+        assert verified.out.splitlines() == [key for key, _ in found]
+
+    def test_spans_are_moved_as_they_are(self, tmp_path: Path) -> None:
+        """Headers too: owners, times and names that only a pax header can hold."""
+        import io
+        import tarfile
+
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for i in range(9):
+                info = tarfile.TarInfo(f"{'n' * 150}{i}.txt")
+                info.size, info.mtime, info.uname = 1, 12345.5 + i, "somebody"
+                archive.addfile(info, io.BytesIO(b"%d" % i))
+        (tmp_path / "x.tar").write_bytes(file.getvalue())
+        done(shuffle(tmp_path, "--seed", "1", "x.tar", "y-@2.tar"))
+        found = {}
+        for path in tmp_path.glob("y-?.tar"):
+            with tarfile.open(path) as archive:
+                found.update({info.name: (info.mtime, info.uname) for info in archive})
+        assert found == {f"{'n' * 150}{i}.txt": (12345.5 + i, "somebody") for i in range(9)}
+
+    def test_the_same_seed_is_the_same_order_for_everyone(self, folder: Path) -> None:
+        out = "out-@4.tgz"
+        done(shuffle(folder, "--seed", "5", "-j", "1", SPEC, f"a/{out}"))
+        expected = snapshot(folder / "a")
+        ways: dict[str, list[str]] = {
+            "threads": ["-j", "4"],
+            "memory": ["-j", "1", "--memory", "1MB"],
+            "processes": ["-c", "processes"],
+        }
+        for name, way in ways.items():
+            done(run("--seed", "5", *way, SPEC, f"{name}/{out}", cwd=folder, program="htshuffle"))
+            assert snapshot(folder / name) == expected, name
+        with dask_cluster(workers=2) as cluster:
+            arguments = ("--seed", "5", "-c", cluster.address, f"{folder}/{SPEC}", f"{folder}/cluster/{out}")
+            done(run(*arguments, cwd=folder, program="htshuffle"))
+        assert snapshot(folder / "cluster") == expected
+        done(shuffle(folder, "--seed", "6", SPEC, f"b/{out}"))
+        assert snapshot(folder / "b") != expected
+
+    def test_over_a_server(self, folder: Path, nginx: NginxServer) -> None:
+        for path in folder.glob("in-*"):
+            path.rename(nginx.root / path.name)
+        done(run("--seed", "5", f"{nginx.url}{SPEC}", f"{nginx.url}out/o-@3.tgz", cwd=folder, program="htshuffle"))
+        assert counted([s for shard in read(nginx.root / "out", "*.tgz") for s in shard]) == EVERYTHING
+        spill = f"{nginx.url}spill/"
+        arguments = ("--seed", "5", "--spill", spill, f"{nginx.url}{SPEC}", f"{nginx.url}out2/o-@3.tgz")
+        done(run(*arguments, cwd=folder, program="htshuffle"))
+        one, other = snapshot(nginx.root / "out"), snapshot(nginx.root / "out2")
+        assert one == other and not [path for path in (nginx.root / "spill").rglob("*") if path.is_file()]
+
+    def test_a_drawn_seed_is_told(self, folder: Path) -> None:
+        done(shuffle(folder, SPEC, "a/out-@2.tar"))
+        seed = json.loads((folder / "a/out-@2.tar.json").read_text())["job"]["seed"]
+        done(shuffle(folder, "--seed", str(seed), SPEC, "b/out-@2.tar"))
+        assert snapshot(folder / "a") == snapshot(folder / "b")
+        done(shuffle(folder, SPEC, "c/out-@2.tar"))
+        assert snapshot(folder / "c") != snapshot(folder / "a")
+
+    def test_another_number_of_shards(self, folder: Path) -> None:
+        done(shuffle(folder, "--no-shuffle", SPEC, "out-@7.tar"))
+        found = [sample for shard in read(folder, "out-*.tar") for sample in shard]
+        assert [key for key, _ in found] == [sample["key"] for sample in ALL] and counted(found) == EVERYTHING
+
+    @pytest.mark.parametrize(("option", "value", "shards"), [("--shard-count", "100", 3), ("--shard-size", "400kB", 3)])
+    def test_as_many_as_it_takes(self, folder: Path, option: str, value: str, shards: int) -> None:
+        outcome = done(shuffle(folder, "--seed", "1", option, value, SPEC, "out-@auto.tar"))
+        assert f"out-@{shards:06d}.tar: {shards} shards, 300 samples" in outcome.out
+        assert len(read(folder, "out-0*.tar")) == shards
+
+    def test_more_outputs_than_samples(self, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "x-@2.tar", [[{"key": "a", "txt": "t"}], []])
+        outcome = done(shuffle(tmp_path, "--seed", "1", "x-@2.tar", "y-@4.tar"))
+        assert ", 3 shards empty, " in outcome.out
+        assert [len(shard) for shard in read(tmp_path, "y-?.tar")].count(1) == 1
+
+    def test_what_belongs_to_no_sample_is_counted(self, tmp_path: Path) -> None:
+        write_shard(tmp_path / "x.tar", [("README", b""), ("a.txt", b"1"), ("b.txt", b"2")])
+        assert "1 member left out that belong to no sample" in done(shuffle(tmp_path, "x.tar", "y-@1.tar")).out
+
+    def test_a_key_in_two_shards(self, tmp_path: Path) -> None:
+        """Where they meet in an output they are an error; where not, they are none."""
+        for shard in "01":
+            write_shard(tmp_path / f"x-{shard}.tar", [("same.txt", shard.encode()), (f"o{shard}.txt", b"")])
+        message = shuffle(tmp_path, "--seed", "1", "x-@2.tar", "y-@1.tar")
+        assert message.status == 1 and "[same]: two samples have this key: sample 0 of" in message.err
+        assert not list(tmp_path.glob("y-*"))
+        outcomes = {shuffle(tmp_path, "--seed", str(seed), "x-@2.tar", f"z{seed}-@2.tar").status for seed in range(12)}
+        assert outcomes == {0, 1}
+        done(shuffle(tmp_path, "--seed", "1", "--on-duplicate", "rename", "x-@2.tar", "r-@1.tar"))
+        assert {key for key, _ in read(tmp_path, "r-0.tar")[0]} == {"same", "same~1", "o0", "o1"}
+        for which, data in (("first", b"0"), ("last", b"1")):
+            done(shuffle(tmp_path, "--seed", "1", "--on-duplicate", which, "x-@2.tar", f"{which}-@1.tar"))
+            assert dict(read(tmp_path, f"{which}-0.tar")[0])["same"] == {"txt": data}
+
+    def test_a_shard_that_cannot_be_read(self, folder: Path) -> None:
+        data = (folder / "in-2.tar").read_bytes()
+        (folder / "in-2.tar").write_bytes(data[: len(data) // 2])
+        (folder / "in-2.tar.index.npz").unlink()
+        outcome = shuffle(folder, "--seed", "1", SPEC, "out-@3.tar")
+        assert outcome.status == 1 and "in-2.tar" in outcome.err and not list(folder.glob("out-*"))
+        outcome = shuffle(folder, "--seed", "1", "--on-error", "skip", SPEC, "out-@3.tar")
+        assert outcome.status == 3 and "skipped: " in outcome.err and "in-2.tar" in outcome.err
+        assert sum(len(shard) for shard in read(folder, "out-*.tar")) == 4 * SAMPLES
+
+    def test_dry_run(self, folder: Path) -> None:
+        before = snapshot(folder)
+        outcome = done(shuffle(folder, "--dry-run", SPEC, "out-@3.tar"))
+        assert "would bring 5 shards to 3 shards" in outcome.out and "spill: about " in outcome.out
+        assert str(folder) in outcome.out and "requests: about " in outcome.out and snapshot(folder) == before
+
+    def test_damage_in_the_spill_is_noticed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from shardtools.jobs.exchange import exchange
+
+        real = exchange.write_plan
+
+        def damaging(url: str, plan: object) -> None:
+            real(url, plan)  # type: ignore[arg-type]
+            path = next(Path(url).parent.glob("group-000000-0000"))
+            data = bytearray(path.read_bytes())
+            data[5000] ^= 1
+            path.write_bytes(data)
+
+        monkeypatch.setattr(exchange, "write_plan", damaging)
+        outcome = shuffle(folder, "--seed", "1", SPEC, "out-@3.tar")
+        assert outcome.status == 1 and "group-000000-0000: samples were damaged in the spill" in outcome.err
+
+
+class TestStopped:
+    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize("where", ["threads", "processes"])
+    def test_killed_at_some_moment_and_resumed(self, folder: Path, where: str, seed: int) -> None:
+        arguments = ("--seed", "5", "-c", where, "--memory", "1MB", SPEC, "out/out-@6.tgz")
+        done(run(*arguments, cwd=folder, program="htshuffle"))
+        expected = snapshot(folder / "out")
+        for path in (folder / "out").iterdir():
+            path.unlink()
+        choose = random.Random(seed)
+        kills = 0
+        while True:
+            process = start("--resume", *arguments, cwd=folder, program="htshuffle")
+            try:
+                process.wait(choose.uniform(0.3, 1.2) + kills)
+            except TimeoutError:
+                pass
+            except Exception:  # noqa: S110 - it still runs: that is what the wait is for
+                pass
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                finish(process)
+                kills += 1
+                continue
+            done(finish(process))
+            break
+        found = {name: data for name, data in snapshot(folder / "out").items() if not name.startswith(".out-")}
+        assert found == expected and no_spill(folder / "out")
+
+    def test_what_is_there_is_not_done_again(self, folder: Path) -> None:
+        done(shuffle(folder, "--seed", "5", SPEC, "out-@3.tar"))
+        before = {path: path.stat().st_mtime_ns for path in folder.glob("out-*")}
+        outcome = done(shuffle(folder, "--seed", "5", "--resume", SPEC, "out-@3.tar"))
+        assert ", 3 shards there already" in outcome.out
+        assert {path: path.stat().st_mtime_ns for path in folder.glob("out-*")} == before
+        outcome = shuffle(folder, "--seed", "6", "--resume", SPEC, "out-@3.tar")
+        assert (
+            outcome.status == 1 and "another script, or another version of the source, made this shard" in outcome.err
+        )
+
+    def test_a_drawn_seed_is_kept(self, folder: Path) -> None:
+        """A job without --seed that is killed goes on with the seed that it has drawn."""
+        (folder / "wait").touch()
+        process = start("-j", "1", SPEC, "out-@3.tar", cwd=folder, program="htshuffle")
+        wait_until(lambda: list(folder.glob(".shardtools-spill-*/job.json")), "the spill")
+        os.killpg(process.pid, signal.SIGKILL)
+        finish(process)
+        if not (folder / "out-@3.tar.json").exists():
+            [noted] = folder.glob(".shardtools-spill-*/job.json")
+            seed = json.loads(noted.read_text())["seed"]
+            outcome = done(shuffle(folder, "--resume", SPEC, "out-@3.tar"))
+            assert outcome.out.endswith(f", seed {seed}\n")
+
+    def test_interrupted(self, folder: Path) -> None:
+        written_dataset(folder, "many-@4.tar", [samples(shard, 3000) for shard in range(4)])
+        process = start("-j", "1", "many-@4.tar", "out-@3.tar", cwd=folder, program="htshuffle")
+        wait_until(lambda: list(folder.glob(".shardtools-spill-*/job.json")), "the spill")
+        time.sleep(0)
+        process.send_signal(signal.SIGINT)
+        outcome = finish(process)
+        assert outcome.status in (0, 130)
+        if outcome.status == 130:
+            assert "the spill is kept for --resume; else delete " in outcome.err and "Traceback" not in outcome.err
+
+
+class TestSort:
+    def keys(self, folder: Path, pattern: str = "out-*.tar") -> list[str]:
+        return [key for shard in read(folder, pattern) for key, _ in shard]
+
+    def test_by_key(self, folder: Path) -> None:
+        done(sort(folder, "--memory", "1MB", SPEC, "out-@4.tar"))
+        shards = read(folder, "out-*.tar")
+        assert [key for shard in shards for key, _ in shard] == sorted(str(sample["key"]) for sample in ALL)
+        assert counted([sample for shard in shards for sample in shard]) == EVERYTHING
+        done(sort(folder, "--reverse", SPEC, "rev-@4.tar"))
+        assert self.keys(folder, "rev-*.tar") == sorted((str(s["key"]) for s in ALL), reverse=True)
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_by_a_field_it_is_stable(self, folder: Path, reverse: bool) -> None:
+        done(sort(folder, "--by", "cls:int", *["--reverse"] * reverse, "--memory", "1MB", SPEC, "out-@4.tar"))
+        expected = sorted(ALL, key=lambda s: int(str(s["cls"])), reverse=reverse)
+        assert self.keys(folder) == [s["key"] for s in expected]
+        classes = [{fields["cls"] for _, fields in shard} for shard in read(folder, "out-*.tar")]
+        assert all(not a & b for a, b in pairwise(classes))
+
+    def test_by_a_script(self, folder: Path) -> None:
+        (folder / "s.py").write_text(
+            "def sort_key(record, sign=1):\n    return sign * len(record['bin']), record['key']\n"
+        )
+        done(sort(folder, "-p", "s.py", "-a", "sign=-1", SPEC, "out-@3.tgz"))
+        expected = sorted(ALL, key=lambda s: (-len(s["bin"]), s["key"]))  # type: ignore[arg-type]
+        assert self.keys(folder, "out-*.tgz") == [s["key"] for s in expected]
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.lists(st.lists(st.text("ab09é/A", min_size=1, max_size=5), max_size=8), min_size=1, max_size=3),
+        st.integers(1, 4),
+        st.sampled_from(["text", "natural"]),
+    )
+    def test_against_sorted(
+        self, tmp_path_factory: pytest.TempPathFactory, values: list[list[str]], outputs: int, how: str
+    ) -> None:
+        folder = tmp_path_factory.mktemp("sorted")
+        rows: list[list[Sample]] = [
+            [{"key": f"{shard}-{i}", "txt": text} for i, text in enumerate(some)] for shard, some in enumerate(values)
+        ]
+        written_dataset(folder, f"in-@{len(rows)}.tar", rows)
+        done(sort(folder, "--by", f"txt:{how}", f"in-@{len(rows)}.tar", f"out-@{outputs}.tar"))
+        found = [(key, fields["txt"]) for shard in read(folder, "out-*.tar") for key, fields in shard]
+        flat = [(str(s["key"]), str(s["txt"]).encode()) for some in rows for s in some]
+        if how == "text":
+            assert found == sorted(flat, key=lambda item: item[1])
+        else:
+            from shardtools.jobs.exchange.order import order_of_natural
+
+            assert found == sorted(flat, key=lambda item: order_of_natural(item[1]))
+
+    def test_keys_that_differ_in_case_or_form_only(self, tmp_path: Path) -> None:
+        names = ["a", "A", "\u00e9", "e\u0301", "É", "a b"]
+        written_dataset(tmp_path, "x-@1.tar", [[{"key": name, "txt": name} for name in names]])
+        done(sort(tmp_path, "x-@1.tar", "out-@2.tar"))
+        assert self.keys(tmp_path) == sorted(names, key=str.encode)
+
+    def test_all_alike_are_in_one_shard(self, tmp_path: Path) -> None:
+        rows: list[Sample] = [{"key": f"{i:03d}", "cls": 1} for i in range(50)]
+        written_dataset(tmp_path, "x-@2.tar", [rows[:30], rows[30:]])
+        outcome = done(sort(tmp_path, "--by", "cls", "x-@2.tar", "out-@3.tar"))
+        assert (
+            sorted(len(shard) for shard in read(tmp_path, "out-*.tar")) == [0, 0, 50]
+            and "2 shards empty" in outcome.out
+        )
+        assert self.keys(tmp_path) == [f"{i:03d}" for i in range(50)]
+
+    def test_what_cannot_be_sorted_by(self, folder: Path) -> None:
+        message = sort(folder, "--by", "txt", "-j", "1", SPEC, "out-@4.tar")
+        assert message.status == 1 and "[a/00000]: the sample has no txt to sort by" in message.err
+        message = sort(folder, "--by", "bin:int", "-j", "1", SPEC, "out-@4.tar")
+        assert message.status == 1 and "its bin is not int: b'" in message.err
+        skipped = sort(folder, "--by", "txt", "--on-error", "skip", SPEC, "out-@2.tar", "--overwrite")
+        assert skipped.status == 3 and "300 samples skipped" in skipped.out
+
+    def test_unique(self, folder: Path) -> None:
+        done(sort(folder, "--by", "cls", "--unique", SPEC, "out-@2.tar"))
+        first: dict[object, object] = {}
+        for sample in ALL:
+            first.setdefault(sample["cls"], sample["key"])
+        assert self.keys(folder) == [first[c] for c in sorted(first)]  # type: ignore[type-var]
+
+    def test_duplicates(self, tmp_path: Path) -> None:
+        write_shard(tmp_path / "x-0.tar", [("a.txt", b"0"), ("b.txt", b"0")])
+        write_shard(tmp_path / "x-1.tar", [("a.txt", b"1"), ("c.txt", b"1")])
+        message = sort(tmp_path, "x-@2.tar", "out-@1.tar")
+        assert message.status == 1
+        assert (
+            "[a]: two samples have this key: sample 0 of " in message.err and "x-1.tar; --on-duplicate" in message.err
+        )
+        message = sort(tmp_path, "--on-duplicate", "keep", "x-@2.tar", "out-@1.tar")
+        assert message.status == 1 and "they would stand side by side and read back as one" in message.err
+        done(sort(tmp_path, "--on-duplicate", "rename", "x-@2.tar", "out-@1.tar"))
+        assert self.keys(tmp_path) == ["a", "a~1", "b", "c"]
+        done(sort(tmp_path, "--by", "txt", "--on-duplicate", "keep", "x-@2.tar", "kept-@1.tar"))
+        assert self.keys(tmp_path, "kept-*.tar") == ["a", "b", "a", "c"]
+
+
+REDUCE = """
+def reduce_samples(key, records):
+    total = sum(int(record.get("n.txt", b"1")) for record in records)
+    return [{"key": f"class-{key}", "n.txt": str(total)}]
+"""
+COMBINE = (
+    REDUCE
+    + """
+def combine_samples(key, records):
+    total = sum(1 for record in records)
+    yield {"key": f"part-{key}", "cls": key, "n.txt": str(total)}
+"""
+)
+
+
+class TestReduce:
+    @pytest.mark.parametrize("text", [REDUCE, COMBINE], ids=["reduce", "combine"])
+    def test_counts_of_classes(self, folder: Path, text: str) -> None:
+        (folder / "r.py").write_text(text)
+        done(sort(folder, "--by", "cls:int", "-p", "r.py", "--memory", "1MB", SPEC, "out-@3.tar"))
+        found = {key: int(fields["n.txt"]) for shard in read(folder, "out-*.tar") for key, fields in shard}
+        assert found == {f"class-{c}": n for c, n in Counter(s["cls"] for s in ALL).items()}
+
+    def test_a_group_larger_than_memory(self, tmp_path: Path) -> None:
+        """400 MB of one key are reduced by a process that may hold 32 MB of samples."""
+        choose = random.Random(0)
+        data = choose.randbytes(1_000_000)
+        files = [(f"{i:04d}.bin", data) for i in range(100)]
+        for shard in range(4):
+            (tmp_path / f"x-{shard}.tar").write_bytes(tar_bytes([(f"{shard}{name}", d) for name, d in files]))
+        (tmp_path / "r.py").write_text(
+            "import re\n"
+            "def sort_key(record):\n    return 1\n"
+            "def reduce_samples(key, records):\n"
+            "    size = sum(len(record['bin']) for record in records)\n"
+            "    peak = re.search('VmHWM:\\\\s+(\\\\d+)', open('/proc/self/status').read())[1]\n"
+            "    yield {'key': 'all', 'size.txt': str(size), 'peak.txt': peak}\n"
+        )
+        arguments = ("-p", "r.py", "--memory", "32MB", "-j", "2", "x-@4.tar", "out-@2.tar")
+        done(run(*arguments, cwd=tmp_path, program="htsort"))
+        [(key, fields)] = [sample for shard in read(tmp_path, "out-*.tar") for sample in shard]
+        assert (key, int(fields["size.txt"])) == ("all", 400_000_000)
+        assert int(fields["peak.txt"]) * 1024 < 232_000_000
+
+    def test_scripts_that_fail(self, folder: Path) -> None:
+        (folder / "r.py").write_text("def reduce_samples(key, records):\n    return 1 / (int(key) - 3)\n")
+        message = sort(folder, "--by", "cls", "-p", "r.py", SPEC, "out-@3.tar")
+        assert message.status == 1 and "r.py:2 in reduce_samples" in message.err
+        (folder / "r.py").write_text("def reduce_samples(records):\n    return []\n")
+        message = sort(folder, "--by", "cls", "-p", "r.py", SPEC, "out-@3.tar")
+        assert "reduce_samples takes one argument only; define reduce_samples(key, records)" in message.err
+        (folder / "r.py").write_text("def process_sample(record):\n    return []\n")
+        assert "the script defines no sort_key" in sort(folder, "-p", "r.py", SPEC, "out-@3.tar").err
+        (folder / "r.py").write_text("def sort_key(record):\n    return {}\n")
+        assert "a dict cannot be sorted by" in sort(folder, "-p", "r.py", SPEC, "out-@3.tar").err
+
+
+class TestMerge:
+    @pytest.mark.parametrize("how", ["inner", "outer", "left"])
+    def test_against_a_dict(self, tmp_path: Path, how: str) -> None:
+        choose = random.Random(1)
+        sources: list[dict[str, Sample]] = []
+        for name in ("png", "cls.txt", "emb"):
+            keys = choose.sample([f"k/{i:03d}" for i in range(60)], 40)
+            rows: list[Sample] = [{"key": key, name: choose.randbytes(50)} for key in keys]
+            written_dataset(tmp_path, f"{name[:3]}-@2.tgz", [rows[:15], rows[15:]])
+            sources.append({str(row["key"]): row for row in rows})
+        specs = ["png-@2.tgz", "cls-@2.tgz", "emb-@2.tgz"]
+        done(sort(tmp_path, "--merge", how, *specs, "out-@3.tar"))
+        keys = set.union(*(set(source) for source in sources))
+        wanted = {
+            "outer": keys,
+            "inner": set.intersection(*(set(source) for source in sources)),
+            "left": set(sources[0]),
+        }[how]
+        expected = [as_bytes({k: v for s in sources if key in s for k, v in s[key].items()}) for key in sorted(wanted)]
+        assert [sample for shard in read(tmp_path, "out-*.tar") for sample in shard] == expected
+        assert call("out-@3.tar", "--verify", cwd=tmp_path, program="htextract").out.split() == sorted(wanted)
+
+    def test_members_that_are_not_neighbours(self, tmp_path: Path) -> None:
+        files = [("a.png", b"1"), ("b.png", b"2"), ("a.cls", b"3"), ("c.png", b"4"), ("b.cls", b"5")]
+        write_shard(tmp_path / "x-0.tar", files)
+        write_shard(tmp_path / "x-1.tar", [("c.cls", b"6")])
+        message = sort(tmp_path, "x-@2.tar", "out-@1.tar")
+        assert message.status == 1 and "htsort --merge outer brings members of one sample together" in message.err
+        done(sort(tmp_path, "--merge", "outer", "x-@2.tar", "out-@1.tar"))
+        assert read(tmp_path, "out-0.tar")[0] == [
+            ("a", {"png": b"1", "cls": b"3"}),
+            ("b", {"png": b"2", "cls": b"5"}),
+            ("c", {"png": b"4", "cls": b"6"}),
+        ]
+
+    def test_a_field_that_several_have(self, tmp_path: Path) -> None:
+        for name, data in (("x", b"1"), ("y", b"2")):
+            write_shard(tmp_path / f"{name}.tar", [("a.txt", data), (f"a.{name}", data)])
+        message = sort(tmp_path, "--merge", "outer", "x.tar", "y.tar", "out-@1.tar")
+        assert message.status == 1 and "two samples with this key have the field txt: sample 0 of " in message.err
+        for which, data in (("first", b"1"), ("last", b"2")):
+            done(sort(tmp_path, "--merge", "outer", "--on-conflict", which, "x.tar", "y.tar", f"{which}-@1.tar"))
+            assert read(tmp_path, f"{which}-0.tar")[0] == [("a", {"txt": data, "x": b"1", "y": b"2"})]
+
+
+BAD = {
+    "two ways": (("--merge", "outer", "--unique"), "--merge, --unique and reduce_samples do not go together"),
+    "a join by a field": (("--merge", "outer", "--by", "cls"), "--merge is by the key of samples"),
+    "no reading": (("--by", "cls:number"), "--by cls:number: this is not WHAT or WHAT:HOW; HOW is one of text, int"),
+    "no size": (("--memory", "much"), "--memory much: this is no size; write it as 500MB or 2GB"),
+    "two numbers": (("--shard-count", "5"), "the number of shards is given twice"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_options_that_make_no_sense(name: str, folder: Path) -> None:
+    arguments, says = BAD[name]
+    outcome = sort(folder, *arguments, SPEC, "out-@2.tar")
+    assert outcome.status == 2 and says in outcome.err

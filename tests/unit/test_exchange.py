@@ -1,0 +1,180 @@
+"""The parts of the exchange: orders, columns, runs, cuts."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns, Texts, content_hash, join_columns
+from shardtools.jobs.exchange.order import (
+    RandomOrder,
+    order_of_float,
+    order_of_int,
+    order_of_natural,
+    order_of_text,
+    order_of_value,
+    prefixes,
+    reversed_order,
+)
+from shardtools.jobs.exchange.plan import cuts, ranks
+from shardtools.jobs.exchange.run import write_run
+
+TEXTS = st.lists(st.binary(max_size=20), max_size=30)
+FEW_TEXTS = st.lists(st.text("ab\0", max_size=12).map(str.encode), max_size=40)
+
+
+class TestOrders:
+    @given(st.binary(), st.binary())
+    def test_texts(self, a: bytes, b: bytes) -> None:
+        assert (a < b) == (order_of_text(a) < order_of_text(b))
+        assert (a < b) == (reversed_order(a) > reversed_order(b))
+
+    @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
+    def test_ints(self, a: int, b: int) -> None:
+        assert (a < b) == (order_of_int(a) < order_of_int(b))
+
+    @given(st.floats(allow_nan=False), st.floats(allow_nan=False))
+    def test_floats(self, a: float, b: float) -> None:
+        assert (a < b) == (order_of_float(a) < order_of_float(b))
+
+    @given(st.integers() | st.floats(allow_nan=False), st.integers() | st.floats(allow_nan=False))
+    def test_numbers_of_scripts(self, a: float, b: float) -> None:
+        if max(abs(a), abs(b)) < 2.0**60:
+            assert (a < b) == (order_of_value(a) < order_of_value(b))
+
+    @given(st.tuples(st.text(), st.integers(-9, 9)), st.tuples(st.text(), st.integers(-9, 9)))
+    def test_tuples(self, a: tuple[str, int], b: tuple[str, int]) -> None:
+        as_bytes = [(text.encode("utf-8", "surrogateescape"), number) for text, number in (a, b)]
+        assert (as_bytes[0] < as_bytes[1]) == (order_of_value(a) < order_of_value(b))
+
+    @given(st.lists(st.text("ab019", max_size=8), max_size=6))
+    def test_natural(self, texts: list[str]) -> None:
+        import re
+
+        def parts(text: str) -> list[tuple[int, object]]:
+            found = re.findall(r"[0-9]+|[^0-9]", text)
+            return [(ord("0"), int(part)) if part.isdigit() else (ord(part), 0) for part in found]
+
+        expected = sorted(texts, key=lambda text: (parts(text), text))
+        assert sorted(texts, key=lambda text: order_of_natural(text.encode())) == expected
+
+    def test_random_orders_depend_on_seed_shard_and_sample_alone(self) -> None:
+        whole = RandomOrder(7, 3).take(100).tobytes()
+        generator = RandomOrder(7, 3)
+        assert b"".join(generator.take(count).tobytes() for count in (1, 49, 50)) == whole
+        assert len({RandomOrder(seed, shard).take(1).tobytes() for seed in range(20) for shard in range(20)}) == 400
+
+
+@given(FEW_TEXTS)
+def test_prefixes(texts: list[bytes]) -> None:
+    column = Texts.of(texts)
+    expected = [int.from_bytes(text[:8].ljust(8, b"\0"), "big") for text in texts]
+    assert prefixes(column.data, column.starts, column.ends).tolist() == expected
+
+
+def columns_of(texts: list[bytes]) -> Columns:
+    """Return samples with these orders, and one or two members each."""
+    counts = np.array([1 + len(text) % 2 for text in texts], np.int64)
+    members = np.zeros(int(counts.sum()), MEMBER)
+    members["size"] = np.arange(len(members)) * 7 % 513
+    members["field"] = np.arange(len(members)) % 3
+    members["crc32"] = np.arange(len(members)) * 12345 % 2**32
+    places = np.zeros(len(texts), PLACE)
+    places["index"] = np.arange(len(texts))
+    sizes = np.array([512 * len(text) for text in texts], np.int64)
+    first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    names = Texts.of([b"name-%d" % i for i in range(len(texts))])
+    sums = np.arange(len(texts), dtype=np.uint64) * 99
+    return Columns(Texts.of(texts), names, places, sizes, sums, first, members, ("a", "b", "c"))
+
+
+def same(a: Columns, b: Columns) -> bool:
+    return (
+        a.orders.tolist() == b.orders.tolist()
+        and a.names.tolist() == b.names.tolist()
+        and bool(
+            np.array_equal(a.places, b.places) and np.array_equal(a.sizes, b.sizes) and np.array_equal(a.sums, b.sums)
+        )
+        and [a.fields[i] for i in a.members["field"]] == [b.fields[i] for i in b.members["field"]]
+        and bool(np.array_equal(a.members[["head", "size", "crc32"]], b.members[["head", "size", "crc32"]]))
+        and bool(np.array_equal(a.first, b.first))
+    )
+
+
+class TestColumns:
+    @given(TEXTS, st.randoms(use_true_random=False))
+    def test_take_and_join(self, texts: list[bytes], choose: random.Random) -> None:
+        columns = columns_of(texts)
+        rows = np.array(choose.sample(range(len(texts)), len(texts)), np.int64)
+        taken = columns.take(rows)
+        assert taken.names.tolist() == [b"name-%d" % row for row in rows]
+        back = taken.take(np.argsort(rows, kind="stable"))
+        assert same(back, columns)
+        middle = len(texts) // 2
+        parts = [columns.take(np.arange(middle)), columns.take(np.arange(middle, len(texts)))]
+        assert same(join_columns(parts), columns)
+
+    @given(TEXTS, st.randoms(use_true_random=False))
+    def test_the_hash_of_the_content(self, texts: list[bytes], choose: random.Random) -> None:
+        columns = columns_of(texts)
+        rows = np.array(choose.sample(range(len(texts)), len(texts)), np.int64)
+        whole = content_hash(columns)
+        assert content_hash(columns.take(rows)) == whole
+        parts = [columns.take(rows[: len(rows) // 3]), columns.take(rows[len(rows) // 3 :])]
+        assert sum(map(content_hash, parts)) % 2**64 == whole
+        if len(texts):
+            assert content_hash(columns.take(rows[1:])) != whole
+            assert content_hash(columns.take(np.append(rows, rows[0]))) != whole
+            changed = columns.members.copy()
+            changed["crc32"][-1] ^= 1
+            other = Columns(*[*vars(columns).values()][:6], changed, columns.fields)
+            assert content_hash(other) != whole
+
+
+@settings(max_examples=20, deadline=None)
+@given(TEXTS)
+def test_any_part_of_a_run_can_be_read(tmp_path_factory: object, texts: list[bytes]) -> None:
+    folder: Path = tmp_path_factory.mktemp("runs")  # type: ignore[attr-defined]
+    columns = columns_of(sorted(texts))
+    data = [bytes([65 + i % 26]) * int(size) for i, size in enumerate(columns.sizes)]
+    run = write_run(str(folder / "run"), columns, [data])
+    assert run.read_orders().tolist() == sorted(texts)
+    assert (folder / "run").stat().st_size == run.filesize
+    for start, stop in {(0, len(texts)), (0, len(texts) // 2), (len(texts) // 2, len(texts)), (len(texts) // 3,) * 2}:
+        found, at = run.read_columns(start, stop)
+        assert same(found, columns.take(np.arange(start, stop)))
+        assert at == sum(map(len, data[:start]))
+
+
+class TestCuts:
+    def test_ranks(self) -> None:
+        for samples, outputs in ((0, 3), (1, 5), (10, 3), (1000, 7)):
+            sizes = np.diff(ranks(samples, outputs))
+            assert len(sizes) == outputs and sizes.sum() == samples and sizes.max() - sizes.min() <= 1
+
+    @given(st.lists(FEW_TEXTS, min_size=1, max_size=5), st.integers(1, 9))
+    def test_against_a_sorted_list(self, runs: list[list[bytes]], outputs: int) -> None:
+        sorted_runs = [sorted(map(order_of_text, texts)) for texts in runs]
+        everything = sorted(text for texts in sorted_runs for text in texts)
+        wanted = ranks(len(everything), outputs)
+        found = cuts([Texts.of(texts) for texts in sorted_runs], wanted)
+        assert found[0].tolist() == [0] * len(runs) and found[-1].tolist() == [len(texts) for texts in runs]
+        for rank, row in zip(wanted, found.tolist(), strict=True):
+            before = sorted(text for texts, at in zip(sorted_runs, row, strict=True) for text in texts[:at])
+            after = [text for texts, at in zip(sorted_runs, row, strict=True) for text in texts[at:]]
+            assert before == everything[: len(before)] and not set(before) & set(after)
+            group = everything.count(everything[rank]) if rank < len(everything) else 0
+            assert abs(len(before) - rank) <= group / 2
+
+    @given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(1, 9), st.integers(0, 99))
+    def test_random_orders_are_cut_exactly(self, sizes: list[int], outputs: int, seed: int) -> None:
+        runs = [
+            Texts.of(sorted(Texts(RandomOrder(seed, i).take(size), 16 * np.arange(1, size + 1)).tolist()))
+            for i, size in enumerate(sizes)
+        ]
+        wanted = ranks(sum(sizes), outputs)
+        assert cuts(runs, wanted).sum(axis=1).tolist() == wanted
