@@ -315,7 +315,7 @@ class Destination:
         return _number(self.spec, self._parts)
 
 
-_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s?([kmgt]?)b?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([kmgt]?)b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 

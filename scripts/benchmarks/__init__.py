@@ -9,6 +9,8 @@ ours*.py or peers*.py, which prepares the work, yields what is to be measured, a
 SUITES = {
     "extract": "benchmarks.extract",
     "map": "benchmarks.map",
+    "shuffle": "benchmarks.shuffle",
+    "sort": "benchmarks.sort",
     "storage": "benchmarks.storage",
 }
 """Name on the command line: the module. A new suite is one more line here and one more module."""

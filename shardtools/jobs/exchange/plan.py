@@ -72,20 +72,22 @@ def _cut(
         for texts, begin, a, b in zip(orders, starts, low.tolist(), high.tolist(), strict=True)
     ]
     together = np.sort(np.concatenate(parts))
+    values, of_rank = np.unique(together[[rank for _, rank in inner]], return_inverse=True)
+    first = np.stack([np.searchsorted(part, values, "left") for part in parts], axis=1) + low
+    last = np.stack([np.searchsorted(part, values, "right") for part in parts], axis=1) + low
+    before, after = (first - low).sum(axis=1).tolist(), (last - low).sum(axis=1).tolist()
     groups: dict[int, list[tuple[int, int]]] = {}
-    for row, rank in inner:
-        groups.setdefault(int(together[rank]), []).append((row, rank))
-    for value, some in groups.items():
-        first = np.array([np.searchsorted(part, np.uint64(value), "left") for part in parts]) + low
-        last = np.array([np.searchsorted(part, np.uint64(value), "right") for part in parts]) + low
-        before = int((first - low).sum())
-        inside = [(row, rank - before) for row, rank in some]
-        if _end_alike(orders, starts, first, last, skip + _STEP):
-            size = int((last - first).sum())
-            for row, rank in inside:
-                found[row] = first if 2 * rank <= size else last
+    for (row, rank), value in zip(inner, of_rank.tolist(), strict=True):
+        if rank == before[value]:
+            found[row] = first[value]
         else:
-            _cut(orders, starts, first, last, inside, skip + _STEP, found)
+            groups.setdefault(value, []).append((row, rank - before[value]))
+    for value, inside in groups.items():
+        if _end_alike(orders, starts, first[value], last[value], skip + _STEP):
+            for row, rank in inside:
+                found[row] = first[value] if 2 * rank <= after[value] - before[value] else last[value]
+        else:
+            _cut(orders, starts, first[value], last[value], inside, skip + _STEP, found)
 
 
 def _end_alike(orders: Sequence[Texts], starts: Sequence[Ints], low: Ints, high: Ints, skip: int) -> bool:

@@ -1,0 +1,50 @@
+"""What htshuffle and htsort do: the one place of their suites that calls them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from benchmarks.model import Work
+from benchmarks.ours import write_shard
+
+
+@contextmanager
+def exchange(
+    root: str, pattern: str, outputs: int, order: Literal["random", "key"], memory: int, jobs: int = 2
+) -> Iterator[Work]:
+    """Shuffle, or sort by key, a whole dataset into so many shards."""
+    from shardtools.jobs.exchange.exchange import run_exchange
+    from shardtools.jobs.exchange.keying import Keying
+    from shardtools.jobs.exchange.planning import Exchange, plan_exchange
+    from shardtools.jobs.options import RunOptions
+
+    options = RunOptions(jobs=jobs)
+    what = Exchange("benchmark", Keying(order, seed=1), memory=memory)
+
+    def run(source: str, destination: str) -> int:
+        plan = plan_exchange(os.path.join(root, source), os.path.join(root, "output", destination), what, options)
+        return run_exchange(plan, options).counts.written
+
+    run(write_shard(root), "warm-@1.tar")
+    yield lambda: run(pattern, f"out-@{outputs:06d}.tar")
+
+
+@contextmanager
+def plan(root: str, runs: int, outputs: int, samples: int) -> Iterator[Work]:
+    """Find where each output begins in each run, given the orders of all samples."""
+    import numpy as np
+
+    from shardtools.jobs.exchange.columns import Texts
+    from shardtools.jobs.exchange.order import RANDOM_BYTES, RandomOrder
+    from shardtools.jobs.exchange.plan import cuts, ranks
+
+    size = samples // runs
+    orders = []
+    for run in range(runs):
+        words = RandomOrder(1, run).take(size).view(">u8").reshape(-1, 2)
+        ordered = np.ascontiguousarray(words[np.argsort(words[:, 0])])
+        orders.append(Texts(ordered.view(np.uint8).reshape(-1), RANDOM_BYTES * np.arange(1, size + 1)))
+    yield lambda: int(cuts(orders, ranks(runs * size, outputs))[-1].sum())

@@ -1,0 +1,5 @@
+"""The suite `shuffle`; see exchange.py."""
+
+from benchmarks.exchange import shuffle as tables
+
+__all__ = ["tables"]

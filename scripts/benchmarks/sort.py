@@ -1,0 +1,5 @@
+"""The suite `sort`; see exchange.py."""
+
+from benchmarks.exchange import sort as tables
+
+__all__ = ["tables"]
