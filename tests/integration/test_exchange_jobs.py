@@ -449,9 +449,12 @@ class TestReduce:
         assert int(fields["peak.txt"]) * 1024 < 232_000_000
 
     def test_scripts_that_fail(self, folder: Path) -> None:
-        (folder / "r.py").write_text("def reduce_samples(key, records):\n    return 1 / (int(key) - 3)\n")
+        (folder / "r.py").write_text("def reduce_samples(key, records):\n    raise KeyError(key)\n")
+        message = sort(folder, "--by", "cls", "-p", "r.py", "-j", "1", SPEC, "out-@3.tar")
+        assert message.status == 1 and "KeyError: '0' (r.py:2 in reduce_samples); mend the script" in message.err
+        (folder / "r.py").write_text("def reduce_samples(key, records):\n    return 1.5\n")
         message = sort(folder, "--by", "cls", "-p", "r.py", SPEC, "out-@3.tar")
-        assert message.status == 1 and "r.py:2 in reduce_samples" in message.err
+        assert "reduce_samples returned float; return None, a record (a dict), or several records" in message.err
         (folder / "r.py").write_text("def reduce_samples(records):\n    return []\n")
         message = sort(folder, "--by", "cls", "-p", "r.py", SPEC, "out-@3.tar")
         assert "reduce_samples takes one argument only; define reduce_samples(key, records)" in message.err

@@ -29,7 +29,7 @@ from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.spans import SpanBatch, SpanWriter, batch_of
 from shardtools.shards.tar import BLOCK, Ints
 from shardtools.shards.writer import ShardWriter
-from shardtools.storage import ByteRange, Sink, get_storage
+from shardtools.storage import Sink, get_storage
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _read(task: GatherTask, plan: GatherPlan, located: Located, start: int, stop
         rows = np.flatnonzero(runs == number)
         first, last = int(starts[rows].min()), int((starts[rows] + sizes[rows]).max())
         run = plan.runs[number]
-        [data] = get_storage(run.url).read_ranges(run.url, [ByteRange(first, last)])
+        data = run.read_data(first, last)
         body = np.frombuffer(data, np.uint8)
         at[rows] = starts[rows] - first
         if not np.array_equal(sums_of(body, at[rows], sizes[rows]), sums[rows]):
@@ -192,7 +192,7 @@ def _read(task: GatherTask, plan: GatherPlan, located: Located, start: int, stop
             source = spread(at[rows] // BLOCK, sizes[rows] // BLOCK)
             out[spread(places[rows] // BLOCK, sizes[rows] // BLOCK)] = blocks[source]
         else:
-            bodies[number] = memoryview(data)
+            bodies[number] = data
     if out is not None:
         return Chunk(start, stop - start, [out.reshape(-1).data])
     stops = (at + sizes).tolist()

@@ -63,6 +63,9 @@ class Reducer:
             returned = self._call(key, everyone())
             if returned is None:
                 return []
+            if isinstance(returned, str | bytes) or not isinstance(returned, Iterable):
+                fix = "return None, a record (a dict), or several records"
+                raise SampleError(f"{self._name} returned {type(returned).__name__}", fix=fix)
             made = [returned] if isinstance(returned, Mapping) else list(returned)
         except ShardtoolsError:
             raise

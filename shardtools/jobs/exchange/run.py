@@ -8,6 +8,8 @@ few numbers of a `Run`.
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,9 @@ import numpy.typing as npt
 from shardtools.errors import CorruptError
 from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns, Texts
 from shardtools.shards.tar import Bytes, Ints
+from shardtools.spec import scheme_of
 from shardtools.storage import ByteRange, get_storage
+from shardtools.storage.files import os_errors
 
 ROW = np.dtype([("name_end", "<u8"), ("member_end", "<u8"), ("data_end", "<u8"), ("sum", "<u8"), ("place", PLACE)])
 _END = np.dtype("<u8")
@@ -105,6 +109,23 @@ class Run:
             self.fields,
         )
         return columns, int(data_ends[0])
+
+    def read_data(self, start: int, stop: int) -> memoryview:
+        """Return the bytes of spans from ``start`` to ``stop``; of a local run they are mapped, not copied."""
+        if scheme_of(self.url) not in ("", "file") or start == stop:
+            [data] = get_storage(self.url).read_ranges(self.url, [ByteRange(start, stop)])
+            return memoryview(data)
+        before = start % mmap.ALLOCATIONGRANULARITY
+        with os_errors(self.url):
+            fd = os.open(self.url.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if os.fstat(fd).st_size != self.filesize:
+                    raise CorruptError("the spill was cut off", url=self.url, fix="delete it and run again")
+                flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+                mapped = mmap.mmap(fd, stop - start + before, flags, mmap.PROT_READ, offset=start - before)
+            finally:
+                os.close(fd)
+        return memoryview(mapped)[before:]
 
     def check(self, columns: Columns) -> None:
         """Raise if columns that were read cannot be what was written.
