@@ -89,15 +89,16 @@ class ShardReader:
     """A shard, read once from start to end: iterate over it for its blocks.
 
     ``stat`` describes the object that is read. With ``ahead`` the next block is read and scanned in a thread while the
-    caller works on this one.
+    caller works on this one. With ``measure`` the checksum of all bytes is taken, for `measured`.
 
     Raises, when made or while read:
         StorageError: the shard cannot be read.
         ShardError: it is truncated or damaged, or does not match its sidecar (see `shardtools.shards.verify`).
     """
 
-    def __init__(self, url: str, *, block_size: int = BLOCK_SIZE, ahead: bool = False):
+    def __init__(self, url: str, *, block_size: int = BLOCK_SIZE, ahead: bool = False, measure: bool = False):
         self.url = url
+        self._measure = measure
         self._block_size = max(block_size // BLOCK, 1) * BLOCK
         self._ahead = ahead
         self._stream = get_storage(url).open(url)
@@ -112,7 +113,12 @@ class ShardReader:
         except BaseException:
             self._stream.close()
             raise
-        return None if checksum is None else CheckedStream(self._stream, self.url, checksum)
+        return CheckedStream(self._stream, self.url, checksum) if checksum or self._measure else None
+
+    def measured(self) -> tuple[int, str]:
+        """Return how many bytes the shard has as stored, and their checksum; once all blocks were read."""
+        assert self._checked is not None
+        return self._checked.size, self._checked.checksum
 
     @property
     def stat(self) -> Stat:

@@ -131,6 +131,19 @@ class Composer:
                 "a record must have its key, a str, as 'key'" if key is None else f"a key must be a str, not {key!r}",
                 fix='return it with "key": record["key"]',
             )
+        layout = self.layout(names, key)
+        values = [record[field] for field in layout.fields]
+        for i, value in enumerate(values):
+            if type(value) is not bytes:
+                values[i] = encode(layout.fields[i], value, key=key)
+        return key, (layout, values)
+
+    def layout(self, names: tuple[Any, ...], key: str) -> Layout:
+        """Return the layout of a record's fields, given its ``names`` in any order, and check the key.
+
+        Raises:
+            SampleError: the key or a field cannot be a member's name.
+        """
         layout = self._layouts.get(names)
         if layout is None:
             if len(self._layouts) >= _LAYOUTS:
@@ -138,11 +151,7 @@ class Composer:
             layout = self._layouts[names] = _layout(names, key)
         if not (key.isalnum() and key.isascii()) and not _is_plain(key):
             _check_key(key, layout)
-        values = [record[field] for field in layout.fields]
-        for i, value in enumerate(values):
-            if type(value) is not bytes:
-                values[i] = encode(layout.fields[i], value, key=key)
-        return key, (layout, values)
+        return layout
 
 
 def _check_key(key: str, layout: Layout) -> None:

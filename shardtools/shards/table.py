@@ -113,3 +113,13 @@ def concatenate(tables: Sequence[ShardTable]) -> ShardTable:
 def join(parts: Sequence[npt.NDArray[Any]], dtype: type[np.generic]) -> npt.NDArray[Any]:
     """Return the columns ``parts`` as one, empty if there are none."""
     return np.concatenate(parts, dtype=dtype) if parts else np.empty(0, dtype)
+
+
+def spread(starts: Ints, sizes: Ints) -> Ints:
+    """Return the numbers from each start on, as many as its size says, end to end.
+
+    >>> spread(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    shifts = starts - (np.cumsum(sizes) - sizes)
+    return np.repeat(shifts, sizes) + np.arange(int(sizes.sum()), dtype=np.int64)

@@ -18,9 +18,13 @@ _REST = 1 << 20
 
 
 class CheckedStream:
-    """The bytes of a shard, whose checksum is taken as they come through."""
+    """The bytes of a shard, whose checksum is taken as they come through; ``checksum`` is what it must be, if anything.
 
-    def __init__(self, stream: Stream, url: str, checksum: str):
+    ``size`` is how many bytes have come so far.
+    """
+
+    def __init__(self, stream: Stream, url: str, checksum: str | None):
+        self.size = 0
         self._stream = stream
         self._url = url
         self._expected = checksum
@@ -29,7 +33,13 @@ class CheckedStream:
     def readinto(self, buffer: memoryview, /) -> int:
         size = self._stream.readinto(buffer)
         self._crc = crc32(buffer[:size], self._crc)
+        self.size += size
         return size
+
+    @property
+    def checksum(self) -> str:
+        """The checksum of the bytes so far, as a sidecar has it."""
+        return f"crc32:{self._crc:08x}"
 
     def check(self) -> None:
         """Read what nobody wanted of the end, and compare.
@@ -40,10 +50,9 @@ class CheckedStream:
         rest = memoryview(bytearray(_REST))
         while self.readinto(rest):
             pass
-        found = f"crc32:{self._crc:08x}"
-        if found != self._expected:
+        if self._expected is not None and self.checksum != self._expected:
             raise CorruptError(
-                f"its checksum is {found}, and {self._expected} in its sidecar",
+                f"its checksum is {self.checksum}, and {self._expected} in its sidecar",
                 url=self._url,
                 fix="fetch or make the shard again; if it was replaced on purpose, delete the sidecar",
             )

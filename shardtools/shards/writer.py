@@ -29,6 +29,50 @@ _SMALL = 1024
 _PADDING = [bytes(-size % tar.BLOCK) for size in range(tar.BLOCK)]
 
 
+class Batch:
+    """Some samples to be written: their keys and layouts, and the data of all members with their CRC-32.
+
+    ``size`` is the number of bytes of these data.
+    """
+
+    __slots__ = ("checksums", "keys", "layouts", "size", "values")
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.layouts: list[Layout] = []
+        self.values: list[bytes] = []
+        self.checksums: list[int] = []
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def add(self, key: str, members: Members) -> None:
+        """Append a sample."""
+        layout, values = members
+        self.keys.append(key)
+        self.layouts.append(layout)
+        self.values += values
+        self.checksums += map(crc32, values)
+        self.size += sum(map(len, values))
+
+    def extend(self, other: Batch) -> None:
+        """Append the samples of another batch."""
+        self.keys += other.keys
+        self.layouts += other.layouts
+        self.values += other.values
+        self.checksums += other.checksums
+        self.size += other.size
+
+    def remove(self, rows: Sequence[int]) -> None:
+        """Remove samples, by their rows in ascending order."""
+        first = [0, *accumulate(len(layout.fields) for layout in self.layouts)]
+        for row in reversed(rows):
+            members = slice(first[row], first[row + 1])
+            self.size -= sum(map(len, self.values[members]))
+            del self.keys[row], self.layouts[row], self.values[members], self.checksums[members]
+
+
 class ShardWriter:
     """Writes samples into the sink of a shard; `finish` returns the shard's sidecar, not yet written.
 
@@ -44,11 +88,7 @@ class ShardWriter:
         self._packer = packer_for(url)
         self._on_repeat = on_repeat or self._refuse_repeat
         self._seen = SeenKeys()
-        self._keys: list[str] = []
-        self._layouts: list[Layout] = []
-        self._values: list[bytes] = []
-        self._checksums: list[int] = []
-        self._bytes = 0
+        self._batch = Batch()
         self.count = 0
         self._columns: dict[str, list[npt.NDArray[Any]]] = {}
         self._codes: dict[str, int] = {}
@@ -56,19 +96,21 @@ class ShardWriter:
         self._filesize = 0
         self._checksum = 0
 
-    def add(self, key: str, members: Members, checksums: Sequence[int] | None = None) -> None:
-        """Append a sample; ``checksums`` are the CRC-32 of its members' data, where they are known.
+    def add(self, key: str, members: Members) -> None:
+        """Append a sample.
 
         Raises:
             DuplicateKeyError: the shard has a sample with this key already (raised by this or a later call).
         """
-        layout, values = members
-        self._keys.append(key)
-        self._layouts.append(layout)
-        self._values += values
-        self._checksums += map(crc32, values) if checksums is None else checksums
-        self._bytes += sum(map(len, values))
-        if self._bytes >= _BATCH_BYTES or len(self._values) >= _BATCH_MEMBERS:
+        batch = self._batch
+        batch.add(key, members)
+        if batch.size >= _BATCH_BYTES or len(batch.values) >= _BATCH_MEMBERS:
+            self.flush()
+
+    def add_batch(self, batch: Batch) -> None:
+        """Append the samples of a batch; see `add`."""
+        self._batch.extend(batch)
+        if self._batch.size >= _BATCH_BYTES or len(self._batch.values) >= _BATCH_MEMBERS:
             self.flush()
 
     def finish(self, job: Mapping[str, Any]) -> Sidecar:
@@ -94,55 +136,50 @@ class ShardWriter:
 
     def flush(self) -> None:
         """Write the samples that wait; afterwards `count` is right."""
-        repeated = self._seen.add(self._keys)
-        if repeated:
-            self._leave_out(repeated)
-        if self._keys:
-            keys, layouts, values = list(map(encode_name, self._keys)), self._layouts, self._values
-            names = [key + suffix for key, layout in zip(keys, layouts, strict=True) for suffix in layout.suffixes]
-            sizes = list(map(len, values))
+        batch, self._batch = self._batch, Batch()
+        if repeated := self._seen.add(batch.keys):
+            for row in reversed(repeated):
+                self._on_repeat(batch.keys[row])
+            batch.remove(repeated)
+        if batch:
+            keys = list(map(encode_name, batch.keys))
+            names = [
+                key + suffix for key, layout in zip(keys, batch.layouts, strict=True) for suffix in layout.suffixes
+            ]
+            sizes = list(map(len, batch.values))
             headers = tar.build_headers(names, sizes)
-            self._record(keys, headers, sizes)
-            self._write(headers, sizes)
+            self._record(batch, keys, headers, sizes)
+            self._write(batch, headers, sizes)
             self.count += len(keys)
-        self._keys, self._layouts, self._values, self._checksums, self._bytes = [], [], [], [], 0
 
-    def _leave_out(self, rows: Sequence[int]) -> None:
-        """Treat samples whose keys others have."""
-        first = [0, *accumulate(len(layout.fields) for layout in self._layouts)]
-        for row in reversed(rows):
-            self._on_repeat(self._keys[row])
-            members = slice(first[row], first[row + 1])
-            del self._keys[row], self._layouts[row], self._values[members], self._checksums[members]
-
-    def _record(self, keys: Sequence[bytes], headers: Sequence[memoryview], sizes: Sequence[int]) -> None:
+    def _record(self, added: Batch, keys: Sequence[bytes], headers: Sequence[memoryview], sizes: Sequence[int]) -> None:
         """Append the batch to the columns of the sidecar."""
         codes = self._codes
-        fields = chain.from_iterable([layout.fields for layout in self._layouts])
+        fields = chain.from_iterable([layout.fields for layout in added.layouts])
         batch = {
             "key_data": np.frombuffer(b"".join(keys), np.uint8),
             "key_length": np.array(list(map(len, keys))),
-            "members": np.array([len(layout.fields) for layout in self._layouts]),
+            "members": np.array([len(layout.fields) for layout in added.layouts]),
             "lead": np.zeros(len(keys), np.uint8),
             "head": np.array(list(map(len, headers))),
             "size": np.array(sizes),
             "field": np.array([codes.setdefault(field, len(codes)) for field in fields]),
-            "crc32": np.array(self._checksums, np.uint32),
+            "crc32": np.array(added.checksums, np.uint32),
         }
         for name, column in batch.items():
             self._columns.setdefault(name, []).append(column if column.dtype.itemsize < 8 else narrow(column))
 
-    def _write(self, headers: Sequence[memoryview], sizes: Sequence[int]) -> None:
+    def _write(self, batch: Batch, headers: Sequence[memoryview], sizes: Sequence[int]) -> None:
         parts: list[Any] = [None] * (3 * len(sizes))
         parts[0::3] = headers
-        parts[1::3] = self._values
+        parts[1::3] = batch.values
         parts[2::3] = [_PADDING[size % tar.BLOCK] for size in sizes]
         self._tar_size += sum(map(len, parts))
         if not self._packer.by_sample:
             self._emit(self._packer.pack(parts))
             return
         at = 0
-        for layout in self._layouts:
+        for layout in batch.layouts:
             after = at + 3 * len(layout.fields)
             self._emit(self._packer.pack(parts[at:after]))
             at = after

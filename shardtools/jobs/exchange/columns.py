@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.jobs.exchange.order import prefixes
+from shardtools.shards.table import spread
 from shardtools.shards.tar import BLOCK, Bytes, Ints
 
 MEMBER = np.dtype([("head", "<u8"), ("size", "<u8"), ("field", "<u4"), ("crc32", "<u4")])
@@ -58,16 +59,6 @@ class Texts:
         shifts = np.cumsum([0, *(len(part.data) for part in parts)])
         ends = [part.ends + shift for part, shift in zip(parts, shifts[:-1].tolist(), strict=True)]
         return cls(np.concatenate([part.data for part in parts]), np.concatenate(ends))
-
-
-def spread(starts: Ints, sizes: Ints) -> Ints:
-    """Return the numbers from each start on, as many as its size says, end to end.
-
-    >>> spread(np.array([5, 0]), np.array([2, 3])).tolist()
-    [5, 6, 0, 1, 2]
-    """
-    shifts = starts - (np.cumsum(sizes) - sizes)
-    return np.repeat(shifts, sizes) + np.arange(int(sizes.sum()), dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from shardtools.engine import check_cancelled
 from shardtools.errors import CorruptError, ShardtoolsError
 from shardtools.jobs.exchange.collect import SMALL, sorted_rows
-from shardtools.jobs.exchange.columns import Columns, content_hash, join_columns, spread, sums_of
+from shardtools.jobs.exchange.columns import Columns, content_hash, join_columns, sums_of
 from shardtools.jobs.exchange.contents import records_of
 from shardtools.jobs.exchange.merge import Merger
 from shardtools.jobs.exchange.reduce import REDUCE, Reducer
@@ -27,6 +27,7 @@ from shardtools.jobs.target import Counts, ShardResult, Target, commit, is_own, 
 from shardtools.shards.samples import Composer
 from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.spans import SpanBatch, SpanWriter, batch_of
+from shardtools.shards.table import spread
 from shardtools.shards.tar import BLOCK, Ints
 from shardtools.shards.writer import ShardWriter
 from shardtools.storage import Sink, get_storage
