@@ -4,7 +4,11 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_LAZY = {"open": ("shardtools.dataset", "open_dataset"), "ShardedDataset": ("shardtools.dataset", "ShardedDataset")}
+_LAZY = {
+    "open": ("shardtools.view", "open_dataset"),
+    "Dataset": ("shardtools.view", "Dataset"),
+    "FieldView": ("shardtools.view", "FieldView"),
+}
 
 
 def __getattr__(name: str) -> Any:

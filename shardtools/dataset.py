@@ -1,10 +1,11 @@
 """A dataset as a sequence of samples, of which only what is asked for is fetched.
 
-    open(spec) -> manifest, or sidecars -> which shard -> its table -> ranges -> records
+    ShardedDataset(spec) -> manifest, or sidecars -> which shard -> its table -> ranges -> records
 
-What an operation costs, in requests: `open` one (the manifest); the first sample of a shard two more (the shard's size
-and its sidecar); a sample one; a slice one for each shard (for `.tgz` and `.tar.zst`, from the entry point before it).
-Shards without a sidecar are read once, from their start. By key: the sidecars of the shards up to the one that has it.
+What an operation costs, in requests: to open it one (the manifest); the first sample of a shard two more (the shard's
+size and its sidecar); a sample one; a slice one for each shard (for `.tgz` and `.tar.zst`, from the entry point before
+it). Shards without a sidecar are read once, from their start. By key: the sidecars of the shards up to the one that has
+it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -35,9 +36,6 @@ from shardtools.shards.tar import Ints
 from shardtools.spec import Destination, identity, name_of, scheme_of
 from shardtools.storage import ByteRange, StorageOptions, get_storage, using
 from shardtools.storage.files import os_errors
-
-if TYPE_CHECKING:
-    from shardtools.view import FieldView
 
 THREADS = 16
 """Shards that are asked at a time."""
@@ -196,7 +194,7 @@ class ShardedDataset(Sequence[Record]):
     """
 
     def __init__(self, spec: str | Sequence[str], options: StorageOptions):
-        """See `open_dataset`, which makes one."""
+        """See `shardtools.open`, which makes one."""
         self.spec = spec
         self._options = options
         with using(options):
@@ -407,12 +405,6 @@ class ShardedDataset(Sequence[Record]):
                 results[place] = value
         return results
 
-    def view(self, field: str, **options: Any) -> FieldView:
-        """Return one field of all samples as something like a numpy array; see `shardtools.view.FieldView`."""
-        from shardtools.view import FieldView
-
-        return FieldView(self, field, **options)
-
 
 def normalize(index: Any, size: int) -> Ints:
     """Return numbers, or a mask of ``size`` truth values, as numbers that are not negative.
@@ -437,21 +429,11 @@ def normalize(index: Any, size: int) -> Ints:
     return np.where(numbers < 0, numbers + size, numbers)
 
 
-def open_dataset(
-    spec: str | Sequence[str], *, cache: str | None = None, retries: int = 5, timeout: float = 60.0
-) -> ShardedDataset:
-    """Return the dataset that ``spec`` names: ``"http://host/train-@1000.tgz"``, or a list of such.
-
-    Nothing is fetched but the manifest, where there is one. ``cache`` (``DIR`` or ``DIR:SIZE``) keeps what is fetched
-    later on a local disk. ``retries`` and ``timeout`` are those of `StorageOptions`.
-
-    Raises:
-        SpecError: the spec is wrong or names nothing.
-        StorageError: the storage cannot be read.
-    """
+def storage_options(cache: str | None, retries: int, timeout: float) -> StorageOptions:
+    """Return options for storage in which the cache's folder is the same from whatever working folder."""
     if cache is not None:
         from shardtools.storage.cache import parse_cache
 
         folder, size = parse_cache(cache)
         cache = f"{os.path.abspath(folder)}:{size}"
-    return ShardedDataset(spec, StorageOptions(retries=retries, timeout=timeout, cache=cache))
+    return StorageOptions(retries=retries, timeout=timeout, cache=cache)

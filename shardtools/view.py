@@ -13,19 +13,16 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.dataset import normalize
+from shardtools.dataset import ShardedDataset, normalize, storage_options
 from shardtools.errors import FieldError, SampleError
 from shardtools.shards.fields import decode as decode_field
 from shardtools.shards.fields import extension
 from shardtools.shards.tar import Ints
-
-if TYPE_CHECKING:
-    from shardtools.dataset import ShardedDataset
 
 BATCH = 256
 """Samples that a reduction or an iteration fetches at a time."""
@@ -359,6 +356,31 @@ _KNOWN: dict[Any, str] = {np.shape: "shape", np.ndim: "ndim", np.size: "size"}
 _STREAMED: dict[Any, str] = {
     getattr(np, name): name for name in ("sum", "min", "max", "any", "all", "mean", "var", "std")
 }
+
+
+class Dataset(ShardedDataset):
+    """A dataset that also gives views of its fields."""
+
+    def view(
+        self, field: str, *, decode: str | Decode | None = "auto", resize: tuple[int, int] | None = None
+    ) -> FieldView:
+        """Return one field of all samples as something like a numpy array; see `FieldView`."""
+        return FieldView(self, field, decode=decode, resize=resize)
+
+
+def open_dataset(
+    spec: str | Sequence[str], *, cache: str | None = None, retries: int = 5, timeout: float = 60.0
+) -> Dataset:
+    """Return the dataset that ``spec`` names: ``"http://host/train-@1000.tgz"``, or a list of such.
+
+    Nothing is fetched but the manifest, where there is one. ``cache`` (``DIR`` or ``DIR:SIZE``) keeps what is fetched
+    later on a local disk. ``retries`` and ``timeout`` are those of `StorageOptions`.
+
+    Raises:
+        SpecError: the spec is wrong or names nothing.
+        StorageError: the storage cannot be read.
+    """
+    return Dataset(spec, storage_options(cache, retries, timeout))
 
 
 class Ragged:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import shardtools
-from shardtools.dataset import ShardedDataset
 from shardtools.errors import NotFoundError, SampleError, SpecError
+from shardtools.view import Dataset
 from tests.datasets import written_dataset
 
 SIZES = (10, 0, 7, 6)
@@ -40,7 +40,7 @@ def samples() -> list[list[dict[str, object]]]:
 
 
 @pytest.fixture(scope="module", params=["tar", "tgz", "tar.zst", "bare tar", "bare tgz"])
-def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ShardedDataset:
+def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A dataset with its sidecars and manifest, or without."""
     folder = tmp_path_factory.mktemp("data")
     ending = request.param.removeprefix("bare ")
@@ -52,7 +52,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> ShardedDataset:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("plain")
     written_dataset(folder, "in-@4.tar", samples())
     return shardtools.open(str(folder / "in-@4.tar"))
@@ -67,31 +67,31 @@ def seen(record: Any) -> tuple[str, bytes]:
 
 
 class TestDataset:
-    def test_what_it_is(self, dataset: ShardedDataset) -> None:
+    def test_what_it_is(self, dataset: Dataset) -> None:
         assert len(dataset) == TOTAL
         assert dataset.fields == ("cls", "json", "png", "ragged.npy", "txt", "x.npy")
         assert dataset.keys == [f"k/{i:03d}" for i in range(TOTAL)]
         assert "4 shards, 23 samples" in repr(dataset)
 
     @pytest.mark.parametrize("number", [0, 9, 10, 16, 17, 22, -1, -23])
-    def test_a_sample(self, dataset: ShardedDataset, number: int) -> None:
+    def test_a_sample(self, dataset: Dataset, number: int) -> None:
         record = dataset[number]
         assert seen(record) == expected(number) and record["cls"] == b"%d" % (number % TOTAL % 5)
         assert ("json" in record) == bool(number % TOTAL % 2)
         assert seen(dataset[np.int64(number)]) == expected(number)
 
     @pytest.mark.parametrize("number", [23, -24, 10**12])
-    def test_none_of_them(self, dataset: ShardedDataset, number: int) -> None:
+    def test_none_of_them(self, dataset: Dataset, number: int) -> None:
         with pytest.raises(IndexError, match="they are 23"):
             dataset[number]
 
     @pytest.mark.parametrize(
         "part", [slice(2, 20), slice(None, None, -1), slice(20, 3, -4), slice(30, 40), slice(-5, None)]
     )
-    def test_slices(self, dataset: ShardedDataset, part: slice) -> None:
+    def test_slices(self, dataset: Dataset, part: slice) -> None:
         assert [seen(record) for record in dataset[part]] == [expected(i) for i in range(TOTAL)[part]]
 
-    def test_lists_and_masks(self, dataset: ShardedDataset) -> None:
+    def test_lists_and_masks(self, dataset: Dataset) -> None:
         assert [seen(record) for record in dataset[[5, 20, 5, -1]]] == [expected(i) for i in (5, 20, 5, -1)]
         mask = np.arange(TOTAL) % 4 == 1
         assert [seen(record) for record in dataset[mask]] == [expected(i) for i in np.flatnonzero(mask)]
@@ -100,22 +100,22 @@ class TestDataset:
         with pytest.raises(IndexError, match="there is no sample 23"):
             dataset[[1, 23]]
 
-    def test_by_key(self, dataset: ShardedDataset) -> None:
+    def test_by_key(self, dataset: Dataset) -> None:
         assert seen(dataset["k/017"]) == expected(17) and dataset["k/017"].index == 0
         assert "k/022" in dataset and "k/023" not in dataset and 5 not in dataset
         with pytest.raises(KeyError):
             dataset["nothing"]
 
-    def test_iteration(self, dataset: ShardedDataset) -> None:
+    def test_iteration(self, dataset: Dataset) -> None:
         assert [seen(record) for record in dataset] == [expected(i) for i in range(TOTAL)]
 
-    def test_many_threads(self, dataset: ShardedDataset) -> None:
+    def test_many_threads(self, dataset: Dataset) -> None:
         numbers = [random.Random(i).randrange(TOTAL) for i in range(300)]
         with ThreadPoolExecutor(8) as pool:
             assert [seen(r) for r in pool.map(dataset.__getitem__, numbers)] == [expected(i) for i in numbers]
 
     @pytest.mark.parametrize("method", ["fork", "spawn"])
-    def test_in_other_processes(self, dataset: ShardedDataset, method: str) -> None:
+    def test_in_other_processes(self, dataset: Dataset, method: str) -> None:
         dataset[0]
         assert len(pickle.dumps(dataset)) < 4000
         with multiprocessing.get_context(method).Pool(2) as pool:
@@ -152,7 +152,7 @@ class TestDataset:
 
 class TestView:
     @pytest.mark.parametrize("field", ["x.npy", "png"])
-    def test_what_it_is(self, dataset: ShardedDataset, field: str) -> None:
+    def test_what_it_is(self, dataset: Dataset, field: str) -> None:
         view = dataset.view(field)
         assert (view.shape, view.dtype, view.ndim, view.size, view.nbytes, len(view)) == (
             ARRAY.shape, ARRAY.dtype, ARRAY.ndim, ARRAY.size, ARRAY.nbytes, TOTAL
@@ -161,7 +161,7 @@ class TestView:
         assert np.array_equal(view[3], ARRAY[3]) and np.array_equal(view[-1], ARRAY[-1])
         assert all(np.array_equal(a, b) for a, b in zip(view, ARRAY, strict=True))
 
-    def test_numbers_texts_and_objects(self, dataset: ShardedDataset) -> None:
+    def test_numbers_texts_and_objects(self, dataset: Dataset) -> None:
         labels = dataset.view("cls")[:]
         assert np.asarray(labels).tolist() == [i % 5 for i in range(TOTAL)] and labels.shape == (TOTAL,)
         assert labels.dtype == np.int64 and labels[7] == 2
@@ -170,25 +170,25 @@ class TestView:
         assert dataset.view("json")[1::2][2] == {"n": 5}
         assert dataset.view("cls", decode=lambda data: float(data) / 2)[3] == 1.5
 
-    def test_a_field_that_is_missing(self, dataset: ShardedDataset) -> None:
+    def test_a_field_that_is_missing(self, dataset: Dataset) -> None:
         with pytest.raises(SampleError, match=r"\[k/004\]: sample 4 has no json; choose other samples"):
             np.asarray(dataset.view("json")[3:6])
 
-    def test_samples_of_different_shapes(self, dataset: ShardedDataset) -> None:
+    def test_samples_of_different_shapes(self, dataset: Dataset) -> None:
         view = dataset.view("ragged.npy")
         with pytest.raises(SampleError, match=r"samples 1 and 2 have the shapes \(2,\) and \(3,\); use view.ragged"):
             np.asarray(view[1:3])
         assert [part.tolist() for part in view.ragged[1:4]] == [[0, 1], [0, 1, 2], [0]]
         assert np.asarray(view[1::3]).shape == (8, 2)
 
-    def test_images_of_one_size(self, dataset: ShardedDataset) -> None:
+    def test_images_of_one_size(self, dataset: Dataset) -> None:
         assert np.asarray(dataset.view("png", resize=(8, 9))[2:4]).shape == (2, 8, 9, 3)
         with pytest.raises(ValueError, match="resize is for images"):
             dataset.view("x.npy", resize=(8, 9))
 
     @settings(max_examples=300, deadline=None)
     @given(index=hnp.basic_indices(ARRAY.shape, min_dims=0, allow_newaxis=True, allow_ellipsis=True))
-    def test_basic_indices(self, plain: ShardedDataset, index: Any) -> None:
+    def test_basic_indices(self, plain: Dataset, index: Any) -> None:
         self.compare(plain, index)
 
     @settings(max_examples=150, deadline=None)
@@ -196,17 +196,17 @@ class TestView:
         first=hnp.integer_array_indices((TOTAL,), result_shape=hnp.array_shapes(max_dims=2, max_side=4)),
         rest=hnp.basic_indices(ARRAY.shape[1:], allow_newaxis=True, allow_ellipsis=False),
     )
-    def test_lists_of_samples(self, plain: ShardedDataset, first: Any, rest: Any) -> None:
+    def test_lists_of_samples(self, plain: Dataset, first: Any, rest: Any) -> None:
         self.compare(plain, (first[0], *(rest if isinstance(rest, tuple) else (rest,))))
 
     @settings(max_examples=100, deadline=None)
     @given(hnp.integer_array_indices(ARRAY.shape, result_shape=hnp.array_shapes(max_dims=2, max_side=3)))
-    def test_lists_on_every_axis(self, plain: ShardedDataset, index: Any) -> None:
+    def test_lists_on_every_axis(self, plain: Dataset, index: Any) -> None:
         self.compare(plain, index)
 
     @settings(max_examples=50, deadline=None)
     @given(hnp.arrays(bool, TOTAL), st.sampled_from([(), (1,), (slice(1, 3),), ([0, 1],)]))
-    def test_masks(self, plain: ShardedDataset, mask: Any, rest: Any) -> None:
+    def test_masks(self, plain: Dataset, mask: Any, rest: Any) -> None:
         if rest and isinstance(rest[0], list) and mask.sum() != 2:
             rest = ()
         self.compare(plain, (mask, *rest))
@@ -216,7 +216,7 @@ class TestView:
         hnp.basic_indices(ARRAY.shape, allow_newaxis=False, allow_ellipsis=True),
         st.lists(st.sampled_from([slice(None), slice(1, None), slice(None, None, -1), slice(0, 3, 2)]), max_size=2),
     )
-    def test_views_of_views(self, plain: ShardedDataset, index: Any, more: list[slice]) -> None:
+    def test_views_of_views(self, plain: Dataset, index: Any, more: list[slice]) -> None:
         view, array = plain.view("x.npy")[index], ARRAY[index]
         for part in more:
             if np.ndim(array):
@@ -224,7 +224,7 @@ class TestView:
         assert np.array_equal(np.asarray(view), array) and np.shape(view) == array.shape
 
     @staticmethod
-    def compare(dataset: ShardedDataset, index: Any) -> None:
+    def compare(dataset: Dataset, index: Any) -> None:
         parts = index if isinstance(index, tuple) else (index,)
         lead = next((part for part in parts if part is not Ellipsis), slice(None))
         view = dataset.view("x.npy")
@@ -240,7 +240,7 @@ class TestView:
     @pytest.mark.parametrize(
         "index", [(0, 4), (slice(None), 7), (0, 0, 0, 0, 0), (Ellipsis, Ellipsis), 23, -24, ([0, 30],)]
     )
-    def test_what_is_out_of_range(self, plain: ShardedDataset, index: Any) -> None:
+    def test_what_is_out_of_range(self, plain: Dataset, index: Any) -> None:
         with pytest.raises(IndexError):
             ARRAY[index]
         with pytest.raises(IndexError):
@@ -248,7 +248,7 @@ class TestView:
 
     @pytest.mark.parametrize("name", ["sum", "min", "max", "any", "all", "mean", "var", "std"])
     @pytest.mark.parametrize("axis", [None, 0, 1, -1, (0, 1), (1, 2), (0, 1, 2, 3)])
-    def test_reductions(self, plain: ShardedDataset, name: str, axis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_reductions(self, plain: Dataset, name: str, axis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shardtools.view.BATCH", 5)
         view = plain.view("x.npy")
         wanted = getattr(np, name)(ARRAY, axis=axis)
@@ -258,7 +258,7 @@ class TestView:
         part = view[2:19:3, 1:3, ::-1]
         np.testing.assert_allclose(getattr(part, name)(), getattr(np, name)(ARRAY[2:19:3, 1:3, ::-1]), rtol=1e-12)
 
-    def test_what_is_refused(self, plain: ShardedDataset) -> None:
+    def test_what_is_refused(self, plain: Dataset) -> None:
         view = plain.view("x.npy")
         with pytest.raises(TypeError, match="would load all samples"):
             np.median(view)
@@ -269,12 +269,12 @@ class TestView:
         with pytest.raises(ValueError, match="always a copy"):
             np.array(view, copy=False)
 
-    def test_dask(self, plain: ShardedDataset) -> None:
+    def test_dask(self, plain: Dataset) -> None:
         lazy = plain.view("x.npy").to_dask(batch=5)
         assert lazy.shape == ARRAY.shape and lazy.chunks[0] == (5, 5, 5, 5, 3)
         assert np.array_equal(lazy[::2].sum(axis=0).compute(scheduler="threads"), ARRAY[::2].sum(axis=0))
 
-    def test_pickle(self, plain: ShardedDataset) -> None:
+    def test_pickle(self, plain: Dataset) -> None:
         view = plain.view("x.npy")[3:9, 1:]
         again = pickle.loads(pickle.dumps(view))
         assert np.array_equal(np.asarray(again), ARRAY[3:9, 1:]) and len(pickle.dumps(view)) < 4000
