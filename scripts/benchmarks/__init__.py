@@ -12,5 +12,6 @@ SUITES = {
     "shuffle": "benchmarks.shuffle",
     "sort": "benchmarks.sort",
     "storage": "benchmarks.storage",
+    "upload": "benchmarks.upload",
 }
 """Name on the command line: the module. A new suite is one more line here and one more module."""

@@ -25,7 +25,7 @@ from shardtools.storage import Sink
 
 _BATCH_BYTES = 2 << 20
 _BATCH_MEMBERS = 4096
-_SMALL = 1024
+_SMALL = 16 << 10
 _PADDING = [bytes(-size % tar.BLOCK) for size in range(tar.BLOCK)]
 
 

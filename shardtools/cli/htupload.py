@@ -1,0 +1,220 @@
+"""The htupload command."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shardtools.cli.common import SKIPPED, Progress, common_options, format_count, run_command, run_options, tell
+from shardtools.cli.results import show_result
+from shardtools.errors import JobError, redact
+
+if TYPE_CHECKING:
+    from shardtools.jobs.options import RunOptions
+    from shardtools.jobs.run import Plan
+    from shardtools.jobs.sources import Source
+    from shardtools.jobs.sources.opening import Pairs, SourceRules
+    from shardtools.jobs.target import ShardResult
+    from shardtools.jobs.upload import UploadOptions
+
+EPILOG = """\b
+Examples:
+  htupload photos/ photos-@100.tar                 a folder: a.jpg and a.txt are one sample
+  htupload --class-from-folder imagenet/train/ s3://bucket/train-@auto.tgz --shard-size 500MB
+  htupload --file jpg=path --value cls=label table.csv out-@20.tar    .csv .tsv .jsonl .parquet
+  htupload --as png=images --as cls=labels digits.npz out-@10.tar     .npz .npy
+  htupload --key number old.zip out-@10.tgz        .zip .tar .tgz .tar.gz .tar.zst .tar.bz2 .tar.xz
+  find photos -name '*.jpg' | htupload - out-@10.tar        a list of files
+  htupload --shuffle --seed 7 photos/ out-@auto.tar --shard-count 10000
+  htupload --split train=0.9,val=0.1 photos/ '{split}-@20.tar'
+
+A sample of a folder, list or archive is the files whose paths agree up to the first dot of their names: that is the
+sample's key, and what follows the dot are the fields. Hidden files are left out, and files without a dot are left out
+and reported. Links to folders are followed, unless they lead in circles.
+
+Keys of tables: the column that --key names, else one called key, __key__ or id, else the number of the row. A --value
+is encoded by its field's extension; a --file is a path, which begins at the table's folder, or a URL.
+
+DST: @100 stands for 100 shards of about as many samples each, numbered from 00; @auto for as many as it takes. The
+same sources give the same bytes, whatever -c and -j are. Names end in .tar, .tgz, .tar.gz or .tar.zst.
+
+Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interrupted.
+"""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
+@click.option(
+    "--key",
+    metavar="RULE",
+    help="What keys are made of. Of files: their path (which is the default), name, number or hash. Of a table: the "
+    "column of this name.",
+)
+@click.option("--include", multiple=True, metavar="GLOB", help="Only files whose path or name matches one of these.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="No files whose path or name matches one of these.")
+@click.option(
+    "--class-from-folder",
+    is_flag=True,
+    help="Add the field cls: the number of the folder that a file lies in, among all such folders. The manifest has "
+    "their names.",
+)
+@click.option("--file", "files", multiple=True, metavar="FIELD=COLUMN", help="The column that names a field's file.")
+@click.option("--value", "values", multiple=True, metavar="FIELD=COLUMN", help="The column that holds a field's value.")
+@click.option("--as", "arrays", multiple=True, metavar="FIELD=ARRAY", help="The array whose rows become a field.")
+@click.option("--rename", multiple=True, metavar="OLD=NEW", help="Call a field of files otherwise, as in jpeg=jpg.")
+@click.option("--shuffle", is_flag=True, help="Put the samples in a random order.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    metavar="N",
+    show_default=True,
+    help="What --shuffle and --split depend on.",
+)
+@click.option(
+    "--split",
+    metavar="NAME=SHARE,...",
+    help="Share the samples out among datasets at random, by their keys. DST has {split} for the name of each.",
+)
+@click.option(
+    "--shard-size", metavar="SIZE", help="With @auto: at most so many bytes of tar file in a shard, as 500MB."
+)
+@click.option("--shard-count", type=click.IntRange(min=1), metavar="N", help="With @auto: N samples in a shard.")
+@common_options
+def main(**given: Any) -> None:
+    """Turn the files, tables, arrays or archives SRC into the shards DST."""
+    run_command("htupload", given["verbose"], lambda: _upload(given))
+
+
+def _upload(given: dict[str, Any]) -> int:
+    from shardtools.jobs.sources.opening import open_sources
+    from shardtools.jobs.upload import check_layout, plan_upload
+    from shardtools.storage import using
+
+    options = run_options(given)
+    layout, rules = _layout(given), _rules(given)
+    check_layout(given["destination"], layout)
+    with using(options.storage):
+        source = open_sources(given["sources"], rules)
+    with closing(source):
+        plans = plan_upload(source, given["destination"], layout, options)
+        if given["dry_run"]:
+            _show_plans(plans, given["verbose"], source)
+            return 0
+        return _run(plans, source, options, given["quiet"])
+
+
+def _run(plans: list[Plan], source: Source, options: RunOptions, quiet: bool) -> int:
+    from shardtools.jobs.upload import run_upload
+    from shardtools.jobs.upload_shard import watching
+
+    started = time.monotonic()
+    shards = sum(len(plan.tasks) for plan in plans)
+    with Progress(shards, quiet, samples=len(source)) as progress:
+        # Tasks elsewhere tell nothing before they are done.
+        in_threads = options.cluster == "threads"
+        with watching(progress.add) if in_threads else nullcontext():
+
+            def on_shard(shard: ShardResult) -> None:
+                counted = in_threads and not shard.resumed
+                progress.advance(
+                    0 if counted else shard.counts.read, 0 if counted else shard.source_size, resumed=shard.resumed
+                )
+
+            results = run_upload(plans, source, options, on_shard)
+    if not quiet:
+        seconds, left_out = time.monotonic() - started, len(source.left_out())
+        for result in results:
+            more = [f"{format_count(left_out, 'file')} left out that belong to no sample"] if left_out else []
+            show_result("htupload", result, seconds, options.report, more)
+            left_out = 0
+    return 0 if all(result.is_whole for result in results) else SKIPPED
+
+
+def _show_plans(plans: list[Plan], verbose: bool, source: Source) -> None:
+    for plan in plans:
+        sizes = [len(task.args[0].part) for task in plan.tasks]
+        tell(
+            f"would upload {format_count(sum(sizes), 'sample')} to {format_count(len(sizes), 'shard')}: "
+            f"{redact(plan.destination.spec)}"
+        )
+        tell(f"outputs that exist: {len(plan.existing):,}")
+        shown = len(sizes) if verbose or len(sizes) <= 3 else 2
+        for task, size in zip(plan.tasks[:shown], sizes, strict=False):
+            tell(f"{redact(task.name)}: {format_count(size, 'sample')}, from {task.args[0].part.key(0)} on")
+        if shown < len(sizes):
+            tell(f"... and {len(sizes) - shown:,} more (-v shows them all)")
+    if left_out := source.left_out():
+        tell(f"files left out that belong to no sample: {len(left_out):,}")
+        for name, reason in left_out if verbose else ():
+            tell(f"{redact(name)}: {reason}")
+
+
+def _rules(given: dict[str, Any]) -> SourceRules:
+    from shardtools.jobs.sources.opening import SourceRules
+
+    return SourceRules(
+        key=given["key"],
+        include=given["include"],
+        exclude=given["exclude"],
+        rename=_pairs("--rename", "OLD=NEW", given["rename"]),
+        classes=given["class_from_folder"],
+        files=_pairs("--file", "FIELD=COLUMN", given["files"]),
+        values=_pairs("--value", "FIELD=COLUMN", given["values"]),
+        arrays=_pairs("--as", "FIELD=ARRAY", given["arrays"]),
+    )
+
+
+def _layout(given: dict[str, Any]) -> UploadOptions:
+    from shardtools.jobs.upload import UploadOptions
+
+    return UploadOptions(
+        shuffle=given["shuffle"],
+        seed=given["seed"],
+        split=_shares(given["split"]),
+        shard_size=None if given["shard_size"] is None else _size(given["shard_size"]),
+        shard_count=given["shard_count"],
+    )
+
+
+def _pairs(option: str, form: str, texts: Iterable[str]) -> Pairs:
+    """Return what stands before and after the first = of each text."""
+    pairs = []
+    for text in texts:
+        before, equals, after = text.partition("=")
+        if not (before and equals and after):
+            raise JobError(f"{option} {text}: this is not {form}", fix=f"write it as {option} {form}")
+        pairs.append((before, after))
+    return tuple(pairs)
+
+
+def _shares(text: str | None) -> tuple[tuple[str, float], ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple((name, float(share)) for name, share in _pairs("--split", "NAME=SHARE", text.split(",")))
+    except ValueError as error:
+        if isinstance(error, JobError):
+            raise
+        raise JobError(f"--split {text}: a share is a number", fix="write it as --split train=0.9,val=0.1") from error
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def _size(text: str) -> int:
+    """Return the bytes that a size such as 500MB names; a kB is a thousand of them.
+
+    >>> _size("500MB"), _size("1.5g"), _size("20000")
+    (500000000, 1500000000, 20000)
+    """
+    match = _SIZE.fullmatch(text.strip())
+    size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
+    if not size:
+        raise JobError(f"--shard-size {text}: this is no size", fix="write it as 500MB or 2GB")
+    return size

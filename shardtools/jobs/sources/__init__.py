@@ -1,0 +1,88 @@
+"""What htupload turns into shards: folders, manifests, arrays, archives, lists of paths.
+
+    SRC -> open_sources -> Source: how many samples, their keys and sizes -> part(rows) -> records, where a task runs
+
+A source is listed once, where the command runs. What travels to a task is a `Part`: the few hundred or thousand
+samples of one output shard, as names and places, with no bytes of theirs in it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+class Part(Protocol):
+    """Some samples of a source, in the order of their shard. It can be pickled, and is read by one thread at a time."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, row: int) -> str:
+        """Return the key of the sample at ``row`` of this part."""
+
+    def record(self, row: int) -> dict[str, Any]:
+        """Return the sample at ``row``: its ``"key"``, and a value for each field.
+
+        Raises:
+            ShardtoolsError: it cannot be read; the error names the file.
+        """
+
+    def facts(self) -> Sequence[Any]:
+        """Return what the samples depend on, as JSON data: names, sizes and times of files, for a fingerprint."""
+
+    def close(self) -> None:
+        """Let go of what `record` has opened."""
+
+
+class Source(ABC):
+    """Samples that are known by number before any is read."""
+
+    name: str
+    """What the user called it."""
+
+    random_access: bool = True
+    """Whether samples can be read in any order without reading others."""
+
+    portable: bool = True
+    """Whether its parts can be read on other machines that see the same files."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @abstractmethod
+    def key(self, row: int) -> str:
+        """Return the key of the sample at ``row``."""
+
+    @abstractmethod
+    def sizes(self) -> Ints:
+        """Return about how many bytes each sample takes in a tar file."""
+
+    @abstractmethod
+    def part(self, rows: Ints) -> Part:
+        """Return the samples at ``rows``, in that order."""
+
+    def names(self) -> Sequence[str]:
+        """Return the URLs of what it was made from."""
+        return [self.name]
+
+    def place(self, row: int) -> str:
+        """Return where the sample at ``row`` is, for messages."""
+        return self.name
+
+    def notes(self) -> dict[str, Any]:
+        """Return what the dataset's manifest is to say of the source, such as the names of its classes."""
+        return {}
+
+    def left_out(self) -> Sequence[tuple[str, str]]:
+        """Return what was found and is no sample, each with the reason."""
+        return ()
+
+    def close(self) -> None:  # noqa: B027 - most sources have nothing to do
+        """Let go of what was made to read the source. Its parts cannot be read any more."""

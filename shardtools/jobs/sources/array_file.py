@@ -1,0 +1,238 @@
+"""The arrays of a ``.npy`` or ``.npz`` file, mapped into memory.
+
+    path -> headers -> arrays, mapped where they lie in the file
+    URL, or a packed member of an .npz -> temporary file -> the same
+
+Temporary files have no name, so that nothing is left of them, however the process ends. All that read a file in one
+process share what is mapped, and the last few files stay open for those that come after them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+import threading
+import weakref
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from shardtools.errors import ChangedError, CorruptError, ShardtoolsError
+from shardtools.jobs.sources.npy_header import Header, read_header
+from shardtools.spec import absolute, name_of, scheme_of, split_path
+from shardtools.storage import Stat, check_stop, get_storage
+from shardtools.storage.files import os_errors
+
+Array = npt.NDArray[Any]
+
+_PIECE = 1 << 22
+_KEPT = 4
+_LOCAL_HEADER = 30
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """A file of arrays, as it was when it was listed."""
+
+    url: str
+    stat: Stat
+
+
+class OpenFile:
+    """A file of arrays that this process has open. Its methods can be called from many threads.
+
+    `opened` makes it. Every error but those of storage is a `CorruptError`.
+    """
+
+    def __init__(self, file: ArrayFile):
+        self._url = file.url
+        self._stat = file.stat
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+        self._headers: dict[str, Header] | None = None
+        self._maps: dict[str, mmap.mmap] = {}
+        self._arrays: dict[str, Array] = {}
+
+    def headers(self) -> dict[str, Header]:
+        """Return the headers of the arrays by their names; that of a ``.npy`` has the file's own name.
+
+        Raises:
+            CorruptError: the file is damaged, or none of arrays.
+            ChangedError: it is not what was listed.
+            StorageError: it cannot be read.
+        """
+        with self._lock, self._reading() as file:
+            return self._read_headers(file)
+
+    def array(self, name: str) -> Array:
+        """Return an array, which must not be written to.
+
+        Raises:
+            CorruptError, ChangedError, StorageError: as for `headers`.
+        """
+        with self._lock:
+            if name not in self._arrays:
+                with self._reading() as file:
+                    self._arrays[name] = self._map(file, name, self._read_headers(file)[name])
+            return self._arrays[name]
+
+    def forget_pages(self) -> None:
+        """Take what was read out of this process's memory; it comes back when it is read again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapped in list(self._maps.values()):
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+    @contextmanager
+    def _reading(self) -> Iterator[IO[bytes]]:
+        """A context with the file, or a copy of it, at its start."""
+        if self._fd is None:
+            self._fd = _open(self._url, self._stat)
+            weakref.finalize(self, os.close, self._fd)
+        with open(self._fd, "rb", closefd=False) as file, _damaged(self._url):
+            file.seek(0)
+            yield file
+
+    def _read_headers(self, file: IO[bytes]) -> dict[str, Header]:
+        if self._headers is None:
+            if _is_npz(self._url):
+                with zipfile.ZipFile(file) as archive:
+                    self._headers = {name: _member_header(archive, info) for name, info in _members(archive).items()}
+            else:
+                name = name_of(self._url)[: -len(".npy")]
+                self._headers = {name: _checked(read_header(file), os.fstat(file.fileno()).st_size, name)}
+        return self._headers
+
+    def _map(self, file: IO[bytes], name: str, header: Header) -> Array:
+        if not header.nbytes:
+            return np.zeros(header.shape, header.dtype)
+        if not _is_npz(self._url):
+            return self._view(file, "", header, header.size)
+        with zipfile.ZipFile(file) as archive:
+            info = _members(archive)[name]
+            if info.compress_type == zipfile.ZIP_STORED:
+                return self._view(file, "", header, _start(file, info) + header.size)
+            with archive.open(info) as member, _temporary() as copy:
+                _copy(member, copy)
+                return self._view(copy, name, header, header.size)
+
+    def _view(self, file: IO[bytes], name: str, header: Header, offset: int) -> Array:
+        """Return an array in ``file``, which is mapped under ``name`` unless it is already."""
+        if name not in self._maps:
+            self._maps[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        order: Literal["C", "F"] = "F" if header.fortran else "C"
+        return np.ndarray(header.shape, header.dtype, self._maps[name], offset, order=order)
+
+
+_open_files: OrderedDict[ArrayFile, OpenFile] = OrderedDict()
+_open_lock = threading.Lock()
+
+
+def opened(file: ArrayFile) -> OpenFile:
+    """Return a file that this process has open already, or a new one. It is read when it is asked for something."""
+    with _open_lock:
+        found = _open_files.setdefault(file, OpenFile(file))
+        _open_files.move_to_end(file)
+        while len(_open_files) > _KEPT:
+            _open_files.popitem(last=False)
+        return found
+
+
+def close(file: ArrayFile) -> None:
+    """Let go of a file; it is closed when nobody reads it any more."""
+    with _open_lock:
+        _open_files.pop(file, None)
+
+
+def _is_npz(url: str) -> bool:
+    return split_path(url)[1].lower().endswith(".npz")
+
+
+def _open(url: str, stat: Stat) -> int:
+    """Return a descriptor of the file, or of a copy of what is not on this machine."""
+    if scheme_of(url) in ("", "file"):
+        _check_same(stat, get_storage(url).stat(url), url)
+        with os_errors(url):
+            return os.open(absolute(url), os.O_RDONLY | os.O_CLOEXEC)
+    with get_storage(url).open(url) as stream, _temporary() as copy:
+        _check_same(stat, stream.stat, url)
+        _copy(stream, copy)
+        return os.dup(copy.fileno())
+
+
+def _check_same(before: Stat, now: Stat, url: str) -> None:
+    """Raise if the file is another one, as far as the storage says what it is."""
+    for old, new in ((before.size, now.size), (before.validator, now.validator)):
+        if old != new and None not in (old, new):
+            raise ChangedError("the file has changed since it was listed", url=url, fix="run again")
+
+
+@contextmanager
+def _temporary() -> Iterator[IO[bytes]]:
+    """A context with a file for what does not fit into memory. It has no name, and lives on while it is mapped."""
+    with os_errors(tempfile.gettempdir()):
+        file = tempfile.TemporaryFile(prefix="shardtools-", buffering=0)  # noqa: SIM115 - closed below
+    with file:
+        yield file
+
+
+def _copy(source: Any, target: IO[bytes]) -> None:
+    while piece := source.read(_PIECE):
+        check_stop()
+        view = memoryview(piece)
+        with os_errors(tempfile.gettempdir()):
+            while view:
+                view = view[target.write(view) :]
+
+
+# members of an .npz
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    return {info.filename[: -len(".npy")]: info for info in archive.infolist() if info.filename.endswith(".npy")}
+
+
+def _member_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
+    if info.flag_bits & 1:
+        raise ValueError(f"{info.filename} is encrypted")
+    with archive.open(info) as member:
+        return _checked(read_header(member), info.file_size, info.filename)
+
+
+def _checked(header: Header, size: int, name: str) -> Header:
+    """Raise if an array that takes ``size`` bytes with its header is not all there."""
+    if not header.dtype.hasobject and header.size + header.nbytes > size:
+        raise ValueError(f"{name} ends too early: {size:,} bytes, not {header.size + header.nbytes:,}")
+    return header
+
+
+def _start(file: IO[bytes], info: zipfile.ZipInfo) -> int:
+    """Return where the bytes of a member begin: after a header of its own, which may differ from the directory's."""
+    file.seek(info.header_offset)
+    head = file.read(_LOCAL_HEADER)
+    if len(head) < _LOCAL_HEADER or not head.startswith(b"PK\x03\x04"):
+        raise ValueError(f"{info.filename} is not where the directory says")
+    name, extra = struct.unpack_from("<HH", head, 26)
+    return info.header_offset + _LOCAL_HEADER + int(name) + int(extra)
+
+
+@contextmanager
+def _damaged(url: str) -> Iterator[None]:
+    """A context in which what numpy, zipfile and mmap raise for a damaged file becomes a `CorruptError`."""
+    try:
+        yield
+    except ShardtoolsError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, EOFError, NotImplementedError, OSError) as error:
+        kind = "npz" if _is_npz(url) else "npy"
+        raise CorruptError(
+            f"this is not an .{kind} file, or a damaged one: {error}", url=url, fix="save it again"
+        ) from error

@@ -1,0 +1,180 @@
+"""The files of a folder and the folders in it, or those that a list names, as samples."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shardtools.errors import JobError
+from shardtools.jobs.sources import Ints
+from shardtools.jobs.sources.files import FileRules, FileSource, ordered
+from shardtools.storage.files import os_errors, storage_error
+
+
+@dataclass
+class FolderFiles:
+    """Files below the folder ``root``."""
+
+    root: str
+    _seen: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
+
+    def place(self, path: str) -> tuple[str, None]:
+        return f"{self.root}/{path}", None
+
+    def take(self, rows: Ints) -> FolderFiles:
+        return FolderFiles(self.root)
+
+    def sizes(self, paths: Sequence[str]) -> Ints:
+        sizes = np.zeros(len(paths), np.int64)
+        for i, path in enumerate(paths):
+            full = f"{self.root}/{path}"
+            with os_errors(full):
+                sizes[i] = os.stat(full).st_size
+        return sizes
+
+    def read(self, row: int, path: str) -> bytes:
+        full = f"{self.root}/{path}"
+        try:
+            fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                status = os.fstat(fd)
+                size = status.st_size
+                self._seen[path] = (size, status.st_mtime_ns)
+                data = os.read(fd, size + 1) if size < _MOST else b""
+                return data if len(data) == size else _read_rest(fd, data)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise storage_error(error, full) from error
+
+    def facts(self, paths: Sequence[str]) -> Sequence[Any]:
+        """Return the paths, sizes and times of the files: as they were when they were read, or else as they are."""
+        seen = [self._seen.get(path) or self._look(path) for path in paths]
+        return [list(paths), [size for size, _ in seen], [time for _, time in seen]]
+
+    def close(self) -> None:
+        self._seen.clear()
+
+    def _look(self, path: str) -> tuple[int, int]:
+        try:
+            status = os.stat(f"{self.root}/{path}")
+        except OSError:  # reading it says what is wrong
+            return -1, -1
+        return status.st_size, status.st_mtime_ns
+
+
+def read_file(path: str) -> bytes:
+    """Return the bytes of a file; faster than `open` for small ones.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    with os_errors(path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _read_rest(fd, b"")
+        finally:
+            os.close(fd)
+
+
+def _read_rest(fd: int, data: bytes) -> bytes:
+    """Return ``data`` and all that follows in an open file."""
+    pieces = [data]
+    while data := os.read(fd, _MOST):
+        pieces.append(data)
+    return b"".join(pieces)
+
+
+_MOST = 1 << 24
+
+
+def list_folder(name: str, rules: FileRules) -> FileSource:
+    """Return the files of a folder, and of those in it, as a source. Hidden files and folders are left out.
+
+    Raises:
+        NotFoundError: there is no such folder.
+        JobError: there is nothing in it, or the rules do not fit.
+        DuplicateKeyError: two samples would have one key.
+    """
+    root = os.path.abspath(name)
+    left_out: list[tuple[str, str]] = []
+    paths = ordered(_walk(root, left_out), rules, left_out)
+    if not paths:
+        raise JobError("there are no files to upload", url=root, fix="check the folder, and --include and --exclude")
+    return FileSource(root, paths, FolderFiles(root.rstrip("/")), rules, left_out)
+
+
+def list_paths(name: str, text: bytes, rules: FileRules) -> FileSource:
+    """Return the files that a list names: a path a line or, if it has any NUL byte, a path between two of them.
+
+    Raises:
+        JobError: it names nothing, or something twice or outside of this folder by a relative path.
+        DuplicateKeyError: two samples would have one key.
+    """
+    entries = text.split(b"\0") if b"\0" in text else text.split(b"\n")
+    paths = [os.path.normpath(os.fsdecode(entry)) for entry in entries if entry]
+    root = os.getcwd()
+    if any(path.startswith("/") for path in paths):
+        paths = [os.path.join(root, path).lstrip("/") for path in paths]
+        root = ""
+    if stray := next((path for path in paths if path.startswith("../")), None):
+        raise JobError("the path leads out of this folder", url=stray, fix="give absolute paths")
+    if len(set(paths)) < len(paths):
+        twice = next(path for path, count in Counter(paths).items() if count > 1)
+        raise JobError("the list names this file twice", url=f"{root}/{twice}", fix="name it once")
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folder, slash, base = path.rpartition("/")
+        folders.setdefault(folder + slash, []).append(base)
+    left_out: list[tuple[str, str]] = []
+    paths = ordered(folders.items(), rules, left_out)
+    if not paths:
+        raise JobError("the list names no files", url=name, fix="give one path a line, such as find writes")
+    return FileSource(name, paths, FolderFiles(root), rules, left_out)
+
+
+def _walk(root: str, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the folders below ``root``, each with its files' names; links to folders are followed, unless in circles.
+
+    Each folder waits with its real path, and those from where links were followed to get to it.
+    """
+    waiting: list[tuple[str, str, tuple[str, ...]]] = [("", os.path.realpath(root), ())]
+    while waiting:
+        prefix, real, followed = waiting.pop()
+        names: list[str] = []
+        with os_errors(f"{root}/{prefix}"), os.scandir(f"{root}/{prefix}") as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith("."):
+                    continue
+                kind = _kind(entry)
+                if kind == "file":
+                    names.append(name)
+                elif kind == "folder":
+                    waiting.append((f"{prefix}{name}/", f"{real}/{name}", followed))
+                elif kind == "link":
+                    target = os.path.realpath(entry.path)
+                    if any(f"{place}/".startswith(f"{target}/") for place in (real, *followed)):
+                        left_out.append((prefix + name, "this link leads back to a folder that it is in"))
+                    else:
+                        waiting.append((f"{prefix}{name}/", target, (real, *followed)))
+                else:
+                    left_out.append((prefix + name, kind))
+        yield prefix, names
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Return "file", "folder" or "link", which is one to a folder; or why it is none of them."""
+    try:
+        if entry.is_file():
+            return "file"
+        if entry.is_dir():
+            return "link" if entry.is_symlink() else "folder"
+    except OSError:
+        return "the link cannot be followed"
+    return "the link leads nowhere" if entry.is_symlink() else "it is not a regular file"

@@ -1,0 +1,141 @@
+"""Several sources as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shardtools.errors import DuplicateKeyError, JobError
+from shardtools.jobs.sources import Ints, Part, Source
+from shardtools.jobs.sources.names import number_key
+from shardtools.shards.reader import SeenKeys
+
+_BATCH = 1 << 16
+
+
+class JoinedSource(Source):
+    """Several sources, one after the other. With ``numbered`` the key of a sample is its number among all."""
+
+    def __init__(self, sources: Sequence[Source], *, numbered: bool = False):
+        """Join ``sources``.
+
+        Raises:
+            JobError: more than one of them has classes.
+            DuplicateKeyError: two of them have a sample with one key.
+        """
+        self.name = "::".join(source.name for source in sources)
+        self.random_access = all(source.random_access for source in sources)
+        self.portable = all(source.portable for source in sources)
+        self._sources = sources
+        self._numbered = numbered
+        self._first = np.concatenate(([0], np.cumsum([len(source) for source in sources])))
+        if sum(bool(source.notes()) for source in sources) > 1:
+            raise JobError(
+                "the classes of several sources cannot be told apart",
+                fix="give the one folder that they are in, or leave out --class-from-folder",
+            )
+        if not numbered:
+            refuse_repeated_keys(self, "upload the sources one by one, or use --key number")
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def key(self, row: int) -> str:
+        if self._numbered:
+            return number_key(row)
+        source, at = self._find(row)
+        return source.key(at)
+
+    def names(self) -> Sequence[str]:
+        return [name for source in self._sources for name in source.names()]
+
+    def place(self, row: int) -> str:
+        source, at = self._find(row)
+        return source.place(at)
+
+    def sizes(self) -> Ints:
+        return np.concatenate([source.sizes() for source in self._sources])
+
+    def part(self, rows: Ints) -> JoinedPart:
+        numbers = np.searchsorted(self._first, rows, side="right") - 1
+        parts: list[Part] = []
+        places = np.zeros(len(rows), np.int64)
+        which = np.zeros(len(rows), np.int64)
+        for number in np.unique(numbers).tolist():
+            mask = numbers == number
+            which[mask] = len(parts)
+            places[mask] = np.arange(int(mask.sum()))
+            parts.append(self._sources[number].part(rows[mask] - self._first[number]))
+        return JoinedPart(parts, which, places, rows if self._numbered else None)
+
+    def notes(self) -> dict[str, Any]:
+        notes: dict[str, Any] = {}
+        for source in self._sources:
+            notes.update(source.notes())
+        return notes
+
+    def left_out(self) -> Sequence[tuple[str, str]]:
+        return [entry for source in self._sources for entry in source.left_out()]
+
+    def close(self) -> None:
+        for source in self._sources:
+            source.close()
+
+    def _find(self, row: int) -> tuple[Source, int]:
+        """Return the source that has the sample at ``row``, and its row there."""
+        number = int(np.searchsorted(self._first, row, side="right")) - 1
+        return self._sources[number], row - int(self._first[number])
+
+
+@dataclass
+class JoinedPart:
+    """Samples of several parts: for each, ``which`` part it is in, at which place there, and its number if that is its
+    key.
+    """
+
+    parts: Sequence[Part]
+    which: Ints
+    places: Ints
+    numbers: Ints | None
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def key(self, row: int) -> str:
+        if self.numbers is not None:
+            return number_key(int(self.numbers[row]))
+        return self.parts[int(self.which[row])].key(int(self.places[row]))
+
+    def record(self, row: int) -> dict[str, Any]:
+        record = self.parts[int(self.which[row])].record(int(self.places[row]))
+        if self.numbers is not None:
+            record["key"] = number_key(int(self.numbers[row]))
+        return record
+
+    def facts(self) -> Sequence[Any]:
+        numbers = None if self.numbers is None else self.numbers.tolist()
+        return [[list(part.facts()) for part in self.parts], self.which.tolist(), self.places.tolist(), numbers]
+
+    def close(self) -> None:
+        for part in self.parts:
+            part.close()
+
+
+def refuse_repeated_keys(source: Source, fix: str) -> None:
+    """Raise if two samples of a source have one key. Only hashes of the keys are kept.
+
+    Raises:
+        DuplicateKeyError: two have; it names both.
+    """
+    seen = SeenKeys()
+    for start in range(0, len(source), _BATCH):
+        keys = [source.key(row) for row in range(start, min(start + _BATCH, len(source)))]
+        for again in seen.add(keys):
+            key, row = keys[again], start + again
+            other = next(other for other in range(len(source)) if source.key(other) == key)
+            if other != row:  # else the hashes alone are the same
+                places = f"{source.place(other)} and {source.place(row)}"
+                raise DuplicateKeyError(f"two samples would have this key: {places}", member=key, fix=fix)

@@ -1,0 +1,350 @@
+"""The rows of a Parquet file: keys and paths where the command runs, values where a task does.
+
+    open_parquet -> Rows of keys and paths, ParquetValues -> (a task) -> ParquetReader -> one row's values at a time
+
+A reader goes through the row groups that it needs, a few megabytes at a time. What is not on this machine is read
+by ranges. pyarrow is imported when a file is opened, so that this module can be imported without it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shardtools.errors import ChangedError, CorruptError, JobError, RefusedError, ShardtoolsError
+from shardtools.jobs.sources import Ints
+from shardtools.jobs.sources.names import number_key
+from shardtools.jobs.sources.rows import Rows, RowsBuilder
+from shardtools.jobs.sources.table_rules import TableRules, check_rules, key_column, no_rules, require
+from shardtools.shards.fields import extension
+from shardtools.spec import absolute, scheme_of
+from shardtools.storage import ByteRange, Stat, check_stop, get_storage
+from shardtools.storage.files import os_errors
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_BATCH_BYTES = 4 << 20
+_MOST_ROWS = 4096
+_SMALL = 64 << 20
+_READ_SIZE = 1 << 20
+_FETCH_SIZE = 4 << 20
+
+
+@dataclass(frozen=True)
+class ParquetValues:
+    """Columns of a Parquet file, as it was when it was listed: each field with the path to its column.
+
+    They are ``small`` if all of them together take so few bytes that a task may read them all for some rows.
+    """
+
+    url: str
+    stat: Stat
+    columns: tuple[tuple[str, tuple[str, ...]], ...]
+    small: bool
+
+    def sizes(self) -> Ints:
+        """Return about how many bytes the values of each row take: the average of its row group."""
+        with _opened(self.url, self.stat) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        sizes = np.array([_bytes_of(group, self.columns) // max(group.num_rows, 1) for group in groups], np.int64)
+        return np.repeat(sizes, [group.num_rows for group in groups])
+
+
+def open_parquet(url: str, rules: TableRules) -> tuple[TableRules, Rows, ParquetValues | None]:
+    """Return the rules, the rows with their keys and paths, and where the values are, None if there are none.
+
+    Without rules, each column of bytes becomes a field of its name.
+
+    Raises:
+        JobError: there is no pyarrow, the file is not Parquet, or does not have what the rules want.
+        DuplicateKeyError: two rows have one key.
+        StorageError: it cannot be read.
+    """
+    stat = get_storage(url).stat(url)
+    with _opened(url, stat) as file, _is_parquet(url):
+        schema = file.schema_arrow
+        leaves = _leaves(schema)
+        key = key_column(rules, _key_candidates(schema) if rules.key is None else leaves, url)
+        if not rules.columns():
+            binary = tuple((name, name) for name in _binary_columns(schema) if name != key)
+            if not binary:
+                raise no_rules(leaves, url)
+            rules = replace(rules, values=binary)
+            check_rules(rules, url)
+        paths = {column: _find(schema, column, leaves, url) for column in rules.columns()}
+        key_path = None if key is None else _find(schema, key, leaves, url)
+        rows = _read_keys(file, url, key_path, [paths[column] for _, column in rules.files])
+        columns = tuple((field, paths[column]) for field, column in rules.values)
+        size = sum(_bytes_of(file.metadata.row_group(i), columns) for i in range(file.metadata.num_row_groups))
+    return rules, rows, ParquetValues(url, stat, columns, size <= _SMALL) if columns else None
+
+
+def _read_keys(file: Any, url: str, key: tuple[str, ...] | None, paths: Sequence[tuple[str, ...]]) -> Rows:
+    builder = RowsBuilder(url, "row", len(paths))
+    wanted = [*([key] if key else []), *paths]
+    if not wanted:
+        for row in range(file.metadata.num_rows):
+            builder.add(row, number_key(row), [])
+        return builder.finish()
+    row = 0
+    for batch in file.iter_batches(_MOST_ROWS, columns=[".".join(path) for path in wanted], use_threads=False):
+        check_stop()
+        columns = [_column(batch, path).to_pylist() for path in wanted]
+        keys = columns.pop(0) if key else [number_key(row + i) for i in range(batch.num_rows)]
+        for i, name in enumerate(keys):
+            builder.add(row + i, name, [column[i] for column in columns])
+        row += batch.num_rows
+    return builder.finish()
+
+
+class ParquetReader:
+    """The values of the rows at ``places``, best asked for in ascending order."""
+
+    def __init__(self, values: ParquetValues, places: Ints):
+        self._values = values
+        self._places = np.unique(places)
+        self._batches: Iterator[tuple[int, list[Any]]] | None = None
+        self._start = 0
+        self._columns: list[Any] = []
+        self._kept: dict[int, list[Any]] | None = None
+
+    def read(self, place: int) -> list[Any]:
+        """Return the values of the row at ``place``, as Python values, or numpy arrays for fields like ``npy``.
+
+        Raises:
+            CorruptError: the file is damaged.
+            ChangedError: it is not what was listed.
+            StorageError: it cannot be read.
+        """
+        if self._values.small:
+            if self._kept is None:
+                self._kept = {row: self._row(row) for row in self._places.tolist()}
+                self.close()
+            return self._kept[place]
+        return self._row(place)
+
+    def _row(self, place: int) -> list[Any]:
+        if self._batches is None or place < self._start:
+            self.close()
+            self._batches = self._read(place)
+        while not self._columns or place >= self._start + len(self._columns[0]):
+            self._start, self._columns = next(self._batches, (place + 1, []))
+            if place < self._start:
+                what = f"row {place} is not there, although the Parquet file says so"
+                raise CorruptError(what, url=self._values.url, fix="write it again")
+        row = place - self._start
+        named = zip(self._values.columns, self._columns, strict=True)
+        return [_value(column[row], extension(field)) for (field, _), column in named]
+
+    def _read(self, place: int) -> Iterator[tuple[int, list[Any]]]:
+        """Yield batches of the row groups with rows that are wanted, from that of ``place`` on: first row, columns."""
+        url, columns = self._values.url, self._values.columns
+        with _opened(url, self._values.stat) as file:
+            start = 0
+            for i in range(file.metadata.num_row_groups):
+                group = file.metadata.row_group(i)
+                stop = start + group.num_rows
+                first, last = np.searchsorted(self._places, (max(start, place), stop))
+                if first < last:
+                    each = _bytes_of(group, columns) // group.num_rows + 1
+                    size = min(max(_BATCH_BYTES // each, 1), _MOST_ROWS)
+                    names = [".".join(path) for _, path in columns]
+                    with _is_intact(url):
+                        for batch in file.iter_batches(size, row_groups=[i], columns=names, use_threads=False):
+                            yield start, [_column(batch, path) for _, path in columns]
+                            start += batch.num_rows
+                start = stop
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._batches is not None:
+            self._batches.close()  # type: ignore[attr-defined]
+        self._batches = None
+        self._start, self._columns = 0, []
+
+
+def _value(scalar: Any, kind: str) -> Any:
+    """Return what a cell holds; a list of numbers as an array where one is asked for, as its type is known."""
+    types = _pyarrow().types
+    if kind == "npy" and scalar.is_valid:
+        if isinstance(values := getattr(scalar, "values", None), _pyarrow().Array) and not values.null_count:
+            return values.to_numpy(zero_copy_only=False)
+        if types.is_integer(scalar.type) or types.is_floating(scalar.type) or types.is_boolean(scalar.type):
+            return np.asarray(scalar.as_py(), scalar.type.to_pandas_dtype())
+    return scalar.as_py()
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise JobError("reading Parquet needs pyarrow", fix="install shardtools[parquet]") from error
+    return pyarrow
+
+
+@contextmanager
+def _opened(url: str, stat: Stat) -> Iterator[Any]:
+    """A context with the file as a `pyarrow.parquet.ParquetFile`, if it is what ``stat`` describes."""
+    pyarrow = _pyarrow()
+    if get_storage(url).stat(url) != stat:
+        raise ChangedError("the file has changed since it was listed", url=url, fix="run again")
+    with _random_access(url, stat) as source:
+        with _is_parquet(url):
+            # Without pre_buffer, and with a buffer, a row group is read piece by piece.
+            size = _FETCH_SIZE if isinstance(source, _RangeFile) else _READ_SIZE
+            file = pyarrow.parquet.ParquetFile(source, pre_buffer=False, buffer_size=size)
+        with file:
+            yield file
+
+
+def _random_access(url: str, stat: Stat) -> io.IOBase:
+    if scheme_of(url) in ("", "file"):
+        with os_errors(url):
+            return open(absolute(url), "rb")
+    return _RangeFile(url, stat)
+
+
+class _RangeFile(io.RawIOBase):
+    """An object of a server as a file: every read is a request for a range."""
+
+    def __init__(self, url: str, stat: Stat):
+        super().__init__()
+        if stat.size is None:
+            what = "the server does not say how long the file is"
+            raise RefusedError(what, url=url, fix="download it, and give its path")
+        self._url = url
+        self._size = stat.size
+        self._position = 0
+        # pyarrow may read in a thread of its own, where get_storage would not know the options.
+        self._storage = get_storage(url)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        stop = self._size if size is None or size < 0 else min(self._position + size, self._size)
+        if stop <= self._position:
+            return b""
+        (data,) = self._storage.read_ranges(self._url, [ByteRange(self._position, stop)])
+        self._position = stop
+        return data
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def _is_parquet(url: str) -> Iterator[None]:
+    with _pyarrow_errors(url, JobError, "this is not a Parquet file, or a damaged one"):
+        yield
+
+
+@contextmanager
+def _is_intact(url: str) -> Iterator[None]:
+    with _pyarrow_errors(url, CorruptError, "the Parquet file is damaged"):
+        yield
+
+
+@contextmanager
+def _pyarrow_errors(url: str, kind: type[ShardtoolsError], what: str) -> Iterator[None]:
+    """A context in which what pyarrow raises becomes a ``kind`` of error; it has no one type of its own."""
+    foreign = (_pyarrow().ArrowException, OSError, ValueError)
+    try:
+        yield
+    except ShardtoolsError:
+        raise
+    except foreign as error:
+        raise kind(f"{what}: {error}", url=url, fix="write it again") from error
+
+
+# columns
+
+
+def _leaves(schema: Any) -> list[str]:
+    """Return the names of columns, those in structs as ``outer.inner``."""
+    types = _pyarrow().types
+    names = []
+
+    def walk(fields: Any, prefix: str) -> None:
+        for field in fields:
+            if types.is_struct(field.type):
+                walk(field.type, f"{prefix}{field.name}.")
+            else:
+                names.append(prefix + field.name)
+
+    walk(schema, "")
+    return names
+
+
+def _find(schema: Any, column: str, leaves: Sequence[str], url: str) -> tuple[str, ...]:
+    """Return the path to a column: its name, or those of structs and what is in them; a struct can be one as well."""
+    if schema.names.count(column) > 1:
+        raise JobError(f"two columns are called {column!r}", url=url, fix="rename one")
+    if column in schema.names:
+        return (column,)
+    types = _pyarrow().types
+    path: list[str] = []
+    fields, rest = {field.name: field.type for field in schema}, column
+    while rest not in fields:
+        name = next((name for name in fields if rest.startswith(f"{name}.") and types.is_struct(fields[name])), None)
+        if name is None:
+            require([column], leaves, url)
+            raise JobError(
+                f"{column!r} cannot be found", url=url, fix="rename the columns that have dots in their names"
+            )
+        path.append(name)
+        rest = rest[len(name) + 1 :]
+        fields = {field.name: field.type for field in fields[name]}
+    return (*path, rest)
+
+
+def _column(batch: Any, path: tuple[str, ...]) -> Any:
+    """Return a column of a batch. Where an outer struct is null, so is what is in it."""
+    column = batch.column(path[0])
+    if len(path) > 1:
+        import pyarrow.compute
+
+        column = pyarrow.compute.struct_field(column, list(path[1:]))
+    return column
+
+
+def _key_candidates(schema: Any) -> list[str]:
+    types = _pyarrow().types
+    kinds = (types.is_integer, types.is_string, types.is_large_string, types.is_string_view, types.is_dictionary)
+    return [field.name for field in schema if any(kind(field.type) for kind in kinds)]
+
+
+def _binary_columns(schema: Any) -> list[str]:
+    types = _pyarrow().types
+    kinds = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    return [field.name for field in schema if any(kind(field.type) for kind in kinds)]
+
+
+def _bytes_of(group: Any, columns: Sequence[tuple[str, tuple[str, ...]]]) -> int:
+    """Return how many bytes these columns of a row group take when they are not compressed."""
+    prefixes = [".".join(path) for _, path in columns]
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    return sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if any(f"{chunk.path_in_schema}.".startswith(f"{prefix}.") for prefix in prefixes)
+    )

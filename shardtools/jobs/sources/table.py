@@ -1,0 +1,293 @@
+"""A manifest as samples, one row a sample: CSV, TSV, JSON lines or Parquet.
+
+table -> Rows: keys, paths, and the values of text formats -> TablePart -> records: files read, values encoded
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import posixpath
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError, StorageError, UnavailableError, redact
+from shardtools.jobs.sources import Ints, Source
+from shardtools.jobs.sources.folder import read_file
+from shardtools.jobs.sources.parquet import ParquetReader, ParquetValues, open_parquet
+from shardtools.jobs.sources.rows import Rows, read_delimited, read_json_lines
+from shardtools.jobs.sources.table_rules import TableRules, check_rules
+from shardtools.shards.fields import decode, encode, extension
+from shardtools.shards.tar import BLOCK
+from shardtools.spec import absolute, folder_of, name_of, scheme_of, split_path
+from shardtools.storage import current_options, get_storage, using
+
+__all__ = ["TablePart", "TableRules", "TableSource", "open_table"]
+
+ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+
+def open_table(name: str, rules: TableRules) -> TableSource:
+    """Return the rows of a table as a source; the ending of ``name``, a path or URL, says what it is.
+
+    Raises:
+        JobError: it is not what its name says, or does not have what the rules want.
+        DuplicateKeyError: two rows have one key.
+        StorageError: it cannot be read.
+    """
+    url = absolute(name)
+    check_rules(rules, url)
+    ending = os.path.splitext(name_of(url))[1].lower()
+    values = None
+    if ending in (".csv", ".tsv"):
+        rows = read_delimited(url, "\t" if ending == ".tsv" else ",", rules)
+    elif ending in (".jsonl", ".ndjson"):
+        rows = read_json_lines(url, rules)
+    elif ending == ".parquet":
+        rules, rows, values = open_parquet(url, rules)
+    else:
+        raise JobError("this is not a kind of table that can be read", url=url, fix=f"give one of {', '.join(ENDINGS)}")
+    unit = "row" if ending == ".parquet" else "line"
+    return TableSource(name, Table(url, rules, unit, ending in (".csv", ".tsv"), values), rows)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the parts of a table have in common.
+
+    Its rows are told by ``unit``, ``"line"`` (from 1) or ``"row"`` (from 0). In a table ``as_text`` every value is
+    text that is a field's bytes already. ``values`` says where these are if they do not lie in `Rows`.
+    """
+
+    url: str
+    rules: TableRules
+    unit: str
+    as_text: bool
+    values: ParquetValues | None
+
+
+class TableSource(Source):
+    """Rows of a table as samples.
+
+    Those of text formats can be read in any order. So can those of Parquet if the columns that are read by the tasks
+    take no more than 64 MiB together, as labels and captions do beside files; else they can only be read in their own
+    order, since every task would have to read most of the file for rows from all over it. Sizes of values from
+    Parquet are averages over the row group.
+    """
+
+    def __init__(self, name: str, table: Table, rows: Rows):
+        self.name = name
+        self.random_access = table.values is None or table.values.small
+        self._table = table
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def key(self, row: int) -> str:
+        return self._rows.key(row)
+
+    def sizes(self) -> Ints:
+        table = self._table
+        sizes = np.zeros(len(self), np.int64)
+        if table.values is not None:
+            sizes += table.values.sizes() + len(table.values.columns) * (BLOCK + BLOCK // 2)  # half a block of padding
+        files = len(table.rules.files)
+        for start in range(0, len(self), _BATCH):
+            entries = [self._rows[row][1:] for row in range(start, min(start + _BATCH, len(self)))]
+            here = sizes[start : start + len(entries)]
+            for i in range(files):
+                here += _file_sizes([entry[i] for entry in entries], table.url)
+            here += [_values_size(entry[files:]) for entry in entries]
+        return sizes
+
+    def place(self, row: int) -> str:
+        return f"{redact(self._table.url)} {self._table.unit} {self._rows.places[row]}"
+
+    def part(self, rows: Ints) -> TablePart:
+        return TablePart(self._table, self._rows, rows)
+
+
+_BATCH = 4096
+
+
+def _values_size(values: Sequence[Any]) -> int:
+    """Return about how many bytes values take, which are text or JSON."""
+    texts = [str(value) for value in values if value is not None]
+    return sum(BLOCK + -(-len(text.encode("utf-8", "replace")) // BLOCK) * BLOCK for text in texts)
+
+
+def _file_sizes(paths: Sequence[str | None], table: str) -> list[int]:
+    """Return how many bytes files take in a tar file; where that cannot be found out, reading will tell why."""
+    options = current_options()
+
+    def size(path: str | None) -> int:
+        if path is None:
+            return 0
+        try:
+            with using(options):  # which the threads of a pool do not know
+                place = file_place(path, table)
+                size = get_storage(place).stat(place).size or 0
+        except UnavailableError:
+            raise
+        except (ShardtoolsError, ValueError):
+            size = 0
+        return BLOCK + -(-size // BLOCK) * BLOCK
+
+    if any("://" in path for path in (table, *paths) if path):
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            return list(pool.map(size, paths))
+    return list(map(size, paths))
+
+
+_REQUESTS = 16
+
+
+class TablePart:
+    """Some rows of a table. Pickled, it has these alone."""
+
+    def __init__(self, table: Table, rows: Rows, numbers: Ints):
+        self._table = table
+        self._rows = rows
+        self._numbers = numbers
+        self._reader: ParquetReader | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TablePart, (self._table, self._rows.take(self._numbers), np.arange(len(self._numbers)))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def key(self, row: int) -> str:
+        return self._rows.key(int(self._numbers[row]))
+
+    def record(self, row: int) -> dict[str, Any]:
+        number = int(self._numbers[row])
+        rules = self._table.rules
+        key, *entry = self._rows[number]
+        place = int(self._rows.places[number])
+        record: dict[str, Any] = {"key": key}
+        for (field, _), path in zip(rules.files, entry, strict=False):
+            if path is not None:
+                record[field] = self._read_file(path, place, f"{key}.{field}")
+        values = entry[len(rules.files) :] if self._table.values is None else self._stored(place)
+        for (field, _), value in zip(rules.values, values, strict=True):
+            if value is not None:
+                record[field] = self._encode(field, value, place, key)
+        if len(record) == 1:
+            raise SampleError(
+                f"{self._table.unit} {place} has nothing in the columns that are asked for",
+                url=self._table.url,
+                member=key,
+                fix="leave the row out",
+            )
+        return record
+
+    def facts(self) -> Sequence[Any]:
+        table = self._table
+        rows = [self._rows.text(number).decode("utf-8", "surrogatepass") for number in self._numbers.tolist()]
+        facts: list[Any] = [
+            list(map(list, table.rules.files)),
+            list(map(list, table.rules.values)),
+            table.as_text,
+            rows,
+        ]
+        if table.values is not None:
+            facts.append([redact(table.url), table.values.stat.size, table.values.stat.validator])
+            facts.append(self._rows.places[self._numbers].tolist())
+        for row in range(len(self)) if table.rules.files else ():
+            paths = self._rows[int(self._numbers[row])][1 : 1 + len(table.rules.files)]
+            facts.extend(_file_facts(path, table.url) for path in paths if path is not None)
+        return facts
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _read_file(self, path: str, place: int, member: str) -> bytes:
+        table = self._table
+        row = f"{table.unit} {place} of {redact(table.url)}"
+        if not path:
+            fix = "name a file, or, in JSON lines, write null for a sample without one"
+            raise SampleError(f"{table.unit} {place} names no file", url=table.url, member=member, fix=fix)
+        where = path
+        try:
+            where = file_place(path, table.url)
+            return get_storage(where).read(where) if scheme_of(where) else read_file(where)
+        except ShardtoolsError as error:
+            raise type(error)(f"{error.what} ({row})", url=error.url or where, member=member, fix=error.fix) from error
+        except ValueError as error:  # a NUL byte, or half a surrogate pair
+            what = f"{path!r} cannot be the name of a file ({row})"
+            raise StorageError(what, member=member, fix="correct the row") from error
+
+    def _stored(self, place: int) -> list[Any]:
+        if self._reader is None:
+            assert self._table.values is not None
+            self._reader = ParquetReader(self._table.values, self._rows.places[self._numbers])
+        return self._reader.read(place)
+
+    def _encode(self, field: str, value: Any, place: int, key: str) -> bytes:
+        table = self._table
+        try:
+            return text_bytes(field, value) if table.as_text else encode(field, value)
+        except FieldError as error:
+            fix = error.fix or "correct it, or choose another field"
+            if isinstance(value, str):
+                fix += ", or use --file if the column names files"
+            what = f"{table.unit} {place}: {error.what}"
+            raise FieldError(what, url=table.url, member=f"{key}.{field}", fix=fix) from error
+
+
+def text_bytes(field: str, text: str) -> bytes:
+    """Return the bytes of a field whose value is given as text, the way that the field is written.
+
+    Raises:
+        FieldError: it would not be read back.
+
+    >>> text_bytes("cls", "7"), text_bytes("json", "[1, 2]"), text_bytes("caption", "a cat")
+    (b'7', b'[1, 2]', b'a cat')
+    """
+    data = text.encode()
+    if extension(field) == "gz":
+        data = gzip.compress(data, mtime=0)
+    decode(field, data)
+    return data
+
+
+def file_place(path: str, table: str) -> str:
+    """Return the path or URL of a file that a table names; a relative path is one in the table's folder.
+
+    >>> file_place("a/b.png", "/data/x.csv"), file_place("s3://b/c", "/data/x.csv")
+    ('/data/a/b.png', 's3://b/c')
+    >>> file_place("../b #1.png", "http://host/d/x.csv?token=1")
+    'http://host/b%20%231.png'
+    """
+    if path != "-" and scheme_of(path):
+        return absolute(path)
+    if path.startswith("/"):
+        return path
+    folder = folder_of(table)
+    if not scheme_of(folder):
+        return folder + path
+    head, start, _ = split_path(folder)
+    if scheme_of(folder) in ("http", "https"):
+        path = quote(path, errors="surrogateescape")
+    return head + posixpath.normpath(start + path)
+
+
+def _file_facts(path: str, table: str) -> list[Any]:
+    """Return what a file's bytes depend on. A URL stands for itself: asking for each would take as long as reading."""
+    try:
+        place = file_place(path, table)
+        if scheme_of(place):
+            return [place]
+        status = os.stat(place)
+    except (OSError, ValueError):  # reading it will say what is wrong
+        return [path]
+    return [place, status.st_size, status.st_mtime_ns]

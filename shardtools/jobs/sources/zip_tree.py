@@ -1,0 +1,140 @@
+"""The members of a zip file as files."""
+
+from __future__ import annotations
+
+import bz2
+import stat as modes
+import struct
+import zipfile
+import zlib
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shardtools.errors import CorruptError, JobError
+from shardtools.jobs.sources import Ints
+from shardtools.jobs.sources.tree import REPAIR, Archive, ArchiveFile, Tree, to_column
+from shardtools.shards.compression import crc32
+from shardtools.storage.files import os_errors
+
+_LOCAL = struct.Struct("<4s22xHH")
+_MAGIC = b"PK\x03\x04"
+_ENCRYPTED = 1
+_UNIX = 3
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+    return zlib.decompressobj(-15).decompress(data, size + 1)
+
+
+def _unbzip(data: bytes, size: int) -> bytes:
+    return bz2.BZ2Decompressor().decompress(data, size + 1)
+
+
+_METHODS: dict[int, Callable[[bytes, int], bytes]] = {
+    zipfile.ZIP_STORED: lambda data, size: data,
+    zipfile.ZIP_DEFLATED: _inflate,
+    zipfile.ZIP_BZIP2: _unbzip,
+}
+
+
+@dataclass
+class ZipFiles:
+    """Files in a zip file.
+
+    For each: where its local header begins, its size in bytes, as it is and packed, how it is packed, its CRC-32.
+    """
+
+    archive: Archive
+    offset: Ints
+    size: Ints
+    packed: Ints
+    method: Ints
+    checksum: Ints
+    _file: ArchiveFile | None = field(default=None, init=False, repr=False)
+
+    def place(self, path: str) -> tuple[str, str]:
+        return self.archive.url, path
+
+    def take(self, rows: Ints) -> ZipFiles:
+        columns = (self.offset, self.size, self.packed, self.method, self.checksum)
+        return ZipFiles(self.archive, *(column[rows] for column in columns))
+
+    def sizes(self, paths: Sequence[str]) -> Ints:
+        return self.size
+
+    def read(self, row: int, path: str) -> bytes:
+        if self._file is None:
+            self._file = ArchiveFile(self.archive)
+        offset, size = int(self.offset[row]), int(self.size[row])
+        magic, name_length, extra_length = _LOCAL.unpack(self._file.read(offset, _LOCAL.size, path))
+        if magic != _MAGIC:
+            raise self._damaged(path, "its local header is not where it should be")
+        raw = self._file.read(offset + _LOCAL.size + name_length + extra_length, int(self.packed[row]), path)
+        try:
+            data = _METHODS[int(self.method[row])](raw, size)
+        except (zlib.error, OSError, EOFError) as error:
+            raise self._damaged(path, str(error)) from error
+        if len(data) != size or crc32(data) != self.checksum[row]:
+            raise self._damaged(path, "its checksum is wrong")
+        return data
+
+    def facts(self, paths: Sequence[str]) -> Sequence[Any]:
+        return [self.archive.version, list(paths)]
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _damaged(self, path: str, reason: str) -> CorruptError:
+        return CorruptError(f"the member is damaged: {reason}", url=self.archive.url, member=path, fix=REPAIR)
+
+
+def list_zip(archive: Archive) -> tuple[Tree, ZipFiles]:
+    """Return the members of a zip file, and where they are, numbered alike.
+
+    Raises:
+        CorruptError: it is damaged, or no zip file.
+        JobError: a member is encrypted, or packed in a way that is not known.
+    """
+    tree = Tree(archive)
+    columns = tuple(array("q") for _ in range(5))
+    for info in _infos(archive):
+        if info.is_dir():
+            continue
+        if tree.add(info.filename, _irregular(info)):
+            _check(info, archive.url)
+            row = (info.header_offset, info.file_size, info.compress_size, info.compress_type, info.CRC)
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+    return tree, ZipFiles(archive, *map(to_column, columns))
+
+
+def _infos(archive: Archive) -> list[zipfile.ZipInfo]:
+    try:
+        with os_errors(archive.url), open(archive.path, "rb") as file, zipfile.ZipFile(file) as opened:
+            return opened.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as error:
+        raise CorruptError(f"this is no zip file, or a broken one: {error}", url=archive.url, fix=REPAIR) from error
+
+
+def _irregular(info: zipfile.ZipInfo) -> str:
+    """Return why a member is no regular file, "" if it is one."""
+    mode = info.external_attr >> 16 if info.create_system == _UNIX else 0
+    if modes.S_ISLNK(mode):
+        return "it is a link"
+    return "it is not a regular file" if modes.S_IFMT(mode) not in (0, modes.S_IFREG) else ""
+
+
+def _check(info: zipfile.ZipInfo, url: str) -> None:
+    if info.flag_bits & _ENCRYPTED:
+        raise JobError("the member is encrypted", url=url, member=info.filename, fix="unzip it and upload the folder")
+    if info.compress_type not in _METHODS:
+        raise JobError(
+            f"zip's packing method {info.compress_type} is not supported",
+            url=url,
+            member=info.filename,
+            fix="unzip it and upload the folder",
+        )

@@ -1,0 +1,190 @@
+"""The task of htupload: some samples of a source in, one shard out.
+
+Part -> records, the next ones read while these are packed -> Composer -> ShardWriter -> commit -> sidecar
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from shardtools.engine import check_cancelled
+from shardtools.errors import ShardtoolsError
+from shardtools.jobs.options import OnError
+from shardtools.jobs.sources import Part
+from shardtools.jobs.sources.files import FilePart
+from shardtools.jobs.target import Counts, ShardResult, Target, digest, is_own, read_mark, shard_result, write_target
+from shardtools.shards.samples import Composer, Members
+from shardtools.shards.writer import Batch, ShardWriter
+
+FORMAT = 1
+"""Raised whenever the same task would write other bytes than before."""
+
+_CHUNK_ROWS = 128
+_CHUNK_BYTES = 4 << 20
+
+_QUICK_SECONDS = 0.0005
+_PATIENCE_SECONDS = 1.0
+_turn = threading.Lock()
+
+
+_watchers: list[Callable[[int, int], None]] = []
+
+
+@contextmanager
+def watching(watcher: Callable[[int, int], None]) -> Iterator[None]:
+    """A context in which ``watcher`` is told of samples and bytes as tasks in threads of this process have read them.
+
+    It is called by those threads.
+    """
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+@dataclass
+class _Chunk:
+    """Some samples that are ready to be written, the bytes of their fields, and which could not be made, and why."""
+
+    rows: int
+    batch: Batch
+    errors: list[tuple[int, ShardtoolsError]]
+
+
+@dataclass(frozen=True)
+class UploadTask:
+    """What one task does: write ``part`` of the source called ``source`` to ``target``; ``ahead`` reads in a thread."""
+
+    source: str
+    part: Part
+    target: Target
+    on_error: OnError = "fail"
+    ahead: bool = False
+
+
+def upload_shard(task: UploadTask) -> ShardResult:
+    """Write one shard and return what became of it.
+
+    Raises:
+        ShardtoolsError: a sample cannot be read or written; the error names its file.
+        OutputExistsError: resumed, but another job has written the target.
+    """
+    try:
+        mark = read_mark(task.target)
+        if mark is not None and is_own(mark, task.target, _fingerprint(task.part)):
+            done = shard_result(task.source, 0, task.target.url, mark, resumed=True)
+            if task.on_error == "skip" or not done.counts.skipped:
+                return done
+        return _write(task)
+    finally:
+        task.part.close()
+
+
+def _fingerprint(part: Part) -> str:
+    return digest({"job": "upload", "format": FORMAT, "part": part.facts()})
+
+
+def _write(task: UploadTask) -> ShardResult:
+    skipped: list[tuple[str, str]] = []
+    size = 0
+
+    def fill(writer: ShardWriter) -> dict[str, Any]:
+        nonlocal size
+        for chunk in _read(task):
+            check_cancelled()
+            for row, error in chunk.errors:
+                if task.on_error == "fail":
+                    raise error
+                skipped.append((task.part.key(row), str(error)))
+            size += chunk.batch.size
+            writer.add_batch(chunk.batch)
+            for watcher in _watchers:
+                watcher(chunk.rows, chunk.batch.size)
+        writer.flush()
+        return {
+            "program": "htupload",
+            "fingerprint": _fingerprint(task.part),  # after reading, which has seen what the files are
+            "counts": asdict(Counts(read=len(task.part), skipped=len(skipped), written=writer.count)),
+            "skipped": [list(entry) for entry in skipped],
+        }
+
+    return shard_result(task.source, size, task.target.url, write_target(task.target, fill))
+
+
+def _read(task: UploadTask) -> Iterator[_Chunk]:
+    """Yield the samples of the task's part, in their order."""
+    chunks = _chunks(task)
+    if not task.ahead:
+        yield from chunks
+        return
+    with ThreadPoolExecutor(1, "shardtools-ahead") as pool:
+        context = contextvars.copy_context()
+
+        def following() -> _Chunk | None:
+            return context.run(next, chunks, None)
+
+        waiting = pool.submit(following)
+        while (chunk := waiting.result()) is not None:
+            waiting = pool.submit(following)
+            yield chunk
+
+
+def _chunks(task: UploadTask) -> Iterator[_Chunk]:
+    """Yield the samples in chunks of a megabyte or so, or of one sample that is larger."""
+    composer, part = Composer(), task.part
+    row, quick = 0, True
+    while row < len(part):
+        with _in_turn(quick):
+            started = time.monotonic()
+            chunk = _read_chunk(task, composer, row)
+            quick = time.monotonic() - started < _QUICK_SECONDS * chunk.rows
+        row += chunk.rows
+        yield chunk
+
+
+@contextmanager
+def _in_turn(quick: bool) -> Iterator[None]:
+    """Let one thread at a time read what is quick to read, while others pack and write.
+
+    Small files that are in memory are read in a few microseconds each, in system calls that release Python's lock.
+    Threads that fight for it at every one of them are slower than one thread alone. What is slow, a file on a network
+    say, is read by all at once.
+    """
+    taken = quick and _turn.acquire(timeout=_PATIENCE_SECONDS)
+    try:
+        yield
+    finally:
+        if taken:
+            _turn.release()
+
+
+def _read_chunk(task: UploadTask, composer: Composer, row: int) -> _Chunk:
+    """Return the samples from ``row`` on that make a chunk."""
+    part = task.part
+    make = part.members if isinstance(part, FilePart) else partial(_members, part)
+    batch = Batch()
+    errors: list[tuple[int, ShardtoolsError]] = []
+    at = row
+    stop = min(row + _CHUNK_ROWS, len(part))
+    while at < stop and batch.size < _CHUNK_BYTES:
+        try:
+            key, members = make(at, composer)
+        except ShardtoolsError as error:
+            errors.append((at, error if error.url else error.at(task.source, part.key(at))))
+        else:
+            batch.add(key, members)
+        at += 1
+    return _Chunk(at - row, batch, errors)
+
+
+def _members(part: Part, row: int, composer: Composer) -> tuple[str, Members]:
+    return composer.compose(part.record(row))
