@@ -23,9 +23,9 @@ from shardtools.cli.common import (
 
 if TYPE_CHECKING:
     from shardtools.jobs.extraction.formats import Binary, Layout
-    from shardtools.jobs.extraction.lookup import Sample
     from shardtools.jobs.extraction.where import Condition
     from shardtools.jobs.options import RunOptions
+    from shardtools.shards.samples import Record
 
 EPILOG = """\b
 Examples:
@@ -296,55 +296,73 @@ def _write(given: dict[str, Any], options: RunOptions, lines: Sequence[str]) -> 
 
 def _sample(given: dict[str, Any], options: RunOptions) -> int:
     from shardtools.errors import JobError
-    from shardtools.jobs.extraction.lookup import sample_at, sample_with_key
     from shardtools.storage import get_storage, using
 
-    if given["sample"] is not None:
-        sample = sample_with_key(given["sources"], given["sample"], options)
-    else:
-        sample = sample_at(given["sources"], given["index"], options)
-    names = given["fields"] or tuple(sample.fields)
-    if lacking := [name for name in names if name not in sample.fields]:
-        fix = f"it has {', '.join(sorted(sample.fields))}"
-        raise JobError(f"the sample has no {lacking[0]}", url=sample.url, member=sample.key, fix=fix)
+    record = _find(given, options)
+    there = [name for name in record if name != "key"]
+    names = given["fields"] or tuple(there)
+    if lacking := [name for name in names if name not in there]:
+        fix = f"it has {', '.join(sorted(there))}"
+        raise JobError(f"the sample has no {lacking[0]}", url=record.url, member=record["key"], fix=fix)
     if given["to"]:
-        _write_files(given, options, sample, names)
+        _write_files(given, options, record, names)
     elif given["fields"]:
         if len(names) > 1:
             raise JobError("standard output takes one field", fix="name one with -f, or give a folder by --to")
         output = given["output"] or "-"
         with using(options.storage), get_storage(output).create(output) as sink:
-            sink.write(sample.fields[names[0]])
+            sink.write(record[names[0]])
     else:
-        _write(given, options, _described(sample))
+        _write(given, options, _described(record))
     return 0
 
 
-def _write_files(given: dict[str, Any], options: RunOptions, sample: Sample, names: Sequence[str]) -> None:
+def _find(given: dict[str, Any], options: RunOptions) -> Record:
+    """Return the sample that is asked for.
+
+    Raises:
+        JobError: there is none.
+    """
+    from shardtools.dataset import ShardedDataset
+    from shardtools.errors import JobError
+
+    dataset = ShardedDataset(given["sources"], options.storage)
+    key, index = given["sample"], given["index"]
+    try:
+        record: Record = dataset[index] if key is None else dataset[key]
+        return record
+    except IndexError:
+        what = f"there is no sample {index}: they are {len(dataset):,}"
+        raise JobError(what, fix=f"give a number from 0 to {len(dataset) - 1}") from None
+    except KeyError:
+        raise JobError(f"no sample has the key {key}", fix="htextract --keys lists them all") from None
+
+
+def _write_files(given: dict[str, Any], options: RunOptions, record: Record, names: Sequence[str]) -> None:
     from shardtools.jobs.extraction.gathering import refuse
     from shardtools.storage import get_storage, using
 
-    base = sample.key.rpartition("/")[2]  # which has no dot, so that no key leads out of the folder
+    base = record["key"].rpartition("/")[2]  # which has no dot, so that no key leads out of the folder
     urls = {name: f"{given['to'].rstrip('/')}/{base}.{name}" for name in names}
     with using(options.storage):
         for url in urls.values():
             refuse(url, options)
         for name, url in urls.items():
             with get_storage(url).create(url) as sink:
-                sink.write(sample.fields[name])
+                sink.write(record[name])
             if not given["quiet"]:
                 tell(url)
 
 
-def _described(sample: Sample) -> list[str]:
+def _described(record: Record) -> list[str]:
     """Return lines that say what a sample consists of."""
     from shardtools.cli.tables import aligned
     from shardtools.errors import redact
     from shardtools.jobs.extraction.formats import is_binary, show
 
-    lines = [f"{sample.key}: sample {sample.row} of {redact(sample.url)}"]
+    lines = [f"{record['key']}: sample {record.index} of {redact(record.url)}"]
     rows = []
-    for name, data in sorted(sample.fields.items()):
+    for name, data in sorted(item for item in record.items() if item[0] != "key"):
         text = "" if is_binary(name) else show(data[:1000])
         short = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
         rows.append([f"  {name}", format_count(len(data), "byte"), short if len(short) <= 60 else f"{short[:59]}…"])

@@ -331,8 +331,8 @@ class TestSample:
 
     def test_what_is_not_there(self, folder: Path) -> None:
         assert fails(folder, "--sample", "b", status=2) == "no sample has the key b; htextract --keys lists them all"
-        message = check_failure(SPEC, "--index", "120", cwd=folder, status=2, program="htextract", needs_fix=False)
-        assert message == "there is no sample 120: they are 120, from 0 to 119"
+        message = fails(folder, "--index", "120", status=2)
+        assert message == "there is no sample 120: they are 120; give a number from 0 to 119"
         assert "the sample has no txt; it has cls, json, png" in fails(folder, "--index", "0", "-f", "txt", status=2)
         assert "standard output takes one field" in fails(folder, "--index", "1", "-f", "txt", "-f", "cls", status=2)
 
