@@ -5,5 +5,4 @@ where.py        which samples: 'cls == 7'
 formats.py      rows -> tsv, csv, jsonl, parquet, npy
 rows.py         the job that brings rows out, in the order of the shards
 statistics.py   the jobs that count: values, sizes, numbers
-lookup.py       one sample, by its key or its number
 """
