@@ -76,6 +76,13 @@ class _Shard:
         """The keys of the samples."""
         return self.table.keys.tolist()
 
+    @cached_property
+    def _numbers(self) -> tuple[memoryview, ...]:
+        """The columns of the table, as what gives single numbers several times as fast as numpy does."""
+        table = self.table
+        columns = (table.start, table.stop, table.first, table.offset, table.size, table.field)
+        return tuple(np.ascontiguousarray(column).data for column in columns)
+
     def __del__(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
@@ -102,13 +109,13 @@ class _Shard:
         self._make_enterable()
         if self._fd < 0:
             return self.records(np.array([row]))[0]
-        table = self.table
-        start = int(table.start[row])
-        data = self._pread(start, int(table.stop[row]))
+        starts, stops, first, offsets, sizes, fields = self._numbers
+        start = starts[row]
+        data = self._pread(start, stops[row])
         record = Record(key=self.keys[row])
-        for member in range(int(table.first[row]), int(table.first[row + 1])):
-            at = int(table.offset[member]) - start
-            record[self.fields[table.field[member]]] = data[at : at + int(table.size[member])]
+        for member in range(first[row], first[row + 1]):
+            at = offsets[member] - start
+            record[self.fields[fields[member]]] = data[at : at + sizes[member]]
         record.url, record.index = self.indexed.url, row
         return record
 
@@ -338,6 +345,9 @@ class ShardedDataset(Sequence[Record]):
             IndexError: there is no such number.
             KeyError: there is no such key.
         """
+        if type(index) is int:
+            shard, row = self._locate(index)
+            return self._shard(shard).record(row)
         if isinstance(index, str):
             found = self._find(index)
             if found is None:
@@ -359,11 +369,12 @@ class ShardedDataset(Sequence[Record]):
                 yield from records(block)
 
     def _locate(self, index: int) -> tuple[int, int]:
-        ends = self._bounds()
+        ends = self._ends or self._bounds()
         total = ends[-1] if ends else 0
-        if not -total <= index < total:
-            raise IndexError(f"there is no sample {index}: they are {total:,}")
-        index %= total
+        if not 0 <= index < total:
+            if not -total <= index < 0:
+                raise IndexError(f"there is no sample {index}: they are {total:,}")
+            index += total
         shard = bisect_right(ends, index)
         return shard, index - (ends[shard - 1] if shard else 0)
 

@@ -13,5 +13,6 @@ SUITES = {
     "sort": "benchmarks.sort",
     "storage": "benchmarks.storage",
     "upload": "benchmarks.upload",
+    "view": "benchmarks.view",
 }
 """Name on the command line: the module. A new suite is one more line here and one more module."""
