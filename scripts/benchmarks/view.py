@@ -43,9 +43,7 @@ def at_random(data: Dataset) -> Table:
 def slices(data: Dataset) -> Table:
     rows = (
         Row("shardtools", OURS + "slices", {"pattern": data.pattern, "size": 1_000}),
-        Row(
-            "wids", PEERS + "wids_slices", {"names": data.names(2), "samples": data.samples, "size": 1_000}, "2 shards"
-        ),
+        Row("wids", PEERS + "wids_slices", {"names": data.names(2), "samples": data.samples}, "2 shards"),
     )
     targets = (Target("shardtools", 100_000), Target("shardtools", 5, "wids"))
     return Table("slices", "Slices of 1,000 samples of 20 kB, local, .tar", rows, targets, (data,))
