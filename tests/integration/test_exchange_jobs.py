@@ -280,6 +280,19 @@ class TestStopped:
             outcome.status == 1 and "another script, or another version of the source, made this shard" in outcome.err
         )
 
+    def test_what_an_earlier_attempt_has_left_is_removed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Runs of another grouping, which nobody continues, and drafts of the killed."""
+        for place, arguments in (("default", ()), ("given", ("--spill", "spill"))):
+            out = folder / place
+            with monkeypatch.context() as patch:
+                patch.setattr("shardtools.jobs.exchange.exchange.write_plan", lambda *_: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    shuffle(folder, "--seed", "1", *arguments, "--memory", "1MB", "-j", "4", SPEC, f"{out}/o-@2.tar")
+            [spill] = [folder / "spill"] if arguments else out.glob(".shardtools-spill-*")
+            assert len(list(spill.glob("group-*"))) >= 10
+            done(shuffle(folder, "--seed", "1", *arguments, "-j", "1", SPEC, f"{out}/o-@2.tar"))
+            assert not spill.exists() or not list(spill.iterdir())
+
     def test_a_drawn_seed_is_kept(self, folder: Path) -> None:
         """A job without --seed that is killed goes on with the seed that it has drawn."""
         (folder / "wait").touch()

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from shardtools import engine
-from shardtools.errors import CorruptError, SpecError, StorageError, redact
+from shardtools.errors import CorruptError, RefusedError, SpecError, StorageError, redact
 from shardtools.jobs.exchange.collect import Collected, CollectTask, collect
 from shardtools.jobs.exchange.gather import GatherPlan, GatherTask, gather, write_plan
 from shardtools.jobs.exchange.plan import cuts, ranks
-from shardtools.jobs.exchange.planning import Exchange, ExchangePlan
+from shardtools.jobs.exchange.planning import SPILL, Exchange, ExchangePlan
+from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
 from shardtools.jobs.report import JobResult, Skipped, write_report
 from shardtools.jobs.target import ShardResult, digest, read_mark, shard_result, targets
@@ -233,14 +236,15 @@ def _compare(plan: ExchangePlan, collected: Sequence[Collected], results: Sequen
         )
 
 
-def remove_spill(plan: ExchangePlan, runs: Sequence[Any]) -> None:
-    """Delete what lies between the passes."""
+def remove_spill(plan: ExchangePlan, runs: Sequence[Run]) -> None:
+    """Delete what lies between the passes, and what an earlier attempt has left there."""
+    if scheme_of(plan.spill) in ("", "file") and os.path.basename(plan.spill.rstrip("/")).lstrip(".").startswith(SPILL):
+        shutil.rmtree(plan.spill.removeprefix("file://"), ignore_errors=True)
+        return
     storage = get_storage(plan.spill)
     marks = [f"{plan.spill}group-{number:06d}.json" for number in range(len(plan.groups))]
-    for url in [*(run.url for run in runs), *marks, f"{plan.spill}plan.npz", f"{plan.spill}job.json"]:
+    known = {*(run.url for run in runs), *marks, f"{plan.spill}plan.npz", f"{plan.spill}job.json"}
+    with suppress(RefusedError):  # it does not list
+        known |= set(storage.list(f"{plan.spill}group-"))
+    for url in sorted(known):
         storage.delete(url)
-    if scheme_of(plan.spill) in ("", "file"):
-        try:
-            os.rmdir(plan.spill.removeprefix("file://"))
-        except OSError:  # something else lies in it
-            return

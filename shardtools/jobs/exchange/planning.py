@@ -26,6 +26,10 @@ FORMAT = 1
 """Raised whenever the same job would write other bytes than before."""
 
 DEFAULT_MEMORY = 1 << 30
+
+SPILL = "shardtools-spill-"
+"""What the names of folders begin with that an exchange makes, and removes, by itself."""
+
 _LEAST_BUDGET = 1 << 20
 _PACKED = 4
 """What a packed shard is taken to unpack to, in times of its size, where nothing tells."""
@@ -195,10 +199,10 @@ def _default_spill(spec: str, options: RunOptions) -> str:
     """Return where the spill goes: always the same place for the same destination, so that a job can go on."""
     name = hashlib.blake2b(identity(spec).encode(errors="surrogatepass"), digest_size=8).hexdigest()
     if options.cluster not in ("threads", "processes"):
-        return f"{folder_of(spec)}shardtools-spill-{name}/"
+        return f"{folder_of(spec)}{SPILL}{name}/"
     if scheme_of(spec) in ("", "file"):
-        return f"{folder_of(spec)}.shardtools-spill-{name}/"
-    return os.path.join(tempfile.gettempdir(), f"shardtools-spill-{name}", "")
+        return f"{folder_of(spec)}.{SPILL}{name}/"
+    return os.path.join(tempfile.gettempdir(), f"{SPILL}{name}", "")
 
 
 def _groups(inputs: Sequence[Input], size: int) -> tuple[tuple[int, ...], ...]:
