@@ -26,6 +26,7 @@ from shardtools.storage import Sink
 _BATCH_BYTES = 2 << 20
 _BATCH_MEMBERS = 4096
 _SMALL = 16 << 10
+"""Parts of fewer bytes on average are joined: a copy costs less than calls that each let go of Python's lock."""
 _PADDING = [bytes(-size % tar.BLOCK) for size in range(tar.BLOCK)]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -124,9 +124,6 @@ def list_paths(name: str, text: bytes, rules: FileRules) -> FileSource:
         root = ""
     if stray := next((path for path in paths if path.startswith("../")), None):
         raise JobError("the path leads out of this folder", url=stray, fix="give absolute paths")
-    if len(set(paths)) < len(paths):
-        twice = next(path for path, count in Counter(paths).items() if count > 1)
-        raise JobError("the list names this file twice", url=f"{root}/{twice}", fix="name it once")
     folders: dict[str, list[str]] = {}
     for path in paths:
         folder, slash, base = path.rpartition("/")
@@ -135,6 +132,8 @@ def list_paths(name: str, text: bytes, rules: FileRules) -> FileSource:
     paths = ordered(folders.items(), rules, left_out)
     if not paths:
         raise JobError("the list names no files", url=name, fix="give one path a line, such as find writes")
+    if twice := next((path for path, following in pairwise(paths) if path == following), None):
+        raise JobError("the list names this file twice", url=f"{root}/{twice}", fix="name it once")
     return FileSource(name, paths, FolderFiles(root), rules, left_out)
 
 
