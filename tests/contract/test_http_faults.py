@@ -85,7 +85,7 @@ class TestReading:
         with Behind(place, Fault(after=after, reset=reset)) as behind:
             assert place.storage.read(behind.url("x.tar")) == MEGABYTES
             assert not behind.proxy.faults
-            if after > 1000:
+            if after > 1000 and not reset:  # a reset may take back what had come and was not read
                 assert "Range: bytes=" in behind.proxy.heads[1] and "If-Range: " in behind.proxy.heads[1]
 
     def test_a_bad_line_is_resumed_as_long_as_bytes_come_through(self, place: FolderPlace) -> None:
