@@ -228,13 +228,9 @@ def _encode_npy(value: object) -> bytes:
 
 
 def _decode_npy(data: bytes) -> np.ndarray[Any, Any]:
-    import numpy as np
+    from shardtools.shards.npy import load_npy
 
-    stream = io.BytesIO(data)
-    array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
-    if rest := len(data) - stream.tell():
-        raise ValueError(f"{rest} bytes follow the array")
-    return array
+    return load_npy(data).copy(order="K")
 
 
 def _encode_npz(value: object) -> bytes:
@@ -254,12 +250,11 @@ def _encode_npz(value: object) -> bytes:
 
 
 def _decode_npz(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    import numpy as np
+    from shardtools.shards.npy import load_npz
 
     if not data.startswith(b"PK"):
         raise ValueError("not a zip file")
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    return {name: array.copy(order="K") for name, array in load_npz(data).items()}
 
 
 # images

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import NotFoundError, StaleTableError
+from shardtools.shards.npy import load_npz
 from shardtools.shards.table import Keys, ShardTable
 from shardtools.shards.tar import BLOCK, Ints
 from shardtools.spec import beside
@@ -145,8 +146,7 @@ def parse(data: bytes, url: str) -> Sidecar:
         StaleTableError: the bytes are not a sidecar of this version.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            columns = {name: arrays[name] for name in arrays.files}
+        columns = load_npz(data)
         meta = json.loads(columns.pop("meta").tobytes())
         version = meta["version"]
         sidecar = Sidecar(
@@ -159,6 +159,8 @@ def parse(data: bytes, url: str) -> Sidecar:
             job=meta["job"],
         )
         missing = [name for name in _COLUMNS if name not in columns]
+    except (MemoryError, SystemError):  # which say nothing of the bytes
+        raise
     except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged bytes
         raise StaleTableError("the sidecar is damaged", url=sidecar_url(url), fix="delete it") from error
     if version != VERSION or missing:

@@ -111,7 +111,7 @@ class TestShuffle:
         manifest = json.loads((folder / f"out-@{outputs}.{ending}.json").read_text())
         assert manifest["nsamples"] == len(ALL) and manifest["job"]["seed"] == 1 and manifest["job"]["content"]
         assert no_spill(folder)
-        verified = call(f"out-@{outputs}.{ending}", "--keys", "--verify", cwd=folder, program="htextract")
+        verified = done(call(f"out-@{outputs}.{ending}", "--keys", "--verify", cwd=folder, program="htextract"))
         assert verified.out.splitlines() == [key for key, _ in found]
 
     def test_spans_are_moved_as_they_are(self, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ import webdataset
 from shardtools.errors import ChangedError, CorruptError, FieldError, JobError, NotFoundError
 from shardtools.jobs.sources import array_file
 from shardtools.jobs.sources.arrays import ArrayRules, ArraySource, open_array
-from shardtools.jobs.sources.npy_header import read_header
 from shardtools.jobs.upload import UploadOptions, upload
 from shardtools.shards.fields import decode
+from shardtools.shards.npy import read_header
 from tests.servers import NginxServer
 
 IMAGES_AND_LABELS = ArrayRules((("png", "images"), ("cls", "labels")))

@@ -24,6 +24,7 @@ from shardtools.jobs.exchange.reduce import REDUCE, Reducer
 from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.same import Treatment, choose
 from shardtools.jobs.target import Counts, ShardResult, Target, commit, is_own, read_mark, shard_result
+from shardtools.shards.npy import load_npz
 from shardtools.shards.samples import Composer
 from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.spans import SpanBatch, SpanWriter, batch_of
@@ -59,10 +60,10 @@ def write_plan(url: str, plan: GatherPlan) -> None:
 @lru_cache(maxsize=4)
 def read_plan(url: str, fingerprint: str) -> GatherPlan:
     """Return a plan that was written for the job of ``fingerprint``; it is read once in each process."""
-    with np.load(BytesIO(get_storage(url).read(url)), allow_pickle=False) as found:
-        cuts, told = found["cuts"], json.loads(found["told"].tobytes().decode("utf-8", "surrogateescape"))
+    found = load_npz(get_storage(url).read(url))
+    told = json.loads(found["told"].tobytes().decode("utf-8", "surrogateescape"))
     runs = tuple(Run(**{**entry, "fields": tuple(entry["fields"])}) for entry in told["runs"])
-    return GatherPlan(runs, cuts, tuple(told["shards"]), tuple(told["sources"]))
+    return GatherPlan(runs, found["cuts"], tuple(told["shards"]), tuple(told["sources"]))
 
 
 @dataclass(frozen=True)

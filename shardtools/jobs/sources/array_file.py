@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import ChangedError, CorruptError, ShardtoolsError
-from shardtools.jobs.sources.npy_header import Header, read_header
+from shardtools.shards.npy import Header, read_header
 from shardtools.spec import absolute, name_of, scheme_of, split_path
 from shardtools.storage import Stat, check_stop, get_storage
 from shardtools.storage.files import os_errors

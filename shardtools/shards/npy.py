@@ -1,0 +1,127 @@
+"""Arrays in the npy format, and several of them in an npz, as bytes.
+
+numpy reads them too, but it parses each head as Python, which goes wrong now and then where threads do so at the same
+time (python/cpython#106905, in 3.11 before 3.11.9 and 3.12 before 3.12.3: ``SystemError: AST constructor recursion
+depth mismatch``), and takes longer than small arrays themselves. A head as numpy writes it is matched here instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import struct
+import zipfile
+from dataclasses import dataclass
+from math import prod
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+_MAGIC = b"\x93NUMPY"
+_MOST = 1 << 20
+_PLAIN = re.compile(r"\{'descr': '([^'\\]+)', 'fortran_order': (True|False), 'shape': \(((?:\d+, ?)*\d*)\), \} *\n?")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the head of an array says, and how many bytes (``size``) it takes itself."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+    size: int
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the array's data."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(file: IO[bytes]) -> Header:
+    """Return the head of an array, which is at the position of ``file``; what follows are its data.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+
+    >>> import io
+    >>> np.save(file := io.BytesIO(), np.zeros((2, 3), "int16"))
+    >>> read_header(io.BytesIO(file.getvalue()))
+    Header(dtype=dtype('int16'), shape=(2, 3), fortran=False, size=128)
+    """
+    head = file.read(8)
+    if len(head) < 8 or not head.startswith(_MAGIC):
+        raise ValueError(f"no array begins with {head!r}")
+    version = head[6]
+    if version not in (1, 2, 3):
+        raise ValueError(f"version {version} of the npy format is not known")
+    width, layout = (2, "<H") if version == 1 else (4, "<I")
+    (length,) = struct.unpack(layout, _exactly(file, width))
+    if length > _MOST:
+        raise ValueError("its header is too long")
+    text = _exactly(file, length).decode("utf-8" if version == 3 else "latin-1")
+    try:
+        fields = _parse(text)
+        dtype = np.lib.format.descr_to_dtype(fields["descr"])
+        shape, fortran = fields["shape"], fields["fortran_order"]
+        is_shape = isinstance(shape, tuple) and all(type(length) is int and length >= 0 for length in shape)
+    except (ValueError, SyntaxError, TypeError, LookupError, RecursionError, MemoryError) as error:
+        raise ValueError("its header cannot be read") from error
+    if not is_shape or not isinstance(fortran, bool):
+        raise ValueError("its header cannot be read")
+    return Header(dtype, shape, fortran, 8 + width + length)
+
+
+def _parse(text: str) -> Any:
+    if found := _PLAIN.fullmatch(text):
+        shape = tuple(int(length) for length in found[3].split(",") if length.strip())
+        return {"descr": found[1], "fortran_order": found[2] == "True", "shape": shape}
+    for _ in range(100):
+        try:
+            return ast.literal_eval(text.strip())
+        except SystemError:  # by the other threads' doing, see above
+            continue
+    return ast.literal_eval(text.strip())
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise ValueError("it ends too early")
+    return data
+
+
+def load_npy(data: bytes) -> npt.NDArray[Any]:
+    """Return the array that is in ``data``, which it shares, so that it cannot be written to.
+
+    Raises:
+        ValueError: there is none, it is damaged, or it holds Python objects.
+
+    >>> np.save(file := io.BytesIO(), np.arange(3))
+    >>> load_npy(file.getvalue())
+    array([0, 1, 2])
+    """
+    header = read_header(io.BytesIO(data))
+    if header.dtype.hasobject:
+        raise ValueError("it holds Python objects, which only pickle could read")
+    rest = len(data) - header.size - header.nbytes
+    if rest < 0:
+        raise ValueError("it ends too early")
+    if rest:
+        raise ValueError(f"{rest} bytes follow the array")
+    if not header.nbytes:
+        return np.empty(header.shape, header.dtype)
+    order: Any = "F" if header.fortran else "C"
+    return np.ndarray(header.shape, header.dtype, data, header.size, order=order)
+
+
+def load_npz(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays in an npz, by name; they cannot be written to.
+
+    Raises:
+        ValueError: one of them is no array, or holds Python objects.
+        zipfile.BadZipFile: it is no zip file, or damaged; other errors of `zipfile` where it is damaged, too.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name.removesuffix(".npy"): load_npy(archive.read(name)) for name in archive.namelist()}
