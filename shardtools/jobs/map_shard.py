@@ -32,7 +32,7 @@ from shardtools.shards.writer import ShardWriter
 from shardtools.spec import identity
 from shardtools.storage import Stat, get_storage
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same job would write other bytes than before, so that ``--resume`` does not mix the two."""
 
 

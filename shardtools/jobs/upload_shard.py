@@ -24,7 +24,7 @@ from shardtools.jobs.target import Counts, ShardResult, Target, digest, is_own, 
 from shardtools.shards.samples import Composer, Members
 from shardtools.shards.writer import Batch, ShardWriter
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same task would write other bytes than before."""
 
 _CHUNK_ROWS = 128

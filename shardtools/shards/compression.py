@@ -4,7 +4,7 @@
     stream, first bytes -> unpack -> bytes of the tar file
 
 An **entry point** is a pair (offset in the tar file, offset in the packed file) at the beginning of a sample from where
-the packed file can be read without what stands before it. A ``.tgz`` is one gzip member with a full flush at each
+the packed file can be read without what stands before it. A ``.tgz`` is one gzip member that starts afresh at each
 entry point: every gzip reader takes it for an ordinary file, and ``zlib.decompressobj(-15)`` inflates from such a
 point. (Several gzip members would do too, but Python's tarfile stops after the first one without saying so.) A
 ``.tar.zst`` is a row of independent frames.
@@ -13,6 +13,7 @@ point. (Several gzip members would do too, but Python's tarfile stops after the 
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
@@ -32,9 +33,14 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = b"\x2a\x4d\x18"
 
-# Level 1 of isal compresses like zlib's default at ten times the speed; level 3 of zstd is its own default.
+# Level 1 of isal compresses about as well as zlib's default at five to ten times its speed; level 3 of zstd is its own
+# default.
 _GZIP_LEVEL = 1
 _ZSTD_LEVEL = 3
+
+_WINDOW = 1 << 15
+_LAST_BLOCK = b"\x03\x00"
+"""An empty deflate block, marked as the last one."""
 
 # Magic, deflate, no flags, no time, no extra flags, unknown system: the same bytes whoever writes them.
 _GZIP_HEADER = GZIP_MAGIC + b"\x08\0\0\0\0\0\0\xff"
@@ -113,29 +119,49 @@ class _EntryPacker(Packer):
 
 
 class GzipPacker(_EntryPacker):
-    """Writes one gzip member, with a full flush at each entry point."""
+    """Writes one gzip member, whose deflate stream begins anew at each entry point."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._deflate = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, -15)
+        self._deflate: Any = None
         self._crc = 0
 
     def _header(self) -> bytes:
         return _GZIP_HEADER
 
     def _compress(self, data: memoryview) -> bytes:
+        if self._deflate is None:
+            self._deflate = _deflate_for(data)
         self._crc = crc32(data, self._crc)
         packed: bytes = self._deflate.compress(data)
         return packed
 
     def _cut(self) -> bytes:
-        flushed: bytes = self._deflate.flush(isal_zlib.Z_FULL_FLUSH)
+        flushed: bytes = self._deflate.flush(zlib.Z_FULL_FLUSH)
+        self._deflate = None
         return flushed
 
     def finish(self, end: bytes) -> list[Any]:
         parts = super().finish(end)
         tail = self._crc.to_bytes(4, "little") + (self._done & 0xFFFFFFFF).to_bytes(4, "little")
-        return [*parts, self._deflate.flush(isal_zlib.Z_FINISH), tail]
+        return [*parts, _LAST_BLOCK, tail]
+
+
+def _deflate_for(data: memoryview) -> Any:
+    """Return what compresses a stretch that begins with ``data`` to the same bytes each time.
+
+    Without a dictionary isal does not: its level 1 and 2 hash an address instead of the third position of the stretch
+    (``.write_first_byte`` of igzip_icf_body_h1_gr_bt.asm uses a register that holds no data, in isa-l 2.32), and find
+    another match, about once in a thousand megabytes. With a dictionary that code does not run. This one is a single
+    byte, and such a byte that nothing in the stretch can match it: a match has four bytes or more, and what is more
+    than a window behind the dictionary cannot reach it.
+    """
+    start = bytes(data[: _WINDOW + 4])
+    for value in range(255, -1, -1):
+        byte = bytes([value])
+        if byte + start[:3] not in start:
+            return isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, -15, zdict=byte)
+    return zlib.compressobj(1, zlib.DEFLATED, -15)
 
 
 class ZstdPacker(_EntryPacker):

@@ -180,7 +180,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byte
     folder = tmp_path_factory.mktemp("many")
     data = os.urandom(20_000) + bytes(20_000)
     write_tree(folder / "in", {f"{i % 7}/{i:04d}.bin": b"%d" % i + data for i in range(2000)})
-    outcome = run(folder / "in", "out-@40.tar", cwd=folder, program="htupload")
+    outcome = run(folder / "in", "out-@40.tgz", cwd=folder, program="htupload")
     assert outcome.status == 0
     return folder / "in", {name: data for name, data in snapshot(folder).items() if name.startswith("out")}
 
@@ -188,7 +188,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byte
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_resumed(many: tuple[Path, dict[str, bytes]], tmp_path: Path, how: signal.Signals) -> None:
     source, expected = many
-    process = start("-j", "1", source, "out-@40.tar", cwd=tmp_path, program="htupload")
+    process = start("-j", "1", source, "out-@40.tgz", cwd=tmp_path, program="htupload")
     wait_until(lambda: len(list(tmp_path.glob("*.npz"))) > 2 or process.poll() is not None, "the third shard")
     os.killpg(process.pid, how)
     outcome = finish(process)
@@ -199,7 +199,7 @@ def test_stopped_and_resumed(many: tuple[Path, dict[str, bytes]], tmp_path: Path
     assert 4 < len(left) < len(expected), "it was over before it was stopped"
     assert {name: expected[name] for name in left} == left
     done = sum(name.endswith(".npz") for name in left)
-    outcome = run("--resume", source, "out-@40.tar", cwd=tmp_path, program="htupload")
+    outcome = run("--resume", source, "out-@40.tgz", cwd=tmp_path, program="htupload")
     assert (outcome.status, outcome.err) == (0, "")
     assert f", {done} shards there already" in outcome.out
     assert {name: data for name, data in snapshot(tmp_path).items() if not name.startswith(".")} == expected

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shardtools.errors import CorruptError, ShardError, SpecError, TruncatedError
 from shardtools.shards.compression import (
@@ -254,3 +256,45 @@ def test_a_large_shard_is_read_from_any_entry(tmp_path: Path) -> None:
         piece = zlib.decompressobj(wbits=-15).decompress(packed[entry:], int(table.stop[i]) - at)
         with tarfile.open(fileobj=io.BytesIO(piece[int(table.start[i]) - at :] + bytes(1024))) as file:
             assert file.getnames() == [f"d.x/{i:05d}.bin", f"d.x/{i:05d}.cls"]
+
+
+def gzipped(*samples: bytes) -> tuple[bytes, list[tuple[int, int]]]:
+    packer = GzipPacker()
+    parts = [part for sample in samples for part in packer.pack([sample])]
+    return b"".join(map(bytes, [*parts, *packer.finish(bytes(1024))])), packer.entries
+
+
+@pytest.mark.parametrize("left_out", [*range(256), None])
+def test_no_byte_of_the_dictionary_is_matched(left_out: int | None) -> None:
+    """It is no part of the file, so that a match with it would be an error, or other bytes."""
+    start = b"abcd"
+    all_but_one = b"".join(bytes([value]) + start for value in range(256) if value != left_out)
+    data = start + all_but_one * 30
+    packed, _ = gzipped(data)
+    assert gzip.decompress(packed) == data + bytes(1024)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([b"\0", b"\xff", b"\xfe\xff", b"ab", bytes(300), b"\xff" * 33_000])), max_size=4)
+)
+def test_repetitive_samples_come_back(samples: list[list[bytes]]) -> None:
+    data = [b"".join(pieces) for pieces in samples]
+    packed, entries = gzipped(*data)
+    tar = b"".join(data) + bytes(1024)
+    assert gzip.decompress(packed) == tar
+    for start, at in entries:
+        assert zlib.decompressobj(-15).decompress(packed[at:]) == tar[start:]
+
+
+def test_the_same_bytes_wherever_in_memory() -> None:
+    """isal by itself, which hashes an address, gives others once in some thousand times."""
+    choose = random.Random(5)
+    data = b"".join((b"%d.bin" % i).ljust(512, b"\0") + choose.randbytes(20_000) + bytes(20_448) for i in range(7))
+    kept: list[object] = []
+    expected = GzipPacker().pack([data])
+    for _ in range(1000):
+        found = GzipPacker().pack([data])
+        assert found == expected
+        kept += [found, bytearray(choose.randrange(1 << 20))]
+        if len(kept) > 300:
+            kept = choose.sample(kept, 150)

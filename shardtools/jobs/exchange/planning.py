@@ -22,7 +22,7 @@ from shardtools.shards.tar import BLOCK
 from shardtools.spec import Destination, absolute, expand, folder_of, identity, name_of, scheme_of
 from shardtools.storage import get_storage, using
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same job would write other bytes than before."""
 
 DEFAULT_MEMORY = 1 << 30
