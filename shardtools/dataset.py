@@ -28,7 +28,7 @@ from shardtools.errors import NotFoundError, RefusedError, SpecError, StorageErr
 from shardtools.jobs.options import expand_sources
 from shardtools.shards.indexing import index_shard
 from shardtools.shards.members import IndexedShard
-from shardtools.shards.reader import ShardReader, read_blocks
+from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record, records
 from shardtools.shards.sidecar import dump, parse, read_sidecar
 from shardtools.shards.table import spread
@@ -58,9 +58,10 @@ class _Shard:
     has no name, and takes its place.
     """
 
-    def __init__(self, shard: IndexedShard):
+    def __init__(self, shard: IndexedShard, options: StorageOptions):
         table = shard.table
         self.indexed = shard
+        self._options = options
         self.table = table
         self.fields = table.fields
         self.rows_of_keys: dict[str, int] | None = None
@@ -106,7 +107,6 @@ class _Shard:
 
     def record(self, row: int) -> Record:
         """Return one sample."""
-        self._make_enterable()
         if self._fd < 0:
             return self.records(np.array([row]))[0]
         starts, stops, first, offsets, sizes, fields = self._numbers
@@ -121,6 +121,10 @@ class _Shard:
 
     def records(self, rows: Ints) -> list[Record]:
         """Return some samples, whose rows rise."""
+        with using(self._options):
+            return self._records(rows)
+
+    def _records(self, rows: Ints) -> list[Record]:
         self._make_enterable()
         table = self.table
         counts = (table.first[rows + 1] - table.first[rows]).tolist()
@@ -187,9 +191,10 @@ class _Shard:
         of_sample = np.full(len(table), -1, np.int64)
         of_sample[np.searchsorted(table.first, members, side="right") - 1] = members
         wanted = of_sample[rows]
-        self._make_enterable()
         members = wanted[wanted >= 0]
-        data = iter(self._read(members) if self._fd >= 0 else self.indexed.read(members))
+        with using(self._options):
+            self._make_enterable()
+            data = iter(self._read(members) if self._fd >= 0 else self.indexed.read(members))
         return [next(data) if member >= 0 else None for member in wanted.tolist()]
 
 
@@ -275,7 +280,7 @@ class ShardedDataset(Sequence[Record]):
                 self._shards.move_to_end(number)
                 return shard
         with using(self._options):
-            shard = _Shard(self._index(self._urls[number]))
+            shard = _Shard(self._index(self._urls[number]), self._options)
         if self._counts is not None and len(shard.table) != self._counts[number]:
             what = f"it has {len(shard.table):,} samples, and {self._counts[number]:,} in the manifest"
             raise SpecError(what, url=self._urls[number], fix="delete the manifest, or make it again with htindex")
@@ -364,9 +369,10 @@ class ShardedDataset(Sequence[Record]):
         """Yield all samples, in order, shard by shard from the start of each."""
         for url in self._urls:
             with using(self._options):
-                blocks = read_blocks(url, ahead=True)
-            for block in blocks:
-                yield from records(block)
+                reader = ShardReader(url, ahead=True)
+            with reader:
+                for block in reader:
+                    yield from records(block)
 
     def _locate(self, index: int) -> tuple[int, int]:
         ends = self._ends or self._bounds()

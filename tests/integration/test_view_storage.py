@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -78,6 +79,17 @@ class TestHttp:
         assert np.array_equal(np.asarray(photos[[5, 40, 5]]), array[[5, 40, 5]])
         assert np.asarray(dataset.view("cls")).tolist() == load_digits().target[:60].tolist()
         assert dataset["0041"].index == 1
+
+    def test_what_was_read_is_in_the_cache(self, spec: str, nginx: NginxServer, tmp_path: Path) -> None:
+        for shard in nginx.root.iterdir():
+            os.utime(shard, (1e9, 1e9))  # what was written this second may change again, and is not kept
+        for read in (lambda ds: list(ds), lambda ds: ds[7], lambda ds: ds[21:25], lambda ds: ds.view("cls")[3]):
+            found = []
+            for _ in range(2):
+                before = sent(nginx)
+                found.append(read(shardtools.open(spec, cache=str(tmp_path / "cache"))))
+                moved = sent(nginx) - before
+            assert found[0] == found[1] and moved == 0
 
     def test_only_what_is_needed_is_moved(self, spec: str, nginx: NginxServer, pictures: object) -> None:
         dataset = shardtools.open(spec)

@@ -249,7 +249,7 @@ class TestView:
     @pytest.mark.parametrize("name", ["sum", "min", "max", "any", "all", "mean", "var", "std"])
     @pytest.mark.parametrize("axis", [None, 0, 1, -1, (0, 1), (1, 2), (0, 1, 2, 3)])
     def test_reductions(self, plain: Dataset, name: str, axis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shardtools.view.BATCH", 5)
+        monkeypatch.setattr("shardtools.view.reductions.BATCH", 5)
         view = plain.view("x.npy")
         wanted = getattr(np, name)(ARRAY, axis=axis)
         for found in (getattr(view, name)(axis=axis), getattr(np, name)(view, axis=axis)):

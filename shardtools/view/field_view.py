@@ -9,7 +9,6 @@ done without holding all of it is refused, rather than done in secret.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.dataset import ShardedDataset, normalize, storage_options
+from shardtools.dataset import ShardedDataset, normalize
 from shardtools.errors import FieldError, SampleError
 from shardtools.shards.fields import decode as decode_field
 from shardtools.shards.fields import extension
 from shardtools.shards.tar import Ints
+from shardtools.view import reductions
+from shardtools.view.stacking import UnequalShapes, resized, stack
 
 BATCH = 256
 """Samples that a reduction or an iteration fetches at a time."""
@@ -138,14 +139,14 @@ class FieldView:
             return self._decode(data)
         try:
             if self._resize is not None:
-                return _resized(data, self._resize)
+                return resized(data, self._resize)
             return decode_field(self.field, data)
         except FieldError as error:
             raise error.at(member=f"sample {number:,}") from error
 
     def _apply(self, values: Sequence[Any]) -> Array:
         """Return values as one array, and what was asked for of it."""
-        stacked = _stack(values)
+        stacked = stack(values)
         for index in self._inner:
             stacked = stacked[(slice(None), *index)]
         return stacked
@@ -159,7 +160,7 @@ class FieldView:
         unique, places = np.unique(numbers, return_inverse=True)
         try:
             loaded = self._apply(self._fetch(unique))
-        except _Unequal as error:
+        except UnequalShapes as error:
             a, b = unique[error.first], unique[error.second]
             what = f"samples {a:,} and {b:,} have the shapes {error.shapes[0]} and {error.shapes[1]}"
             raise SampleError(what, member=self.field, fix="use view.ragged, or resize=(height, width)") from None
@@ -261,84 +262,40 @@ class FieldView:
         ]
         return da.concatenate(parts) if parts else da.empty(shape, dtype=dtype)
 
-    # --- reductions, which hold one batch at a time
+    # --- reductions, which hold a few batches at a time
 
     def sum(self, axis: Any = None) -> Any:
         """Return the sum, as numpy computes it for the array of all samples."""
-        return self._reduce(axis, np.add.reduce, np.add)
+        return reductions.reduce(self, "sum", axis)
 
     def min(self, axis: Any = None) -> Any:
         """Return the least element."""
-        return self._reduce(axis, np.minimum.reduce, np.minimum)
+        return reductions.reduce(self, "min", axis)
 
     def max(self, axis: Any = None) -> Any:
         """Return the largest element."""
-        return self._reduce(axis, np.maximum.reduce, np.maximum)
+        return reductions.reduce(self, "max", axis)
 
     def any(self, axis: Any = None) -> Any:
         """Return whether any element is true."""
-        return self._reduce(axis, np.logical_or.reduce, np.logical_or)
+        return reductions.reduce(self, "any", axis)
 
     def all(self, axis: Any = None) -> Any:
         """Return whether all elements are true."""
-        return self._reduce(axis, np.logical_and.reduce, np.logical_and)
+        return reductions.reduce(self, "all", axis)
 
     def mean(self, axis: Any = None) -> Any:
         """Return the mean."""
-        return self._moments(axis)[0]
+        return reductions.moments(self, axis).mean
 
     def var(self, axis: Any = None, ddof: int = 0) -> Any:
-        """Return the variance (by Chan, Golub and LeVeque's sums of parts, 1979)."""
-        _, squares, count = self._moments(axis)
-        return squares / (count - ddof)
+        """Return the variance."""
+        found = reductions.moments(self, axis)
+        return found.squares / (found.count - ddof)
 
     def std(self, axis: Any = None, ddof: int = 0) -> Any:
         """Return the standard deviation."""
         return np.sqrt(self.var(axis, ddof))
-
-    def _axes(self, axis: Any) -> tuple[int, ...]:
-        axes = tuple(range(self.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-        fixed = tuple(a + self.ndim if a < 0 else a for a in axes)
-        if any(not 0 <= a < self.ndim for a in fixed) or len(set(fixed)) < len(fixed):
-            raise np.exceptions.AxisError(f"axis {axis} is out of bounds for {self.ndim} axes")
-        return fixed
-
-    def _reduce(self, axis: Any, reduce: Callable[..., Any], join: Callable[..., Any]) -> Any:
-        axes = self._axes(axis)
-        parts = (reduce(self._load(rows), axis=axes) for rows in self._batches())
-        if 0 not in axes:
-            return np.concatenate(list(parts)) if len(self) else reduce(self._load(self._rows), axis=axes)
-        found = next(parts, None)
-        if found is None:
-            return reduce(self._load(self._rows), axis=axes)
-        for part in parts:
-            found = join(found, part)
-        return found
-
-    def _moments(self, axis: Any) -> tuple[Any, Any, int]:
-        """Return the mean, the sum of squares of distances from it, and of how many elements."""
-        axes = self._axes(axis)
-        inside = [self._some_moments(self._load(rows), axes) for rows in self._batches()] or [
-            self._some_moments(self._load(self._rows), axes)
-        ]
-        if 0 not in axes:
-            means, squares, counts = zip(*inside, strict=True)
-            return np.concatenate(means), np.concatenate(squares), counts[0]
-        mean, square, count = inside[0]
-        for other_mean, other_square, other_count in inside[1:]:
-            total = count + other_count
-            distance = other_mean - mean
-            mean = mean + distance * (other_count / total)
-            square = square + other_square + distance**2 * (count * other_count / total)
-            count = total
-        return mean, square, count
-
-    @staticmethod
-    def _some_moments(array: Array, axes: tuple[int, ...]) -> tuple[Any, Any, int]:
-        wide = array.astype(np.result_type(array.dtype, np.float64), copy=False)
-        mean = wide.mean(axis=axes, keepdims=True)
-        square = (np.abs(wide - mean) ** 2).sum(axis=axes)
-        return np.squeeze(mean, axis=axes)[()], square, int(np.prod([array.shape[a] for a in axes]))
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """Do what can be done in a stream; refuse what would load all samples without saying so."""
@@ -356,31 +313,6 @@ _KNOWN: dict[Any, str] = {np.shape: "shape", np.ndim: "ndim", np.size: "size"}
 _STREAMED: dict[Any, str] = {
     getattr(np, name): name for name in ("sum", "min", "max", "any", "all", "mean", "var", "std")
 }
-
-
-class Dataset(ShardedDataset):
-    """A dataset that also gives views of its fields."""
-
-    def view(
-        self, field: str, *, decode: str | Decode | None = "auto", resize: tuple[int, int] | None = None
-    ) -> FieldView:
-        """Return one field of all samples as something like a numpy array; see `FieldView`."""
-        return FieldView(self, field, decode=decode, resize=resize)
-
-
-def open_dataset(
-    spec: str | Sequence[str], *, cache: str | None = None, retries: int = 5, timeout: float = 60.0
-) -> Dataset:
-    """Return the dataset that ``spec`` names: ``"http://host/train-@1000.tgz"``, or a list of such.
-
-    Nothing is fetched but the manifest, where there is one. ``cache`` (``DIR`` or ``DIR:SIZE``) keeps what is fetched
-    later on a local disk. ``retries`` and ``timeout`` are those of `StorageOptions`.
-
-    Raises:
-        SpecError: the spec is wrong or names nothing.
-        StorageError: the storage cannot be read.
-    """
-    return Dataset(spec, storage_options(cache, retries, timeout))
 
 
 class Ragged:
@@ -402,35 +334,6 @@ class Ragged:
         return list(self._view[index])
 
 
-class _Unequal(Exception):
-    """Two values do not have one shape."""
-
-    def __init__(self, first: int, second: int, shapes: tuple[Any, Any]):
-        super().__init__()
-        self.first, self.second, self.shapes = first, second, shapes
-
-
-def _stack(values: Sequence[Any]) -> Array:
-    """Return values as an array with one more axis: of numbers, or of objects where they are none."""
-    arrays = [value if isinstance(value, np.ndarray) else _as_array(value) for value in values]
-    first = arrays[0]
-    for i, array in enumerate(arrays):
-        if array.shape != first.shape:
-            raise _Unequal(0, i, (first.shape, array.shape))
-    return np.stack(arrays)
-
-
-def _as_array(value: Any) -> Array:
-    """Return a number as an array of it, and any other object as one element."""
-    if isinstance(value, bool | int | float | complex | np.generic):
-        return np.asarray(value)
-    if isinstance(value, list | tuple) and value and all(isinstance(part, int | float) for part in value):
-        return np.asarray(value)
-    array = np.empty((), object)
-    array[()] = value
-    return array
-
-
 def _is_mask(part: Any) -> bool:
     return isinstance(part, np.ndarray | list) and np.asarray(part).dtype == bool and np.size(part) > 0
 
@@ -443,13 +346,3 @@ def _is_basic(part: Any) -> bool:
 
 def _is_full(part: Any) -> bool:
     return part is Ellipsis or (isinstance(part, slice) and part == slice(None))
-
-
-def _resized(data: bytes, size: tuple[int, int]) -> Array:
-    """Return an image of (height, width), by bilinear interpolation."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        image.draft("RGB", (2 * size[1], 2 * size[0]))  # a JPEG can be unpacked smaller, which is faster
-        usual = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
-        return np.array(usual.resize((size[1], size[0]), Image.Resampling.BILINEAR))

@@ -1,0 +1,40 @@
+"""A dataset as an array: numpy-like slicing of one field of all samples.
+
+field_view.py   FieldView: what an index means, and which samples it takes
+stacking.py     the values of samples as one array
+reductions.py   sums, extremes and moments, a batch of samples at a time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shardtools.dataset import ShardedDataset, storage_options
+from shardtools.view.field_view import Decode, FieldView, Ragged
+
+__all__ = ["Dataset", "FieldView", "Ragged", "open_dataset"]
+
+
+class Dataset(ShardedDataset):
+    """A dataset that also gives views of its fields."""
+
+    def view(
+        self, field: str, *, decode: str | Decode | None = "auto", resize: tuple[int, int] | None = None
+    ) -> FieldView:
+        """Return one field of all samples as something like a numpy array; see `FieldView`."""
+        return FieldView(self, field, decode=decode, resize=resize)
+
+
+def open_dataset(
+    spec: str | Sequence[str], *, cache: str | None = None, retries: int = 5, timeout: float = 60.0
+) -> Dataset:
+    """Return the dataset that ``spec`` names: ``"http://host/train-@1000.tgz"``, or a list of such.
+
+    Nothing is fetched but the manifest, where there is one. ``cache`` (``DIR`` or ``DIR:SIZE``) keeps what is fetched
+    later on a local disk. ``retries`` and ``timeout`` are those of `StorageOptions`.
+
+    Raises:
+        SpecError: the spec is wrong or names nothing.
+        StorageError: the storage cannot be read.
+    """
+    return Dataset(spec, storage_options(cache, retries, timeout))

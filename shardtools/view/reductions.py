@@ -1,0 +1,111 @@
+"""Sums, extremes and moments of a view, of which a few batches are held at a time.
+
+view -> batches of its rows -> engine -> the part of each -> joined, in order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shardtools import engine
+from shardtools.jobs.extraction.gathering import run_in_order
+from shardtools.jobs.options import RunOptions
+
+if TYPE_CHECKING:
+    from shardtools.view.field_view import FieldView
+
+Axes = tuple[int, ...]
+
+BATCH = 256
+"""Samples in a batch."""
+
+_UFUNCS: dict[str, np.ufunc] = {
+    "sum": np.add,
+    "min": np.minimum,
+    "max": np.maximum,
+    "any": np.logical_or,
+    "all": np.logical_and,
+}
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The mean of ``count`` numbers, and the sum of the squares of their distances from it."""
+
+    mean: Any
+    squares: Any
+    count: int
+
+
+def reduce(view: FieldView, name: str, axis: Any) -> Any:
+    """Return what numpy's function ``name`` gives for the array of all samples."""
+    axes = _axes(axis, view.ndim)
+    if 0 in axes:
+        return _fold(view, _reduced, (name, axes), _UFUNCS[name])
+    return np.concatenate(_fold(view, _one_reduced, (name, axes), list.__iadd__))
+
+
+def moments(view: FieldView, axis: Any) -> Moments:
+    """Return mean and squares along ``axis``: those of parts are joined as by Chan, Golub and LeVeque (1979)."""
+    axes = _axes(axis, view.ndim)
+    if 0 in axes:
+        found: Moments = _fold(view, _moments, (axes,), _joined)
+        return found
+    parts: list[Moments] = _fold(view, _one_moments, (axes,), list.__iadd__)
+    means, squares = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mean", "squares"))
+    return Moments(means, squares, parts[0].count)
+
+
+def _axes(axis: Any, ndim: int) -> Axes:
+    axes = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    fixed = tuple(a + ndim if a < 0 else a for a in axes)
+    if any(not 0 <= a < ndim for a in fixed) or len(set(fixed)) < len(fixed):
+        raise np.exceptions.AxisError(f"axis {axis} is out of bounds for {ndim} axes")
+    return fixed
+
+
+def _fold(view: FieldView, of: Callable[..., Any], arguments: tuple[Any, ...], join: Callable[..., Any]) -> Any:
+    """Return the parts that ``of`` makes of batches, joined in order, so that the result never depends on timing."""
+    spec = str(view.dataset.spec)
+    batches = [view[at : at + BATCH] for at in range(0, max(len(view), 1), BATCH)]
+    tasks = [engine.Task(of, (batch, *arguments), spec) for batch in batches]
+    found: list[Any] = []
+
+    def take(part: Any) -> None:
+        found[:] = [join(found[0], part)] if found else [part]
+
+    run_in_order(tasks, take, RunOptions())
+    return found[0]
+
+
+def _reduced(view: FieldView, name: str, axes: Axes) -> Any:
+    return _UFUNCS[name].reduce(np.asarray(view), axis=axes)
+
+
+def _one_reduced(view: FieldView, name: str, axes: Axes) -> list[Any]:
+    return [_reduced(view, name, axes)]
+
+
+def _moments(view: FieldView, axes: Axes) -> Moments:
+    array: npt.NDArray[Any] = np.asarray(view)
+    wide = array.astype(np.result_type(array.dtype, np.float64), copy=False)
+    mean = wide.mean(axis=axes, keepdims=True)
+    squares = (np.abs(wide - mean) ** 2).sum(axis=axes)
+    return Moments(np.squeeze(mean, axis=axes)[()], squares, int(np.prod([array.shape[a] for a in axes])))
+
+
+def _one_moments(view: FieldView, axes: Axes) -> list[Moments]:
+    return [_moments(view, axes)]
+
+
+def _joined(one: Moments, other: Moments) -> Moments:
+    count = one.count + other.count
+    distance = other.mean - one.mean
+    mean = one.mean + distance * (other.count / count)
+    squares = one.squares + other.squares + distance**2 * (one.count * other.count / count)
+    return Moments(mean, squares, count)

@@ -1,0 +1,51 @@
+"""From the values of samples to one array of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class UnequalShapes(Exception):
+    """Two values, ``first`` and ``second`` by their positions, do not have one shape."""
+
+    def __init__(self, first: int, second: int, shapes: tuple[Any, Any]):
+        super().__init__()
+        self.first, self.second, self.shapes = first, second, shapes
+
+
+def stack(values: Sequence[Any]) -> Array:
+    """Return values as an array with one more axis: of numbers, or of objects where they are none."""
+    arrays = [value if isinstance(value, np.ndarray) else _as_array(value) for value in values]
+    first = arrays[0]
+    for i, array in enumerate(arrays):
+        if array.shape != first.shape:
+            raise UnequalShapes(0, i, (first.shape, array.shape))
+    return np.stack(arrays)
+
+
+def _as_array(value: Any) -> Array:
+    """Return a number as an array of it, and any other object as one element."""
+    if isinstance(value, bool | int | float | complex | np.generic):
+        return np.asarray(value)
+    if isinstance(value, list | tuple) and value and all(isinstance(part, int | float) for part in value):
+        return np.asarray(value)
+    array = np.empty((), object)
+    array[()] = value
+    return array
+
+
+def resized(data: bytes, size: tuple[int, int]) -> Array:
+    """Return an image of (height, width), by bilinear interpolation."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", (2 * size[1], 2 * size[0]))  # a JPEG can be unpacked smaller, which is faster
+        usual = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
+        return np.array(usual.resize((size[1], size[0]), Image.Resampling.BILINEAR))
