@@ -111,7 +111,8 @@ class Account:
         for entry in sorted(entries, key=lambda entry: entry.used):
             if taken <= goal:
                 break
-            os.unlink(entry.path)
+            with suppress(FileNotFoundError):  # it was cut off, and whoever wanted to read it has removed it
+                os.unlink(entry.path)
             taken -= entry.charge
             emptied.add(os.path.dirname(entry.path))
         for folder in emptied:

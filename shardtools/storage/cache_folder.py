@@ -166,13 +166,14 @@ class CacheFolder:
 
         The list is kept in memory for as long as the folder does not change.
         """
+        known = self._listings.get(version.folder + version.key)
         try:
             changed = _changed(version.folder)
-        except FileNotFoundError:
+            spans = _list_spans(version) if known is None or known[0] != changed else known[1]
+        except FileNotFoundError:  # it was never there, or went just now, when its last entry did
             return []
-        known = self._listings.get(version.folder + version.key)
-        if known is None or known[0] != changed:
-            known = changed, _list_spans(version)
+        if known is None or spans is not known[1]:
+            known = changed, spans
             if len(self._listings) >= _MOST_LISTINGS:
                 self._listings.clear()
             self._listings[version.folder + version.key] = known
@@ -312,7 +313,8 @@ def _open_entry(version: Version, span: ByteRange) -> int | None:
     try:
         status = os.fstat(fd)
         if status.st_size != span.stop - span.start:  # the machine went down before all of it was on the disk
-            os.unlink(path)
+            with suppress(FileNotFoundError):  # somebody else has seen it too
+                os.unlink(path)
             os.close(fd)
             return None
         if abs(time.time() - status.st_mtime) > _TOUCH_SECONDS:
