@@ -58,6 +58,21 @@ def over_http(root: str, pattern: str, count: int) -> Iterator[Work]:
 
 
 @contextmanager
+def contiguous(root: str, pattern: str, count: int) -> Iterator[Work]:
+    """Read neighbouring samples as one slice; counts megabytes of them."""
+    import shardtools
+
+    with serve(root) as base:
+        dataset = shardtools.open(base + pattern)
+        dataset[:count]
+
+        def work() -> int:
+            return sum(len(value) for record in dataset[:count] for value in record.values()) // 1_000_000
+
+        yield work
+
+
+@contextmanager
 def opening(root: str, shards: int, samples: int) -> Iterator[Work]:
     """Open a dataset by its manifest, and read one sample."""
     from pathlib import Path

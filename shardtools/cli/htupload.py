@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable
 from contextlib import closing, nullcontext
@@ -13,6 +12,7 @@ import click
 from shardtools.cli.common import SKIPPED, Progress, common_options, format_count, run_command, run_options, tell
 from shardtools.cli.results import show_result
 from shardtools.errors import JobError, redact
+from shardtools.spec import parse_size
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
@@ -203,18 +203,8 @@ def _shares(text: str | None) -> tuple[tuple[str, float], ...]:
         raise JobError(f"--split {text}: a share is a number", fix="write it as --split train=0.9,val=0.1") from error
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", re.IGNORECASE)
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
-
 def _size(text: str) -> int:
-    """Return the bytes that a size such as 500MB names; a kB is a thousand of them.
-
-    >>> _size("500MB"), _size("1.5g"), _size("20000")
-    (500000000, 1500000000, 20000)
-    """
-    match = _SIZE.fullmatch(text.strip())
-    size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
-    if not size:
+    """Return the bytes that a size such as 500MB names."""
+    if not (size := parse_size(text.strip())):
         raise JobError(f"--shard-size {text}: this is no size", fix="write it as 500MB or 2GB")
     return size
