@@ -13,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.shards import tar
-from shardtools.shards.compression import crc32, packer_for
+from shardtools.shards.compression import crc32
+from shardtools.shards.output import ShardOutput
 from shardtools.shards.samples import Members
-from shardtools.shards.sidecar import Sidecar, narrow
-from shardtools.shards.table import encode_name, join
+from shardtools.shards.sidecar import Sidecar
+from shardtools.shards.table import encode_name
 from shardtools.shards.tar import Bytes, Ints
 from shardtools.storage import Sink
 
-_SMALL = 1024
+_SMALL = 1 << 10
+"""Mean bytes of a span below which a batch is joined rather than given to the system in parts."""
 
 
 @dataclass(frozen=True)
@@ -49,79 +51,44 @@ class SpanWriter:
     """
 
     def __init__(self, sink: Sink, url: str):
-        self._sink = sink
-        self._packer = packer_for(url)
-        self._columns: dict[str, list[npt.NDArray[Any]]] = {}
-        self._codes: dict[str, int] = {}
-        self._tar_size = self._filesize = self._checksum = 0
+        self._output = ShardOutput(sink, url, _SMALL)
         self.count = 0
 
     @property
     def by_sample(self) -> bool:
         """Whether each sample must be given by itself, because the shard is packed."""
-        return self._packer.by_sample
+        return self._output.by_sample
 
     def add(self, batch: SpanBatch) -> None:
         """Append samples, whose keys are those of no others."""
-        columns: dict[str, npt.NDArray[Any]] = {
-            "key_data": batch.key_data,
-            "key_length": batch.key_length,
-            "members": batch.members,
-            "lead": np.zeros(len(batch.members), np.uint8),
-            "head": batch.head,
-            "size": batch.size,
-            "field": self._recode(batch),
-            "crc32": batch.crc32.astype(np.uint32),
-        }
-        for name, column in columns.items():
-            self._columns.setdefault(name, []).append(column if column.dtype.itemsize < 8 else narrow(column))
+        self._output.describe(
+            {
+                "key_data": batch.key_data,
+                "key_length": batch.key_length,
+                "members": batch.members,
+                "head": batch.head,
+                "size": batch.size,
+                "field": self._recode(batch),
+                "crc32": batch.crc32.astype(np.uint32),
+            }
+        )
         self.count += len(batch.members)
-        self._tar_size += sum(map(len, batch.spans))
-        if self._packer.by_sample:
-            for span in batch.spans:
-                self._emit(self._packer.pack([span]))
-        else:
-            self._emit(self._packer.pack(batch.spans))
+        for spans in ([span] for span in batch.spans) if self.by_sample else [batch.spans]:
+            self._output.write(spans)
 
     def _recode(self, batch: SpanBatch) -> npt.NDArray[Any]:
         """Return the numbers of fields in the order in which the shard has them first."""
+        codes = self._output.codes
         found, first = np.unique(batch.field, return_index=True)
         mapping = np.zeros(len(batch.fields), np.uint32)
         for code in found[np.argsort(first)].tolist():
-            mapping[code] = self._codes.setdefault(batch.fields[code], len(self._codes))
-        codes: npt.NDArray[Any] = mapping[batch.field]
-        return codes
+            mapping[code] = codes.setdefault(batch.fields[code], len(codes))
+        numbers: npt.NDArray[Any] = mapping[batch.field]
+        return numbers
 
     def finish(self, job: Mapping[str, Any]) -> Sidecar:
         """Write the end and return the sidecar to be written once the shard is committed."""
-        end = tar.END + bytes(-(self._tar_size + len(tar.END)) % tar.RECORD)
-        self._emit(self._packer.finish(end))
-        names = ("key_data", "key_length", "members", "lead", "head", "size", "field", "crc32")
-        return Sidecar(
-            filesize=self._filesize,
-            checksum=f"crc32:{self._checksum:08x}",
-            fields=tuple(self._codes),
-            other=0,
-            columns={name: _joined(self._columns.pop(name, [])) for name in names},
-            entries=np.array(self._packer.entries, np.int64).reshape(-1, 2),
-            job=job,
-        )
-
-    def _emit(self, parts: Sequence[Any]) -> None:
-        if not parts:
-            return
-        size = sum(map(len, parts))
-        if size < _SMALL * len(parts):
-            parts = [b"".join(parts)]
-        for part in parts:
-            self._checksum = crc32(part, self._checksum)
-        self._filesize += size
-        self._sink.writelines(parts)
-
-
-def _joined(columns: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    widest = np.result_type(*columns) if columns else np.dtype(np.uint8)
-    return join(columns, widest.type)
+        return self._output.finish(job)
 
 
 def batch_of(samples: Sequence[tuple[str, Members]]) -> SpanBatch:

@@ -12,15 +12,15 @@ from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from shardtools.errors import DuplicateKeyError
 from shardtools.shards import tar
-from shardtools.shards.compression import crc32, packer_for
+from shardtools.shards.compression import crc32
+from shardtools.shards.output import ShardOutput
 from shardtools.shards.reader import SeenKeys
 from shardtools.shards.samples import Layout, Members
-from shardtools.shards.sidecar import Sidecar, narrow
-from shardtools.shards.table import encode_name, join
+from shardtools.shards.sidecar import Sidecar
+from shardtools.shards.table import encode_name
 from shardtools.storage import Sink
 
 _BATCH_BYTES = 2 << 20
@@ -85,17 +85,11 @@ class ShardWriter:
 
     def __init__(self, sink: Sink, url: str, on_repeat: Callable[[str], None] | None = None):
         self.url = url
-        self._sink = sink
-        self._packer = packer_for(url)
+        self._output = ShardOutput(sink, url, _SMALL)
         self._on_repeat = on_repeat or self._refuse_repeat
         self._seen = SeenKeys()
         self._batch = Batch()
         self.count = 0
-        self._columns: dict[str, list[npt.NDArray[Any]]] = {}
-        self._codes: dict[str, int] = {}
-        self._tar_size = 0
-        self._filesize = 0
-        self._checksum = 0
 
     def add(self, key: str, members: Members) -> None:
         """Append a sample.
@@ -117,18 +111,7 @@ class ShardWriter:
     def finish(self, job: Mapping[str, Any]) -> Sidecar:
         """Write what is left and return the sidecar to be written once the shard is committed."""
         self.flush()
-        end = tar.END + bytes(-(self._tar_size + len(tar.END)) % tar.RECORD)
-        self._emit(self._packer.finish(end))
-        names = ("key_data", "key_length", "members", "lead", "head", "size", "field", "crc32")
-        return Sidecar(
-            filesize=self._filesize,
-            checksum=f"crc32:{self._checksum:08x}",
-            fields=tuple(self._codes),
-            other=0,
-            columns={name: _joined(self._columns.pop(name, [])) for name in names},
-            entries=np.array(self._packer.entries, np.int64).reshape(-1, 2),
-            job=job,
-        )
+        return self._output.finish(job)
 
     def _refuse_repeat(self, key: str) -> None:
         raise DuplicateKeyError(
@@ -155,49 +138,29 @@ class ShardWriter:
 
     def _record(self, added: Batch, keys: Sequence[bytes], headers: Sequence[memoryview], sizes: Sequence[int]) -> None:
         """Append the batch to the columns of the sidecar."""
-        codes = self._codes
+        codes = self._output.codes
         fields = chain.from_iterable([layout.fields for layout in added.layouts])
-        batch = {
+        columns = {
             "key_data": np.frombuffer(b"".join(keys), np.uint8),
             "key_length": np.array(list(map(len, keys))),
             "members": np.array([len(layout.fields) for layout in added.layouts]),
-            "lead": np.zeros(len(keys), np.uint8),
             "head": np.array(list(map(len, headers))),
             "size": np.array(sizes),
             "field": np.array([codes.setdefault(field, len(codes)) for field in fields]),
             "crc32": np.array(added.checksums, np.uint32),
         }
-        for name, column in batch.items():
-            self._columns.setdefault(name, []).append(column if column.dtype.itemsize < 8 else narrow(column))
+        self._output.describe(columns)
 
     def _write(self, batch: Batch, headers: Sequence[memoryview], sizes: Sequence[int]) -> None:
         parts: list[Any] = [None] * (3 * len(sizes))
         parts[0::3] = headers
         parts[1::3] = batch.values
         parts[2::3] = [_PADDING[size % tar.BLOCK] for size in sizes]
-        self._tar_size += sum(map(len, parts))
-        if not self._packer.by_sample:
-            self._emit(self._packer.pack(parts))
+        if not self._output.by_sample:
+            self._output.write(parts)
             return
         at = 0
         for layout in batch.layouts:
             after = at + 3 * len(layout.fields)
-            self._emit(self._packer.pack(parts[at:after]))
+            self._output.write(parts[at:after])
             at = after
-
-    def _emit(self, parts: list[Any]) -> None:
-        if not parts:
-            return
-        size = sum(map(len, parts))
-        if size < _SMALL * len(parts):
-            parts = [b"".join(parts)]
-        for part in parts:
-            self._checksum = crc32(part, self._checksum)
-        self._filesize += size
-        self._sink.writelines(parts)
-
-
-def _joined(columns: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Return the parts of a column as one, in the widest of their types."""
-    widest = np.result_type(*columns) if columns else np.dtype(np.uint8)
-    return join(columns, widest.type)
