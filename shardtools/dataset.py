@@ -4,198 +4,45 @@
 
 What an operation costs, in requests: to open it one (the manifest); the first sample of a shard two more (the shard's
 size and its sidecar); a sample one; a slice one for each shard (for `.tgz` and `.tar.zst`, from the entry point before
-it). Shards without a sidecar are read once, from their start. By key: the sidecars of the shards up to the one that has
-it.
+it). Where there are no manifest and sidecars, what other programs have left may take their place, at one request more
+each (see ``shards/foreign.py``); shards without any are read once, from their start. By key: the sidecars of the
+shards up to the one that has it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from typing import Any, overload
 
 import numpy as np
 
-from shardtools.errors import NotFoundError, RefusedError, SpecError, StorageError
+from shardtools.errors import NotFoundError, RefusedError, SpecError
 from shardtools.jobs.options import expand_sources
+from shardtools.shards import wids
+from shardtools.shards.energon import INFO, EnergonIndex
+from shardtools.shards.foreign import read_foreign
 from shardtools.shards.indexing import index_shard
 from shardtools.shards.members import IndexedShard
+from shardtools.shards.open_shard import OpenShard, keep_freed_memory
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record, records
 from shardtools.shards.sidecar import dump, parse, read_sidecar
-from shardtools.shards.table import spread
 from shardtools.shards.tar import Ints
-from shardtools.spec import Destination, identity, name_of, scheme_of
-from shardtools.storage import ByteRange, StorageOptions, get_storage, using
-from shardtools.storage.files import os_errors
+from shardtools.spec import Destination, identity, name_of
+from shardtools.storage import StorageOptions, get_storage, using
 
 THREADS = 16
 """Shards that are asked at a time."""
 
 TABLES = 256
 """Tables of shards to keep in memory."""
-
-
-PIECE = 1 << 18
-"""Bytes of a local file to read together."""
-
-LARGE = 1 << 13
-"""The mean size of samples from which on the members of a local file are read one by one."""
-
-
-class _Shard:
-    """One shard: its table, and for plain local files an open file, which one ``pread`` gets a sample from.
-
-    A packed shard that cannot be entered in the middle is unpacked, when it is needed first, to a temporary file that
-    has no name, and takes its place.
-    """
-
-    def __init__(self, shard: IndexedShard, options: StorageOptions):
-        table = shard.table
-        self.indexed = shard
-        self._options = options
-        self.table = table
-        self.fields = table.fields
-        self.rows_of_keys: dict[str, int] | None = None
-        self._names = np.array(table.fields, object)
-        self._fd = -1
-        self._lock = threading.Lock()
-        if shard.is_plain and scheme_of(shard.url) in ("", "file"):
-            with os_errors(shard.url):
-                self._fd = os.open(shard.url.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """The keys of the samples."""
-        return self.table.keys.tolist()
-
-    @cached_property
-    def _numbers(self) -> tuple[memoryview, ...]:
-        """The columns of the table, as what gives single numbers several times as fast as numpy does."""
-        table = self.table
-        columns = (table.start, table.stop, table.first, table.offset, table.size, table.field)
-        return tuple(np.ascontiguousarray(column).data for column in columns)
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-    def _make_enterable(self) -> None:
-        """Unpack a shard that cannot be entered."""
-        if self._fd >= 0 or self.indexed.can_enter:
-            return
-        with self._lock:
-            if self._fd >= 0:
-                return
-            with tempfile.TemporaryFile() as file, ShardReader(self.indexed.url) as reader:
-                for block in reader:
-                    with os_errors(self.indexed.url):
-                        os.pwrite(file.fileno(), block.buffer, block.base)
-                self._fd = os.dup(file.fileno())
-
-    @property
-    def _is_plain(self) -> bool:
-        return self._fd >= 0 or self.indexed.is_plain
-
-    def record(self, row: int) -> Record:
-        """Return one sample."""
-        if self._fd < 0:
-            return self.records(np.array([row]))[0]
-        starts, stops, first, offsets, sizes, fields = self._numbers
-        start = starts[row]
-        data = self._pread(start, stops[row])
-        record = Record(key=self.keys[row])
-        for member in range(first[row], first[row + 1]):
-            at = offsets[member] - start
-            record[self.fields[fields[member]]] = data[at : at + sizes[member]]
-        record.url, record.index = self.indexed.url, row
-        return record
-
-    def records(self, rows: Ints) -> list[Record]:
-        """Return some samples, whose rows rise."""
-        with using(self._options):
-            return self._records(rows)
-
-    def _records(self, rows: Ints) -> list[Record]:
-        self._make_enterable()
-        table = self.table
-        counts = (table.first[rows + 1] - table.first[rows]).tolist()
-        members = spread(table.first[rows], np.array(counts))
-        names = self._names[table.field[members]].tolist()
-        if self._is_plain:
-            values: Iterable[bytes] = self._from_spans(rows, members)
-        else:
-            values = self.indexed.read(members)
-        parts = iter(zip(names, values, strict=True))
-        keys, url = self.keys, self.indexed.url
-        found = []
-        for row, count in zip(rows.tolist(), counts, strict=True):
-            record = Record(key=keys[row])
-            for name, data in islice(parts, count):
-                record[name] = data
-            record.url, record.index = url, row
-            found.append(record)
-        return found
-
-    def _from_spans(self, rows: Ints, members: Ints) -> list[bytes]:
-        """Return the data of all members of some samples of a plain shard: neighbours are read together."""
-        table = self.table
-        starts, stops = table.start[rows], table.stop[rows]
-        if self._fd >= 0 and int((stops - starts).sum()) > LARGE * len(rows):
-            return self._read(members)  # straight to where each is to be, which spares a copy
-        parted = starts[1:] != stops[:-1]
-        if self._fd >= 0:  # pieces that stay in the processor's cache until they are cut
-            parted |= starts[1:] // PIECE != starts[:-1] // PIECE
-        breaks = np.flatnonzero(parted) + 1
-        first, last = np.concatenate(([0], breaks)), np.concatenate((breaks, [len(rows)])) - 1
-        ranges = [ByteRange(a, b) for a, b in zip(starts[first].tolist(), stops[last].tolist(), strict=True)]
-        if self._fd >= 0:
-            bodies = [self._pread(part.start, part.stop) for part in ranges]
-        else:
-            bodies = get_storage(self.indexed.url).read_ranges(self.indexed.url, ranges)
-        of_range = np.searchsorted(starts[first], table.offset[members], side="right") - 1
-        at = table.offset[members] - starts[first][of_range]
-        ends = (at + table.size[members]).tolist()
-        return [bodies[n][a:b] for n, a, b in zip(of_range.tolist(), at.tolist(), ends, strict=True)]
-
-    def _read(self, members: Ints) -> list[bytes]:
-        """Return the data of members, each read by itself from the open file."""
-        fd, table = self._fd, self.table
-        wanted = zip(table.size[members].tolist(), table.offset[members].tolist(), strict=True)
-        values = [os.pread(fd, size, at) for size, at in wanted]
-        if sum(map(len, values)) != int(table.size[members].sum()):
-            raise StorageError("the file was cut off", url=self.indexed.url, fix="open the dataset again")
-        return values
-
-    def _pread(self, start: int, stop: int) -> bytes:
-        data = os.pread(self._fd, stop - start, start)
-        if len(data) != stop - start:
-            raise StorageError("the file was cut off", url=self.indexed.url, fix="open the dataset again")
-        return data
-
-    def values(self, rows: Ints, field: str) -> list[bytes | None]:
-        """Return one field of some samples, None where a sample has none."""
-        table = self.table
-        if field not in self.fields:
-            return [None] * len(rows)
-        code = self.fields.index(field)
-        members = np.flatnonzero(table.field == code)
-        of_sample = np.full(len(table), -1, np.int64)
-        of_sample[np.searchsorted(table.first, members, side="right") - 1] = members
-        wanted = of_sample[rows]
-        members = wanted[wanted >= 0]
-        with using(self._options):
-            self._make_enterable()
-            data = iter(self._read(members) if self._fd >= 0 else self.indexed.read(members))
-        return [next(data) if member >= 0 else None for member in wanted.tolist()]
 
 
 class ShardedDataset(Sequence[Record]):
@@ -210,18 +57,21 @@ class ShardedDataset(Sequence[Record]):
         self.spec = spec
         self._options = options
         with using(options):
-            self._urls = expand_sources(spec)
-            self._counts, self._fields = self._told()
+            index = wids.read_index(spec) if wids.is_index(spec) else None
+            self._urls = index.urls if index else expand_sources(spec)
+            self._start()
+            self._told_by = name_of(index.url) if index else "the manifest"
+            self._counts, self._fields = (index.counts, index.fields) if index else self._told()
         self._ends = None if self._counts is None else list(accumulate(self._counts))
-        self._start()
 
     def _start(self) -> None:
         self._lock = threading.Lock()
-        self._shards: OrderedDict[int, _Shard] = OrderedDict()
+        self._energon = EnergonIndex(self._urls)
+        self._shards: OrderedDict[int, OpenShard] = OrderedDict()
         self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("spec", "_options", "_urls", "_counts", "_fields", "_ends")
+        names = ("spec", "_options", "_urls", "_counts", "_fields", "_ends", "_told_by")
         return {name: self.__dict__[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -234,8 +84,31 @@ class ShardedDataset(Sequence[Record]):
 
     # --- what is known of the shards
 
+    @property
+    def urls(self) -> list[str]:
+        """The URLs of the shards."""
+        return list(self._urls)
+
+    @property
+    def counts(self) -> list[int] | None:
+        """How many samples each shard has; None as long as nothing told it, which ``len`` changes."""
+        return None if self._counts is None else list(self._counts)
+
+    def shard(self, number: int) -> OpenShard:
+        """Return a shard, whose ``indexed`` is its URL and its table.
+
+        Raises:
+            StorageError: it cannot be read.
+            ShardError: it is damaged.
+            SpecError: the manifest is about another one.
+        """
+        return self._shard(number)
+
     def _told(self) -> tuple[list[int] | None, tuple[str, ...] | None]:
-        """Return the samples of each shard and the names of the fields, as the manifest has them; None without one."""
+        """Return the samples of each shard and the names of the fields, as the manifest has them; None without one.
+
+        Without a manifest, Energon may have counted the samples.
+        """
         specs = [self.spec] if isinstance(self.spec, str) else list(self.spec)
         if len(specs) == 1:
             try:
@@ -246,7 +119,9 @@ class ShardedDataset(Sequence[Record]):
                     return [int(entry["nsamples"]) for entry in entries], tuple(manifest.get("fields", ())) or None
             except (SpecError, NotFoundError, RefusedError, ValueError, KeyError, TypeError):
                 pass  # the shards tell it as well
-        return None, None
+        if (counts := self._energon.counts()) is not None:
+            self._told_by = INFO
+        return counts, None
 
     def _bounds(self) -> list[int]:
         """Return where each shard ends among the samples."""
@@ -255,7 +130,7 @@ class ShardedDataset(Sequence[Record]):
             self._ends = list(accumulate(self._counts))
         return self._ends
 
-    def _all_shards(self) -> list[_Shard]:
+    def _all_shards(self) -> list[OpenShard]:
         return self._map(self._shard, range(len(self._urls)))
 
     def _map(self, call: Any, arguments: Iterable[Any]) -> list[Any]:
@@ -271,7 +146,7 @@ class ShardedDataset(Sequence[Record]):
         with ThreadPoolExecutor(min(THREADS, len(given)), "shardtools-dataset") as pool:
             return list(pool.map(inside, given))
 
-    def _shard(self, number: int) -> _Shard:
+    def _shard(self, number: int) -> OpenShard:
         """Return a shard, with its table."""
         if self._pid != os.getpid():  # after a fork another process may hold the lock
             self._start()
@@ -280,10 +155,13 @@ class ShardedDataset(Sequence[Record]):
                 self._shards.move_to_end(number)
                 return shard
         with using(self._options):
-            shard = _Shard(self._index(self._urls[number]), self._options)
+            shard = OpenShard(self._index(self._urls[number]), self._options)
         if self._counts is not None and len(shard.table) != self._counts[number]:
-            what = f"it has {len(shard.table):,} samples, and {self._counts[number]:,} in the manifest"
-            raise SpecError(what, url=self._urls[number], fix="delete the manifest, or make it again with htindex")
+            what = f"it has {len(shard.table):,} samples, and {self._counts[number]:,} in {self._told_by}"
+            fix = "delete the manifest, or make it again with htindex"
+            if self._told_by != "the manifest":
+                fix = "name the shards, and make their manifest with htindex"
+            raise SpecError(what, url=self._urls[number], fix=fix)
         with self._lock:
             self._shards[number] = shard
             while len(self._shards) > TABLES:
@@ -291,6 +169,7 @@ class ShardedDataset(Sequence[Record]):
         return shard
 
     def _index(self, url: str) -> IndexedShard:
+        """Return a shard and its table: from its sidecar, the cache, another program's index, or from reading it."""
         storage = get_storage(url)
         stat = storage.stat(url)
         sidecar = read_sidecar(url, stat.size)
@@ -300,6 +179,9 @@ class ShardedDataset(Sequence[Record]):
         if place is not None and os.path.exists(place):
             with open(place, "rb") as file:
                 return IndexedShard(url, parse(file.read(), url))
+        sidecar = read_foreign(url, stat.size, self._energon)
+        if sidecar is not None:
+            return IndexedShard(url, sidecar)
         sidecar = index_shard(url)
         if place is not None:
             with get_storage(place).create(place) as sink:
@@ -397,29 +279,33 @@ class ShardedDataset(Sequence[Record]):
 
     def records(self, rows: Ints) -> list[Record]:
         """Return the samples with these numbers, in this order; none is negative."""
-        return self._gather(rows, lambda shard, some: shard.records(some))
+        return self._gather(rows, None, lambda shard, some: shard.records(some))
 
     def values(self, field: str, rows: Ints) -> list[bytes | None]:
         """Return the bytes of one field of the samples with these numbers, None where a sample has none."""
-        return self._gather(rows, lambda shard, some: shard.values(some, field))
+        return self._gather(rows, field, lambda shard, some: shard.values(some, field))
 
-    def _gather(self, rows: Ints, read: Any) -> list[Any]:
+    def _gather(self, rows: Ints, field: str | None, read: Callable[[OpenShard, Ints], list[Any]]) -> list[Any]:
         if not len(rows):
             return []
+        keep_freed_memory()
         ends = np.array(self._bounds())
         shards = np.searchsorted(ends, rows, side="right")
         starts = np.concatenate(([0], ends))
 
-        def of_shard(number: int) -> tuple[Ints, list[Any]]:
+        def plan(number: int) -> tuple[Ints, Ints, list[tuple[OpenShard, Ints]]]:
             at = np.flatnonzero(shards == number)
             unique, places = np.unique(rows[at] - starts[number], return_inverse=True)
-            found = read(self._shard(number), unique)
-            return at, [found[place] for place in places.tolist()]
+            shard = self._shard(number)
+            return at, places, [(shard, some) for some in shard.pieces(unique, field)]
 
+        plans = self._map(plan, np.unique(shards).tolist())
+        parts = iter(self._map(lambda part: read(*part), [part for _, _, parts in plans for part in parts]))
         results: list[Any] = [None] * len(rows)
-        for at, found in self._map(of_shard, np.unique(shards).tolist()):
-            for place, value in zip(at.tolist(), found, strict=True):
-                results[place] = value
+        for at, places, pieces in plans:
+            found = list(chain.from_iterable(islice(parts, len(pieces))))
+            for row, place in zip(at.tolist(), places.tolist(), strict=True):
+                results[row] = found[place]
         return results
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,15 +19,24 @@ from shardtools.cli.common import (
     tell,
 )
 
+if TYPE_CHECKING:
+    from shardtools.jobs.index import Indexed
+
 EPILOG = """\b
 Examples:
   htindex train-@1000.tgz              a sidecar for each shard that has none, and the manifest
   htindex --check train-@1000.tgz      read all shards, and see whether their sidecars are right
   htindex --overwrite train-@1000.tgz  make all of them again
+  htindex --export wids train-@8.tar   train-wids.json, the shard index that wids reads
+  htindex --export dali train-@8.tar   train-0.idx and so on, as DALI's wds2idx writes them
 
 A sidecar (train-0000.tgz.index.npz) tells where each sample and member of its shard is, so that parts of the shard can
 be read without the rest; the manifest (train-@1000.tgz.json) tells how many samples each shard has. htupload, htmapper,
 htshuffle and htsort write both by themselves: this is for shards that others have made. It reads each of them once.
+
+--export reads no shard that has a sidecar. An index for DALI lists what belongs to samples, under the names that
+shardtools has for it: without ./ before them, and as they are where tar would print escapes. DALI reads no index with
+spaces in names; such a shard is an error.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 done with shards skipped, 130 interrupted.
 """
@@ -34,6 +44,12 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with shards skipped, 130 interrup
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
 @click.option("--check", is_flag=True, help="Compare the sidecars that are there with their shards; write nothing.")
+@click.option(
+    "--export",
+    type=click.Choice(["wids", "dali"]),
+    help="Write what the sidecars say as wids or DALI reads it, and nothing else.",
+)
+@click.option("-o", "--output", metavar="FILE", help="Where the index for wids goes.  [default: beside the shards]")
 @reading_options
 def main(**given: Any) -> None:
     """Write, beside the shards of SRC, what tells where their samples are."""
@@ -41,40 +57,56 @@ def main(**given: Any) -> None:
 
 
 def _index(given: dict[str, Any]) -> int:
-    from shardtools.errors import JobError, redact
-    from shardtools.jobs.index import index
+    from shardtools.errors import JobError
+    from shardtools.jobs.index import export, index
     from shardtools.jobs.options import expand_sources
-    from shardtools.jobs.report import write_summary
     from shardtools.storage import using
 
-    if given["check"] and given["overwrite"]:
-        raise JobError("--check and --overwrite do not go together", fix="give one of them")
+    if given["check"] and (given["overwrite"] or given["export"]):
+        other = "--overwrite" if given["overwrite"] else "--export"
+        raise JobError(f"--check and {other} do not go together", fix="give one of them")
+    if given["output"] is not None and given["export"] != "wids":
+        raise JobError("--output is for the index for wids", fix="give --export wids with it, or leave it out")
     options = run_options(given)
     with using(options.storage):
         shards = len(expand_sources(given["sources"]))
     started = time.monotonic()
     with Progress(shards, given["quiet"]) as progress:
-        found = index(
-            given["sources"],
-            check=given["check"],
-            options=options,
-            on_shard=lambda shard: progress.advance(
-                shard.entry.nsamples if shard.entry else 0, shard.entry.filesize if shard.entry else 0
-            ),
-        )
+
+        def on_shard(shard: Indexed) -> None:
+            entry = shard.entry
+            progress.advance(entry.nsamples if entry else 0, entry.filesize if entry else 0)
+
+        if given["export"]:
+            found, files = export(
+                given["sources"], given["export"], output=given["output"], options=options, on_shard=on_shard
+            )
+        else:
+            found, files = index(given["sources"], check=given["check"], options=options, on_shard=on_shard), []
+    return _tell(given, found, files, time.monotonic() - started)
+
+
+def _tell(given: dict[str, Any], found: Sequence[Indexed], files: Sequence[str], seconds: float) -> int:
+    """Say what was done, and return the exit status."""
+    from shardtools.errors import redact
+    from shardtools.jobs.report import write_summary
+
     failed = [(shard.url, None, shard.failure or "") for shard in found if shard.entry is None]
     counts = {
         "shards": len(found),
         "samples": sum(shard.entry.nsamples for shard in found if shard.entry),
-        "made": sum(shard.made for shard in found),
+        "made": len(files) or sum(shard.made for shard in found),
     }
     if given["report"]:
         write_summary(given["report"], {"program": "htindex", "sources": list(given["sources"])}, counts, failed)
     if not given["quiet"]:
-        did = "all right" if given["check"] else f"{format_count(counts['made'], 'sidecar')} made"
-        seconds = format_seconds(time.monotonic() - started)
+        made = format_count(counts["made"], "sidecar")
+        if given["export"]:
+            made = redact(files[0]) if len(files) == 1 else format_count(len(files), "index file")
+        did = "all right" if given["check"] else f"{made} made"
         whole = f"{format_count(counts['shards'], 'shard')}, {format_count(counts['samples'], 'sample')}"
-        tell(f"{' '.join(map(redact, given['sources']))}: {whole}, {did if not failed else 'some failed'} in {seconds}")
+        sources, took = " ".join(map(redact, given["sources"])), format_seconds(seconds)
+        tell(f"{sources}: {whole}, {did if not failed else 'some failed'} in {took}")
     for _, _, reason in failed[:5]:
         tell(f"htindex: skipped: {reason}", err=True)
     return SKIPPED if failed else 0

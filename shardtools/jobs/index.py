@@ -1,25 +1,35 @@
 """htindex as a function: sidecars and a manifest for shards that have none, or a look at whether they are right.
 
 shards -> one IndexTask each -> engine -> Indexed, in order -> manifest
+
+And what they say in the formats of others: shards -> one ExportTask each -> engine -> Indexed -> index of wids
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from shardtools import engine
 from shardtools.engine import check_cancelled
-from shardtools.errors import ShardtoolsError, SpecError, StaleTableError, redact
+from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, StaleTableError, redact
 from shardtools.jobs.extraction.gathering import run_in_order
 from shardtools.jobs.options import OnError, RunOptions, expand_sources
+from shardtools.shards import dali, wids
+from shardtools.shards.compression import is_plain
 from shardtools.shards.indexing import index_shard
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
 from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
-from shardtools.spec import Destination
+from shardtools.spec import Destination, absolute, folder_of, identity, name_of, split_path
 from shardtools.storage import get_storage, using
+
+Format = Literal["wids", "dali"]
+"""Whose index to write: ``wids``, one file that lists all shards, or ``dali``, one beside each shard."""
 
 
 @dataclass(frozen=True)
@@ -141,3 +151,128 @@ def _write_manifest(sources: str | Sequence[str], found: Sequence[Indexed]) -> N
     write_manifest(
         destination, build_manifest(destination, entries, {"program": "htindex", "sources": [redact(specs[0])]})
     )
+
+
+@dataclass(frozen=True)
+class ExportTask:
+    """What one task does: look up what is in ``source``, and write it beside it where the format says so."""
+
+    source: str
+    format: Format
+    on_error: OnError
+
+
+def export_source(task: ExportTask) -> Indexed:
+    """Return what the sidecar of a shard says of it, or reading it, and write its index if there is one for each shard.
+
+    Raises:
+        ShardtoolsError: the shard cannot be read, its index not be written, or the format cannot hold it.
+    """
+    url = task.source
+    try:
+        stat = get_storage(url).stat(url)
+        sidecar = read_sidecar(url, stat.size)
+        if sidecar is None:
+            sidecar = index_shard(url, check_cancelled)
+        if task.format == "dali":
+            index = dali.dump_index(sidecar.table(), url)
+            with get_storage(url).create(dali.index_url(url)) as sink:
+                sink.write(index)
+        return Indexed(url, _entry(url, sidecar))
+    except ShardtoolsError as error:
+        if task.on_error == "fail":
+            raise
+        return Indexed(url, None, failure=str(error))
+
+
+def export(
+    sources: str | Sequence[str],
+    format: Format,
+    *,
+    output: str | None = None,
+    options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
+    on_shard: Callable[[Indexed], None] | None = None,
+) -> tuple[list[Indexed], list[str]]:
+    """Write the sidecars' contents in the format of another program; where a shard has none, it is read.
+
+    Return what was found of each shard, and the URLs of the files that were written. ``output`` is the URL of the one
+    for wids, which is not written if a shard could not be read; without it, it gets a name like that of the shards.
+
+    Raises:
+        JobError: the format is not for such shards, or there is no name for its file.
+        OutputExistsError: a file exists, and may not be replaced.
+        ShardtoolsError: the first error of a shard, if the options do not say to leave such out.
+    """
+    found: list[Indexed] = []
+    with using(options.storage):
+        urls = expand_sources(sources)
+        if output is not None and identity(output) in set(map(identity, urls)):
+            raise JobError("the index would replace a shard", url=output, fix="give it a name of its own")
+        outputs = [output or _wids_url(sources, urls)] if format == "wids" else _dali_urls(urls)
+        if not options.overwrite:
+            _refuse_existing(outputs)
+        tasks = [
+            engine.Task(export_source, (ExportTask(url, format, options.on_error),), url, options.storage)
+            for url in urls
+        ]
+        run_in_order(tasks, found.append, options, on_shard)
+        entries = [shard.entry for shard in found if shard.entry is not None]
+        if format == "dali":
+            return found, [dali.index_url(entry.url) for entry in entries]
+        if len(entries) < len(found):
+            return found, []
+        with get_storage(outputs[0]).create(outputs[0]) as sink:
+            sink.write(wids.build_index(outputs[0], _stem(name_of(outputs[0])), entries))
+    return found, outputs
+
+
+def _dali_urls(urls: Sequence[str]) -> list[str]:
+    found: dict[str, str] = {}
+    for url in urls:
+        if not is_plain(url) or url == "-":
+            raise JobError(
+                "DALI reads plain .tar files only", url=url, fix="make such shards with htshuffle or htmapper"
+            )
+        if (other := found.setdefault(dali.index_url(url), url)) != url:
+            what = f"its index would have the name of that of {name_of(other)}"
+            raise JobError(what, url=url, fix="let the names of shards differ before their first dot")
+    return list(found)
+
+
+def _wids_url(sources: str | Sequence[str], urls: Sequence[str]) -> str:
+    """Return where the index of shards goes if nobody says it: beside them.
+
+    >>> _wids_url("/d/train-@2.tgz", ["/d/train-0.tgz", "/d/train-1.tgz"])
+    '/d/train-wids.json'
+    """
+    specs = [sources] if isinstance(sources, str) else list(sources)
+    try:
+        named = Destination(specs[0]).spec if len(specs) == 1 else None
+    except SpecError:
+        named = None
+    if named is None or "-" in urls or {*map(folder_of, urls)} != {folder_of(named)}:
+        raise JobError("the index of such sources has no name of its own", fix="give it one with -o FILE")
+    head, path, tail = split_path(absolute(named))
+    name = "-".join(filter(None, (_stem(name_of(named)), "wids.json")))
+    return f"{head}{path.rpartition('/')[0]}/{name}{tail}"
+
+
+def _stem(name: str) -> str:
+    """Return the name of a dataset by that of a spec or file.
+
+    >>> _stem("v1.0-@1000.tar"), _stem("train.tar.gz"), _stem("@3.tar")
+    ('v1.0', 'train', '')
+    """
+    counts = list(re.finditer(r"@[0-9]+", name))
+    return (name[: counts[-1].start()] if counts else name.partition(".")[0]).rstrip("-_.")
+
+
+def _refuse_existing(urls: Sequence[str]) -> None:
+    storages = list(map(get_storage, urls))
+    with ThreadPoolExecutor(16) as pool:
+        found = [
+            url for url, there in zip(urls, pool.map(lambda s, u: s.exists(u), storages, urls), strict=True) if there
+        ]
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise OutputExistsError(f"the output exists{more}", url=found[0], fix="use --overwrite to replace it")

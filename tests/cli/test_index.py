@@ -47,7 +47,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
 
 def test_check_finds_what_is_wrong(tmp_path: Path) -> None:
     spec = write_dataset(tmp_path, 2, 5)
-    message = check_failure("--check", spec, cwd=tmp_path, program="htindex")
+    message = check_failure("-j", "1", "--check", spec, cwd=tmp_path, program="htindex")
     assert message.endswith("in-0.tar: it has no sidecar that is about it; make it with htindex")
     index(tmp_path, spec)
     data = (tmp_path / "in-1.tar").read_bytes()
@@ -65,3 +65,101 @@ def test_shards_that_cannot_be_indexed(tmp_path: Path) -> None:
     (tmp_path / "y.tgz").write_bytes(b"\x1f\x8b nothing")
     assert "y.tgz" in check_failure("y.tgz", cwd=tmp_path, program="htindex")
     assert not list(tmp_path.glob("*.npz")) + list(tmp_path.glob("*.json"))
+
+
+class TestExport:
+    """What the sidecars say, as other programs read it."""
+
+    @pytest.mark.parametrize("ending", ["tar", "tgz"])
+    def test_wids(self, tmp_path: Path, ending: str) -> None:
+        spec = write_dataset(tmp_path, 3, 20, ending=ending)
+        before = snapshot(tmp_path)
+        outcome = index(tmp_path, "--export", "wids", spec)
+        assert f"{spec}: 3 shards, 60 samples, {tmp_path}/in-wids.json made in " in outcome.out
+        found = snapshot(tmp_path)
+        made = json.loads(found.pop("in-wids.json"))
+        assert found == before
+        assert made["wids_version"] == 1
+        assert made["shardlist"] == [
+            {"url": f"in-{i}.{ending}", "nsamples": 20, "filesize": len(before[f"in-{i}.{ending}"])} for i in range(3)
+        ]
+        assert shardtools.open(str(tmp_path / "in-wids.json"))[41]["key"] == "2/0001"
+        error = index(tmp_path, "--export", "wids", spec).error(1)
+        assert error == f"{tmp_path}/in-wids.json: the output exists; use --overwrite to replace it"
+        assert index(tmp_path, "--overwrite", "--export", "wids", spec).status == 0
+
+    def test_wids_elsewhere(self, tmp_path: Path) -> None:
+        write_dataset(tmp_path / "a", 2, 5)
+        write_dataset(tmp_path / "b", 2, 5)
+        outcome = index(tmp_path, "--export", "wids", "-o", "b/all.json", "a/in-@2.tar", "b/in-@2.tar")
+        assert "4 shards, 20 samples, b/all.json made in " in outcome.out
+        urls = [shard["url"] for shard in json.loads((tmp_path / "b/all.json").read_text())["shardlist"]]
+        assert urls == [f"{tmp_path}/a/in-0.tar", f"{tmp_path}/a/in-1.tar", "in-0.tar", "in-1.tar"]
+        assert len(shardtools.open(str(tmp_path / "b/all.json"))) == 20
+
+    def test_no_shard_with_a_sidecar_is_read(self, tmp_path: Path) -> None:
+        spec = write_dataset(tmp_path, 2, 5)
+        assert index(tmp_path, "--export", "dali", spec).status == 0
+        made = [(tmp_path / f"in-{i}.idx").read_bytes() for i in range(2)]
+        index(tmp_path, spec)
+        for i in range(2):  # of the same size, and unreadable
+            (tmp_path / f"in-{i}.tar").write_bytes(bytes((tmp_path / f"in-{i}.tar").stat().st_size))
+        assert index(tmp_path, "--overwrite", "--export", "dali", spec).status == 0
+        assert [(tmp_path / f"in-{i}.idx").read_bytes() for i in range(2)] == made
+        assert index(tmp_path, "--export", "wids", spec).status == 0
+
+    def test_dali(self, tmp_path: Path) -> None:
+        spec = write_dataset(tmp_path, 3, 2)
+        outcome = index(tmp_path, "--export", "dali", spec)
+        assert f"{spec}: 3 shards, 6 samples, 3 index files made in " in outcome.out
+        lines = ["v1.2 2"]
+        for i in range(2):
+            at = 512 + 2048 * i
+            lines.append(f"cls {at} 1 1/000{i}.cls txt {at + 1024} 20 1/000{i}.txt")
+        assert (tmp_path / "in-1.idx").read_text().splitlines() == lines
+        assert not list(tmp_path.glob("*.npz"))
+        error = index(tmp_path, "--export", "dali", spec).error(1)
+        assert error.endswith("in-0.idx: the output exists (and 2 more); use --overwrite to replace it")
+
+    def test_what_dali_does_not_read(self, tmp_path: Path) -> None:
+        spec = write_dataset(tmp_path, 2, 2, ending="tgz")
+        error = check_failure("--export", "dali", spec, cwd=tmp_path, program="htindex", status=2)
+        assert error.startswith(f"{tmp_path}/in-0.tgz: DALI reads plain .tar files only; ")
+        for name in ("a.x.tar", "a.y.tar"):
+            write_shard(tmp_path / name, [("a b.txt", b"")])
+        error = check_failure("--export", "dali", "a.{x,y}.tar", cwd=tmp_path, program="htindex", status=2)
+        assert error.startswith(f"{tmp_path}/a.y.tar: its index would have the name of that of a.x.tar; ")
+        error = check_failure("--export", "dali", "a.x.tar", cwd=tmp_path, program="htindex")
+        assert error.startswith(f"{tmp_path}/a.x.tar [a b]: a member's name has a space")
+        write_shard(tmp_path / "b.tar", [("a.txt", b"")])
+        outcome = index(tmp_path, "--on-error", "skip", "--export", "dali", "{a.x,b}.tar")
+        assert outcome.status == 3 and "a.x.tar" in outcome.err
+        assert [path.name for path in tmp_path.glob("*.idx")] == ["b.idx"]
+
+    def test_a_shard_that_fails_leaves_no_index_for_wids(self, tmp_path: Path) -> None:
+        spec = write_dataset(tmp_path, 2, 5)
+        (tmp_path / "in-1.tar").write_bytes(b"no tar file" * 1000)
+        assert "in-1.tar" in check_failure("--export", "wids", spec, cwd=tmp_path, program="htindex")
+        outcome = index(tmp_path, "--on-error", "skip", "--export", "wids", spec)
+        assert outcome.status == 3 and "some failed" in outcome.out
+        assert not list(tmp_path.glob("*.json"))
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            (
+                ["--export", "wids", "in-{0,1}.tar"],
+                "the index of such sources has no name of its own; give it one with -o",
+            ),
+            (["--export", "wids", "in-0.tar", "in-1.tar"], "the index of such sources has no name of its own; "),
+            (["--export", "dali", "-o", "x", "in-@2.tar"], "--output is for the index for wids; "),
+            (["-o", "x", "in-@2.tar"], "--output is for the index for wids; "),
+            (["--check", "--export", "wids", "in-@2.tar"], "--check and --export do not go together; "),
+            (["--overwrite", "--export", "wids", "-o", "in-1.tar", "in-@2.tar"], "in-1.tar: the index would replace"),
+        ],
+    )
+    def test_what_makes_no_sense(self, arguments: list[str], error: str, tmp_path: Path) -> None:
+        write_dataset(tmp_path, 2, 5)
+        before = snapshot(tmp_path)
+        assert check_failure(*arguments, cwd=tmp_path, program="htindex", status=2).startswith(error)
+        assert snapshot(tmp_path) == before

@@ -1,0 +1,42 @@
+"""The table of a shard from the indexes that other programs have left beside it, instead of from reading the shard.
+
+    DALI's, or Energon's -> Listing -> Sidecar
+
+Only those of plain shards are used: the offsets in them are those of the tar file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shardtools.errors import AccessError, NotFoundError, RefusedError
+from shardtools.shards import dali
+from shardtools.shards.compression import is_plain
+from shardtools.shards.energon import EnergonIndex
+from shardtools.shards.listing import Listing, sidecar_of
+from shardtools.shards.sidecar import Sidecar
+from shardtools.storage import get_storage
+
+
+def read_foreign(url: str, filesize: int | None, energon: EnergonIndex) -> Sidecar | None:
+    """Return the sidecar of the shard at ``url`` from what others have left; None where that is nothing that is right.
+
+    It has no checksums.
+
+    Raises:
+        StorageError: the storage cannot be read.
+    """
+    if not is_plain(url) or url == "-" or filesize is None:
+        return None
+    found = (sidecar_of(url, filesize, listing) for listing in _listings(url, energon))
+    return next((sidecar for sidecar in found if sidecar is not None), None)
+
+
+def _listings(url: str, energon: EnergonIndex) -> Iterator[Listing]:
+    try:
+        index = get_storage(url).read(dali.index_url(url))
+    except (NotFoundError, AccessError, RefusedError):
+        index = b""
+    yield from dali.parse_index(index)
+    if (listing := energon.listing(url)) is not None:
+        yield listing

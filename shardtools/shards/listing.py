@@ -1,0 +1,230 @@
+"""Members of a shard as the index of another program lists them, and what sidecar that makes.
+
+    Listing -> samples, as scanning would find them -> is it about the shard as it is now? -> Sidecar
+
+Such an index has no checksum of its shard. One that describes an older shard, or a part of it, must not be used, so
+some members are looked at: the headers of the first, the last and some between must be where the index says, with the
+name and the size that it says, no member of a sample may stand before them unlisted, and the archive must end behind
+the last one. What does not hold is ignored, and the shard is scanned. A shard in which a few members were replaced by
+others, each as many blocks long as the old one, may go unnoticed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shardtools.errors import RefusedError, ShardError
+from shardtools.shards.scan import is_meta, scan
+from shardtools.shards.sidecar import Sidecar, columns_of
+from shardtools.shards.table import Keys, ShardTable, decode_name
+from shardtools.shards.tar import (
+    BLOCK,
+    PAX,
+    TYPE_AT,
+    Ints,
+    checksum_holds,
+    extended_name,
+    is_extension,
+    is_regular,
+    parse_number,
+    parse_pax,
+)
+from shardtools.storage import ByteRange, get_storage
+
+SPREAD = 16
+"""Members to look at, from the first to the last."""
+
+SUSPECT = 6
+"""Members of each kind to look at besides: one for each number of bytes before them, the most first, where something
+may be hidden; those with the longest names, whose headers indexes have been wrong about (wds2idx takes GNU tar's word,
+which is that of the extension header); and those with names that an index may spell in another way."""
+
+MAX_GAP, MAX_END = 1 << 16, 1 << 20
+"""Bytes between two members, and behind the last one, that are read. Where there are more, the shard is scanned."""
+
+_MEMBER = re.compile(rb"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Members of a plain shard: their names, and where their data are and how many bytes, in the order of the shard."""
+
+    names: Sequence[bytes]
+    offset: Ints
+    size: Ints
+
+    @property
+    def stop(self) -> Ints:
+        """Where the blocks of each member's data end."""
+        return self.offset + (self.size + BLOCK - 1) // BLOCK * BLOCK
+
+
+def sidecar_of(url: str, filesize: int, listing: Listing) -> Sidecar | None:
+    """Return what scanning the plain shard at ``url`` would give, without checksums; None if ``listing`` cannot tell.
+
+    Raises:
+        StorageError: the shard cannot be read.
+    """
+    if not _is_orderly(listing, filesize):
+        return None
+    table = _table(listing)
+    if table is None or not _holds(url, filesize, listing):
+        return None
+    return Sidecar(filesize, "", table.fields, table.other, columns_of(table), np.empty((0, 2), np.int64), {})
+
+
+def split_name(name: bytes) -> tuple[bytes, bytes] | None:
+    """Return key and field of a member's name; None if it is no part of a sample.
+
+    >>> split_name(b"./v1.0/a.seg.png"), split_name(b"README"), split_name(b"d/.hidden.jpg")
+    ((b'v1.0/a', b'seg.png'), None, None)
+    """
+    while name.startswith(b"./"):
+        name = name[2:]
+    match = _MEMBER.fullmatch(name)
+    return None if match is None or is_meta(name) else (match[1], match[2])
+
+
+def _is_orderly(listing: Listing, filesize: int) -> bool:
+    """Return whether the members follow each other, with room for their headers, inside the shard."""
+    offset, size, stop = listing.offset, listing.size, listing.stop
+    before = np.concatenate(([0], stop[:-1]))
+    return bool(
+        len(offset)
+        and (size >= 0).all()
+        and max(int(size.max()), int(offset.max())) <= filesize
+        and (offset % BLOCK == 0).all()
+        and (offset >= before + BLOCK).all()
+        and stop[-1] <= filesize
+    )
+
+
+def _table(listing: Listing) -> ShardTable | None:
+    """Return the samples that the members make; None if they are none that a scan would take."""
+    groups = _group(listing.names)
+    if groups is None:
+        return None
+    members, first = np.array(groups.rows, np.int64), np.array([*groups.first, len(groups.rows)], np.int64)
+    stop = listing.stop[members][first[1:] - 1]
+    return ShardTable(
+        keys=Keys(np.frombuffer(b"".join(groups.keys), np.uint8), np.cumsum([*map(len, groups.keys)], dtype=np.int64)),
+        start=np.concatenate(([0], stop[:-1]))[: len(stop)],
+        stop=stop,
+        first=first,
+        fields=tuple(map(decode_name, groups.fields)),
+        field=np.array(groups.field, np.int64),
+        offset=listing.offset[members],
+        size=listing.size[members],
+        other=len(listing.names) - len(members),
+    )
+
+
+@dataclass
+class _Groups:
+    """Samples: the ``keys``; where among ``rows``, the members that are parts of samples, each begins (``first``).
+
+    ``field`` has the number of each member's field in ``fields``.
+    """
+
+    keys: dict[bytes, None] = field(default_factory=dict)
+    first: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    fields: dict[bytes, int] = field(default_factory=dict)
+    field: list[int] = field(default_factory=list)
+
+
+def _group(names: Sequence[bytes]) -> _Groups | None:
+    """Return the samples that members with these names make; None if a key or field comes twice, or is not allowed."""
+    groups = _Groups()
+    last: bytes | None = None
+    taken: set[int] = set()
+    for row, name in enumerate(names):
+        found = split_name(name)
+        if found is None:
+            continue
+        if found[0] != last:
+            last = found[0]
+            if last in groups.keys:
+                return None
+            groups.keys[last] = None
+            groups.first.append(len(groups.rows))
+            taken = set()
+        code = groups.fields.setdefault(found[1], len(groups.fields))
+        if code in taken:
+            return None
+        taken.add(code)
+        groups.rows.append(row)
+        groups.field.append(code)
+    refused = any(name == b"key" or name.startswith(b"__") for name in groups.fields)
+    return None if refused else groups
+
+
+def _holds(url: str, filesize: int, listing: Listing) -> bool:
+    """Return whether the shard has, where members are looked at, what is listed, and ends behind the last one."""
+    offset, size, stop = listing.offset, listing.size, listing.stop
+    before = np.concatenate(([0], stop[:-1]))
+    gaps, end = offset - before, ByteRange(int(stop[-1]), filesize)
+    if gaps.max() > MAX_GAP or end.stop - end.start > MAX_END:
+        return False
+    spread = np.linspace(0, len(offset) - 1, min(SPREAD, len(offset))).astype(np.int64)
+    widest = np.unique(gaps, return_index=True)[1][-SUSPECT:]
+    longest = np.argsort([-len(name) for name in listing.names], kind="stable")[:SUSPECT]
+    escaped = [row for row, name in enumerate(listing.names) if b"\\" in name][:SUSPECT]
+    rows = np.unique(np.concatenate((spread, widest, longest, np.array(escaped, np.int64)))).tolist()
+    ranges = [ByteRange(int(before[row]), int(offset[row])) for row in rows]
+    try:
+        *heads, rest = get_storage(url).read_ranges(url, [*ranges, end])
+        for row, head in zip(rows, heads, strict=True):
+            if not _leads_to(head, listing.names[row], int(size[row]), int(before[row])):
+                return False
+        return len(scan(np.frombuffer(rest, np.uint8), base=end.start).table) == 0
+    except (ShardError, RefusedError, ValueError):  # nothing of a tar file, or an end that is not where it was
+        return False
+
+
+def _leads_to(head: bytes, name: bytes, size: int, base: int) -> bool:
+    """Return whether ``head``, from the shard's offset ``base``, ends with the header of this member.
+
+    What may stand before it are its extension headers, and members that are no parts of samples.
+
+    Raises:
+        ShardError: an extension header is damaged.
+        ValueError: a header is.
+    """
+    at = 0
+    renamed: bytes | None = None
+    resized: int | None = None
+    while at + BLOCK <= len(head):
+        header = head[at : at + BLOCK]
+        if not checksum_holds(header):
+            return False
+        kind = np.frombuffer(header, np.uint8)[TYPE_AT : TYPE_AT + 1]
+        length = 0 if kind[0] in b"123456" else parse_number(header[124:136])
+        payload = head[at + BLOCK : at + BLOCK + length]
+        at += BLOCK
+        if is_extension(kind).all():
+            given = extended_name(int(kind[0]), payload, offset=base + at, url=None)
+            renamed = renamed if given is None else given
+            if kind[0] == PAX and (text := parse_pax(payload).get("size")) is not None:
+                resized = int(text)
+        else:
+            length = length if resized is None else resized
+            found = _own_name(header) if renamed is None else renamed
+            regular = bool(is_regular(kind).all())
+            if at == len(head):
+                return regular and found == name and length == size
+            if regular and split_name(found) is not None:
+                return False
+            renamed = resized = None
+        at += -(-length // BLOCK) * BLOCK
+    return False
+
+
+def _own_name(header: bytes) -> bytes:
+    """Return the name in a header itself."""
+    name, prefix = (header[at].split(b"\0", 1)[0] for at in (slice(100), slice(345, 500)))
+    return prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name

@@ -1,0 +1,155 @@
+"""The shard index of wids, version 1: a JSON file that lists shards and how many samples each has.
+
+    {"wids_version": 1, "shardlist": [{"url": "train-0000.tar", "nsamples": 1000}, ...]}
+
+Beside its own ``shardlist``, or instead, it may have ``datasets``, each with a ``shardlist`` or with the
+``source_url`` of another index. A URL is relative to the index that has it, or to its ``base``. The manifest of a
+dataset is such an index, too (see ``manifest.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shardtools.errors import SpecError, redact
+from shardtools.shards.manifest import ShardEntry
+from shardtools.spec import absolute, folder_of, identity, name_of, scheme_of, split_path
+from shardtools.storage import get_storage
+
+KIND = "wids-shard-index-v1"
+
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What the index at ``url`` says: the URLs of shards, how many samples each has, and their fields or None."""
+
+    url: str
+    urls: list[str]
+    counts: list[int]
+    fields: tuple[str, ...] | None
+
+
+def is_index(spec: str | Sequence[str]) -> bool:
+    """Return whether a spec names a shard index instead of shards.
+
+    >>> is_index("http://host/train.json?token=1"), is_index(["train.json"]), is_index("train-@3.tgz")
+    (True, True, False)
+    """
+    if not isinstance(spec, str):
+        return len(spec) == 1 and is_index(spec[0])
+    return split_path(spec)[1].endswith(".json")
+
+
+def read_index(spec: str | Sequence[str]) -> ShardIndex:
+    """Return what the index that ``spec`` names says.
+
+    Raises:
+        SpecError: it is no such index, or names no shards, or one twice.
+        StorageError: it, or one that it refers to, cannot be read.
+    """
+    url = absolute(spec if isinstance(spec, str) else spec[0])
+    index = _load(url)
+    found = list(_shards(url, index))
+    if not found:
+        raise _broken(url, "it lists no shards")
+    seen: set[str] = set()
+    for shard, _ in found:
+        if (same := identity(shard)) in seen:
+            raise _broken(url, f"it lists {name_of(shard)} twice")
+        seen.add(same)
+    fields = index.get("fields")
+    named = tuple(map(str, fields)) if isinstance(fields, dict) and fields else None
+    return ShardIndex(url, [shard for shard, _ in found], [count for _, count in found], named)
+
+
+def _load(url: str) -> dict[str, Any]:
+    try:
+        index = json.loads(get_storage(url).read(url))
+    except (ValueError, RecursionError) as error:
+        raise _broken(url, "it is not JSON") from error
+    if not isinstance(index, dict) or not (index.get("wids_version") == 1 or index.get("__kind__") == KIND):
+        raise _broken(url, 'it has no "wids_version": 1')
+    return index
+
+
+def _shards(url: str, index: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield URL and number of samples of each shard: first its own, then those of the datasets that it consists of."""
+    yield from _listed(url, url, index.get("shardlist", []))
+    parts = index.get("datasets", [])
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise _broken(url, "its datasets are no list of objects")
+    for part in parts:
+        place = url
+        if "source_url" in part:
+            place = _resolve(url, url, part["source_url"])
+            part = _load(place)
+            if "datasets" in part or "source_url" in part:
+                raise _broken(place, "it refers to further datasets, and another one refers to it")
+        if "shardlist" not in part:
+            raise _broken(place, "a dataset has no shardlist")
+        base = _resolve(place, place, f"{part['base']}/") if "base" in part else place
+        yield from _listed(place, base, part["shardlist"])
+
+
+def _listed(url: str, base: str, shardlist: Any) -> Iterator[tuple[str, int]]:
+    if not isinstance(shardlist, list):
+        raise _broken(url, "its shardlist is no list")
+    for number, entry in enumerate(shardlist):
+        count = entry.get("nsamples") if isinstance(entry, dict) else None
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise _broken(url, f"shard {number} of a shardlist has no number of samples")
+        yield _resolve(url, base, entry.get("url")), count
+
+
+def _resolve(url: str, base: str, reference: Any) -> str:
+    """Return the URL that ``reference`` means in the index at ``url``, relative to the file or folder ``base``.
+
+    What follows the path of an http URL, such as a token, is taken from ``base`` where it has none of its own.
+    """
+    if not isinstance(reference, str) or not reference:
+        raise _broken(url, "a shard or dataset has no URL")
+    if scheme_of(reference) not in ("", "-"):
+        return absolute(reference)
+    head, path, tail = split_path(base)
+    if scheme_of(base) in ("http", "https"):
+        match = _QUERY.search(reference)
+        reference, tail = (reference[: match.start()], match[0]) if match else (reference, tail)
+    joined = reference if reference.startswith("/") else f"{path.rpartition('/')[0]}/{reference}"
+    if not {".", ".."}.isdisjoint(joined.split("/")):
+        joined = posixpath.normpath(joined) + "/" * joined.endswith("/")
+    return absolute(head + joined + tail)
+
+
+def build_index(destination: str, name: str, shards: Sequence[ShardEntry]) -> bytes:
+    """Return the index of ``shards`` as the bytes of its file, which is to be at the URL ``destination``.
+
+    The URLs of shards in its folder, or below that, are relative to it.
+    """
+    folder = folder_of(absolute(destination))
+    index = {
+        "__kind__": KIND,
+        "wids_version": 1,
+        "name": name,
+        "shardlist": [
+            {"url": _relative(shard.url, folder), "nsamples": shard.nsamples, "filesize": shard.filesize}
+            for shard in shards
+        ],
+    }
+    return json.dumps(index, indent=1).encode() + b"\n"
+
+
+def _relative(url: str, folder: str) -> str:
+    head, path, _ = split_path(url)
+    return (head + path)[len(folder) :] if (head + path).startswith(folder) else redact(url)
+
+
+def _broken(url: str, what: str) -> SpecError:
+    fix = "check it, or name the shards, as in train-@1000.tgz"
+    return SpecError(f"this is no shard index of wids: {what}", url=url, fix=fix)
