@@ -80,7 +80,7 @@ class ShardedDataset(Sequence[Record]):
 
     def __repr__(self) -> str:
         shards = f"{len(self._urls)} shard{'s' * (len(self._urls) != 1)}"
-        return f"<ShardedDataset {self.spec!r}: {shards}{f', {self._ends[-1]:,} samples' if self._ends else ''}>"
+        return f"<{type(self).__name__} {self.spec!r}: {shards}{f', {self._ends[-1]:,} samples' if self._ends else ''}>"
 
     # --- what is known of the shards
 
