@@ -30,7 +30,13 @@ def ours(name: str, data: Dataset, order: str = "random", memory: int = 1_000_00
 def shuffle(scale: str) -> list[Table]:
     """Return the tables of the suite `shuffle`."""
     large, larger, small = datasets(scale)
-    return [speed(replace(large, shards=2 * large.shards)), rate(small), memory(larger), growth(large, larger), planning(scale)]
+    return [
+        speed(replace(large, shards=2 * large.shards)),
+        rate(small),
+        memory(larger),
+        growth(large, larger),
+        planning(scale),
+    ]
 
 
 def speed(data: Dataset) -> Table:
