@@ -12,6 +12,7 @@ SUITES = {
     "shuffle": "benchmarks.shuffle",
     "sort": "benchmarks.sort",
     "storage": "benchmarks.storage",
+    "torch": "benchmarks.torch",
     "upload": "benchmarks.upload",
     "view": "benchmarks.view",
 }

@@ -116,7 +116,7 @@ def curl_range(root: str, names: Sequence[str], size: int) -> Iterator[Work]:
         yield work
 
 
-def _wids(root: str, names: Sequence[str], samples: int) -> Any:
+def open_with_wids(root: str, names: Sequence[str], samples: int) -> Any:
     """Return the shards as wids opens them: without decoding, from where they are."""
     import wids
 
@@ -129,7 +129,7 @@ def _wids(root: str, names: Sequence[str], samples: int) -> Any:
 @contextmanager
 def wids_at_random(root: str, names: Sequence[str], samples: int, count: int) -> Iterator[Work]:
     """wids: samples by numbers drawn at random, one by one; every field is read."""
-    dataset = _wids(root, names, samples)
+    dataset = open_with_wids(root, names, samples)
     choose = random.Random(0)
     for number in range(0, len(dataset), samples):
         dataset[number]
@@ -145,7 +145,7 @@ def wids_at_random(root: str, names: Sequence[str], samples: int, count: int) ->
 @contextmanager
 def wids_slices(root: str, names: Sequence[str], samples: int) -> Iterator[Work]:
     """wids: the same, one after the other."""
-    dataset = _wids(root, names, samples)
+    dataset = open_with_wids(root, names, samples)
     for number in range(0, len(dataset), samples):
         dataset[number]
 
