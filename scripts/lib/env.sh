@@ -56,6 +56,15 @@ PYTHON
     fi
 }
 
+# PyTorch and torchdata in the virtual environment: the build for the CPU alone where an index has it, which is a tenth
+# of the other's size.
+ensure_torch() {
+    "$VENV/bin/python" -c 'import torch, torchdata' 2>/dev/null && return
+    echo "installing PyTorch into $VENV"
+    "$VENV/bin/python" -m pip install -q torch==2.13.0+cpu torchdata >/dev/null 2>&1 ||
+        quietly "$VENV/bin/python" -m pip install -q torch torchdata || fail "pip could not install torch and torchdata"
+}
+
 ensure_nginx() {
     local sudo=()
     command -v nginx >/dev/null && return

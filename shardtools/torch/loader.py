@@ -1,0 +1,337 @@
+"""An epoch's batches of one rank, as plain Python: what the inputs for PyTorch, TensorFlow and JAX are built on.
+
+    order -> split -> Prefetch -> runs -> cut into batches -> decode, transform, collate (in threads) -> batches
+
+Nothing here needs PyTorch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from shardtools.dataset import ShardedDataset
+from shardtools.errors import JobError, SampleError, ShardtoolsError
+from shardtools.storage import StorageOptions
+from shardtools.torch.assemble import Batch, Collate, Raw, Recipe
+from shardtools.torch.control import Control
+from shardtools.torch.order import Shuffle, describe_shuffle, make_order
+from shardtools.torch.prefetch import Prefetch, Run
+from shardtools.torch.shard import SPECIAL, Shards, data_fields
+from shardtools.torch.split import Split, Stream, Uneven, worker_stream
+from shardtools.torch.state import State, check_same, digest, parse_state
+from shardtools.torch.stats import Stats
+
+OnError = Literal["raise", "skip"] | Callable[[ShardtoolsError], object]
+
+MEMORY = 256_000_000
+"""Bytes of samples that a process reads ahead, at most."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What batches are made of and how; see `shardtools.torch.ShardIterable`.
+
+    Raises:
+        JobError: they contradict each other.
+    """
+
+    fields: tuple[str, ...]
+    decode: bool
+    transform: Callable[..., Any] | None
+    collate: Collate | None
+    shuffle: Shuffle
+    seed: int
+    batch_size: int
+    uneven: Uneven
+    on_error: OnError
+    max_skips: tuple[int, int]
+    memory: int
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.fields if name.startswith("__") and name not in SPECIAL]
+        if not self.fields or unknown or len(set(self.fields)) < len(self.fields):
+            what = f"there is no {unknown[0]}" if unknown else "fields must name each field once, and at least one"
+            raise JobError(what, fix=f"name fields such as jpg, or one of {', '.join(SPECIAL)}")
+        if self.batch_size < 1 or self.memory < 1 or (self.threads is not None and self.threads < 1):
+            raise JobError("batch_size, memory and threads are positive numbers", fix="leave out what is unsure")
+        if self.uneven not in ("drop", "pad", "uneven"):
+            raise JobError(f"there is no uneven={self.uneven!r}", fix="choose drop, pad or uneven")
+        if self.on_error not in ("raise", "skip") and not callable(self.on_error):
+            raise JobError(f"there is no on_error={self.on_error!r}", fix="choose raise or skip, or give a function")
+        if isinstance(self.shuffle, str) and self.shuffle != "full":
+            raise JobError(f"there is no shuffle={self.shuffle!r}", fix="choose True, False, full or a Window")
+
+
+@dataclass
+class Pass:
+    """One pass over an epoch by one worker of one rank: how many batches it has delivered."""
+
+    epoch: int
+    stream: Stream
+    worker: int | None
+    workers: int
+    generation: int
+    batches: int = 0
+    is_finished: bool = False
+
+    @property
+    def delivered(self) -> int:
+        """Where the next batch begins; in a worker, its own next one."""
+        return self.stream.split.delivered(self.stream.number(self.batches))
+
+
+class Loader:
+    """The batches of a dataset, an epoch at a time; what `ShardBatches` and `ShardIterable` have in common."""
+
+    def __init__(self, dataset: ShardedDataset, settings: Settings, options: StorageOptions, control: Control):
+        self.dataset, self.settings, self.control = dataset, settings, control
+        self._options = options
+        self._digest: str | None = None
+        self._pass: Pass | None = None
+        self._loaded: State | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pass": None, "_loaded": None}
+
+    def counts(self) -> list[int]:
+        """Return how many samples each shard has; where nothing tells it, all shards are read."""
+        if self.dataset.counts is None:
+            len(self.dataset)
+        counts = self.dataset.counts
+        assert counts is not None
+        return counts
+
+    def split(self, rank: int, world_size: int, start: int = 0) -> Split:
+        """Return what a rank gets of an epoch."""
+        settings = self.settings
+        return Split(sum(self.counts()), settings.batch_size, rank, world_size, settings.uneven, start)
+
+    # --- state
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass."""
+        if epoch != self.control.epoch:
+            self.control.set(epoch, 0)
+            self._pass = self._loaded = None
+
+    def _state(self, epoch: int, delivered: int, worker: Sequence[int] | None = None) -> State:
+        if self._digest is None:
+            self._digest = digest(self.dataset.urls, self.counts())
+        settings = self.settings
+        return State(self._digest, settings.seed, epoch, describe_shuffle(settings.shuffle), delivered, worker)
+
+    def state(self, rank: int, world_size: int, batches: int | None, worker: int | None, workers: int) -> State:
+        """Return where the latest pass stands, or where it stood after so many ``batches``."""
+        split = self.split(rank, world_size, self.control.begun)
+        if worker is not None:
+            return self._worker_state(split, worker, workers)
+        if batches is not None:
+            if not 0 <= batches <= split.count:
+                raise JobError(f"{batches} batches of {split.count} cannot have been delivered", fix="count again")
+            is_finished, delivered = batches == split.count > 0, split.delivered(batches)
+        elif self._pass is not None:
+            is_finished, delivered = self._pass.is_finished, self._pass.delivered
+        elif self.control.workers:
+            what = "worker processes deliver the batches, so this one does not know how many"
+            raise JobError(what, fix="give state_dict(batches=...), or use torchdata's StatefulDataLoader")
+        else:
+            is_finished, delivered = False, self.control.start
+        epoch = self._pass.epoch if self._pass is not None else self.control.epoch
+        return self._state(epoch + 1, 0) if is_finished else self._state(epoch, delivered)
+
+    def _worker_state(self, split: Split, worker: int, workers: int) -> State:
+        if self._pass is not None:
+            return self._state(self._pass.epoch, self._pass.delivered, (worker, workers, split.step))
+        if self._loaded is not None:
+            return self._loaded
+        first = self.split(split.rank, split.world_size, self.control.start).delivered(worker)
+        return self._state(self.control.epoch, first, (worker, workers, split.step))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same for a state to fit, as JSON data."""
+        state = self._state(0, 0)
+        return {"dataset": state.dataset, "seed": state.seed, "shuffle": state.shuffle}
+
+    def load(self, data: Mapping[str, Any], worker: int | None, workers: int, step: int) -> None:
+        """Start the next pass where a state stands.
+
+        Raises:
+            JobError: it is of another dataset, another order, or of a worker that this is not.
+        """
+        state = parse_state(data)
+        check_same(state, self._state(0, 0))
+        mine = None if worker is None else (worker, workers, step)
+        if state.worker is not None and (mine is None or tuple(state.worker) != mine):
+            what = "the state is of a worker process, and this is none, or another one"
+            raise JobError(what, fix="use as many workers and ranks and the same batch_size as when it was saved")
+        self._pass = None
+        if worker is None:
+            self.control.set(state.epoch, state.delivered)
+        else:
+            self._loaded = state
+
+    # --- iteration
+
+    def begin(self, rank: int, world_size: int, worker: int | None = None, workers: int = 1) -> Iterator[Any]:
+        """Return the batches of one worker of a rank, from where the epoch stands."""
+        epoch, start, loaded = self.control.epoch, self.control.start, self._loaded
+        first, stride = worker or 0, workers
+        if loaded is not None:
+            epoch, start = loaded.epoch, loaded.delivered
+            first = 0 if loaded.worker is not None else first
+        self._loaded = None
+        stream = worker_stream(self.split(rank, world_size, start), first, stride)
+        generation = self.control.begin(start, 0 if worker is None else workers)
+        self._pass = Pass(epoch, stream, worker, workers, generation)
+        return self.run(self._pass)
+
+    def run(self, current: Pass) -> Generator[Any, None, None]:
+        """Yield the batches of a pass, which counts them."""
+        settings, stats = self.settings, self.control.stats(current.worker)
+        counts = self.counts()
+        shards = Shards(self.dataset, data_fields(settings.fields), self._options, stats)
+        prefetch = Prefetch(
+            shards,
+            np.cumsum(np.array(counts, np.int64)),
+            make_order(counts, settings.shuffle, settings.seed, current.epoch),
+            current.stream,
+            settings.fields,
+            memory=settings.memory,
+            threads=settings.threads,
+            options=self._options,
+            stats=stats,
+        )
+        recipe = Recipe(settings.fields, settings.decode, settings.transform, settings.collate, prefetch.name)
+        judge = Judge(settings, stats)
+        with closing(iter(prefetch)) as runs:
+            raws = _cut(runs, current.stream)
+            made = _decoded(recipe, raws, settings, current.workers) if recipe.works else map(recipe.plain, raws)
+            with closing(_filled(judge, recipe, made)) as values:
+                for value in values:
+                    current.batches += 1
+                    stats.add(batches=1)
+                    yield value
+        current.is_finished = True
+        self.control.finish(current.worker or 0, current.generation)
+
+
+def _cut(runs: Iterator[Run], stream: Stream) -> Iterator[Raw]:
+    """Yield the samples of each batch."""
+    run, at = None, 0
+    for batch in range(stream.count):
+        size = stream.sizes(batch)
+        raw: Raw | None = None
+        while raw is None or len(raw) < size:
+            if run is None or at == len(run):
+                run, at = next(runs), 0
+            stop = min(len(run), at + size - (len(raw) if raw else 0))
+            raw = _joined(raw, run, at, stop)
+            at = stop
+        yield raw
+
+
+def _joined(raw: Raw | None, run: Run, start: int, stop: int) -> Raw:
+    columns = [column[start:stop] for column in run.columns]
+    numbers = run.numbers[start:stop].tolist()
+    base = len(raw) - start if raw else -start
+    errors = {place + base: error for place, error in run.errors.items() if start <= place < stop} if run.errors else {}
+    if raw is None:
+        return Raw(columns, numbers, errors)
+    joined = [before + column for before, column in zip(raw.columns, columns, strict=True)]
+    return Raw(joined, raw.numbers + numbers, {**raw.errors, **errors})
+
+
+def _decoded(recipe: Recipe, raws: Iterable[Raw], settings: Settings, workers: int) -> Iterator[Batch]:
+    """Yield the batches, some of which are made ahead by threads."""
+    threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // workers)
+    ahead = max(2, -(-16 * threads // settings.batch_size))
+    pool = ThreadPoolExecutor(threads, "shardtools-decode")
+    waiting: deque[Future[Batch]] = deque()
+    try:
+        for raw in raws:
+            waiting.append(recipe.assemble(raw, pool))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Judge:
+    """Decides what becomes of samples that cannot be delivered."""
+
+    def __init__(self, settings: Settings, stats: Stats):
+        self._on_error, (self._in_a_row, self._in_total) = settings.on_error, settings.max_skips
+        self._stats = stats
+        self._row = self._total = 0
+        self._latest: ShardtoolsError | None = None
+
+    def judge(self, batch: Batch) -> None:
+        """Raise, skip or report the errors of a batch.
+
+        Raises:
+            ShardtoolsError: a sample's, if that is what to do, or if there were too many.
+        """
+        if not batch.errors:
+            self._row, self._latest = 0, None
+            return
+        for place in range(len(batch.raw)):
+            error = batch.errors.get(place)
+            if error is None:
+                self._row, self._latest = 0, None
+                continue
+            self._stats.add(skipped=1)
+            if error is not self._latest:  # a shard that is missing is one error
+                self._latest = error
+                self._note(error)
+
+    def repeated(self) -> None:
+        """Note that a sample is delivered again."""
+        self._stats.add(repeated=1)
+
+    def _note(self, error: ShardtoolsError) -> None:
+        if self._on_error == "raise":
+            raise error
+        if callable(self._on_error):
+            self._on_error(error)
+        self._row += 1
+        self._total += 1
+        if self._row > self._in_a_row or self._total > self._in_total:
+            count = f"{self._row} in a row" if self._row > self._in_a_row else f"{self._total} in all"
+            what = f"too many samples failed, {count}; the latest: {error.what}"
+            raise SampleError(what, url=error.url, member=error.member, fix="raise max_skips, or mend them") from error
+
+
+def _filled(judge: Judge, recipe: Recipe, batches: Iterable[Batch]) -> Generator[Any, None, None]:
+    """Yield the batches' values; a batch that lost all its samples gets a good one that is delivered twice.
+
+    It cannot be left out: the other ranks wait for it, and states count it.
+    """
+    good: Raw | None = None
+    empty, latest = 0, None
+    for batch in batches:
+        judge.judge(batch)
+        if batch.good:
+            place = next(i for i in reversed(range(len(batch.raw))) if i not in batch.errors)
+            good = Raw([[column[place]] for column in batch.raw.columns], [batch.raw.numbers[place]], {})
+        else:
+            empty, latest = empty + 1, next(iter(batch.errors.values()))
+        if good is not None:
+            for _ in range(empty):
+                judge.repeated()
+                yield recipe.repeat(good)
+            empty = 0
+            if batch.good:
+                yield batch.value
+    if empty:
+        raise SampleError("none of the samples can be delivered", fix="see the first error") from latest

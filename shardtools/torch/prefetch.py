@@ -1,0 +1,321 @@
+"""Samples in the order of their positions, read ahead by threads, in bounded memory.
+
+    positions -> planner thread: sample numbers -> shards and rows -> sizes -> a run of samples that fits in the memory
+              -> reader threads: pieces of the run, one call for the rows of a shard -> the run, complete, in order
+
+Runs start small, so that the first sample comes soon, grow, and end where a window of the order ends: the rows of one
+range are then read together.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from shardtools.errors import (
+    AccessError,
+    ChangedError,
+    NotFoundError,
+    ShardError,
+    ShardtoolsError,
+    SpecError,
+    StorageError,
+    UnavailableError,
+)
+from shardtools.shards.tar import Ints
+from shardtools.storage import StorageOptions, using
+from shardtools.torch.order import Order
+from shardtools.torch.shard import OpenShard, Shards, read_columns
+from shardtools.torch.split import Stream
+from shardtools.torch.stats import Stats
+
+NEAR_THREADS = 2
+"""Threads that read files of this machine: more of them wait for each other."""
+
+FAR_THREADS = 32
+"""Threads that read from servers."""
+
+NEAR_MEMORY = 64 << 20
+"""Bytes that are read ahead from files of this machine: more would be longer away from the processor's cache."""
+
+NEAR_PIECE = 8 << 20
+FAR_PIECE = 4 << 20
+"""Bytes that a thread reads at a time."""
+
+OVERHEAD = 200
+"""Bytes of memory that a sample takes beside its data."""
+
+LARGEST_RUN = 1 << 16
+"""Samples in a run."""
+
+_WHOLE_SHARD = (NotFoundError, AccessError, ChangedError, SpecError)
+
+
+Task = list[tuple[int, Ints]]
+"""Numbers of shards and, for each, places in a run."""
+
+
+@dataclass
+class Run:
+    """Some samples, in order: their numbers, what was read of them, and what went wrong, by place.
+
+    ``columns`` has a list for each of the names asked for.
+    """
+
+    numbers: Ints
+    shards: Ints
+    rows: Ints
+    pads: Any
+    columns: list[list[Any]]
+    nbytes: int = 0
+    errors: dict[int, ShardtoolsError] = field(default_factory=dict)
+    pieces: list[Future[None]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+class Prefetch:
+    """Reads the samples of a stream of positions; iterate over it once for its runs."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        ends: Ints,
+        order: Order,
+        stream: Stream,
+        names: tuple[str, ...],
+        *,
+        memory: int,
+        threads: int | None,
+        options: StorageOptions,
+        stats: Stats,
+    ):
+        self._shards, self._ends, self._order, self._stream = shards, ends, order, stream
+        self._names, self._options, self._stats = names, options, stats
+        self._near = shards.is_near(0)
+        self._memory = min(memory, NEAR_MEMORY) if self._near else memory
+        threads = threads or (NEAR_THREADS if self._near else FAR_THREADS)
+        self._pool = None if threads == 1 else ThreadPoolExecutor(threads, "shardtools-read")
+        self._runs: SimpleQueue[Run | BaseException | None] = SimpleQueue()
+        self._room = threading.Condition()
+        self._held = 0
+        self._stopped = False
+        self._failed: dict[int, ShardtoolsError] = {}
+
+    # --- the consumer
+
+    def __iter__(self) -> Generator[Run, None, None]:
+        keep_memory()
+        planner = threading.Thread(target=self._plan, name="shardtools-plan", daemon=True)
+        planner.start()
+        try:
+            while (run := self._next()) is not None:
+                yield run
+                with self._room:
+                    self._held -= run.nbytes
+                    self._room.notify()
+        finally:
+            with self._room:
+                self._stopped = True
+                self._room.notify()
+            planner.join()
+            if self._pool is not None:
+                self._pool.shutdown(cancel_futures=True)
+            self._shards.close()
+
+    def _next(self) -> Run | None:
+        """Return the next run, once it is complete."""
+        begin = time.perf_counter()
+        run = self._runs.get()
+        if isinstance(run, BaseException):
+            raise run
+        for piece in run.pieces if run else ():
+            piece.result()
+        self._stats.add(waited=time.perf_counter() - begin)
+        return run
+
+    # --- the planner
+
+    def _plan(self) -> None:
+        try:
+            with using(self._options):
+                for run in self._make_runs():
+                    if not self._reserve(run.nbytes):
+                        return
+                    self._submit(run)
+                    self._runs.put(run)
+            self._runs.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised where the samples are asked for
+            self._runs.put(error)
+
+    def _make_runs(self) -> Iterator[Run]:
+        at, length = 0, self._stream.length
+        count = self._stream.split.batch_size
+        limit = self._memory // 2
+        while at < length and not self._stopped:
+            run = self._locate(self._stream.positions(at, min(at + count, length)))
+            sizes = self._sizes(run) + OVERHEAD
+            ends = np.cumsum(sizes)
+            fitting = max(1, int(np.searchsorted(ends, limit, side="right")))
+            if fitting < len(run):
+                run = Run(run.numbers[:fitting], run.shards[:fitting], run.rows[:fitting], run.pads[:fitting], [])
+            run.nbytes = int(ends[len(run) - 1])
+            run.columns = [[None] * len(run) for _ in self._names]
+            yield run
+            at += len(run)
+            count = min(count * 4, LARGEST_RUN, max(2 * len(run), self._stream.split.batch_size))
+
+    def _locate(self, positions: Ints) -> Run:
+        """Return the samples at positions, as far as they are in one window."""
+        total = self._order.total
+        if positions[0] < total:
+            stop = self._order.window_stop(int(positions[0]))
+            positions = positions[: max(1, int(np.searchsorted(positions, stop)))]
+        numbers = self._order.at(positions % total)
+        shards = np.searchsorted(self._ends, numbers, side="right")
+        rows = numbers - np.concatenate(([0], self._ends))[shards]
+        return Run(numbers, shards, rows, positions >= total, [])
+
+    def _sizes(self, run: Run) -> Ints:
+        """Return the bytes of each sample, for which the shards are opened."""
+        wanted = np.unique(run.shards).tolist()
+        if self._pool is None or self._near or len(wanted) == 1:
+            opened = [self._open(number) for number in wanted]
+        else:
+            opened = list(self._pool.map(self._open, wanted))
+        sizes = np.zeros(len(run), np.int64)
+        order = np.argsort(run.shards, kind="stable")
+        at = np.searchsorted(run.shards[order], wanted)
+        stop = np.searchsorted(run.shards[order], wanted, side="right")
+        for shard, a, b in zip(opened, at.tolist(), stop.tolist(), strict=True):
+            if isinstance(shard, OpenShard):
+                sizes[order[a:b]] = shard.sizes[run.rows[order[a:b]]]
+        return sizes
+
+    def _open(self, number: int) -> OpenShard | ShardtoolsError:
+        """Return a shard, or why it cannot be opened; what may pass by itself is tried again for its next samples."""
+        if (failed := self._failed.get(number)) is not None:
+            return failed
+        if (known := self._shards.known(number)) is not None:
+            return known
+        try:
+            with using(self._options):
+                return self._shards.get(number)
+        except (StorageError, ShardError, SpecError) as error:
+            named = error.at(url=self._shards.url(number))
+            if not isinstance(error, UnavailableError):
+                self._failed[number] = named
+            return named
+
+    def _reserve(self, size: int) -> bool:
+        """Wait until there is room for a run; return whether it is still wanted."""
+        with self._room:
+            self._room.wait_for(lambda: self._stopped or not self._held or self._held + size <= self._memory)
+            self._held += size
+            self._stats.peak(self._held)
+            return not self._stopped
+
+    def _submit(self, run: Run) -> None:
+        """Give the pieces of a run to the readers: the rows of a shard, or of several where reading is cheap."""
+        places = np.argsort(run.numbers, kind="stable")
+        shards = run.shards[places]
+        bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(run)]
+        mean = run.nbytes / len(run)
+        most = max(1, int((NEAR_PIECE if self._near else FAR_PIECE) / mean))
+        parts = [(at, min(at + most, stop)) for start, stop in pairwise(bounds) for at in range(start, stop, most)]
+        task: Task = []
+        size = 0
+        for start, stop in parts:
+            task.append((int(shards[start]), places[start:stop]))
+            size += stop - start
+            if not self._near or size >= most:
+                self._hand_out(run, task)
+                task, size = [], 0
+        if task:
+            self._hand_out(run, task)
+
+    def _hand_out(self, run: Run, task: Task) -> None:
+        if self._pool is None:
+            self._read_all(run, task)
+        else:
+            run.pieces.append(self._pool.submit(self._read_all, run, task))
+
+    # --- the readers
+
+    def _read_all(self, run: Run, task: Task) -> None:
+        parts = []
+        with using(self._options, self._check):
+            for number, places in task:
+                shard = self._open(number)
+                if isinstance(shard, OpenShard):
+                    parts.append((number, shard, places))
+                else:
+                    run.errors.update(dict.fromkeys(places.tolist(), shard))
+            if parts:
+                self._read(run, parts)
+
+    def _check(self) -> None:
+        if self._stopped:
+            raise StoppedError
+
+    def _read(self, run: Run, parts: list[tuple[int, OpenShard, Ints]]) -> None:
+        """Read some samples of shards; of those that cannot be read, note why."""
+        self._check()
+        places = np.concatenate([places for _, _, places in parts])
+        try:
+            wanted = [(shard, run.rows[at]) for _, shard, at in parts]
+            found = read_columns(self._names, wanted, run.pads[places])
+        except (StorageError, ShardError) as error:
+            for smaller in self._smaller(run, parts, error):
+                self._read(run, smaller)
+            return
+        where = places.tolist()
+        for values, column in zip(found, run.columns, strict=True):
+            for place, value in zip(where, values, strict=True):
+                column[place] = value
+        size = sum(int(shard.sizes[rows].sum()) for shard, rows in wanted)
+        self._stats.add(samples=len(places), bytes=size)
+
+    def _smaller(
+        self, run: Run, parts: list[tuple[int, OpenShard, Ints]], error: StorageError | ShardError
+    ) -> list[list[tuple[int, OpenShard, Ints]]]:
+        """Return what to read by itself, to find out which samples an error is about; note it if that is known."""
+        if len(parts) > 1:
+            return [[part] for part in parts]
+        [(number, shard, places)] = parts
+        if isinstance(error, _WHOLE_SHARD):
+            self._failed[number] = error
+        elif len(places) > 1 and not isinstance(error, UnavailableError):
+            half = len(places) // 2
+            return [[(number, shard, places[:half])], [(number, shard, places[half:])]]
+        elif len(places) == 1:
+            error = error.at(member=shard.keys([int(run.rows[places[0]])])[0])
+        run.errors.update(dict.fromkeys(places.tolist(), error))
+        return []
+
+    def name(self, number: int) -> tuple[str, str]:
+        """Return the URL of a sample's shard, and the sample's key, or its row if the shard is not at hand."""
+        shard = int(np.searchsorted(self._ends, number, side="right"))
+        return self._shards.name(shard, number - (int(self._ends[shard - 1]) if shard else 0))
+
+
+def keep_memory() -> None:
+    """Have the C library keep the memory of batches that were dropped for the next ones.
+
+    By default glibc gives free memory back to the system piece by piece and gets it again, page by page, which takes as
+    long as reading does. It keeps twice as much as the largest block that was ever mapped and freed.
+    """
+    bytes(30 << 20)
+
+
+class StoppedError(Exception):
+    """Nobody wants what a reader reads any more."""

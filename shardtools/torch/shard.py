@@ -1,0 +1,361 @@
+"""The members of chosen samples of one shard, for chosen fields, as fast as its storage gives them.
+
+    rows -> offsets and sizes of their members -> plain local file: pread of each, or of neighbours together
+                                               -> on a server, or packed: one read of ranges for all of them
+
+A shard holds no more than what the chosen fields need: 16 bytes for each of its samples and fields.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from shardtools.dataset import ShardedDataset
+from shardtools.errors import ChangedError, StorageError
+from shardtools.shards.compression import is_plain
+from shardtools.shards.members import IndexedShard
+from shardtools.shards.table import Keys, ShardTable
+from shardtools.shards.tar import Ints
+from shardtools.spec import name_of, scheme_of
+from shardtools.storage import StorageOptions, using
+from shardtools.storage.files import os_errors
+from shardtools.torch.stats import Stats
+
+TOGETHER = 1 << 13
+"""Bytes of a sample up to which samples of a local file are read together with their neighbours."""
+
+GAP = 1 << 14
+"""Bytes between two samples of a local file that are read and thrown away rather than seeked over."""
+
+PIECE = 1 << 18
+"""Bytes of a local file to read together, which stay in the processor's cache until they are cut."""
+
+TABLES = 256
+"""Shards whose tables are kept, where they are on a server or packed."""
+
+TABLE_BYTES = 1 << 29
+"""Bytes of the tables of plain local shards to keep."""
+
+FILES = 128
+"""Files to keep open."""
+
+SPECIAL = ("__key__", "__shard__", "__index__", "__pad__")
+"""What may be asked for beside the data's own fields."""
+
+Values = list[list[bytes | None]]
+"""For each field, its bytes for each row, None where a sample has none."""
+
+
+class FieldColumns:
+    """Where the members of some fields lie: a row for each sample, -1 and 0 for what a sample does not have."""
+
+    def __init__(self, table: ShardTable, fields: Sequence[str]):
+        self.offset = np.full((len(fields), len(table)), -1, np.int64)
+        self.size = np.zeros((len(fields), len(table)), np.int64)
+        self.member = np.full((len(fields), len(table)), -1, np.int64)
+        sample = np.repeat(np.arange(len(table)), np.diff(table.first))
+        for i, field in enumerate(fields):
+            if field in table.fields:
+                members = np.flatnonzero(table.field == table.fields.index(field))
+                self.offset[i, sample[members]] = table.offset[members]
+                self.size[i, sample[members]] = table.size[members]
+                self.member[i, sample[members]] = members
+        self.total = self.size.sum(axis=0)
+
+
+class OpenShard:
+    """One shard, of which some fields are read. It may be used by many threads."""
+
+    url: str
+    sizes: Ints
+    """Bytes of the chosen fields of each sample."""
+    weight: int
+    """Bytes that it keeps in memory."""
+
+    def __init__(self, url: str, keys: Keys, sizes: Ints):
+        self.url, self.sizes = url, sizes
+        self._keys: Keys | list[str] = keys
+        self.weight = sizes.nbytes + keys.data.nbytes + keys.ends.nbytes
+
+    def keys(self, rows: Sequence[int]) -> list[str]:
+        """Return the keys of some samples."""
+        if isinstance(self._keys, Keys) and len(rows) * 8 > len(self._keys):
+            self._keys = self._keys.tolist()
+        return [self._keys[row] for row in rows]
+
+    def read(self, rows: Ints) -> Values:
+        """Return the chosen fields of some samples, whose rows rise.
+
+        Raises:
+            StorageError: they cannot be read.
+            ShardError: they are damaged.
+        """
+        raise NotImplementedError
+
+
+class LocalShard(OpenShard):
+    """A tar file on this machine, not packed."""
+
+    def __init__(self, shard: IndexedShard, fields: Sequence[str], files: Files):
+        columns = FieldColumns(shard.table, fields)
+        super().__init__(shard.url, shard.table.keys, columns.total)
+        self._filesize = shard.sidecar.filesize
+        self._offset, self._size, self._files = columns.offset, columns.size, files
+        self.weight += columns.offset.nbytes + columns.size.nbytes
+
+    def read(self, rows: Ints) -> Values:
+        return read_local([(self, rows)])
+
+    def lie(self, rows: Ints) -> tuple[Ints, Ints]:
+        """Return offsets, -1 for what is not there, and sizes: a row for each field."""
+        return self._offset[:, rows], self._size[:, rows]
+
+    def opened(self) -> AbstractContextManager[int]:
+        """A context that gives a descriptor of the file."""
+        return self._files.opened(self.url, self._filesize)
+
+
+def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Values:
+    """Return the chosen fields of samples of some shards, whose rows rise in each.
+
+    Raises:
+        StorageError: they cannot be read.
+    """
+    with ExitStack() as files, os_errors(parts[0][0].url):
+        fds = [files.enter_context(shard.opened()) for shard, _ in parts]
+        fd = np.repeat(fds, [len(rows) for _, rows in parts])
+        lying = [shard.lie(rows) for shard, rows in parts]
+        offset, size = (np.concatenate(columns, axis=1) for columns in zip(*lying, strict=True))
+        if int(size.sum()) > TOGETHER * len(fd):
+            found = [_read_each(fd, at, n) for at, n in zip(offset, size, strict=True)]
+        else:
+            found = _read_runs(fd, offset, size)
+    for values, wanted in zip(found, size, strict=True):
+        if sum(map(len, values)) != int(wanted.sum()):  # type: ignore[arg-type]
+            raise StorageError("the file was cut off", url=parts[0][0].url, fix="start again")
+    if (offset >= 0).all():
+        return found
+    return [
+        [data if at >= 0 else None for data, at in zip(values, row.tolist(), strict=True)]
+        for values, row in zip(found, offset, strict=True)
+    ]
+
+
+def _read_each(fd: Ints, offset: Ints, size: Ints) -> list[bytes | None]:
+    wanted = zip(fd.tolist(), size.tolist(), offset.tolist(), strict=True)
+    pread = os.pread
+    return [pread(number, count, at) if count else b"" for number, count, at in wanted]
+
+
+def _read_runs(fd: Ints, offset: Ints, size: Ints) -> Values:
+    """Return small members, of which neighbours are read together."""
+    there = size > 0
+    stop = np.where(there, offset + size, 0).max(axis=0)
+    start = np.minimum(np.where(there, offset, np.iinfo(np.int64).max).min(axis=0), stop)
+    parted = (start[1:] > stop[:-1] + GAP) | (start[1:] < stop[:-1]) | (start[1:] // PIECE != start[:-1] // PIECE)
+    first = np.concatenate(([0], np.flatnonzero(parted | (fd[1:] != fd[:-1])) + 1))
+    begin, end = start[first], np.maximum.reduceat(stop, first)
+    wanted = zip(fd[first].tolist(), begin.tolist(), end.tolist(), strict=True)
+    bodies = [os.pread(number, b - a, a) for number, a, b in wanted]
+    of_run = np.repeat(np.arange(len(first)), np.diff(first, append=len(start)))
+    run, found = of_run.tolist(), []
+    for at, n in zip(offset - begin[of_run], size, strict=True):
+        low = np.where(n > 0, at, 0)
+        found.append([bodies[i][a:b] for i, a, b in zip(run, low.tolist(), (low + n).tolist(), strict=True)])
+    return found  # type: ignore[return-value]
+
+
+def data_fields(names: Sequence[str]) -> tuple[str, ...]:
+    """Return those of ``names`` that are fields of the data, and none of `SPECIAL`."""
+    return tuple(name for name in names if not name.startswith("__"))
+
+
+Part = tuple[OpenShard, Ints]
+"""Some rows of a shard."""
+
+
+def read_columns(names: Sequence[str], parts: Sequence[Part], pads: Any) -> list[list[Any]]:
+    """Return a list for each of ``names`` of what samples of some shards have, whose rows rise in each.
+
+    The shards read the `data_fields` of ``names``; ``pads`` says which samples are repeats.
+
+    Raises:
+        StorageError: they cannot be read.
+        ShardError: they are damaged.
+    """
+    special: dict[str, Callable[[], list[Any]]] = {
+        "__key__": lambda: [key for shard, rows in parts for key in shard.keys(rows.tolist())],
+        "__shard__": lambda: [name for shard, rows in parts for name in [name_of(shard.url)] * len(rows)],
+        "__index__": lambda: [row for _, rows in parts for row in rows.tolist()],
+        "__pad__": pads.tolist,
+    }
+    local = [(shard, rows) for shard, rows in parts if isinstance(shard, LocalShard)]
+    if len(local) == len(parts):
+        data = iter(read_local(local))
+    else:
+        each = [shard.read(rows) for shard, rows in parts]
+        data = iter(list(chain.from_iterable(values)) for values in zip(*each, strict=True))
+    return [special[name]() if name in special else list(next(data)) for name in names]
+
+
+class RangedShard(OpenShard):
+    """A shard on a server, or one that is packed."""
+
+    def __init__(self, shard: Any, fields: Sequence[str], options: StorageOptions):
+        table = shard.indexed.table
+        columns = FieldColumns(table, fields)
+        super().__init__(shard.indexed.url, table.keys, columns.total)
+        self._shard, self._fields, self._member, self._options = shard, fields, columns.member, options
+
+    def read(self, rows: Ints) -> Values:
+        if not self._shard.indexed.can_enter:  # its samples are cut out of a file that it was unpacked to
+            records = self._shard.records(rows)
+            return [[record.get(field) for record in records] for field in self._fields]
+        wanted = self._member[:, rows]
+        members = np.sort(wanted[wanted >= 0])
+        with using(self._options):
+            data = dict(zip(members.tolist(), self._shard.indexed.read(members), strict=True))
+        return [[data.get(member) for member in row] for row in wanted.tolist()]
+
+
+class Files:
+    """Open files, the least recently used of which are closed when there are too many."""
+
+    def __init__(self, limit: int = FILES):
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._files: OrderedDict[str, _File] = OrderedDict()
+
+    @contextmanager
+    def opened(self, url: str, size: int) -> Iterator[int]:
+        """A context that gives the descriptor of a file of ``size`` bytes.
+
+        Raises:
+            ChangedError: it has another size.
+        """
+        with self._lock:
+            file = self._files.get(url) or self._open(url, size)
+            file.users += 1
+            self._files.move_to_end(url)
+            while len(self._files) > self._limit:
+                self._drop(self._files.popitem(last=False)[1])
+        try:
+            yield file.fd
+        finally:
+            with self._lock:
+                file.users -= 1
+                if file.is_dropped:
+                    self._drop(file)
+
+    def close(self) -> None:
+        """Close those that nobody uses now, and the others when they are left."""
+        with self._lock:
+            while self._files:
+                self._drop(self._files.popitem()[1])
+
+    def _open(self, url: str, size: int) -> _File:
+        with os_errors(url):
+            fd = os.open(url.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
+            if os.fstat(fd).st_size != size:
+                os.close(fd)
+                raise ChangedError("the file was replaced while it was read", url=url, fix="start again")
+        self._files[url] = file = _File(fd)
+        return file
+
+    @staticmethod
+    def _drop(file: _File) -> None:
+        file.is_dropped = True
+        if not file.users:
+            os.close(file.fd)
+
+
+@dataclass
+class _File:
+    """A descriptor and how many use it."""
+
+    fd: int
+    users: int = 0
+    is_dropped: bool = False
+
+
+class Shards:
+    """The shards of a dataset, opened when they are needed; those not used for long are forgotten."""
+
+    def __init__(self, dataset: ShardedDataset, fields: Sequence[str], options: StorageOptions, stats: Stats):
+        self._dataset, self._fields, self._options, self._stats = dataset, fields, options, stats
+        self._urls = dataset.urls
+        self._files = Files()
+        self._lock = threading.Lock()
+        self._opening: dict[int, threading.Lock] = {}
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._weight = 0
+
+    def url(self, number: int) -> str:
+        """Return the URL of a shard."""
+        return self._urls[number]
+
+    def name(self, number: int, row: int) -> tuple[str, str]:
+        """Return a shard's URL and the key of one of its samples; if the shard is not open, what number it has."""
+        known = self.known(number)
+        return self._urls[number], known.keys([row])[0] if known else f"sample {row:,}"
+
+    def is_near(self, number: int) -> bool:
+        """Whether a shard's samples are read from a file of this machine as they are."""
+        return is_plain(self._urls[number]) and scheme_of(self._urls[number]) in ("", "file")
+
+    def known(self, number: int) -> OpenShard | None:
+        """Return a shard if it is open."""
+        with self._lock:
+            if (shard := self._open.get(number)) is not None:
+                self._open.move_to_end(number)
+            return shard
+
+    def get(self, number: int) -> OpenShard:
+        """Return a shard, which is opened by one thread where many ask.
+
+        Raises:
+            StorageError: it cannot be read.
+            ShardError: it is damaged.
+            SpecError: the manifest is about another one.
+        """
+        with self._lock:
+            mine = self._opening.setdefault(number, threading.Lock())
+        with mine:
+            if (shard := self.known(number)) is not None:
+                return shard
+            shard = self._make(number)
+            self._stats.add(shards=1)
+            with self._lock:
+                self._open[number] = shard
+                self._weight += shard.weight
+                while len(self._open) > 1 and (len(self._open) > self._limit or self._weight > TABLE_BYTES):
+                    self._weight -= self._open.popitem(last=False)[1].weight
+                self._opening.pop(number, None)
+            return shard
+
+    def _make(self, number: int) -> OpenShard:
+        shard = self._dataset.shard(number)
+        if self.is_near(number):
+            return LocalShard(shard.indexed, self._fields, self._files)
+        return RangedShard(shard, self._fields, self._options)
+
+    @property
+    def _limit(self) -> int:
+        return TABLES if not self.is_near(0) else sys.maxsize
+
+    def close(self) -> None:
+        """Close all files."""
+        self._files.close()
+        with self._lock:
+            self._open.clear()
+            self._weight = 0
