@@ -33,7 +33,7 @@ from shardtools.errors import (
 from shardtools.shards.tar import Ints
 from shardtools.storage import StorageOptions, using
 from shardtools.torch.order import Order
-from shardtools.torch.shard import OpenShard, Shards, read_columns
+from shardtools.torch.shard import FieldShard, Shards, read_columns
 from shardtools.torch.split import Stream
 from shardtools.torch.stats import Stats
 
@@ -197,11 +197,11 @@ class Prefetch:
         at = np.searchsorted(run.shards[order], wanted)
         stop = np.searchsorted(run.shards[order], wanted, side="right")
         for shard, a, b in zip(opened, at.tolist(), stop.tolist(), strict=True):
-            if isinstance(shard, OpenShard):
+            if isinstance(shard, FieldShard):
                 sizes[order[a:b]] = shard.sizes[run.rows[order[a:b]]]
         return sizes
 
-    def _open(self, number: int) -> OpenShard | ShardtoolsError:
+    def _open(self, number: int) -> FieldShard | ShardtoolsError:
         """Return a shard, or why it cannot be opened; what may pass by itself is tried again for its next samples."""
         if (failed := self._failed.get(number)) is not None:
             return failed
@@ -256,7 +256,7 @@ class Prefetch:
         with using(self._options, self._check):
             for number, places in task:
                 shard = self._open(number)
-                if isinstance(shard, OpenShard):
+                if isinstance(shard, FieldShard):
                     parts.append((number, shard, places))
                 else:
                     run.errors.update(dict.fromkeys(places.tolist(), shard))
@@ -267,7 +267,7 @@ class Prefetch:
         if self._stopped:
             raise StoppedError
 
-    def _read(self, run: Run, parts: list[tuple[int, OpenShard, Ints]]) -> None:
+    def _read(self, run: Run, parts: list[tuple[int, FieldShard, Ints]]) -> None:
         """Read some samples of shards; of those that cannot be read, note why."""
         self._check()
         places = np.concatenate([places for _, _, places in parts])
@@ -286,8 +286,8 @@ class Prefetch:
         self._stats.add(samples=len(places), bytes=size)
 
     def _smaller(
-        self, run: Run, parts: list[tuple[int, OpenShard, Ints]], error: StorageError | ShardError
-    ) -> list[list[tuple[int, OpenShard, Ints]]]:
+        self, run: Run, parts: list[tuple[int, FieldShard, Ints]], error: StorageError | ShardError
+    ) -> list[list[tuple[int, FieldShard, Ints]]]:
         """Return what to read by itself, to find out which samples an error is about; note it if that is known."""
         if len(parts) > 1:
             return [[part] for part in parts]

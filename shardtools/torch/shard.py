@@ -73,7 +73,7 @@ class FieldColumns:
         self.total = self.size.sum(axis=0)
 
 
-class OpenShard:
+class FieldShard:
     """One shard, of which some fields are read. It may be used by many threads."""
 
     url: str
@@ -103,7 +103,7 @@ class OpenShard:
         raise NotImplementedError
 
 
-class LocalShard(OpenShard):
+class LocalShard(FieldShard):
     """A tar file on this machine, not packed."""
 
     def __init__(self, shard: IndexedShard, fields: Sequence[str], files: Files):
@@ -180,7 +180,7 @@ def data_fields(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if not name.startswith("__"))
 
 
-Part = tuple[OpenShard, Ints]
+Part = tuple[FieldShard, Ints]
 """Some rows of a shard."""
 
 
@@ -208,7 +208,7 @@ def read_columns(names: Sequence[str], parts: Sequence[Part], pads: Any) -> list
     return [special[name]() if name in special else list(next(data)) for name in names]
 
 
-class RangedShard(OpenShard):
+class RangedShard(FieldShard):
     """A shard on a server, or one that is packed."""
 
     def __init__(self, shard: Any, fields: Sequence[str], options: StorageOptions):
@@ -297,7 +297,7 @@ class Shards:
         self._files = Files()
         self._lock = threading.Lock()
         self._opening: dict[int, threading.Lock] = {}
-        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._open: OrderedDict[int, FieldShard] = OrderedDict()
         self._weight = 0
 
     def url(self, number: int) -> str:
@@ -313,14 +313,14 @@ class Shards:
         """Whether a shard's samples are read from a file of this machine as they are."""
         return is_plain(self._urls[number]) and scheme_of(self._urls[number]) in ("", "file")
 
-    def known(self, number: int) -> OpenShard | None:
+    def known(self, number: int) -> FieldShard | None:
         """Return a shard if it is open."""
         with self._lock:
             if (shard := self._open.get(number)) is not None:
                 self._open.move_to_end(number)
             return shard
 
-    def get(self, number: int) -> OpenShard:
+    def get(self, number: int) -> FieldShard:
         """Return a shard, which is opened by one thread where many ask.
 
         Raises:
@@ -343,7 +343,7 @@ class Shards:
                 self._opening.pop(number, None)
             return shard
 
-    def _make(self, number: int) -> OpenShard:
+    def _make(self, number: int) -> FieldShard:
         shard = self._dataset.shard(number)
         if self.is_near(number):
             return LocalShard(shard.indexed, self._fields, self._files)
