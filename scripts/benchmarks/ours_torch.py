@@ -31,11 +31,8 @@ def _count(batches: Any) -> int:
 @contextmanager
 def epoch(root: str, pattern: str, field: str) -> Iterator[Work]:
     """Go through an epoch, shuffled and undecoded, in one process."""
-    from torch.utils.data import DataLoader
-
     train = _open(os.path.join(root, pattern), field)
-    loader = DataLoader(train, batch_size=None)
-    yield lambda: _count(loader)
+    yield lambda: _count(train)
 
 
 @contextmanager

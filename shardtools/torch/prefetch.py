@@ -30,6 +30,7 @@ from shardtools.errors import (
     StorageError,
     UnavailableError,
 )
+from shardtools.shards.open_shard import keep_freed_memory
 from shardtools.shards.tar import Ints
 from shardtools.storage import StorageOptions, using
 from shardtools.torch.order import Order
@@ -114,7 +115,7 @@ class Prefetch:
     # --- the consumer
 
     def __iter__(self) -> Generator[Run, None, None]:
-        keep_memory()
+        keep_freed_memory()
         planner = threading.Thread(target=self._plan, name="shardtools-plan", daemon=True)
         planner.start()
         try:
@@ -306,15 +307,6 @@ class Prefetch:
         """Return the URL of a sample's shard, and the sample's key, or its row if the shard is not at hand."""
         shard = int(np.searchsorted(self._ends, number, side="right"))
         return self._shards.name(shard, number - (int(self._ends[shard - 1]) if shard else 0))
-
-
-def keep_memory() -> None:
-    """Have the C library keep the memory of batches that were dropped for the next ones.
-
-    By default glibc gives free memory back to the system piece by piece and gets it again, page by page, which takes as
-    long as reading does. It keeps twice as much as the largest block that was ever mapped and freed.
-    """
-    bytes(30 << 20)
 
 
 class StoppedError(Exception):
