@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,7 @@ def test_a_cache_spares_the_server(nginx: NginxServer, folder: Path, tmp_path: P
 
     train = make(f"{nginx.url}in-@5.tar", cache=str(tmp_path / "cache"))
     first = ids(train)
-    wait_until(sent, "the log")
+    wait_until(lambda: sent() and time.time() - nginx.log_path.stat().st_mtime > 0.3, "the end of the log")
     before = sent()
     assert ids(train) == first and sent() == before
 
