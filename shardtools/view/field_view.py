@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -251,16 +252,31 @@ class FieldView:
         return Ragged(self)
 
     def to_dask(self, batch: int = BATCH) -> Any:
-        """Return a Dask array, whose chunks hold ``batch`` samples each and are fetched when they are computed."""
+        """Return a Dask array, whose chunks are fetched when they are computed.
+
+        A chunk holds at most ``batch`` samples, of one shard where the view is a slice.
+        """
         import dask.array as da
         from dask import delayed
 
         shape, dtype = self.shape, self.dtype
         parts = [
-            da.from_delayed(delayed(np.asarray)(self[at : at + batch]), (min(batch, len(self) - at), *shape[1:]), dtype)
-            for at in range(0, len(self), batch)
+            da.from_delayed(delayed(np.asarray)(self[start:stop]), (stop - start, *shape[1:]), dtype)
+            for start, stop in self._chunks(batch)
         ]
         return da.concatenate(parts) if parts else da.empty(shape, dtype=dtype)
+
+    def _chunks(self, batch: int) -> Iterator[tuple[int, int]]:
+        """Yield the bounds of chunks."""
+        rows, places = self._rows, [0, len(self)]
+        if isinstance(rows, range) and rows:
+            ends = np.cumsum(self.dataset.counts or [])
+            first, step = (rows.start, rows.step) if rows.step > 0 else (rows[-1], -rows.step)
+            inside = np.clip(-((first - ends) // step), 0, len(rows))  # samples of the slice before each end
+            inside = inside if rows.step > 0 else len(rows) - inside
+            places = np.unique([0, *inside.tolist(), len(rows)]).tolist()
+        for start, stop in pairwise(places):
+            yield from ((at, min(at + batch, stop)) for at in range(start, stop, batch))
 
     # --- reductions, which hold a few batches at a time
 
