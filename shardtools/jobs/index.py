@@ -18,8 +18,8 @@ import numpy as np
 from shardtools import engine
 from shardtools.engine import check_cancelled
 from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, StaleTableError, redact
-from shardtools.jobs.extraction.gathering import run_in_order
 from shardtools.jobs.options import OnError, RunOptions, expand_sources
+from shardtools.jobs.ordered import run_in_order
 from shardtools.shards import dali, wids
 from shardtools.shards.compression import is_plain
 from shardtools.shards.indexing import index_shard

@@ -186,14 +186,9 @@ class OpenShard:
         return [next(data) if member >= 0 else None for member in wanted.tolist()]
 
     def _members(self, field: str) -> Ints:
-        """Return for each sample the number of its member that is ``field``, -1 where it has none."""
+        """Return what the table gives for a field, which is kept."""
         if (known := self._members_of.get(field)) is None:
-            table = self.table
-            known = np.full(len(table), -1, np.int64)
-            if field in self.fields:
-                members = np.flatnonzero(table.field == self.fields.index(field))
-                known[np.searchsorted(table.first, members, side="right") - 1] = members
-            self._members_of[field] = known
+            known = self._members_of[field] = self.table.members_of(field)
         return known
 
     def pieces(self, rows: Ints, field: str | None) -> list[Ints]:

@@ -81,6 +81,14 @@ class ShardTable:
         """Return the table with every offset moved by ``distance`` bytes."""
         return replace(self, start=self.start + distance, stop=self.stop + distance, offset=self.offset + distance)
 
+    def members_of(self, field: str) -> Ints:
+        """Return for each sample the row of its member that is ``field``, -1 where it has none."""
+        found = np.full(len(self), -1, np.int64)
+        if field in self.fields:
+            members = np.flatnonzero(self.field == self.fields.index(field))
+            found[np.searchsorted(self.first, members, side="right") - 1] = members
+        return found
+
 
 def concatenate(tables: Sequence[ShardTable]) -> ShardTable:
     """Return the table of all samples of ``tables``, in order."""

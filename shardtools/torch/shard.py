@@ -63,13 +63,11 @@ class FieldColumns:
         self.offset = np.full((len(fields), len(table)), -1, np.int64)
         self.size = np.zeros((len(fields), len(table)), np.int64)
         self.member = np.full((len(fields), len(table)), -1, np.int64)
-        sample = np.repeat(np.arange(len(table)), np.diff(table.first))
         for i, field in enumerate(fields):
-            if field in table.fields:
-                members = np.flatnonzero(table.field == table.fields.index(field))
-                self.offset[i, sample[members]] = table.offset[members]
-                self.size[i, sample[members]] = table.size[members]
-                self.member[i, sample[members]] = members
+            self.member[i] = members = table.members_of(field)
+            there = members >= 0
+            self.offset[i, there] = table.offset[members[there]]
+            self.size[i, there] = table.size[members[there]]
         self.total = self.size.sum(axis=0)
 
 

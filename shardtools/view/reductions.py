@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools import engine
-from shardtools.jobs.extraction.gathering import run_in_order
 from shardtools.jobs.options import RunOptions
+from shardtools.jobs.ordered import run_in_order
 
 if TYPE_CHECKING:
     from shardtools.view.field_view import FieldView

@@ -20,7 +20,6 @@ from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import Block, ShardReader
 from shardtools.shards.samples import repeated_key
 from shardtools.shards.sidecar import read_sidecar
-from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import Ints
 from shardtools.storage import current_options, get_storage
 
@@ -110,7 +109,7 @@ class ShardChunks:
         if needs.described and "crc32" not in shard.sidecar.columns:
             return False
         wanted = [needs.where.field, *needs.fields] if needs.where else needs.fields
-        rows = [find(shard.table, name) for name in dict.fromkeys(wanted)]
+        rows = [shard.table.members_of(name) for name in dict.fromkeys(wanted)]
         members = np.concatenate([row[row >= 0] for row in rows]) if rows else np.empty(0, np.int64)
         if not len(members):
             return True
@@ -121,7 +120,7 @@ class ShardChunks:
         self.fields.update(table.fields)
         self.samples += len(table)
         keys = table.keys.tolist()
-        of_field = {name: find(table, name) for name in (*needs.fields, *needs.described)}
+        of_field = {name: table.members_of(name) for name in (*needs.fields, *needs.described)}
         picked = np.arange(len(table))
         if needs.where is not None:
             picked = self._pick(shard, keys, needs.where)
@@ -144,7 +143,7 @@ class ShardChunks:
             return np.array(
                 [row for row, key in enumerate(keys) if where.holds(key.encode(errors="surrogateescape"))], int
             )
-        members = find(shard.table, where.field)
+        members = shard.table.members_of(where.field)
         sizes = np.where(members >= 0, shard.table.size[members], 0)
         picked: list[int] = []
         for start, stop in _batches(sizes):
@@ -180,15 +179,6 @@ class ShardChunks:
         return Chunk(self._url, [keys[row] for row in picked], columns)
 
 
-def find(table: ShardTable, field: str) -> Ints:
-    """Return for each sample the row of its member that is ``field``, -1 where it has none."""
-    found = np.full(len(table), -1, np.int64)
-    if field in table.fields:
-        members = np.flatnonzero(table.field == table.fields.index(field))
-        found[np.searchsorted(table.first, members, side="right") - 1] = members
-    return found
-
-
 def describe(value: Value) -> Blob | None:
     """Return what describes the bytes of a field."""
     return Blob(len(value), crc32(value)) if isinstance(value, bytes) else value
@@ -222,7 +212,7 @@ def _describe(shard: IndexedShard, rows: Ints) -> list[Value]:
 
 
 def _cut(block: Block, field: str, picked: Sequence[int]) -> list[Value]:
-    members = find(block.table, field)
+    members = block.table.members_of(field)
     starts = (block.table.offset - block.base).tolist()
     sizes = block.table.size.tolist()
     rows = members.tolist()

@@ -14,9 +14,10 @@ from typing import Any
 from shardtools import engine
 from shardtools.errors import JobError, OutputExistsError
 from shardtools.jobs.extraction.outputs import Output, output
-from shardtools.jobs.extraction.pieces import Found, InOrder
+from shardtools.jobs.extraction.pieces import Found
 from shardtools.jobs.extraction.rows import EXTRACT, Enough, Extraction, RowsTask, extract_rows
 from shardtools.jobs.options import RunOptions, expand_sources
+from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.script import function
 from shardtools.storage import get_storage, using
 
@@ -154,30 +155,3 @@ def refuse(destination: str, options: RunOptions) -> None:
     """Raise if there is something at ``destination`` that may not be replaced."""
     if destination != "-" and not options.overwrite and get_storage(destination).exists(destination):
         raise OutputExistsError("the output exists", url=destination, fix="use --overwrite to replace it")
-
-
-def run_in_order(
-    tasks: Sequence[engine.Task],
-    take: Callable[[Any], None],
-    options: RunOptions,
-    on_done: Callable[[Any], None] | None = None,
-) -> None:
-    """Run tasks, and call ``take`` with the result of each, in their order; ``on_done`` with each as it comes.
-
-    Raises:
-        Exception: the first error.
-    """
-    errors: list[Exception] = []
-    ordered = InOrder(take)
-
-    def land(done: engine.Done) -> None:
-        if done.error is not None:
-            errors.append(done.error)
-            return
-        if on_done is not None and done.result is not None:
-            on_done(done.result)
-        ordered.add(done.index, done.result)
-
-    engine.run(tasks, land, cluster=options.cluster, jobs=options.jobs)
-    if errors:
-        raise errors[0]

@@ -1,6 +1,6 @@
-"""What the tasks of an extraction give back, and how it comes into the order of the shards.
+"""What the tasks of an extraction give back.
 
-task -> Pieces, in memory or a file -> Found -> InOrder -> the command, shard after shard
+task -> Pieces, in memory or a file -> Found -> the command, shard after shard
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -87,20 +86,3 @@ class Found:
         if isinstance(self.content, str):
             with suppress(FileNotFoundError):
                 os.unlink(self.content)
-
-
-class InOrder:
-    """Gives on what comes in any order in the order of its numbers, from 0 up."""
-
-    def __init__(self, give: Callable[[Any], None]):
-        self._give = give
-        self._waiting: dict[int, Any] = {}
-        self._next = 0
-
-    def add(self, number: int, result: Any) -> None:
-        """Take what has this number, and give on all that is next."""
-        self._waiting[number] = result
-        while self._next in self._waiting:
-            following = self._waiting.pop(self._next)
-            self._next += 1
-            self._give(following)

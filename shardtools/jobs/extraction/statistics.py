@@ -21,9 +21,9 @@ from shardtools import engine
 from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError
 from shardtools.jobs.extraction.chunks import Needs, ShardChunks, indexed
 from shardtools.jobs.extraction.formats import is_binary, show
-from shardtools.jobs.extraction.gathering import run_in_order
 from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError, RunOptions, expand_sources
+from shardtools.jobs.ordered import run_in_order
 from shardtools.shards.fields import extension
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.table import ShardTable
