@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from shardtools.errors import CorruptError, TruncatedError
 from shardtools.jobs.sources import Ints
-from shardtools.jobs.sources.tree import REPAIR, Archive, ArchiveFile, Tree, to_column
+from shardtools.jobs.sources.tree import REPAIR, Archive, ArchiveFiles, Tree, to_column
 from shardtools.shards.table import decode_name
 from shardtools.shards.tar import (
     BLOCK,
@@ -42,35 +41,14 @@ _WITHOUT_DATA = b"123456"
 
 
 @dataclass
-class TarFiles:
-    """Files in a tar file: where the data of each begin, and their sizes in bytes."""
-
-    archive: Archive
-    offset: Ints
-    size: Ints
-    _file: ArchiveFile | None = field(default=None, init=False, repr=False)
-
-    def place(self, path: str) -> tuple[str, str]:
-        return self.archive.url, path
+class TarFiles(ArchiveFiles):
+    """Files in a tar file: ``offset`` is where the data of each begin."""
 
     def take(self, rows: Ints) -> TarFiles:
         return TarFiles(self.archive, self.offset[rows], self.size[rows])
 
-    def sizes(self, paths: Sequence[str]) -> Ints:
-        return self.size
-
     def read(self, row: int, path: str) -> bytes:
-        if self._file is None:
-            self._file = ArchiveFile(self.archive)
-        return self._file.read(int(self.offset[row]), int(self.size[row]), path)
-
-    def facts(self, paths: Sequence[str]) -> Sequence[Any]:
-        return [self.archive.version, list(paths)]
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        return self.file.read(int(self.offset[row]), int(self.size[row]), path)
 
 
 def list_tar(archive: Archive) -> tuple[Tree, TarFiles]:

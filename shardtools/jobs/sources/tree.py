@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from array import array
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -115,6 +117,41 @@ class ArchiveFile:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+@dataclass
+class ArchiveFiles:
+    """Files in an archive: for each an ``offset``, at which it is to be looked for, and its ``size`` in bytes."""
+
+    archive: Archive
+    offset: Ints
+    size: Ints
+    _file: ArchiveFile | None = field(default=None, init=False, repr=False)
+
+    @property
+    def file(self) -> ArchiveFile:
+        """The archive, which is opened when it is needed first."""
+        if self._file is None:
+            self._file = ArchiveFile(self.archive)
+        return self._file
+
+    def place(self, path: str) -> tuple[str, str]:
+        """Return URL and member that an error is to name for a file."""
+        return self.archive.url, path
+
+    def sizes(self, paths: Sequence[str]) -> Ints:
+        """Return the size of each file in bytes."""
+        return self.size
+
+    def facts(self, paths: Sequence[str]) -> Sequence[Any]:
+        """Return what the files depend on, as JSON data."""
+        return [self.archive.version, list(paths)]
+
+    def close(self) -> None:
+        """Close the archive."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def stamp_of(fd: int) -> str:

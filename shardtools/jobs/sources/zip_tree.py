@@ -8,13 +8,12 @@ import struct
 import zipfile
 import zlib
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from shardtools.errors import CorruptError, JobError
 from shardtools.jobs.sources import Ints
-from shardtools.jobs.sources.tree import REPAIR, Archive, ArchiveFile, Tree, to_column
+from shardtools.jobs.sources.tree import REPAIR, Archive, ArchiveFiles, Tree, to_column
 from shardtools.shards.compression import crc32
 from shardtools.storage.files import os_errors
 
@@ -40,38 +39,26 @@ _METHODS: dict[int, Callable[[bytes, int], bytes]] = {
 
 
 @dataclass
-class ZipFiles:
-    """Files in a zip file.
+class ZipFiles(ArchiveFiles):
+    """Files in a zip file: ``offset`` is where the local header of each begins.
 
-    For each: where its local header begins, its size in bytes, as it is and packed, how it is packed, its CRC-32.
+    Also its size in bytes as it is packed, how it is packed, and its CRC-32.
     """
 
-    archive: Archive
-    offset: Ints
-    size: Ints
     packed: Ints
     method: Ints
     checksum: Ints
-    _file: ArchiveFile | None = field(default=None, init=False, repr=False)
-
-    def place(self, path: str) -> tuple[str, str]:
-        return self.archive.url, path
 
     def take(self, rows: Ints) -> ZipFiles:
         columns = (self.offset, self.size, self.packed, self.method, self.checksum)
         return ZipFiles(self.archive, *(column[rows] for column in columns))
 
-    def sizes(self, paths: Sequence[str]) -> Ints:
-        return self.size
-
     def read(self, row: int, path: str) -> bytes:
-        if self._file is None:
-            self._file = ArchiveFile(self.archive)
         offset, size = int(self.offset[row]), int(self.size[row])
-        magic, name_length, extra_length = _LOCAL.unpack(self._file.read(offset, _LOCAL.size, path))
+        magic, name_length, extra_length = _LOCAL.unpack(self.file.read(offset, _LOCAL.size, path))
         if magic != _MAGIC:
             raise self._damaged(path, "its local header is not where it should be")
-        raw = self._file.read(offset + _LOCAL.size + name_length + extra_length, int(self.packed[row]), path)
+        raw = self.file.read(offset + _LOCAL.size + name_length + extra_length, int(self.packed[row]), path)
         try:
             data = _METHODS[int(self.method[row])](raw, size)
         except (zlib.error, OSError, EOFError) as error:
@@ -79,14 +66,6 @@ class ZipFiles:
         if len(data) != size or crc32(data) != self.checksum[row]:
             raise self._damaged(path, "its checksum is wrong")
         return data
-
-    def facts(self, paths: Sequence[str]) -> Sequence[Any]:
-        return [self.archive.version, list(paths)]
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     def _damaged(self, path: str, reason: str) -> CorruptError:
         return CorruptError(f"the member is damaged: {reason}", url=self.archive.url, member=path, fix=REPAIR)
