@@ -12,12 +12,16 @@ shards up to the one that has it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
+import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from contextvars import Context, copy_context
 from itertools import accumulate, chain, islice
 from typing import Any, overload
 
@@ -26,6 +30,7 @@ import numpy as np
 from shardtools.errors import NotFoundError, RefusedError, SpecError
 from shardtools.jobs.options import expand_sources
 from shardtools.shards import wids
+from shardtools.shards.compression import is_plain
 from shardtools.shards.energon import INFO, EnergonIndex
 from shardtools.shards.foreign import read_foreign
 from shardtools.shards.indexing import index_shard
@@ -35,14 +40,22 @@ from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record, records
 from shardtools.shards.sidecar import dump, parse, read_sidecar
 from shardtools.shards.tar import Ints
-from shardtools.spec import Destination, identity, name_of
-from shardtools.storage import StorageOptions, get_storage, using
+from shardtools.spec import Destination, identity, is_local, name_of
+from shardtools.storage import Stat, StorageOptions, get_storage, using
+
+logger = logging.getLogger(__name__)
 
 THREADS = 16
 """Shards that are asked at a time."""
 
 TABLES = 256
-"""Tables of shards to keep in memory."""
+"""Shards to keep open, with their tables."""
+
+READ_BYTES = 1 << 28
+"""Bytes of tables to keep for which a whole shard had to be read, and would have to be again."""
+
+PATIENCE = 20.0
+"""Seconds after which it is said that all shards are being asked."""
 
 
 class ShardedDataset(Sequence[Record]):
@@ -65,6 +78,13 @@ class ShardedDataset(Sequence[Record]):
         self._ends = None if self._counts is None else list(accumulate(self._counts))
 
     def _start(self) -> None:
+        """Begin with nothing, in a process that is new to this."""
+        self._read: dict[str, tuple[Stat, IndexedShard]] = {}
+        self._read_bytes = 0
+        self._reopen()
+
+    def _reopen(self) -> None:
+        """Begin with no shard open; tables for which shards were read remain good after a fork."""
         self._lock = threading.Lock()
         self._energon = EnergonIndex(self._urls)
         self._shards: OrderedDict[int, OpenShard] = OrderedDict()
@@ -83,6 +103,11 @@ class ShardedDataset(Sequence[Record]):
         return f"<{type(self).__name__} {self.spec!r}: {shards}{f', {self._ends[-1]:,} samples' if self._ends else ''}>"
 
     # --- what is known of the shards
+
+    @property
+    def options(self) -> StorageOptions:
+        """How its storage is used."""
+        return self._options
 
     @property
     def urls(self) -> list[str]:
@@ -126,30 +151,49 @@ class ShardedDataset(Sequence[Record]):
     def _bounds(self) -> list[int]:
         """Return where each shard ends among the samples."""
         if self._ends is None:
-            self._counts = [len(shard.table) for shard in self._all_shards()]
+            self._counts = self._of_all(lambda shard: len(shard.table))
             self._ends = list(accumulate(self._counts))
         return self._ends
 
-    def _all_shards(self) -> list[OpenShard]:
-        return self._map(self._shard, range(len(self._urls)))
+    def _of_all(self, call: Callable[[OpenShard], Any]) -> list[Any]:
+        """Return what ``call`` gives for each shard, of which few are open at a time; log what takes long."""
+        total, told, found = len(self._urls), time.monotonic() + PATIENCE, []
+        with closing(self._each(lambda number: call(self._shard(number)), range(total))) as results:
+            for result in results:
+                found.append(result)
+                if time.monotonic() > told:
+                    told = time.monotonic() + PATIENCE
+                    logger.warning(
+                        "%d of %d shards were asked for their samples; a manifest, which htindex makes, spares that",
+                        len(found), total,
+                    )  # fmt: skip
+        return found
 
     def _map(self, call: Any, arguments: Iterable[Any]) -> list[Any]:
         """Return what ``call`` gives for each argument, some at a time; errors are raised."""
-        given = list(arguments)
+        return list(self._each(call, list(arguments)))
+
+    def _each(self, call: Any, given: Sequence[Any]) -> Generator[Any, None, None]:
+        """Yield what ``call`` gives for each argument, in order."""
         if len(given) < 2:
-            return [call(argument) for argument in given]
+            yield from map(call, given)
+            return
 
-        def inside(argument: Any) -> Any:
+        def inside(context: Context, argument: Any) -> Any:
+            return context.run(call, argument)
+
+        pool = ThreadPoolExecutor(min(THREADS, len(given)), "shardtools-dataset")
+        try:
             with using(self._options):
-                return call(argument)
-
-        with ThreadPoolExecutor(min(THREADS, len(given)), "shardtools-dataset") as pool:
-            return list(pool.map(inside, given))
+                results = pool.map(inside, [copy_context() for _ in given], given)
+            yield from results
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _shard(self, number: int) -> OpenShard:
         """Return a shard, with its table."""
         if self._pid != os.getpid():  # after a fork another process may hold the lock
-            self._start()
+            self._reopen()
         with self._lock:
             if (shard := self._shards.get(number)) is not None:
                 self._shards.move_to_end(number)
@@ -172,6 +216,8 @@ class ShardedDataset(Sequence[Record]):
         """Return a shard and its table: from its sidecar, the cache, another program's index, or from reading it."""
         storage = get_storage(url)
         stat = storage.stat(url)
+        if (read := self._read.get(url)) is not None and read[0] == stat:
+            return read[1]
         sidecar = read_sidecar(url, stat.size)
         if sidecar is not None:
             return IndexedShard(url, sidecar)
@@ -182,11 +228,15 @@ class ShardedDataset(Sequence[Record]):
         sidecar = read_foreign(url, stat.size, self._energon)
         if sidecar is not None:
             return IndexedShard(url, sidecar)
-        sidecar = index_shard(url)
+        shard = IndexedShard(url, index_shard(url, checksums=not (is_local(url) and is_plain(url))))
         if place is not None:
             with get_storage(place).create(place) as sink:
-                sink.write(dump(sidecar))
-        return IndexedShard(url, sidecar)
+                sink.write(dump(shard.sidecar))
+        weight = sum(column.nbytes for column in shard.sidecar.columns.values())
+        if self._read_bytes + weight <= READ_BYTES:
+            self._read[url] = stat, shard
+            self._read_bytes += weight
+        return shard
 
     def _table_path(self, url: str, version: str) -> str | None:
         """Return where the cache keeps the table of a shard that has no sidecar; None without a cache."""
@@ -205,13 +255,13 @@ class ShardedDataset(Sequence[Record]):
     def fields(self) -> tuple[str, ...]:
         """The names of the fields that any sample has, sorted."""
         if self._fields is None:
-            self._fields = tuple(sorted({name for shard in self._all_shards() for name in shard.fields}))
+            self._fields = tuple(sorted(set(chain.from_iterable(self._of_all(lambda shard: shard.fields)))))
         return self._fields
 
     @property
     def keys(self) -> list[str]:
         """The keys of all samples, in order."""
-        return [key for shard in self._all_shards() for key in shard.keys]
+        return list(chain.from_iterable(self._of_all(lambda shard: shard.keys)))
 
     def __len__(self) -> int:
         ends = self._bounds()

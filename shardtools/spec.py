@@ -57,6 +57,15 @@ def scheme_of(url: str) -> str:
     return ""
 
 
+def is_local(url: str) -> bool:
+    """Return whether ``url`` is a path of this machine, perhaps as a file: URL.
+
+    >>> is_local("a.tar"), is_local("file:///a.tar"), is_local("s3://b/a.tar")
+    (True, True, False)
+    """
+    return scheme_of(url) in ("", "file")
+
+
 def split_path(url: str) -> tuple[str, str, str]:
     """Return what stands before the path, the path, and what follows it (the query of an http URL).
 

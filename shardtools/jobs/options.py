@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from shardtools.errors import JobError, OutputExistsError, RefusedError
 from shardtools.shards.compression import packer_for
 from shardtools.shards.sidecar import sidecar_url
-from shardtools.spec import Destination, absolute, expand, folder_of, identity, name_of, scheme_of
+from shardtools.spec import Destination, absolute, expand, folder_of, identity, is_local, name_of
 from shardtools.storage import DEFAULT_OPTIONS, Storage, StorageOptions, get_storage
 
 OnError = Literal["fail", "skip"]
@@ -68,7 +68,7 @@ def check_outputs(sources: Sequence[str], destination: Destination, report: str 
 
 def _object(url: str) -> str:
     """Return a text that two URLs of one object share, also where links or %-escapes lead to it."""
-    if scheme_of(url) in ("", "file"):
+    if is_local(url):
         return os.path.realpath(absolute(url))
     return unquote(identity(url))
 

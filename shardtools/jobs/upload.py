@@ -24,7 +24,7 @@ from shardtools.jobs.target import ShardResult, targets
 from shardtools.jobs.upload_shard import UploadTask, upload_shard
 from shardtools.shards.compression import packer_for
 from shardtools.shards.tar import RECORD
-from shardtools.spec import MAX_SHARDS, Destination, absolute, scheme_of
+from shardtools.spec import MAX_SHARDS, Destination, absolute, is_local
 from shardtools.storage import using
 
 SPLIT = "{split}"
@@ -121,7 +121,7 @@ def _check_split(destination: str, layout: UploadOptions) -> None:
 
 def _refuse_output_in_source(source: Source, destination: str) -> None:
     """Refuse to write into a folder that is uploaded: this run, resumed, would upload its own output."""
-    if scheme_of(destination) not in ("", "file"):
+    if not is_local(destination):
         return
     output = os.path.realpath(absolute(destination))
     for name in source.names():

@@ -21,7 +21,7 @@ import numpy as np
 
 from shardtools.errors import AccessError, NotFoundError, RefusedError
 from shardtools.shards.listing import Listing
-from shardtools.spec import absolute, scheme_of, split_path
+from shardtools.spec import absolute, is_local, scheme_of, split_path
 from shardtools.storage import get_storage
 
 INFO, DATABASE = ".nv-meta/.info.json", ".nv-meta/index.sqlite"
@@ -128,7 +128,7 @@ def _open(url: str) -> sqlite3.Connection:
         StorageError: it cannot be read, or is too large for that.
         sqlite3.Error: it is no database.
     """
-    if scheme_of(url) in ("", "file"):
+    if is_local(url):
         path = quote(os.fsencode(absolute(url)))
         database = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, check_same_thread=False)
     else:

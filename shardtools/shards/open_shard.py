@@ -20,7 +20,7 @@ from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record
 from shardtools.shards.table import spread
 from shardtools.shards.tar import Ints
-from shardtools.spec import scheme_of
+from shardtools.spec import is_local
 from shardtools.storage import ByteRange, StorageOptions, get_storage, using
 from shardtools.storage.files import os_errors
 
@@ -63,7 +63,7 @@ class OpenShard:
         self._names = np.array(table.fields, object)
         self._fd = -1
         self._lock = threading.Lock()
-        if shard.is_plain and scheme_of(shard.url) in ("", "file"):
+        if shard.is_plain and is_local(shard.url):
             with os_errors(shard.url):
                 self._fd = os.open(shard.url.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
 

@@ -210,6 +210,9 @@ class Storage(ABC):
         return True
 
 
+Counter = Callable[[str, int], object]
+"""What is told of ``retries``, ``cache_hits`` and ``cache_misses``, and how many there were."""
+
 _BACKENDS = {
     "": ("shardtools.storage.local", "LocalStorage"),
     "file": ("shardtools.storage.local", "LocalStorage"),
@@ -223,6 +226,7 @@ _UNCACHED = ("", "file", "-")
 _instances: dict[tuple[str, StorageOptions], Storage] = {}
 _options: ContextVar[StorageOptions] = ContextVar("shardtools_storage_options", default=DEFAULT_OPTIONS)
 _check: ContextVar[Callable[[], object] | None] = ContextVar("shardtools_storage_check", default=None)
+_count: ContextVar[Counter | None] = ContextVar("shardtools_storage_count", default=None)
 
 
 def current_options() -> StorageOptions:
@@ -236,20 +240,30 @@ def check_stop() -> None:
         check()
 
 
+def count(what: str, amount: int = 1) -> None:
+    """Tell whoever counts here what storage did."""
+    if amount and (counter := _count.get()) is not None:
+        counter(what, amount)
+
+
 @contextmanager
-def using(options: StorageOptions, check: Callable[[], object] | None = None) -> Iterator[None]:
+def using(
+    options: StorageOptions, check: Callable[[], object] | None = None, counter: Counter | None = None
+) -> Iterator[None]:
     """A context in which `get_storage`, called in this thread, follows ``options``, and `check_stop` calls ``check``.
 
-    Without a ``check`` it remains what it was.
+    ``counter`` is told what storage did. Without a ``check`` or a ``counter`` they remain what they were.
 
     >>> with using(StorageOptions(retries=0)):
     ...     current_options().retries
     0
     """
     options_before, check_before = _options.set(options), _check.set(check or _check.get())
+    count_before = _count.set(counter or _count.get())
     try:
         yield
     finally:
+        _count.reset(count_before)
         _check.reset(check_before)
         _options.reset(options_before)
 

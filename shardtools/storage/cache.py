@@ -27,7 +27,7 @@ from shardtools.errors import (
     UnavailableError,
 )
 from shardtools.spec import parse_size, scheme_of
-from shardtools.storage import ByteRange, Sink, Stat, Storage, Stream, check_stop
+from shardtools.storage import ByteRange, Sink, Stat, Storage, Stream, check_stop, count
 from shardtools.storage.cache_account import charge
 from shardtools.storage.cache_folder import CacheFolder, Draft, Version
 from shardtools.storage.files import storage_error
@@ -203,6 +203,7 @@ class CachedStorage(Storage):
     def _copy(self, url: str, stat: Stat) -> FileIO | None:
         version = self._folder.version(url, stat)
         file = self._folder.open_whole(version)
+        count("cache_misses" if file is None else "cache_hits")
         if file is not None:
             return file
         with self._folder.draft(version, self._patience) as draft:
@@ -232,6 +233,8 @@ class CachedStorage(Storage):
         parts = [divide(span, known) for known in [self._folder.spans(version)] for span in spans]
         found = self._folder.read(version, [(part, entry) for some in parts for part, entry in some if entry])
         missing = [part for some in parts for part, _ in some if part not in found]
+        count("cache_hits", len(found))
+        count("cache_misses", len(missing))
         if missing:
             found |= self._fetch(url, stat, version, missing)
         return cut(ranges, spans, [_join([found[part] for part, _ in some]) for some in parts])

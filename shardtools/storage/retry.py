@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from shardtools.errors import UnavailableError
-from shardtools.storage import StorageOptions
+from shardtools.storage import StorageOptions, count
 
 T = TypeVar("T")
 
@@ -111,6 +111,7 @@ class Budget:
             times = f", {self._failures} times in a row" if self._failures > 1 else ""
             fix = error.fix or "see whether the server is up and reachable, then run again"
             raise UnavailableError(f"{error.what}{times}", url=self._url, fix=fix) from error
+        count("retries")
         self._policy.sleep(self._policy.seconds(self._failures, error.retry_after))
 
 

@@ -23,7 +23,7 @@ from shardtools.storage import StorageOptions
 from shardtools.torch.assemble import Batch, Collate, Raw, Recipe
 from shardtools.torch.control import Control
 from shardtools.torch.order import Shuffle, describe_shuffle, make_order
-from shardtools.torch.prefetch import Prefetch, Run
+from shardtools.torch.prefetch import Prefetch, Run, shut_down
 from shardtools.torch.shard import SPECIAL, Shards, data_fields
 from shardtools.torch.split import Split, Stream, Uneven, worker_stream
 from shardtools.torch.state import State, check_same, digest, parse_state
@@ -264,7 +264,7 @@ def _decoded(recipe: Recipe, raws: Iterable[Raw], settings: Settings, workers: i
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        shut_down(pool)
 
 
 class Judge:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from queue import SimpleQueue
@@ -128,9 +129,10 @@ class Prefetch:
             with self._room:
                 self._stopped = True
                 self._room.notify()
-            planner.join()
+            if can_wait():
+                planner.join()
             if self._pool is not None:
-                self._pool.shutdown(cancel_futures=True)
+                shut_down(self._pool)
             self._shards.close()
 
     def _next(self) -> Run | None:
@@ -148,7 +150,7 @@ class Prefetch:
 
     def _plan(self) -> None:
         try:
-            with using(self._options):
+            with self._context():
                 for run in self._make_runs():
                     if not self._reserve(run.nbytes):
                         return
@@ -209,7 +211,7 @@ class Prefetch:
         if (known := self._shards.known(number)) is not None:
             return known
         try:
-            with using(self._options):
+            with self._context():
                 return self._shards.get(number)
         except (StorageError, ShardError, SpecError) as error:
             named = error.at(url=self._shards.url(number))
@@ -254,7 +256,7 @@ class Prefetch:
 
     def _read_all(self, run: Run, task: Task) -> None:
         parts = []
-        with using(self._options, self._check):
+        with self._context():
             for number, places in task:
                 shard = self._open(number)
                 if isinstance(shard, FieldShard):
@@ -263,6 +265,10 @@ class Prefetch:
                     run.errors.update(dict.fromkeys(places.tolist(), shard))
             if parts:
                 self._read(run, parts)
+
+    def _context(self) -> AbstractContextManager[None]:
+        """A context in which storage follows the options, counts, and stops when nobody wants the samples any more."""
+        return using(self._options, self._check, self._stats.count)
 
     def _check(self) -> None:
         if self._stopped:
@@ -307,6 +313,19 @@ class Prefetch:
         """Return the URL of a sample's shard, and the sample's key, or its row if the shard is not at hand."""
         shard = int(np.searchsorted(self._ends, number, side="right"))
         return self._shards.name(shard, number - (int(self._ends[shard - 1]) if shard else 0))
+
+
+def can_wait() -> bool:
+    """Return whether this thread may wait for a loader's own: it is none of them.
+
+    The garbage collector ends what was left in any thread that happens to make objects.
+    """
+    return not threading.current_thread().name.startswith("shardtools-")
+
+
+def shut_down(pool: ThreadPoolExecutor) -> None:
+    """End the threads of a pool, and wait for them where that is possible."""
+    pool.shutdown(wait=can_wait(), cancel_futures=True)
 
 
 class StoppedError(Exception):

@@ -26,7 +26,7 @@ from shardtools.shards.compression import is_plain
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.table import Keys, ShardTable
 from shardtools.shards.tar import Ints
-from shardtools.spec import name_of, scheme_of
+from shardtools.spec import is_local, name_of
 from shardtools.storage import StorageOptions, using
 from shardtools.storage.files import os_errors
 from shardtools.torch.stats import Stats
@@ -309,7 +309,7 @@ class Shards:
 
     def is_near(self, number: int) -> bool:
         """Whether a shard's samples are read from a file of this machine as they are."""
-        return is_plain(self._urls[number]) and scheme_of(self._urls[number]) in ("", "file")
+        return is_plain(self._urls[number]) and is_local(self._urls[number])
 
     def known(self, number: int) -> FieldShard | None:
         """Return a shard if it is open."""

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-NAMES = ("batches", "samples", "bytes", "waited", "skipped", "repeated", "shards", "peak_bytes")
+NAMES = (
+    "batches", "samples", "bytes", "waited", "skipped", "repeated", "shards", "peak_bytes",
+    "retries", "cache_hits", "cache_misses",
+)  # fmt: skip
 
 
 class Stats:
@@ -22,6 +25,10 @@ class Stats:
         with self._lock:
             for name, amount in amounts.items():
                 self._row[NAMES.index(name)] += amount
+
+    def count(self, what: str, amount: int) -> None:
+        """Add to what storage tells of; see `shardtools.storage.using`."""
+        self.add(**{what: amount})
 
     def peak(self, size: int) -> None:
         """Note how many bytes are held."""

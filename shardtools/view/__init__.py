@@ -8,6 +8,8 @@ reductions.py   sums, extremes and moments, a batch of samples at a time
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 from shardtools.dataset import ShardedDataset, storage_options
 from shardtools.view.field_view import Decode, FieldView, Ragged
@@ -16,13 +18,17 @@ __all__ = ["Dataset", "FieldView", "Ragged", "open_dataset"]
 
 
 class Dataset(ShardedDataset):
-    """A dataset that also gives views of its fields."""
+    """A dataset that also gives views of its fields, and batches for TensorFlow."""
 
     def view(
         self, field: str, *, decode: str | Decode | None = "auto", resize: tuple[int, int] | None = None
     ) -> FieldView:
         """Return one field of all samples as something like a numpy array; see `FieldView`."""
         return FieldView(self, field, decode=decode, resize=resize)
+
+    def to_tf(self, fields: Sequence[str], **options: Any) -> Any:
+        """Return a `tf.data.Dataset` of batches of ``fields``; for ``options`` see `shardtools.torch.tf.to_tf`."""
+        return import_module("shardtools.torch.tf").to_tf(self, fields, **options)
 
 
 def open_dataset(

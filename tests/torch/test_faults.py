@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 import shardtools
 from shardtools.errors import FieldError, NotFoundError, SampleError, ShardtoolsError
 from shardtools.torch import ShardIterable
+from tests.contract.faults import Fault, FaultyProxy
 from tests.datasets import sample_files, write_shard, written_dataset
 from tests.servers import NginxServer, wait_until
 from tests.torch.conftest import SIZES, TOTAL, samples
@@ -241,8 +242,21 @@ def test_a_cache_spares_the_server(nginx: NginxServer, folder: Path, tmp_path: P
     train = make(f"{nginx.url}in-@5.tar", cache=str(tmp_path / "cache"))
     first = ids(train)
     wait_until(lambda: sent() and time.time() - nginx.log_path.stat().st_mtime > 0.3, "the end of the log")
-    before = sent()
+    before, stats = sent(), train.stats()
+    assert stats["cache_misses"] > 0
     assert ids(train) == first and sent() == before
+    again = train.stats()
+    assert again["cache_misses"] == stats["cache_misses"] and again["cache_hits"] > stats["cache_hits"]
+
+
+def test_retries_are_counted(nginx: NginxServer, folder: Path) -> None:
+    shutil.copytree(folder, nginx.root, dirs_exist_ok=True)
+    broken = {b"GET /in-0.tar ": Fault(after=10), b"GET /in-4.tar ": Fault(reset=True, of_body=True)}
+    with FaultyProxy(nginx.url, choose=lambda head: broken.pop(head.partition(b"HTTP")[0], None)) as proxy:
+        train = make(proxy.url + "in-@5.tar")
+        assert ids(train) == ids(make(str(folder / "in-@5.tar")))
+        assert train.stats()["retries"] == 2 and not broken
+        assert train.stats()["cache_hits"] == train.stats()["cache_misses"] == 0
 
 
 def test_errors_hide_secrets(nginx: NginxServer, folder: Path) -> None:

@@ -25,7 +25,7 @@ from shardtools.jobs.report import JobResult, Skipped, write_report
 from shardtools.jobs.target import ShardResult, digest, read_mark, shard_result, targets
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
 from shardtools.shards.tar import RECORD
-from shardtools.spec import MAX_SHARDS, Destination, scheme_of
+from shardtools.spec import MAX_SHARDS, Destination, is_local
 from shardtools.storage import get_storage, using
 
 
@@ -238,7 +238,7 @@ def _compare(plan: ExchangePlan, collected: Sequence[Collected], results: Sequen
 
 def remove_spill(plan: ExchangePlan, runs: Sequence[Run]) -> None:
     """Delete what lies between the passes, and what an earlier attempt has left there."""
-    if scheme_of(plan.spill) in ("", "file") and os.path.basename(plan.spill.rstrip("/")).lstrip(".").startswith(SPILL):
+    if is_local(plan.spill) and os.path.basename(plan.spill.rstrip("/")).lstrip(".").startswith(SPILL):
         shutil.rmtree(plan.spill.removeprefix("file://"), ignore_errors=True)
         return
     storage = get_storage(plan.spill)

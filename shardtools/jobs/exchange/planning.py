@@ -19,7 +19,7 @@ from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, r
 from shardtools.jobs.target import digest
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.shards.tar import BLOCK
-from shardtools.spec import Destination, absolute, expand, folder_of, identity, name_of, scheme_of
+from shardtools.spec import Destination, absolute, expand, folder_of, identity, is_local, name_of
 from shardtools.storage import get_storage, using
 
 FORMAT = 2
@@ -200,7 +200,7 @@ def _default_spill(spec: str, options: RunOptions) -> str:
     name = hashlib.blake2b(identity(spec).encode(errors="surrogatepass"), digest_size=8).hexdigest()
     if options.cluster not in ("threads", "processes"):
         return f"{folder_of(spec)}{SPILL}{name}/"
-    if scheme_of(spec) in ("", "file"):
+    if is_local(spec):
         return f"{folder_of(spec)}.{SPILL}{name}/"
     return os.path.join(tempfile.gettempdir(), f"{SPILL}{name}", "")
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from shardtools.errors import CorruptError
 from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns, Texts
 from shardtools.shards.tar import Bytes, Ints
-from shardtools.spec import scheme_of
+from shardtools.spec import is_local
 from shardtools.storage import ByteRange, get_storage
 from shardtools.storage.files import os_errors
 
@@ -112,7 +112,7 @@ class Run:
 
     def read_data(self, start: int, stop: int) -> memoryview:
         """Return the bytes of spans from ``start`` to ``stop``; of a local run they are mapped, not copied."""
-        if scheme_of(self.url) not in ("", "file") or start == stop:
+        if not is_local(self.url) or start == stop:
             [data] = get_storage(self.url).read_ranges(self.url, [ByteRange(start, stop)])
             return memoryview(data)
         before = start % mmap.ALLOCATIONGRANULARITY

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from shardtools.errors import ChangedError, CorruptError, ShardtoolsError
 from shardtools.shards.npy import Header, read_header
-from shardtools.spec import absolute, name_of, scheme_of, split_path
+from shardtools.spec import absolute, is_local, name_of, split_path
 from shardtools.storage import Stat, check_stop, get_storage
 from shardtools.storage.files import os_errors
 
@@ -158,7 +158,7 @@ def _is_npz(url: str) -> bool:
 
 def _open(url: str, stat: Stat) -> int:
     """Return a descriptor of the file, or of a copy of what is not on this machine."""
-    if scheme_of(url) in ("", "file"):
+    if is_local(url):
         _check_same(stat, get_storage(url).stat(url), url)
         with os_errors(url):
             return os.open(absolute(url), os.O_RDONLY | os.O_CLOEXEC)

@@ -15,7 +15,7 @@ from shardtools.jobs.sources import Source
 from shardtools.jobs.sources.files import KEY_RULES, FileRules, FileSource, KeyRule
 from shardtools.jobs.sources.joined import JoinedSource
 from shardtools.jobs.sources.names import number_key
-from shardtools.spec import absolute, identity, name_of, scheme_of
+from shardtools.spec import absolute, identity, is_local, name_of, scheme_of
 from shardtools.storage import get_storage
 
 Pairs = tuple[tuple[str, str], ...]
@@ -92,7 +92,7 @@ def _expand(names: Sequence[str]) -> list[str]:
     """Return the URL of each source; what is there under a name is that, whatever a spec of this name would mean."""
     urls: list[str] = []
     for name in names:
-        is_there = name == "-" or (scheme_of(name) in ("", "file") and os.path.lexists(absolute(name)))
+        is_there = name == "-" or (is_local(name) and os.path.lexists(absolute(name)))
         urls += [absolute(name)] if is_there else expand_sources(name)
     seen: set[str] = set()
     for url in urls:

@@ -22,7 +22,7 @@ from shardtools.jobs.sources.names import number_key
 from shardtools.jobs.sources.rows import Rows, RowsBuilder
 from shardtools.jobs.sources.table_rules import TableRules, check_rules, key_column, no_rules, require
 from shardtools.shards.fields import extension
-from shardtools.spec import absolute, scheme_of
+from shardtools.spec import absolute, is_local
 from shardtools.storage import ByteRange, Stat, check_stop, get_storage
 from shardtools.storage.files import os_errors
 
@@ -204,7 +204,7 @@ def _opened(url: str, stat: Stat) -> Iterator[Any]:
 
 
 def _random_access(url: str, stat: Stat) -> io.IOBase:
-    if scheme_of(url) in ("", "file"):
+    if is_local(url):
         with os_errors(url):
             return open(absolute(url), "rb")
     return _RangeFile(url, stat)
