@@ -30,29 +30,23 @@ import numpy as np
 from shardtools.errors import NotFoundError, RefusedError, SpecError
 from shardtools.jobs.options import expand_sources
 from shardtools.shards import wids
-from shardtools.shards.compression import is_plain
-from shardtools.shards.energon import INFO, EnergonIndex
-from shardtools.shards.foreign import read_foreign
-from shardtools.shards.indexing import index_shard
+from shardtools.shards.energon import INFO
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard, keep_freed_memory
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record, records
-from shardtools.shards.sidecar import dump, parse, read_sidecar
+from shardtools.shards.tables import Tables
 from shardtools.shards.tar import Ints
-from shardtools.spec import Destination, identity, is_local, name_of
-from shardtools.storage import Stat, StorageOptions, get_storage, using
+from shardtools.spec import Destination, name_of
+from shardtools.storage import StorageOptions, get_storage, using
 
 logger = logging.getLogger(__name__)
 
 THREADS = 16
 """Shards that are asked at a time."""
 
-TABLES = 256
-"""Shards to keep open, with their tables."""
-
-READ_BYTES = 1 << 28
-"""Bytes of tables to keep for which a whole shard had to be read, and would have to be again."""
+SHARDS = 256
+"""Shards to keep open."""
 
 PATIENCE = 20.0
 """Seconds after which it is said that all shards are being asked."""
@@ -79,14 +73,12 @@ class ShardedDataset(Sequence[Record]):
 
     def _start(self) -> None:
         """Begin with nothing, in a process that is new to this."""
-        self._read: dict[str, tuple[Stat, IndexedShard]] = {}
-        self._read_bytes = 0
+        self._tables = Tables(self._urls, self._options)
         self._reopen()
 
     def _reopen(self) -> None:
-        """Begin with no shard open; tables for which shards were read remain good after a fork."""
+        """Begin with no shard open."""
         self._lock = threading.Lock()
-        self._energon = EnergonIndex(self._urls)
         self._shards: OrderedDict[int, OpenShard] = OrderedDict()
         self._pid = os.getpid()
 
@@ -119,13 +111,28 @@ class ShardedDataset(Sequence[Record]):
         """How many samples each shard has; None as long as nothing told it, which ``len`` changes."""
         return None if self._counts is None else list(self._counts)
 
-    def shard(self, number: int) -> OpenShard:
-        """Return a shard, whose ``indexed`` is its URL and its table.
+    def indexed(self, number: int) -> IndexedShard:
+        """Return the URL of a shard and its table.
 
         Raises:
             StorageError: it cannot be read.
             ShardError: it is damaged.
             SpecError: the manifest is about another one.
+        """
+        shard = self._tables.get(number)
+        if self._counts is not None and len(shard.table) != self._counts[number]:
+            what = f"it has {len(shard.table):,} samples, and {self._counts[number]:,} in {self._told_by}"
+            fix = "delete the manifest, or make it again with htindex"
+            if self._told_by != "the manifest":
+                fix = "name the shards, and make their manifest with htindex"
+            raise SpecError(what, url=self._urls[number], fix=fix)
+        return shard
+
+    def shard(self, number: int) -> OpenShard:
+        """Return a shard, open.
+
+        Raises:
+            StorageError, ShardError, SpecError: as `indexed` does.
         """
         return self._shard(number)
 
@@ -144,7 +151,7 @@ class ShardedDataset(Sequence[Record]):
                     return [int(entry["nsamples"]) for entry in entries], tuple(manifest.get("fields", ())) or None
             except (SpecError, NotFoundError, RefusedError, ValueError, KeyError, TypeError):
                 pass  # the shards tell it as well
-        if (counts := self._energon.counts()) is not None:
+        if (counts := self._tables.energon.counts()) is not None:
             self._told_by = INFO
         return counts, None
 
@@ -155,10 +162,10 @@ class ShardedDataset(Sequence[Record]):
             self._ends = list(accumulate(self._counts))
         return self._ends
 
-    def _of_all(self, call: Callable[[OpenShard], Any]) -> list[Any]:
-        """Return what ``call`` gives for each shard, of which few are open at a time; log what takes long."""
+    def _of_all(self, call: Callable[[IndexedShard], Any]) -> list[Any]:
+        """Return what ``call`` gives for each shard; log what takes long."""
         total, told, found = len(self._urls), time.monotonic() + PATIENCE, []
-        with closing(self._each(lambda number: call(self._shard(number)), range(total))) as results:
+        with closing(self._each(lambda number: call(self.indexed(number)), range(total))) as results:
             for result in results:
                 found.append(result)
                 if time.monotonic() > told:
@@ -191,7 +198,7 @@ class ShardedDataset(Sequence[Record]):
             pool.shutdown(cancel_futures=True)
 
     def _shard(self, number: int) -> OpenShard:
-        """Return a shard, with its table."""
+        """Return a shard, open."""
         if self._pid != os.getpid():  # after a fork another process may hold the lock
             self._reopen()
         with self._lock:
@@ -199,55 +206,12 @@ class ShardedDataset(Sequence[Record]):
                 self._shards.move_to_end(number)
                 return shard
         with using(self._options):
-            shard = OpenShard(self._index(self._urls[number]), self._options)
-        if self._counts is not None and len(shard.table) != self._counts[number]:
-            what = f"it has {len(shard.table):,} samples, and {self._counts[number]:,} in {self._told_by}"
-            fix = "delete the manifest, or make it again with htindex"
-            if self._told_by != "the manifest":
-                fix = "name the shards, and make their manifest with htindex"
-            raise SpecError(what, url=self._urls[number], fix=fix)
+            shard = OpenShard(self.indexed(number), self._options)
         with self._lock:
             self._shards[number] = shard
-            while len(self._shards) > TABLES:
+            while len(self._shards) > SHARDS:
                 self._shards.popitem(last=False)
         return shard
-
-    def _index(self, url: str) -> IndexedShard:
-        """Return a shard and its table: from its sidecar, the cache, another program's index, or from reading it."""
-        storage = get_storage(url)
-        stat = storage.stat(url)
-        if (read := self._read.get(url)) is not None and read[0] == stat:
-            return read[1]
-        sidecar = read_sidecar(url, stat.size)
-        if sidecar is not None:
-            return IndexedShard(url, sidecar)
-        place = self._table_path(url, f"{stat.size}-{stat.validator}")
-        if place is not None and os.path.exists(place):
-            with open(place, "rb") as file:
-                return IndexedShard(url, parse(file.read(), url))
-        sidecar = read_foreign(url, stat.size, self._energon)
-        if sidecar is not None:
-            return IndexedShard(url, sidecar)
-        shard = IndexedShard(url, index_shard(url, checksums=not (is_local(url) and is_plain(url))))
-        if place is not None:
-            with get_storage(place).create(place) as sink:
-                sink.write(dump(shard.sidecar))
-        weight = sum(column.nbytes for column in shard.sidecar.columns.values())
-        if self._read_bytes + weight <= READ_BYTES:
-            self._read[url] = stat, shard
-            self._read_bytes += weight
-        return shard
-
-    def _table_path(self, url: str, version: str) -> str | None:
-        """Return where the cache keeps the table of a shard that has no sidecar; None without a cache."""
-        if self._options.cache is None:
-            return None
-        from hashlib import blake2b
-
-        from shardtools.storage.cache import parse_cache
-
-        text = f"{identity(url)} {version}".encode(errors="surrogatepass")
-        return f"{parse_cache(self._options.cache)[0]}/tables/{blake2b(text, digest_size=16).hexdigest()}.index.npz"
 
     # --- samples
 
@@ -255,13 +219,13 @@ class ShardedDataset(Sequence[Record]):
     def fields(self) -> tuple[str, ...]:
         """The names of the fields that any sample has, sorted."""
         if self._fields is None:
-            self._fields = tuple(sorted(set(chain.from_iterable(self._of_all(lambda shard: shard.fields)))))
+            self._fields = tuple(sorted(set(chain.from_iterable(self._of_all(lambda shard: shard.table.fields)))))
         return self._fields
 
     @property
     def keys(self) -> list[str]:
         """The keys of all samples, in order."""
-        return list(chain.from_iterable(self._of_all(lambda shard: shard.keys)))
+        return list(chain.from_iterable(self._of_all(lambda shard: shard.table.keys.tolist())))
 
     def __len__(self) -> int:
         ends = self._bounds()

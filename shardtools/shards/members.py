@@ -1,6 +1,6 @@
 """The data of chosen members of a shard, by ranges of it, without the rest.
 
-    members -> their spans in the tar file -> (packed: from entry point to entry point) -> read_ranges -> their data
+    members -> their spans in the tar file -> (packed: from entry point to entry point) -> read_ranges -> Uncut -> data
 
 The sidecar says where they are. Whoever needs most of a shard reads it from its start instead (``reader.py``).
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,6 +21,38 @@ from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import Ints
 from shardtools.storage import ByteRange, get_storage
 from shardtools.storage.ranges import merge
+
+GAP = 2048
+"""Bytes between two members, such as headers, that are read with them rather than asked around."""
+
+
+@dataclass(frozen=True)
+class Uncut:
+    """Values that lie in longer strings of bytes: value i is ``bodies[body[i]][low[i]:high[i]]``; None for body -1.
+
+    The columns may have any shape.
+    """
+
+    bodies: list[Any]
+    body: Ints
+    low: Ints
+    high: Ints
+
+    def cut(self) -> list[bytes | None]:
+        """Return the values of columns of one dimension."""
+        bodies = self.bodies
+        places = zip(self.body.tolist(), self.low.tolist(), self.high.tolist(), strict=True)
+        if len(self.body) and self.body.min() < 0:
+            return [bodies[i][a:b] if i >= 0 else None for i, a, b in places]
+        return [bodies[i][a:b] for i, a, b in places]
+
+
+def uncut(values: Sequence[bytes | None]) -> Uncut:
+    """Return values that are cut already in that form."""
+    body = np.arange(len(values))
+    body[np.array([value is None for value in values], bool)] = -1
+    bodies = [value or b"" for value in values]
+    return Uncut(bodies, body, np.zeros(len(bodies), np.int64), np.array(list(map(len, bodies)), np.int64))
 
 
 @dataclass(frozen=True)
@@ -57,22 +90,38 @@ class IndexedShard:
             CorruptError: it is not what the sidecar is about.
             StorageError: the shard cannot be read.
         """
-        offset, size = self.table.offset[members], self.table.size[members]
-        starts, stops = offset.tolist(), (offset + size).tolist()
-        if self.is_plain:
-            ranges = [ByteRange(start, stop) for start, stop in zip(starts, stops, strict=True)]
-            parts = get_storage(self.url).read_ranges(self.url, ranges)
-        else:
-            parts = self._inflate(members, starts, stops)
-        self._check(members, parts)
-        return parts
+        return cast(list[bytes], self.read_uncut(members).cut())
 
-    def _check(self, members: Ints, parts: Sequence[bytes]) -> None:
+    def read_uncut(self, members: Ints) -> Uncut:
+        """Return what `read` does, not yet cut out of the spans that were read.
+
+        Raises:
+            CorruptError, StorageError: as `read` does.
+        """
+        found = self._read_spans(members) if self.is_plain else uncut(self._inflate(members))
+        self._check(members, found)
+        return found
+
+    def _read_spans(self, members: Ints) -> Uncut:
+        start = self.table.offset[members]
+        stop = start + self.table.size[members]
+        spans = merge((ByteRange(a, b) for a, b in zip(start.tolist(), stop.tolist(), strict=True)), GAP)
+        bodies = get_storage(self.url).read_ranges(self.url, spans)
+        starts = np.array([span.start for span in spans], np.int64)
+        body = np.searchsorted(starts, start, side="right") - 1
+        empty = start == stop  # an empty member may lie anywhere, also where nothing is read
+        body[empty] = 0
+        low = np.where(empty, 0, start - (starts[body] if len(starts) else 0))
+        return Uncut(bodies or [b""], body, low, low + stop - start)
+
+    def _check(self, members: Ints, found: Uncut) -> None:
         checksums = self.sidecar.columns.get("crc32")
         if checksums is None:
             return
-        for row, expected, data in zip(members.tolist(), checksums[members].tolist(), parts, strict=True):
-            if crc32(data) != expected:
+        views = [memoryview(body) for body in found.bodies]
+        places = zip(found.body.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
+        for row, expected, (i, a, b) in zip(members.tolist(), checksums[members].tolist(), places, strict=True):
+            if crc32(views[i][a:b]) != expected:
                 sample = int(np.searchsorted(self.table.first, row, side="right")) - 1
                 raise CorruptError(
                     "its checksum is another one in the sidecar",
@@ -98,10 +147,13 @@ class IndexedShard:
         packed = [ByteRange(int(entries[span.start, 1]), int(packed_ends[span.stop - 1])) for span in spans]
         return tar, packed
 
-    def _inflate(self, members: Ints, starts: Sequence[int], stops: Sequence[int]) -> list[bytes]:
+    def _inflate(self, members: Ints) -> list[bytes]:
+        """Return the data of members of a packed shard; little more than that is held at a time."""
+        start = self.table.offset[members]
+        starts, stops = start.tolist(), (start + self.table.size[members]).tolist()
         tar, packed = self._segments(members)
         found: dict[int, bytes] = {}
-        rows = [row for row in np.argsort(np.array(starts), kind="stable").tolist() if stops[row] > starts[row]]
+        rows = [row for row in np.argsort(start, kind="stable").tolist() if stops[row] > starts[row]]
         at = 0
         for span, part in _each(self.url, tar, packed):
             data = inflate(part, span.stop - span.start, self.url)
@@ -109,9 +161,7 @@ class IndexedShard:
                 row = rows[at]
                 found[row] = data[starts[row] - span.start : stops[row] - span.start]
                 at += 1
-        return [
-            found[row] if stop > start else b"" for row, (start, stop) in enumerate(zip(starts, stops, strict=True))
-        ]
+        return [found.get(row, b"") for row in range(len(starts))]
 
 
 _TOGETHER = 16 << 20

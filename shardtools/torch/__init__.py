@@ -2,11 +2,13 @@
 
 order.py      which sample stands where in an epoch        split.py      which rank and worker delivers it
 shard.py      the bytes of samples of one shard            prefetch.py   samples in order, read ahead by threads
+run.py        what was read, until it is in batches        files.py      open files of this machine
 assemble.py   decoded, transformed, collated               loader.py     the batches of one pass; errors; state
 batches.py    ShardBatches: numpy, without PyTorch         iterable.py   ShardIterable, for a DataLoader
 mapping.py    ShardMap, map-style                          mixing.py     mix: several datasets as one
 choices.py    which of them gives each batch               wds.py        our storage for webdataset
 control.py    what processes share: epoch, start, stats    state.py      where a loader stands, as JSON
+tf.py         to_tf, a tf.data.Dataset
 
 PyTorch itself is imported when a name that needs it is asked for.
 """

@@ -23,7 +23,8 @@ from shardtools.storage import StorageOptions
 from shardtools.torch.assemble import Batch, Collate, Raw, Recipe
 from shardtools.torch.control import Control
 from shardtools.torch.order import Shuffle, describe_shuffle, make_order
-from shardtools.torch.prefetch import Prefetch, Run, shut_down
+from shardtools.torch.prefetch import Prefetch, shut_down
+from shardtools.torch.run import Run
 from shardtools.torch.shard import SPECIAL, Shards, data_fields
 from shardtools.torch.split import Split, Stream, Uneven, worker_stream
 from shardtools.torch.state import State, check_same, digest, parse_state
@@ -240,7 +241,7 @@ def _cut(runs: Iterator[Run], stream: Stream) -> Iterator[Raw]:
 
 
 def _joined(raw: Raw | None, run: Run, start: int, stop: int) -> Raw:
-    columns = [column[start:stop] for column in run.columns]
+    columns = run.cut(start, stop)
     numbers = run.numbers[start:stop].tolist()
     base = len(raw) - start if raw else -start
     errors = {place + base: error for place, error in run.errors.items() if start <= place < stop} if run.errors else {}

@@ -115,7 +115,7 @@ class _Reader:
         number, rows = part
         with using(self._options):
             shard = self._shards.get(number)
-            return read_columns(self._names, [(shard, rows)], np.zeros(len(rows), bool))
+            return read_columns(self._names, [(shard, rows)])
 
 
 def _name(shards: Shards, ends: Ints, number: int) -> tuple[str, str]:

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from itertools import pairwise
-from queue import SimpleQueue
-from typing import Any
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -35,7 +33,8 @@ from shardtools.shards.open_shard import keep_freed_memory
 from shardtools.shards.tar import Ints
 from shardtools.storage import StorageOptions, using
 from shardtools.torch.order import Order
-from shardtools.torch.shard import FieldShard, Shards, read_columns
+from shardtools.torch.run import Located, Run
+from shardtools.torch.shard import FieldShard, LocalShard, Shards, read_parts, special_columns
 from shardtools.torch.split import Stream
 from shardtools.torch.stats import Stats
 
@@ -44,9 +43,6 @@ NEAR_THREADS = 2
 
 FAR_THREADS = 32
 """Threads that read from servers."""
-
-NEAR_MEMORY = 64 << 20
-"""Bytes that are read ahead from files of this machine: more would be longer away from the processor's cache."""
 
 NEAR_PIECE = 8 << 20
 FAR_PIECE = 4 << 20
@@ -58,31 +54,14 @@ OVERHEAD = 200
 LARGEST_RUN = 1 << 16
 """Samples in a run."""
 
+SHARDS = 64
+"""Files of this machine from which the samples of a run come, at most."""
+
 _WHOLE_SHARD = (NotFoundError, AccessError, ChangedError, SpecError)
 
 
 Task = list[tuple[int, Ints]]
 """Numbers of shards and, for each, places in a run."""
-
-
-@dataclass
-class Run:
-    """Some samples, in order: their numbers, what was read of them, and what went wrong, by place.
-
-    ``columns`` has a list for each of the names asked for.
-    """
-
-    numbers: Ints
-    shards: Ints
-    rows: Ints
-    pads: Any
-    columns: list[list[Any]]
-    nbytes: int = 0
-    errors: dict[int, ShardtoolsError] = field(default_factory=dict)
-    pieces: list[Future[None]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
 
 
 class Prefetch:
@@ -104,7 +83,7 @@ class Prefetch:
         self._shards, self._ends, self._order, self._stream = shards, ends, order, stream
         self._names, self._options, self._stats = names, options, stats
         self._near = shards.is_near(0)
-        self._memory = min(memory, NEAR_MEMORY) if self._near else memory
+        self._memory = memory
         threads = threads or (NEAR_THREADS if self._near else FAR_THREADS)
         self._pool = None if threads == 1 else ThreadPoolExecutor(threads, "shardtools-read")
         self._runs: SimpleQueue[Run | BaseException | None] = SimpleQueue()
@@ -121,7 +100,8 @@ class Prefetch:
         planner.start()
         try:
             while (run := self._next()) is not None:
-                yield run
+                with run:
+                    yield run
                 with self._room:
                     self._held -= run.nbytes
                     self._room.notify()
@@ -131,6 +111,10 @@ class Prefetch:
                 self._room.notify()
             if can_wait():
                 planner.join()
+            with suppress(Empty):
+                while True:
+                    if isinstance(left := self._runs.get_nowait(), Run):
+                        left.close()
             if self._pool is not None:
                 shut_down(self._pool)
             self._shards.close()
@@ -165,19 +149,21 @@ class Prefetch:
         count = self._stream.split.batch_size
         limit = self._memory // 2
         while at < length and not self._stopped:
-            run = self._locate(self._stream.positions(at, min(at + count, length)))
-            sizes = self._sizes(run) + OVERHEAD
-            ends = np.cumsum(sizes)
-            fitting = max(1, int(np.searchsorted(ends, limit, side="right")))
-            if fitting < len(run):
-                run = Run(run.numbers[:fitting], run.shards[:fitting], run.rows[:fitting], run.pads[:fitting], [])
-            run.nbytes = int(ends[len(run) - 1])
-            run.columns = [[None] * len(run) for _ in self._names]
+            located = self._locate(self._stream.positions(at, min(at + count, length)))
+            opened = self._open_all(located)
+            held = np.cumsum(_held_by(located, opened) + OVERHEAD)
+            fitting = max(1, int(np.searchsorted(held, limit, side="right")))
+            if self._near and len(opened) > SHARDS:
+                fitting = min(fitting, int(np.sort(np.unique(located[1], return_index=True)[1])[SHARDS]))
+            numbers, shards, rows, pads = located
+            some = numbers[:fitting], shards[:fitting], rows[:fitting], pads[:fitting]
+            run = Run(some, self._names, int(held[:fitting][-1]), self._stats, self.name)
+            run.is_asked = not all(shard.is_small for shard in opened.values() if isinstance(shard, LocalShard))
             yield run
             at += len(run)
             count = min(count * 4, LARGEST_RUN, max(2 * len(run), self._stream.split.batch_size))
 
-    def _locate(self, positions: Ints) -> Run:
+    def _locate(self, positions: Ints) -> Located:
         """Return the samples at positions, as far as they are in one window."""
         total = self._order.total
         if positions[0] < total:
@@ -186,23 +172,16 @@ class Prefetch:
         numbers = self._order.at(positions % total)
         shards = np.searchsorted(self._ends, numbers, side="right")
         rows = numbers - np.concatenate(([0], self._ends))[shards]
-        return Run(numbers, shards, rows, positions >= total, [])
+        return numbers, shards, rows, positions >= total
 
-    def _sizes(self, run: Run) -> Ints:
-        """Return the bytes of each sample, for which the shards are opened."""
-        wanted = np.unique(run.shards).tolist()
+    def _open_all(self, located: Located) -> dict[int, FieldShard | ShardtoolsError]:
+        """Return the shards that samples are in, by number, or why one cannot be opened."""
+        wanted = np.unique(located[1]).tolist()
         if self._pool is None or self._near or len(wanted) == 1:
             opened = [self._open(number) for number in wanted]
         else:
             opened = list(self._pool.map(self._open, wanted))
-        sizes = np.zeros(len(run), np.int64)
-        order = np.argsort(run.shards, kind="stable")
-        at = np.searchsorted(run.shards[order], wanted)
-        stop = np.searchsorted(run.shards[order], wanted, side="right")
-        for shard, a, b in zip(opened, at.tolist(), stop.tolist(), strict=True):
-            if isinstance(shard, FieldShard):
-                sizes[order[a:b]] = shard.sizes[run.rows[order[a:b]]]
-        return sizes
+        return dict(zip(wanted, opened, strict=True))
 
     def _open(self, number: int) -> FieldShard | ShardtoolsError:
         """Return a shard, or why it cannot be opened; what may pass by itself is tried again for its next samples."""
@@ -232,6 +211,9 @@ class Prefetch:
         places = np.argsort(run.numbers, kind="stable")
         shards = run.shards[places]
         bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(run)]
+        if run.is_asked:
+            self._read_all(run, [(int(shards[a]), places[a:b]) for a, b in pairwise(bounds)])
+            return
         mean = run.nbytes / len(run)
         most = max(1, int((NEAR_PIECE if self._near else FAR_PIECE) / mean))
         parts = [(at, min(at + most, stop)) for start, stop in pairwise(bounds) for at in range(start, stop, most)]
@@ -278,17 +260,14 @@ class Prefetch:
         """Read some samples of shards; of those that cannot be read, note why."""
         self._check()
         places = np.concatenate([places for _, _, places in parts])
+        wanted = [(shard, run.rows[at]) for _, shard, at in parts]
         try:
-            wanted = [(shard, run.rows[at]) for _, shard, at in parts]
-            found = read_columns(self._names, wanted, run.pads[places])
+            found = run.ask_for(wanted) if run.is_asked else read_parts(wanted)
         except (StorageError, ShardError) as error:
             for smaller in self._smaller(run, parts, error):
                 self._read(run, smaller)
             return
-        where = places.tolist()
-        for values, column in zip(found, run.columns, strict=True):
-            for place, value in zip(where, values, strict=True):
-                column[place] = value
+        run.add(places, found, special_columns(self._names, wanted, run.pads[places]))
         size = sum(int(shard.sizes[rows].sum()) for shard, rows in wanted)
         self._stats.add(samples=len(places), bytes=size)
 
@@ -326,6 +305,18 @@ def can_wait() -> bool:
 def shut_down(pool: ThreadPoolExecutor) -> None:
     """End the threads of a pool, and wait for them where that is possible."""
     pool.shutdown(wait=can_wait(), cancel_futures=True)
+
+
+def _held_by(located: Located, opened: Mapping[int, FieldShard | ShardtoolsError]) -> Ints:
+    """Return how many bytes each sample takes once it is read."""
+    _, shards, rows, _ = located
+    held = np.zeros(len(rows), np.int64)
+    order = np.argsort(shards, kind="stable")
+    start, stop = (np.searchsorted(shards[order], list(opened), side=side).tolist() for side in ("left", "right"))
+    for shard, a, b in zip(opened.values(), start, stop, strict=True):
+        if isinstance(shard, FieldShard):
+            held[order[a:b]] = shard.held[rows[order[a:b]]]
+    return held
 
 
 class StoppedError(Exception):

@@ -2,6 +2,7 @@
 
     rows -> offsets and sizes of their members -> plain local file: pread of each, or of neighbours together
                                                -> on a server, or packed: one read of ranges for all of them
+         -> Uncut: what was read, and where the members lie in it, which are cut out when they are wanted
 
 A shard holds no more than what the chosen fields need: 16 bytes for each of its samples and fields.
 """
@@ -12,33 +13,38 @@ import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
 
 from shardtools.dataset import ShardedDataset
-from shardtools.errors import ChangedError, StorageError
+from shardtools.errors import StorageError
 from shardtools.shards.compression import is_plain
-from shardtools.shards.members import IndexedShard
+from shardtools.shards.members import GAP as MEMBER_GAP
+from shardtools.shards.members import IndexedShard, Uncut, uncut
 from shardtools.shards.table import Keys, ShardTable
 from shardtools.shards.tar import Ints
 from shardtools.spec import is_local, name_of
 from shardtools.storage import StorageOptions, using
 from shardtools.storage.files import os_errors
+from shardtools.torch.files import Files
 from shardtools.torch.stats import Stats
 
 TOGETHER = 1 << 13
-"""Bytes of a sample up to which samples of a local file are read together with their neighbours."""
+"""Bytes between the ends of a sample up to which samples of a local file are read together with their neighbours. The
+fields of larger ones are read when they are wanted: what is read long before would pass through memory twice."""
 
-GAP = 1 << 14
-"""Bytes between two samples of a local file that are read and thrown away rather than seeked over."""
+GAP = 1 << 12
+"""Bytes between two samples of a local file that are read with them rather than seeked over."""
 
-PIECE = 1 << 18
-"""Bytes of a local file to read together, which stay in the processor's cache until they are cut."""
+WANTED_GAP = 1 << 18
+"""Bytes between two samples of a local file that the system is asked for with them."""
+
+PIECE = 1 << 20
+"""Bytes of a local file to read together."""
 
 TABLES = 256
 """Shards whose tables are kept, where they are on a server or packed."""
@@ -46,18 +52,12 @@ TABLES = 256
 TABLE_BYTES = 1 << 29
 """Bytes of the tables of plain local shards to keep."""
 
-FILES = 128
-"""Files to keep open."""
-
 SPECIAL = ("__key__", "__shard__", "__index__", "__pad__")
 """What may be asked for beside the data's own fields."""
 
-Values = list[list[bytes | None]]
-"""For each field, its bytes for each row, None where a sample has none."""
-
 
 class FieldColumns:
-    """Where the members of some fields lie: a row for each sample, -1 and 0 for what a sample does not have."""
+    """Where the members of some fields lie: a row for each field, -1 and 0 for what a sample does not have."""
 
     def __init__(self, table: ShardTable, fields: Sequence[str]):
         self.offset = np.full((len(fields), len(table)), -1, np.int64)
@@ -71,19 +71,30 @@ class FieldColumns:
         self.total = self.size.sum(axis=0)
 
 
+def ends_of(offset: Ints, size: Ints) -> tuple[Ints, Ints]:
+    """Return where the first byte of each sample's fields lies, and where the last one ends; the same for no bytes."""
+    there = size > 0
+    stop = np.where(there, offset + size, 0).max(axis=0, initial=0)
+    return np.minimum(
+        np.where(there, offset, np.iinfo(np.int64).max).min(axis=0, initial=stop.max(initial=0)), stop
+    ), stop
+
+
 class FieldShard:
     """One shard, of which some fields are read. It may be used by many threads."""
 
     url: str
     sizes: Ints
     """Bytes of the chosen fields of each sample."""
+    held: Ints
+    """Bytes of memory that they take at most once they are read."""
     weight: int
     """Bytes that it keeps in memory."""
 
-    def __init__(self, url: str, keys: Keys, sizes: Ints):
-        self.url, self.sizes = url, sizes
+    def __init__(self, url: str, keys: Keys, sizes: Ints, held: Ints):
+        self.url, self.sizes, self.held = url, sizes, held
         self._keys: Keys | list[str] = keys
-        self.weight = sizes.nbytes + keys.data.nbytes + keys.ends.nbytes
+        self.weight = self.sizes.nbytes + self.held.nbytes + keys.data.nbytes + keys.ends.nbytes
 
     def keys(self, rows: Sequence[int]) -> list[str]:
         """Return the keys of some samples."""
@@ -91,8 +102,8 @@ class FieldShard:
             self._keys = self._keys.tolist()
         return [self._keys[row] for row in rows]
 
-    def read(self, rows: Ints) -> Values:
-        """Return the chosen fields of some samples, whose rows rise.
+    def read(self, rows: Ints) -> Uncut:
+        """Return the chosen fields of some samples, whose rows rise: columns of a row for each field.
 
         Raises:
             StorageError: they cannot be read.
@@ -102,16 +113,19 @@ class FieldShard:
 
 
 class LocalShard(FieldShard):
-    """A tar file on this machine, not packed."""
+    """A tar file on this machine, not packed. ``is_small`` says whether its samples are."""
 
     def __init__(self, shard: IndexedShard, fields: Sequence[str], files: Files):
         columns = FieldColumns(shard.table, fields)
-        super().__init__(shard.url, shard.table.keys, columns.total)
+        start, stop = ends_of(columns.offset, columns.size)
+        span = stop - start
+        self.is_small = int(span.sum()) <= TOGETHER * len(span)
+        super().__init__(shard.url, shard.table.keys, columns.total, span + GAP if self.is_small else columns.total)
         self._filesize = shard.sidecar.filesize
         self._offset, self._size, self._files = columns.offset, columns.size, files
         self.weight += columns.offset.nbytes + columns.size.nbytes
 
-    def read(self, rows: Ints) -> Values:
+    def read(self, rows: Ints) -> Uncut:
         return read_local([(self, rows)])
 
     def lie(self, rows: Ints) -> tuple[Ints, Ints]:
@@ -122,9 +136,22 @@ class LocalShard(FieldShard):
         """A context that gives a descriptor of the file."""
         return self._files.opened(self.url, self._filesize)
 
+    def ask_for(self, rows: Ints, descriptor: int) -> Uncut:
+        """Let the system get what lies around some samples, whose rows rise; return where they lie in the open file.
 
-def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Values:
-    """Return the chosen fields of samples of some shards, whose rows rise in each.
+        The file's descriptor stands where `Uncut` has the bytes that were read.
+        """
+        offset, size = self.lie(rows)
+        if hasattr(os, "posix_fadvise"):
+            start, stop = ends_of(offset, size)
+            first = np.concatenate(([0], np.flatnonzero(start[1:] > stop[:-1] + WANTED_GAP) + 1))
+            for a, b in zip(start[first].tolist(), np.maximum.reduceat(stop, first).tolist(), strict=True):
+                os.posix_fadvise(descriptor, a, b - a, os.POSIX_FADV_WILLNEED)
+        return Uncut([descriptor], np.where(offset >= 0, 0, -1), offset, offset + size)
+
+
+def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Uncut:
+    """Return the chosen fields of samples of some shards, whose rows rise in each; neighbours are read together.
 
     Raises:
         StorageError: they cannot be read.
@@ -134,43 +161,18 @@ def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Values:
         fd = np.repeat(fds, [len(rows) for _, rows in parts])
         lying = [shard.lie(rows) for shard, rows in parts]
         offset, size = (np.concatenate(columns, axis=1) for columns in zip(*lying, strict=True))
-        if int(size.sum()) > TOGETHER * len(fd):
-            found = [_read_each(fd, at, n) for at, n in zip(offset, size, strict=True)]
-        else:
-            found = _read_runs(fd, offset, size)
-    for values, wanted in zip(found, size, strict=True):
-        if sum(map(len, values)) != int(wanted.sum()):  # type: ignore[arg-type]
-            raise StorageError("the file was cut off", url=parts[0][0].url, fix="start again")
-    if (offset >= 0).all():
-        return found
-    return [
-        [data if at >= 0 else None for data, at in zip(values, row.tolist(), strict=True)]
-        for values, row in zip(found, offset, strict=True)
-    ]
-
-
-def _read_each(fd: Ints, offset: Ints, size: Ints) -> list[bytes | None]:
-    wanted = zip(fd.tolist(), size.tolist(), offset.tolist(), strict=True)
-    pread = os.pread
-    return [pread(number, count, at) if count else b"" for number, count, at in wanted]
-
-
-def _read_runs(fd: Ints, offset: Ints, size: Ints) -> Values:
-    """Return small members, of which neighbours are read together."""
-    there = size > 0
-    stop = np.where(there, offset + size, 0).max(axis=0)
-    start = np.minimum(np.where(there, offset, np.iinfo(np.int64).max).min(axis=0), stop)
-    parted = (start[1:] > stop[:-1] + GAP) | (start[1:] < stop[:-1]) | (start[1:] // PIECE != start[:-1] // PIECE)
-    first = np.concatenate(([0], np.flatnonzero(parted | (fd[1:] != fd[:-1])) + 1))
-    begin, end = start[first], np.maximum.reduceat(stop, first)
-    wanted = zip(fd[first].tolist(), begin.tolist(), end.tolist(), strict=True)
-    bodies = [os.pread(number, b - a, a) for number, a, b in wanted]
+        start, stop = ends_of(offset, size)
+        parted = (start[1:] > stop[:-1] + GAP) | (start[1:] < stop[:-1])
+        parted |= (start[1:] // PIECE != start[:-1] // PIECE) | (fd[1:] != fd[:-1])
+        first = np.concatenate(([0], np.flatnonzero(parted) + 1))
+        begin, end = start[first], np.maximum.reduceat(stop, first)
+        wanted = zip(fd[first].tolist(), (end - begin).tolist(), begin.tolist(), strict=True)
+        bodies = [os.pread(number, count, at) for number, count, at in wanted]
+    if sum(map(len, bodies)) != int((end - begin).sum()):
+        raise StorageError("the file was cut off", url=parts[0][0].url, fix="start again")
     of_run = np.repeat(np.arange(len(first)), np.diff(first, append=len(start)))
-    run, found = of_run.tolist(), []
-    for at, n in zip(offset - begin[of_run], size, strict=True):
-        low = np.where(n > 0, at, 0)
-        found.append([bodies[i][a:b] for i, a, b in zip(run, low.tolist(), (low + n).tolist(), strict=True)])
-    return found  # type: ignore[return-value]
+    low = np.where(size > 0, offset - begin[of_run], 0)
+    return Uncut(bodies, np.where(offset >= 0, of_run, -1), low, low + size)
 
 
 def data_fields(names: Sequence[str]) -> tuple[str, ...]:
@@ -182,28 +184,57 @@ Part = tuple[FieldShard, Ints]
 """Some rows of a shard."""
 
 
-def read_columns(names: Sequence[str], parts: Sequence[Part], pads: Any) -> list[list[Any]]:
-    """Return a list for each of ``names`` of what samples of some shards have, whose rows rise in each.
-
-    The shards read the `data_fields` of ``names``; ``pads`` says which samples are repeats.
+def read_parts(parts: Sequence[Part]) -> Uncut:
+    """Return the chosen fields of samples of some shards, whose rows rise in each: columns of a row for each field.
 
     Raises:
         StorageError: they cannot be read.
         ShardError: they are damaged.
     """
-    special: dict[str, Callable[[], list[Any]]] = {
+    local = [(shard, rows) for shard, rows in parts if isinstance(shard, LocalShard)]
+    if len(local) == len(parts):
+        return read_local(local)
+    return joined([shard.read(rows) for shard, rows in parts])
+
+
+def joined(each: Sequence[Uncut]) -> Uncut:
+    """Return the samples of all, as one."""
+    if len(each) == 1:
+        return each[0]
+    shifts = accumulate((len(found.bodies) for found in each), initial=0)
+    body = [np.where(found.body >= 0, found.body + shift, -1) for found, shift in zip(each, shifts, strict=False)]
+    low, high = ([getattr(found, name) for found in each] for name in ("low", "high"))
+    bodies = list(chain.from_iterable(found.bodies for found in each))
+    return Uncut(bodies, *(np.concatenate(columns, axis=1) for columns in (body, low, high)))
+
+
+def special_columns(names: Sequence[str], parts: Sequence[Part], pads: Any) -> list[list[Any]]:
+    """Return a list for each of ``names`` that is one of `SPECIAL`; ``pads`` says which samples are repeats."""
+    known: dict[str, Callable[[], list[Any]]] = {
         "__key__": lambda: [key for shard, rows in parts for key in shard.keys(rows.tolist())],
         "__shard__": lambda: [name for shard, rows in parts for name in [name_of(shard.url)] * len(rows)],
         "__index__": lambda: [row for _, rows in parts for row in rows.tolist()],
         "__pad__": pads.tolist,
     }
-    local = [(shard, rows) for shard, rows in parts if isinstance(shard, LocalShard)]
-    if len(local) == len(parts):
-        data = iter(read_local(local))
-    else:
-        each = [shard.read(rows) for shard, rows in parts]
-        data = iter(list(chain.from_iterable(values)) for values in zip(*each, strict=True))
-    return [special[name]() if name in special else list(next(data)) for name in names]
+    return [known[name]() for name in names if name in known]
+
+
+def read_columns(names: Sequence[str], parts: Sequence[Part]) -> list[list[Any]]:
+    """Return a list for each of ``names`` of what samples of some shards have, whose rows rise in each.
+
+    Raises:
+        StorageError, ShardError: as `read_parts` does.
+    """
+    found = read_parts(parts)
+    special = iter(special_columns(names, parts, np.zeros(found.body.shape[1], bool)))
+    data = iter(column.cut() for column in by_field(found, slice(None)))
+    return [next(special) if name in SPECIAL else next(data) for name in names]
+
+
+def by_field(found: Uncut, samples: slice) -> list[Uncut]:
+    """Return some samples of columns of a row for each field, as columns of one dimension for each field."""
+    columns = zip(found.body[:, samples], found.low[:, samples], found.high[:, samples], strict=True)
+    return [Uncut(found.bodies, *column) for column in columns]
 
 
 class RangedShard(FieldShard):
@@ -212,78 +243,26 @@ class RangedShard(FieldShard):
     def __init__(self, shard: Any, fields: Sequence[str], options: StorageOptions):
         table = shard.indexed.table
         columns = FieldColumns(table, fields)
-        super().__init__(shard.indexed.url, table.keys, columns.total)
+        super().__init__(shard.indexed.url, table.keys, columns.total, columns.total + len(fields) * MEMBER_GAP)
         self._shard, self._fields, self._member, self._options = shard, fields, columns.member, options
 
-    def read(self, rows: Ints) -> Values:
+    def read(self, rows: Ints) -> Uncut:
         if not self._shard.indexed.can_enter:  # its samples are cut out of a file that it was unpacked to
             records = self._shard.records(rows)
-            return [[record.get(field) for record in records] for field in self._fields]
+            shape = (len(self._fields), len(rows))
+            found = uncut([record.get(field) for field in self._fields for record in records])
+            return Uncut(found.bodies, *(column.reshape(shape) for column in (found.body, found.low, found.high)))
         wanted = self._member[:, rows]
-        members = np.sort(wanted[wanted >= 0])
+        there = wanted >= 0
+        members = np.unique(wanted[there])
         with using(self._options):
-            data = dict(zip(members.tolist(), self._shard.indexed.read(members), strict=True))
-        return [[data.get(member) for member in row] for row in wanted.tolist()]
-
-
-class Files:
-    """Open files, the least recently used of which are closed when there are too many."""
-
-    def __init__(self, limit: int = FILES):
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._files: OrderedDict[str, _File] = OrderedDict()
-
-    @contextmanager
-    def opened(self, url: str, size: int) -> Iterator[int]:
-        """A context that gives the descriptor of a file of ``size`` bytes.
-
-        Raises:
-            ChangedError: it has another size.
-        """
-        with self._lock:
-            file = self._files.get(url) or self._open(url, size)
-            file.users += 1
-            self._files.move_to_end(url)
-            while len(self._files) > self._limit:
-                self._drop(self._files.popitem(last=False)[1])
-        try:
-            yield file.fd
-        finally:
-            with self._lock:
-                file.users -= 1
-                if file.is_dropped:
-                    self._drop(file)
-
-    def close(self) -> None:
-        """Close those that nobody uses now, and the others when they are left."""
-        with self._lock:
-            while self._files:
-                self._drop(self._files.popitem()[1])
-
-    def _open(self, url: str, size: int) -> _File:
-        with os_errors(url):
-            fd = os.open(url.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
-            if os.fstat(fd).st_size != size:
-                os.close(fd)
-                raise ChangedError("the file was replaced while it was read", url=url, fix="start again")
-        self._files[url] = file = _File(fd)
-        return file
-
-    @staticmethod
-    def _drop(file: _File) -> None:
-        file.is_dropped = True
-        if not file.users:
-            os.close(file.fd)
-
-
-@dataclass
-class _File:
-    """A descriptor and how many use it."""
-
-    fd: int
-    users: int = 0
-    is_dropped: bool = False
+            found = self._shard.indexed.read_uncut(members)
+        columns = []
+        for values, nothing in ((found.body, -1), (found.low, 0), (found.high, 0)):
+            column = np.full(wanted.shape, nothing, np.int64)
+            column[there] = values[np.searchsorted(members, wanted[there])]
+            columns.append(column)
+        return Uncut(found.bodies, *columns)
 
 
 class Shards:
@@ -342,10 +321,9 @@ class Shards:
             return shard
 
     def _make(self, number: int) -> FieldShard:
-        shard = self._dataset.shard(number)
         if self.is_near(number):
-            return LocalShard(shard.indexed, self._fields, self._files)
-        return RangedShard(shard, self._fields, self._options)
+            return LocalShard(self._dataset.indexed(number), self._fields, self._files)
+        return RangedShard(self._dataset.shard(number), self._fields, self._options)
 
     @property
     def _limit(self) -> int:

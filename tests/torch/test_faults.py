@@ -249,6 +249,33 @@ def test_a_cache_spares_the_server(nginx: NginxServer, folder: Path, tmp_path: P
     assert again["cache_misses"] == stats["cache_misses"] and again["cache_hits"] > stats["cache_hits"]
 
 
+@pytest.mark.parametrize("size", [100, 20_000])
+def test_a_file_that_is_cut_off_meanwhile(tmp_path: Path, size: int) -> None:
+    rows = [[{"key": f"{s}-{i:02d}", "bin": bytes([i]) * size} for i in range(40)] for s in range(2)]
+    written_dataset(tmp_path, "in-@2.tar", rows)
+    os.unlink(tmp_path / "in-@2.tar.json")
+
+    def start(**options: Any) -> Any:
+        train = ShardIterable(str(tmp_path / "in-{0..1}.tar"), fields=("bin",), batch_size=4, memory=1, **options)
+        batches = iter(train)
+        next(batches)
+        return train, batches
+
+    whole = (tmp_path / "in-1.tar").read_bytes()
+    _, batches = start()
+    os.truncate(tmp_path / "in-1.tar", len(whole) // 2)
+    with pytest.raises(ShardtoolsError, match=r"in-1.tar( \[1-\d\d\])?: the file was (cut off|replaced)"):
+        list(batches)
+    (tmp_path / "in-1.tar").write_bytes(whole)
+    train, batches = start(on_error="skip", uneven="uneven")
+    for _ in range(11):  # the second file is open now
+        next(batches)
+    os.truncate(tmp_path / "in-1.tar", len(whole) // 2)
+    rest = [value for batch in batches for value in batch[0]]
+    assert all(len(value) == size for value in rest)
+    assert 10 < train.stats()["skipped"] < 36, "those of the second half"
+
+
 def test_retries_are_counted(nginx: NginxServer, folder: Path) -> None:
     shutil.copytree(folder, nginx.root, dirs_exist_ok=True)
     broken = {b"GET /in-0.tar ": Fault(after=10), b"GET /in-4.tar ": Fault(reset=True, of_body=True)}

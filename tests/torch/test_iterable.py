@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 
 from shardtools.errors import JobError
 from shardtools.torch import ShardBatches, ShardIterable, Window
-from tests.servers import wait_until
+from tests.datasets import written_dataset
+from tests.servers import NginxServer, wait_until
 from tests.torch.conftest import TOTAL
 
 STEP = 24
@@ -302,6 +303,42 @@ def test_the_rank_comes_from_the_environment(spec: str, monkeypatch: pytest.Monk
 def test_arguments_are_checked(spec: str, options: dict[str, Any], what: str) -> None:
     with pytest.raises(JobError, match=what):
         ShardIterable(spec, **{"fields": ("id",), **options})
+
+
+@pytest.mark.parametrize("longest", [300, 9_000, 60_000])
+@pytest.mark.parametrize("ending", ["tar", "tgz"])
+def test_what_is_read_is_what_is_there(nginx: NginxServer, longest: int, ending: str) -> None:
+    """Small samples, which are read together, large ones, and both; empty values and some that are missing."""
+    rng = np.random.default_rng(longest)
+    expected: dict[str, list[bytes | None]] = {}
+    shards = []
+    for shard in range(3):
+        rows = []
+        for i in range(70):
+            row: dict[str, Any] = {"key": f"{shard}/{i}"}
+            for name in ("a", "b", "c.d"):
+                if rng.random() < 0.8 or name == "a":
+                    row[name] = rng.bytes(int(rng.integers(0, longest)) if rng.random() < 0.9 else 0)
+            expected[row["key"]] = [row.get("a"), row.get("c.d")]
+            rows.append(row)
+        shards.append(rows)
+    written_dataset(nginx.root, f"in-@3.{ending}", shards)
+    for base in (f"{nginx.root}/", nginx.url):
+        for shuffle in (False, Window(ranges=2, rows=8, shards=2), "full"):
+            spec, found = f"{base}in-@3.{ending}", {}
+            skipped: list[Any] = []
+            train = ShardIterable(
+                spec,
+                fields=("a", "__key__", "c.d"),
+                shuffle=shuffle,
+                batch_size=4,
+                uneven="uneven",
+                on_error=skipped.append,
+            )
+            for a, keys, d in train:
+                found.update({key: [x, y] for key, x, y in zip(keys, a, d, strict=True)})
+            assert found == {key: row for key, row in expected.items() if None not in row}
+            assert len(skipped) == sum(None in row for row in expected.values()) > 0
 
 
 # --- resources

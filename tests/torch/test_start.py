@@ -47,13 +47,14 @@ def test_more_shards_than_a_process_may_open(tmp_path: Path) -> None:
         os.link(one, tmp_path / f"in-{i:03d}.tar")
     program = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+resource.setrlimit(resource.RLIMIT_NOFILE, (500, 500))
 from shardtools.torch import ShardBatches
-train = ShardBatches(sys.argv[1], fields=("bin",), batch_size=10)
-print(len(train), sum(len(batch[0]) for batch in train))
+for shuffle in (False, "full"):
+    train = ShardBatches(sys.argv[1], fields=("bin",), batch_size=10, shuffle=shuffle)
+    print(len(train), sum(len(batch[0]) for batch in train))
 """
     command = [sys.executable, "-c", program, str(tmp_path / "in-{000..599}.tar")]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["60", "600"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["60", "600"] * 2
 
 
 def test_shards_without_sidecars_are_read_once(nginx: NginxServer) -> None:

@@ -1,0 +1,101 @@
+"""The tables of a dataset's shards, from wherever one is: memory, sidecar, cache, another program's index, the shard.
+
+shard's number -> the one used lately -> sidecar -> the cache's folder -> foreign index -> the shard, read whole
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from shardtools.shards.compression import is_plain
+from shardtools.shards.energon import EnergonIndex
+from shardtools.shards.foreign import read_foreign
+from shardtools.shards.indexing import index_shard
+from shardtools.shards.members import IndexedShard
+from shardtools.shards.sidecar import dump, parse, read_sidecar
+from shardtools.spec import identity, is_local
+from shardtools.storage import Stat, StorageOptions, get_storage, using
+
+TABLES = 256
+"""Tables to keep in memory."""
+
+READ_BYTES = 1 << 28
+"""Bytes of tables to keep beside these for which a whole shard had to be read, and would have to be again."""
+
+
+class Tables:
+    """The tables of the shards at ``urls``. It may be used by many threads, and after a fork."""
+
+    def __init__(self, urls: Sequence[str], options: StorageOptions):
+        self._urls, self._options = urls, options
+        self.energon = EnergonIndex(urls)
+        self._read: dict[int, tuple[Stat, IndexedShard]] = {}
+        self._read_bytes = 0
+        self._reopen()
+
+    def _reopen(self) -> None:
+        self._lock = threading.Lock()
+        self._recent: OrderedDict[int, IndexedShard] = OrderedDict()
+        self._pid = os.getpid()
+
+    def get(self, number: int) -> IndexedShard:
+        """Return a shard and its table.
+
+        Raises:
+            StorageError: it cannot be read.
+            ShardError: it is damaged.
+        """
+        if self._pid != os.getpid():  # after a fork another process may hold the lock
+            self._reopen()
+        with self._lock:
+            if (shard := self._recent.get(number)) is not None:
+                self._recent.move_to_end(number)
+                return shard
+        with using(self._options):
+            shard = self._find(number)
+        with self._lock:
+            self._recent[number] = shard
+            while len(self._recent) > TABLES:
+                self._recent.popitem(last=False)
+        return shard
+
+    def _find(self, number: int) -> IndexedShard:
+        url = self._urls[number]
+        stat = get_storage(url).stat(url)
+        if (read := self._read.get(number)) is not None and read[0] == stat:
+            return read[1]
+        if (sidecar := read_sidecar(url, stat.size)) is not None:
+            return IndexedShard(url, sidecar)
+        place = self._place(url, f"{stat.size}-{stat.validator}")
+        if place is not None and os.path.exists(place):
+            with open(place, "rb") as file:
+                return IndexedShard(url, parse(file.read(), url))
+        if (sidecar := read_foreign(url, stat.size, self.energon)) is not None:
+            return IndexedShard(url, sidecar)
+        # Of what is read from plain local files no checksum is looked at.
+        shard = IndexedShard(url, index_shard(url, checksums=not (is_local(url) and is_plain(url))))
+        if place is not None:
+            with get_storage(place).create(place) as sink:
+                sink.write(dump(shard.sidecar))
+        self._keep(number, stat, shard)
+        return shard
+
+    def _keep(self, number: int, stat: Stat, shard: IndexedShard) -> None:
+        weight = sum(column.nbytes for column in shard.sidecar.columns.values())
+        with self._lock:
+            if self._read_bytes + weight <= READ_BYTES:
+                self._read[number] = stat, shard
+                self._read_bytes += weight
+
+    def _place(self, url: str, version: str) -> str | None:
+        """Return where the cache keeps the table of a shard that has no sidecar; None without a cache."""
+        if self._options.cache is None:
+            return None
+        from shardtools.storage.cache import parse_cache
+
+        text = f"{identity(url)} {version}".encode(errors="surrogatepass")
+        return f"{parse_cache(self._options.cache)[0]}/tables/{blake2b(text, digest_size=16).hexdigest()}.index.npz"

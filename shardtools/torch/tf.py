@@ -1,0 +1,282 @@
+"""A dataset of shards as a `tf.data.Dataset`, each iteration over which is the next epoch.
+
+the first samples of a shard -> a signature: names, types and shapes of the tensors -> Dataset.from_generator
+an iteration -> a pass of `Loader` -> batches -> arrays, as the signature has them -> tensors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shardtools.dataset import ShardedDataset
+from shardtools.errors import JobError, ShardtoolsError
+from shardtools.shards.open_shard import OpenShard
+from shardtools.spec import name_of
+from shardtools.torch.assemble import Collate, Raw, Recipe
+from shardtools.torch.control import Control
+from shardtools.torch.loader import MEMORY, Loader, OnError, Pass, Settings
+from shardtools.torch.order import Shuffle
+from shardtools.torch.ranks import find_rank
+from shardtools.torch.split import Uneven, worker_stream
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Array = npt.NDArray[Any]
+
+Names = tuple[str, ...] | str
+"""What errors call the items of a tuple, or a value."""
+
+
+def to_tf(
+    dataset: ShardedDataset,
+    fields: Sequence[str],
+    *,
+    decode: bool = True,
+    transform: Callable[..., Any] | None = None,
+    collate: Collate | None = None,
+    shuffle: Shuffle = False,
+    seed: int = 0,
+    epoch: int = 0,
+    batch_size: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    uneven: Uneven = "uneven",
+    on_error: OnError = "raise",
+    max_skips: tuple[int, int] = (100, 10_000),
+    memory: int = MEMORY,
+    threads: int | None = None,
+    signature: Any = None,
+) -> tf.data.Dataset:
+    """Return the batches of a dataset as a `tf.data.Dataset`; each is a tuple in the order of ``fields``.
+
+    The first iteration that takes a batch is ``epoch``, the next one the epoch after it, however far the one before
+    came. Threads of this process read ahead, decode and transform, and end with the iteration. The cardinality is known
+    where the dataset's counts are.
+
+    Numbers and arrays become tensors whose first dimension is the batch; str, bytes, and what is not decoded become
+    tensors of ``tf.string``. ``transform`` may return a tuple, a dict or an array, or such in each other. ``signature``
+    is ``output_signature`` of `tf.data.Dataset.from_generator`; without one, the first samples of the dataset are read
+    to make it. All other arguments are those of `shardtools.torch.ShardIterable`, but ``rank`` is not looked up.
+
+    Raises:
+        JobError: TensorFlow is not installed, arguments contradict each other, or values cannot be tensors.
+        ShardtoolsError: the first samples cannot be read. While it iterates, TensorFlow raises an error of its own,
+            the text of which contains ours.
+    """
+    tf = _tensorflow()
+    find_rank(rank, world_size)
+    names: Names = "collate()" if collate is not None else "transform()" if transform is not None else tuple(fields)
+    if collate is None and (decode or transform is not None):
+        collate = partial(_stack, names)
+    settings = Settings(
+        tuple(fields), decode, transform, collate, shuffle, seed, batch_size, uneven,
+        on_error, max_skips, memory, threads,
+    )  # fmt: skip
+    loader = Loader(dataset, settings, dataset.options, Control())
+    if signature is None:
+        signature = _describe(tf, _first_batch(loader, names), names)
+    batches = partial(_batches, tf, loader, signature, names, count(epoch), rank, world_size)
+    made = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    if dataset.counts is not None:
+        made = made.apply(tf.data.experimental.assert_cardinality(loader.split(rank, world_size).count))
+    if world_size > 1:  # the ranks' batches are dealt already
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        made = made.with_options(options)
+    return made
+
+
+def _tensorflow() -> Any:
+    try:
+        import tensorflow
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        raise JobError("TensorFlow is not installed", fix="pip install 'shardtools[tensorflow]'") from error
+    return tensorflow
+
+
+def _batches(
+    tf: Any, loader: Loader, signature: Any, names: Names, epochs: Iterator[int], rank: int, world_size: int
+) -> Generator[Any, None, None]:
+    """Yield the batches of the next epoch."""
+    current = Pass(next(epochs), worker_stream(loader.split(rank, world_size)), None, 1, -1)
+    with closing(loader.run(current)) as values:
+        for value in values:
+            yield _conform(tf, value, signature, names)
+
+
+def _first_batch(loader: Loader, names: Names) -> Any:
+    """Return the dataset's first samples as a batch, for which no more than one good shard is asked."""
+    settings, dataset = loader.settings, loader.dataset
+    samples: list[Any] = []
+    errors: list[ShardtoolsError] = []
+    for number in range(len(dataset.urls)):
+        try:
+            samples, failed = _first_samples(dataset.shard(number), settings)
+            errors += failed
+        except ShardtoolsError as error:
+            errors.append(error)
+        if errors and settings.on_error == "raise":
+            raise errors[0]
+        if len(errors) > settings.max_skips[0]:
+            raise errors[-1]
+        if samples:
+            return settings.collate(samples) if settings.collate else _stack(names, samples)
+    what = "there is no good sample, by which to tell what the tensors are like"
+    raise JobError(what, fix="give signature=") from (errors[-1] if errors else None)
+
+
+def _first_samples(shard: OpenShard, settings: Settings) -> tuple[list[Any], list[ShardtoolsError]]:
+    """Return the first samples of a shard, a batch of them, and the errors of those that cannot be delivered."""
+    rows = np.arange(min(settings.batch_size, len(shard.table)))
+    if not len(rows):
+        return [], []
+    url, keys = shard.indexed.url, shard.keys[: len(rows)]
+    special: dict[str, list[Any]] = {
+        "__key__": keys, "__shard__": [name_of(url)] * len(rows),
+        "__index__": rows.tolist(), "__pad__": [False] * len(rows),
+    }  # fmt: skip
+    columns = [special[name] if name in special else shard.values(rows, name) for name in settings.fields]
+    raw = Raw(columns, rows.tolist(), {})
+    recipe = Recipe(settings.fields, settings.decode, settings.transform, None, lambda row: (url, keys[row]))
+    samples, errors = [], []
+    for place in rows.tolist():
+        try:
+            samples.append(recipe.sample(raw, place))
+        except ShardtoolsError as error:
+            errors.append(error)
+    return samples, errors
+
+
+# --- values and signatures, which are tensors, or tuples and dicts of such
+
+
+def _title(names: Names) -> str:
+    return names if isinstance(names, str) else "a batch"
+
+
+def _name(names: Names, item: Any) -> str:
+    return names[item] if isinstance(names, tuple) else f"{names}[{item!r}]"
+
+
+def _stack(names: Names, samples: Sequence[Any]) -> Any:
+    """Return samples as a batch of arrays.
+
+    Raises:
+        JobError: they cannot be stacked.
+    """
+    items = _items(samples[0])
+    if any(_items(sample) != items for sample in samples):
+        fix = "give transform= that gives all samples the same items"
+        raise JobError(f"{_title(names)} has other items in one sample than in another", fix=fix)
+    if items is None:
+        return _column(samples, _title(names))
+    made = {item: _stack(_name(names, item), [sample[item] for sample in samples]) for item in items}
+    return made if isinstance(samples[0], dict) else tuple(made.values())
+
+
+def _items(value: Any) -> Any:
+    """Return what the items of a tuple or dict are called; None is none."""
+    return value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, tuple) else None
+
+
+def _column(values: Sequence[Any], name: str) -> Array:
+    """Return one value of each sample as an array: of objects, where these are str or bytes.
+
+    Raises:
+        JobError: they are neither numbers nor arrays of one shape.
+    """
+    fix = "give transform= that makes arrays of one shape of them"
+    if all(isinstance(value, str | bytes) for value in values):
+        return np.array(values, dtype=object)
+    for value in values:
+        if not (isinstance(value, bool | int | float | complex) or hasattr(value, "__array__")):
+            raise JobError(f"{name} has a {type(value).__name__}, which is no tensor", fix=fix)
+    arrays = [np.asarray(value) for value in values]
+    for array in arrays:
+        if array.shape != arrays[0].shape:
+            raise JobError(f"{name} differs in shape: {arrays[0].shape}, {array.shape}", fix=fix)
+    return np.stack(arrays)
+
+
+def _array(value: Any, name: str) -> Array:
+    """Return one value of a batch as an array; text in it as objects.
+
+    Raises:
+        JobError: it holds anything else that is no number.
+    """
+    if isinstance(value, list):
+        value = _column(value, name)
+    array: Array = np.asarray(value)
+    if array.dtype.kind in "SU":
+        array = array.astype(object)
+    if array.dtype == object and not all(isinstance(item, str | bytes) for item in array.flat):
+        raise JobError(f"{name} has objects, which are no tensor", fix="give transform= that makes an array of them")
+    return array
+
+
+def _describe(tf: Any, value: Any, names: Names) -> Any:
+    """Return the signature of a batch and all others like it."""
+    if (items := _items(value)) is not None:
+        made = {item: _describe(tf, value[item], _name(names, item)) for item in items}
+        return made if isinstance(value, dict) else tuple(made.values())
+    name = _title(names)
+    if tf.is_tensor(value) and not isinstance(value, tf.Tensor):
+        raise JobError(
+            f"{name} has a {type(value).__name__}, whose shape one batch does not tell", fix="give signature="
+        )
+    array = _array(value, name)
+    try:
+        dtype = tf.string if array.dtype == object else tf.as_dtype(array.dtype)
+    except TypeError as error:
+        what = f"{name} is of {array.dtype}, which TensorFlow does not have"
+        raise JobError(what, fix="give transform= that makes it another type") from error
+    return tf.TensorSpec([None, *array.shape[1:]] if array.ndim else [], dtype)
+
+
+def _conform(tf: Any, value: Any, signature: Any, names: Names) -> Any:
+    """Return a batch as its signature has it, with arrays for tensors.
+
+    Raises:
+        JobError: that cannot be.
+    """
+    items = _items(signature)
+    if items is not None:
+        if _items(value) != items:
+            what = f"{_title(names)} has not the items {', '.join(map(str, items))}, as the signature says"
+            raise JobError(what, fix="give another signature=")
+        made = {item: _conform(tf, value[item], signature[item], _name(names, item)) for item in items}
+        return made if isinstance(signature, dict) else tuple(made.values())
+    if not isinstance(signature, tf.TensorSpec):
+        return value
+    return _cast(_array(value, _title(names)), signature.dtype, signature.shape, _title(names))
+
+
+def _cast(array: Array, dtype: Any, shape: Any, name: str) -> Array:
+    """Return an array as a tensor of a type; whole numbers stay what they are.
+
+    Raises:
+        JobError: it has another shape, or would have to be changed.
+    """
+    fix = "give transform= that makes all batches alike, or signature="
+    if not shape.is_compatible_with(array.shape):
+        raise JobError(f"{name} has shape {array.shape} in a batch, not {shape}", fix=fix)
+    wanted = np.dtype(dtype.as_numpy_dtype)
+    if array.dtype == wanted:
+        return array
+    is_whole = array.dtype.kind in "iu" and wanted.kind in "iu"
+    if object in (array.dtype, wanted) or not (is_whole or np.can_cast(array.dtype, wanted, "same_kind")):
+        raise JobError(f"{name} has {array.dtype} in a batch, not {dtype.name}", fix=fix)
+    made = array.astype(wanted)
+    if is_whole and not np.array_equal(made, array):
+        raise JobError(f"{name} has numbers in a batch that are no {dtype.name}", fix=fix)
+    return made
