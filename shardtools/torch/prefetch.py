@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from itertools import pairwise
 from queue import Empty, SimpleQueue
 
@@ -33,8 +33,8 @@ from shardtools.shards.open_shard import keep_freed_memory
 from shardtools.shards.tar import Ints
 from shardtools.storage import StorageOptions, using
 from shardtools.torch.order import Order
-from shardtools.torch.run import Located, Run
-from shardtools.torch.shard import FieldShard, LocalShard, Shards, read_parts, special_columns
+from shardtools.torch.run import AskedRun, Located, Run
+from shardtools.torch.shard import FieldShard, LocalShard, Shards
 from shardtools.torch.split import Stream
 from shardtools.torch.stats import Stats
 
@@ -100,7 +100,7 @@ class Prefetch:
         planner.start()
         try:
             while (run := self._next()) is not None:
-                with run:
+                with closing(run):
                     yield run
                 with self._room:
                     self._held -= run.nbytes
@@ -151,14 +151,17 @@ class Prefetch:
         while at < length and not self._stopped:
             located = self._locate(self._stream.positions(at, min(at + count, length)))
             opened = self._open_all(located)
-            held = np.cumsum(_held_by(located, opened) + OVERHEAD)
+            held = np.cumsum(_sizes(located, opened) + OVERHEAD)
             fitting = max(1, int(np.searchsorted(held, limit, side="right")))
             if self._near and len(opened) > SHARDS:
                 fitting = min(fitting, int(np.sort(np.unique(located[1], return_index=True)[1])[SHARDS]))
             numbers, shards, rows, pads = located
             some = numbers[:fitting], shards[:fitting], rows[:fitting], pads[:fitting]
-            run = Run(some, self._names, int(held[:fitting][-1]), self._stats, self.name)
-            run.is_asked = not all(shard.is_small for shard in opened.values() if isinstance(shard, LocalShard))
+            nbytes = int(held[:fitting][-1])
+            if all(shard.is_small for shard in opened.values() if isinstance(shard, LocalShard)):
+                run = Run(some, self._names, nbytes)
+            else:
+                run = AskedRun(some, self._names, nbytes, self._stats, self.name)
             yield run
             at += len(run)
             count = min(count * 4, LARGEST_RUN, max(2 * len(run), self._stream.split.batch_size))
@@ -211,7 +214,7 @@ class Prefetch:
         places = np.argsort(run.numbers, kind="stable")
         shards = run.shards[places]
         bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(run)]
-        if run.is_asked:
+        if isinstance(run, AskedRun):
             self._read_all(run, [(int(shards[a]), places[a:b]) for a, b in pairwise(bounds)])
             return
         mean = run.nbytes / len(run)
@@ -262,12 +265,11 @@ class Prefetch:
         places = np.concatenate([places for _, _, places in parts])
         wanted = [(shard, run.rows[at]) for _, shard, at in parts]
         try:
-            found = run.ask_for(wanted) if run.is_asked else read_parts(wanted)
+            run.read(places, wanted)
         except (StorageError, ShardError) as error:
             for smaller in self._smaller(run, parts, error):
                 self._read(run, smaller)
             return
-        run.add(places, found, special_columns(self._names, wanted, run.pads[places]))
         size = sum(int(shard.sizes[rows].sum()) for shard, rows in wanted)
         self._stats.add(samples=len(places), bytes=size)
 
@@ -307,16 +309,16 @@ def shut_down(pool: ThreadPoolExecutor) -> None:
     pool.shutdown(wait=can_wait(), cancel_futures=True)
 
 
-def _held_by(located: Located, opened: Mapping[int, FieldShard | ShardtoolsError]) -> Ints:
-    """Return how many bytes each sample takes once it is read."""
+def _sizes(located: Located, opened: Mapping[int, FieldShard | ShardtoolsError]) -> Ints:
+    """Return the bytes of each sample."""
     _, shards, rows, _ = located
-    held = np.zeros(len(rows), np.int64)
+    sizes = np.zeros(len(rows), np.int64)
     order = np.argsort(shards, kind="stable")
     start, stop = (np.searchsorted(shards[order], list(opened), side=side).tolist() for side in ("left", "right"))
     for shard, a, b in zip(opened.values(), start, stop, strict=True):
         if isinstance(shard, FieldShard):
-            held[order[a:b]] = shard.held[rows[order[a:b]]]
-    return held
+            sizes[order[a:b]] = shard.sizes[rows[order[a:b]]]
+    return sizes
 
 
 class StoppedError(Exception):

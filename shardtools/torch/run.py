@@ -6,12 +6,10 @@ places of samples -> Uncut, from one reader or many -> cut: what a few samples i
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +18,7 @@ from shardtools.errors import ShardtoolsError, StorageError
 from shardtools.shards.members import Uncut
 from shardtools.shards.tar import Ints
 from shardtools.storage.files import os_errors
-from shardtools.torch.shard import SPECIAL, LocalShard, Part, by_field, data_fields, joined
+from shardtools.torch.shard import SPECIAL, LocalShard, Part, data_fields, read_columns, special_columns
 from shardtools.torch.stats import Stats
 
 Located = tuple[Ints, Ints, Ints, Any]
@@ -30,9 +28,47 @@ Located = tuple[Ints, Ints, Ints, Any]
 class Run:
     """Some samples, in order: where they are, what was read of them, and what went wrong, by place.
 
-    ``nbytes`` is what they take in memory. If the system ``is_asked`` for them only, they are read when they are cut,
-    from files that are open until then: a context closes them. ``name`` returns the URL and the key of a sample by its
-    number, for errors.
+    ``columns`` has a list for each of ``names``; ``nbytes`` is what they take in memory.
+    """
+
+    def __init__(self, located: Located, names: Sequence[str], nbytes: int):
+        self.numbers, self.shards, self.rows, self.pads = located
+        self.names, self.nbytes = names, nbytes
+        self.columns: list[list[Any]] = [[None] * len(self.numbers) for _ in names]
+        self.errors: dict[int, ShardtoolsError] = {}
+        self.pieces: list[Future[None]] = []
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def read(self, places: Ints, parts: Sequence[Part]) -> None:
+        """Read the samples at some places, which are rows of some shards. It may be called by many threads.
+
+        Raises:
+            StorageError: they cannot be read.
+            ShardError: they are damaged.
+        """
+        self._add(places, self.names, read_columns(self.names, parts, self.pads[places]))
+
+    def _add(self, places: Ints, names: Sequence[str], found: Sequence[list[Any]]) -> None:
+        where = places.tolist()
+        for name, values in zip(names, found, strict=True):
+            column = self.columns[self.names.index(name)]
+            for place, value in zip(where, values, strict=True):
+                column[place] = value
+
+    def cut(self, start: int, stop: int) -> list[list[Any]]:
+        """Return some of the samples: a list for each of the names."""
+        return [column[start:stop] for column in self.columns]
+
+    def close(self) -> None:
+        """Close what it has open."""
+
+
+class AskedRun(Run):
+    """Samples of large files of this machine, for which the system is asked and which are read when they are cut.
+
+    The files are open until then. ``name`` returns the URL and the key of a sample by its number, for errors.
     """
 
     def __init__(
@@ -43,89 +79,62 @@ class Run:
         stats: Stats,
         name: Callable[[int], tuple[str, str]],
     ):
-        self.numbers, self.shards, self.rows, self.pads = located
-        fields, size = len(data_fields(names)), len(self.numbers)
-        self.nbytes = nbytes
-        self.is_asked = False
-        self.errors: dict[int, ShardtoolsError] = {}
-        self.pieces: list[Future[None]] = []
-        self._data = Uncut([], *(np.full((fields, size), start, np.int64) for start in (-1, 0, 0)))
-        self._special: list[list[Any]] = [[None] * size for _ in range(len(names) - fields)]
-        self._names, self._stats, self._name = names, stats, name
-        self._files, self._lock = ExitStack(), threading.Lock()
+        super().__init__(located, names, nbytes)
+        shape = len(data_fields(names)), len(self)
+        self._asked = Uncut([], *(np.full(shape, start, np.int64) for start in (-1, 0, 0)))
+        self._stats, self._name, self._files = stats, name, ExitStack()
 
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __enter__(self) -> Run:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the files that it reads from."""
-        self._files.close()
-
-    def ask_for(self, parts: Sequence[Part]) -> Uncut:
-        """Open the files of samples of some shards, let the system get what lies around these, and return where.
-
-        Raises:
-            StorageError: a file cannot be opened.
-        """
-        found = []
+    def read(self, places: Ints, parts: Sequence[Part]) -> None:
+        special = [name for name in self.names if name in SPECIAL]
+        self._add(places, special, special_columns(special, parts, self.pads[places]))
+        asked, at = self._asked, 0
         for shard, rows in parts:
             with os_errors(shard.url):
                 descriptor = self._files.enter_context(cast(LocalShard, shard).opened())
-                found.append(cast(LocalShard, shard).ask_for(rows, descriptor))
-        return joined(found)
-
-    def add(self, places: Ints, found: Uncut, special: Sequence[list[Any]]) -> None:
-        """Take what was read of the samples at some places. It may be called by many threads."""
-        data = self._data
-        with self._lock:
-            shift = len(data.bodies)
-            data.bodies.extend(found.bodies)
-        for values, column in zip(special, self._special, strict=True):
-            for place, value in zip(places.tolist(), values, strict=True):
-                column[place] = value
-        data.body[:, places] = np.where(found.body >= 0, found.body + shift, -1)
-        data.low[:, places], data.high[:, places] = found.low, found.high
+                offset, size = cast(LocalShard, shard).ask_for(rows, descriptor)
+            some, at = places[at : at + len(rows)], at + len(rows)
+            asked.body[:, some] = np.where(offset >= 0, len(asked.bodies), -1)
+            asked.low[:, some], asked.high[:, some] = offset, offset + size
+            asked.bodies.append(descriptor)
 
     def cut(self, start: int, stop: int) -> list[list[Any]]:
-        """Return some of the samples: a list for each of the names asked for."""
-        columns = by_field(self._data, slice(start, stop))
-        if self.is_asked:
-            begin = time.perf_counter()
-            found = [self._read(column, start) for column in columns]
-            self._stats.add(waited=time.perf_counter() - begin)
-        else:
-            found = [column.cut() for column in columns]
-        data, special = iter(found), iter(column[start:stop] for column in self._special)
-        return [next(special if name in SPECIAL else data) for name in self._names]
+        begin = time.perf_counter()
+        samples = slice(start, stop)
+        columns = zip(
+            *(column[:, samples] for column in (self._asked.body, self._asked.low, self._asked.high)), strict=True
+        )
+        data = iter([self._read(start, *column) for column in columns])
+        self._stats.add(waited=time.perf_counter() - begin)
+        return [
+            column[samples] if name in SPECIAL else next(data)
+            for name, column in zip(self.names, self.columns, strict=True)
+        ]
 
-    def _read(self, column: Uncut, start: int) -> list[bytes | None]:
-        """Return the values of a field that lie in files; note what cannot be read."""
-        files, pread = column.bodies, os.pread
-        places = list(zip(column.body.tolist(), column.low.tolist(), column.high.tolist(), strict=True))
+    def _read(self, first: int, file: Ints, start: Ints, stop: Ints) -> list[bytes | None]:
+        """Return the values of a field, from place ``first`` on; note what cannot be read."""
+        files, pread = self._asked.bodies, os.pread
+        places = list(zip(file.tolist(), start.tolist(), stop.tolist(), strict=True))
         try:
             values = [pread(files[i], b - a, a) if i >= 0 else None for i, a, b in places]
         except OSError:
             values = []
-        if sum(map(len, filter(None, values))) == int((column.high - column.low).sum()):
+        if sum(map(len, filter(None, values))) == int((stop - start).sum()):
             return values
-        return [self._read_one(start + at, files, *place) for at, place in enumerate(places)]
+        return [self._read_one(first + at, *place) for at, place in enumerate(places)]
 
-    def _read_one(self, place: int, files: Sequence[int], i: int, start: int, stop: int) -> bytes | None:
+    def _read_one(self, place: int, file: int, start: int, stop: int) -> bytes | None:
+        if file < 0:
+            return None
         url, key = self._name(int(self.numbers[place]))
         try:
             with os_errors(url):
-                value = os.pread(files[i], stop - start, start) if i >= 0 else None
-            if value is not None and len(value) < stop - start:
+                value = os.pread(self._asked.bodies[file], stop - start, start)
+            if len(value) < stop - start:
                 raise StorageError("the file was cut off", url=url, fix="start again")
         except StorageError as error:
             self.errors[place] = error.at(member=key)
             return None
         return value
+
+    def close(self) -> None:
+        self._files.close()

@@ -2,7 +2,6 @@
 
     rows -> offsets and sizes of their members -> plain local file: pread of each, or of neighbours together
                                                -> on a server, or packed: one read of ranges for all of them
-         -> Uncut: what was read, and where the members lie in it, which are cut out when they are wanted
 
 A shard holds no more than what the chosen fields need: 16 bytes for each of its samples and fields.
 """
@@ -15,7 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,7 @@ import numpy as np
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import StorageError
 from shardtools.shards.compression import is_plain
-from shardtools.shards.members import GAP as MEMBER_GAP
-from shardtools.shards.members import IndexedShard, Uncut, uncut
+from shardtools.shards.members import IndexedShard, Uncut
 from shardtools.shards.table import Keys, ShardTable
 from shardtools.shards.tar import Ints
 from shardtools.spec import is_local, name_of
@@ -54,6 +52,10 @@ TABLE_BYTES = 1 << 29
 
 SPECIAL = ("__key__", "__shard__", "__index__", "__pad__")
 """What may be asked for beside the data's own fields."""
+
+
+Values = list[list[bytes | None]]
+"""For each field, its bytes for each row, None where a sample has none."""
 
 
 class FieldColumns:
@@ -86,15 +88,13 @@ class FieldShard:
     url: str
     sizes: Ints
     """Bytes of the chosen fields of each sample."""
-    held: Ints
-    """Bytes of memory that they take at most once they are read."""
     weight: int
     """Bytes that it keeps in memory."""
 
-    def __init__(self, url: str, keys: Keys, sizes: Ints, held: Ints):
-        self.url, self.sizes, self.held = url, sizes, held
+    def __init__(self, url: str, keys: Keys, sizes: Ints):
+        self.url, self.sizes = url, sizes
         self._keys: Keys | list[str] = keys
-        self.weight = self.sizes.nbytes + self.held.nbytes + keys.data.nbytes + keys.ends.nbytes
+        self.weight = sizes.nbytes + keys.data.nbytes + keys.ends.nbytes
 
     def keys(self, rows: Sequence[int]) -> list[str]:
         """Return the keys of some samples."""
@@ -102,8 +102,8 @@ class FieldShard:
             self._keys = self._keys.tolist()
         return [self._keys[row] for row in rows]
 
-    def read(self, rows: Ints) -> Uncut:
-        """Return the chosen fields of some samples, whose rows rise: columns of a row for each field.
+    def read(self, rows: Ints) -> Values:
+        """Return the chosen fields of some samples, whose rows rise.
 
         Raises:
             StorageError: they cannot be read.
@@ -118,14 +118,13 @@ class LocalShard(FieldShard):
     def __init__(self, shard: IndexedShard, fields: Sequence[str], files: Files):
         columns = FieldColumns(shard.table, fields)
         start, stop = ends_of(columns.offset, columns.size)
-        span = stop - start
-        self.is_small = int(span.sum()) <= TOGETHER * len(span)
-        super().__init__(shard.url, shard.table.keys, columns.total, span + GAP if self.is_small else columns.total)
+        self.is_small = int((stop - start).sum()) <= TOGETHER * len(start)
+        super().__init__(shard.url, shard.table.keys, columns.total)
         self._filesize = shard.sidecar.filesize
         self._offset, self._size, self._files = columns.offset, columns.size, files
         self.weight += columns.offset.nbytes + columns.size.nbytes
 
-    def read(self, rows: Ints) -> Uncut:
+    def read(self, rows: Ints) -> Values:
         return read_local([(self, rows)])
 
     def lie(self, rows: Ints) -> tuple[Ints, Ints]:
@@ -136,21 +135,18 @@ class LocalShard(FieldShard):
         """A context that gives a descriptor of the file."""
         return self._files.opened(self.url, self._filesize)
 
-    def ask_for(self, rows: Ints, descriptor: int) -> Uncut:
-        """Let the system get what lies around some samples, whose rows rise; return where they lie in the open file.
-
-        The file's descriptor stands where `Uncut` has the bytes that were read.
-        """
+    def ask_for(self, rows: Ints, descriptor: int) -> tuple[Ints, Ints]:
+        """Let the system get what lies around some samples, whose rows rise, from the open file; return `lie`."""
         offset, size = self.lie(rows)
         if hasattr(os, "posix_fadvise"):
             start, stop = ends_of(offset, size)
             first = np.concatenate(([0], np.flatnonzero(start[1:] > stop[:-1] + WANTED_GAP) + 1))
             for a, b in zip(start[first].tolist(), np.maximum.reduceat(stop, first).tolist(), strict=True):
                 os.posix_fadvise(descriptor, a, b - a, os.POSIX_FADV_WILLNEED)
-        return Uncut([descriptor], np.where(offset >= 0, 0, -1), offset, offset + size)
+        return offset, size
 
 
-def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Uncut:
+def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Values:
     """Return the chosen fields of samples of some shards, whose rows rise in each; neighbours are read together.
 
     Raises:
@@ -172,7 +168,13 @@ def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Uncut:
         raise StorageError("the file was cut off", url=parts[0][0].url, fix="start again")
     of_run = np.repeat(np.arange(len(first)), np.diff(first, append=len(start)))
     low = np.where(size > 0, offset - begin[of_run], 0)
-    return Uncut(bodies, np.where(offset >= 0, of_run, -1), low, low + size)
+    return cut_fields(Uncut(bodies, np.where(offset >= 0, of_run, -1), low, low + size))
+
+
+def cut_fields(found: Uncut) -> Values:
+    """Return a list for each row of the columns."""
+    columns = zip(found.body, found.low, found.high, strict=True)
+    return [Uncut(found.bodies, *column).cut() for column in columns]
 
 
 def data_fields(names: Sequence[str]) -> tuple[str, ...]:
@@ -182,30 +184,6 @@ def data_fields(names: Sequence[str]) -> tuple[str, ...]:
 
 Part = tuple[FieldShard, Ints]
 """Some rows of a shard."""
-
-
-def read_parts(parts: Sequence[Part]) -> Uncut:
-    """Return the chosen fields of samples of some shards, whose rows rise in each: columns of a row for each field.
-
-    Raises:
-        StorageError: they cannot be read.
-        ShardError: they are damaged.
-    """
-    local = [(shard, rows) for shard, rows in parts if isinstance(shard, LocalShard)]
-    if len(local) == len(parts):
-        return read_local(local)
-    return joined([shard.read(rows) for shard, rows in parts])
-
-
-def joined(each: Sequence[Uncut]) -> Uncut:
-    """Return the samples of all, as one."""
-    if len(each) == 1:
-        return each[0]
-    shifts = accumulate((len(found.bodies) for found in each), initial=0)
-    body = [np.where(found.body >= 0, found.body + shift, -1) for found, shift in zip(each, shifts, strict=False)]
-    low, high = ([getattr(found, name) for found in each] for name in ("low", "high"))
-    bodies = list(chain.from_iterable(found.bodies for found in each))
-    return Uncut(bodies, *(np.concatenate(columns, axis=1) for columns in (body, low, high)))
 
 
 def special_columns(names: Sequence[str], parts: Sequence[Part], pads: Any) -> list[list[Any]]:
@@ -219,22 +197,25 @@ def special_columns(names: Sequence[str], parts: Sequence[Part], pads: Any) -> l
     return [known[name]() for name in names if name in known]
 
 
-def read_columns(names: Sequence[str], parts: Sequence[Part]) -> list[list[Any]]:
+def read_columns(names: Sequence[str], parts: Sequence[Part], pads: Any = None) -> list[list[Any]]:
     """Return a list for each of ``names`` of what samples of some shards have, whose rows rise in each.
 
+    ``pads`` says which samples are repeats; by default none.
+
     Raises:
-        StorageError, ShardError: as `read_parts` does.
+        StorageError: they cannot be read.
+        ShardError: they are damaged.
     """
-    found = read_parts(parts)
-    special = iter(special_columns(names, parts, np.zeros(found.body.shape[1], bool)))
-    data = iter(column.cut() for column in by_field(found, slice(None)))
+    local = [(shard, rows) for shard, rows in parts if isinstance(shard, LocalShard)]
+    if len(local) == len(parts):
+        data = iter(read_local(local))
+    else:
+        each = [shard.read(rows) for shard, rows in parts]
+        data = iter(list(chain.from_iterable(values)) for values in zip(*each, strict=True))
+    if pads is None:
+        pads = np.zeros(sum(len(rows) for _, rows in parts), bool)
+    special = iter(special_columns(names, parts, pads))
     return [next(special) if name in SPECIAL else next(data) for name in names]
-
-
-def by_field(found: Uncut, samples: slice) -> list[Uncut]:
-    """Return some samples of columns of a row for each field, as columns of one dimension for each field."""
-    columns = zip(found.body[:, samples], found.low[:, samples], found.high[:, samples], strict=True)
-    return [Uncut(found.bodies, *column) for column in columns]
 
 
 class RangedShard(FieldShard):
@@ -243,18 +224,16 @@ class RangedShard(FieldShard):
     def __init__(self, shard: Any, fields: Sequence[str], options: StorageOptions):
         table = shard.indexed.table
         columns = FieldColumns(table, fields)
-        super().__init__(shard.indexed.url, table.keys, columns.total, columns.total + len(fields) * MEMBER_GAP)
+        super().__init__(shard.indexed.url, table.keys, columns.total)
         self._shard, self._fields, self._member, self._options = shard, fields, columns.member, options
 
-    def read(self, rows: Ints) -> Uncut:
+    def read(self, rows: Ints) -> Values:
         if not self._shard.indexed.can_enter:  # its samples are cut out of a file that it was unpacked to
             records = self._shard.records(rows)
-            shape = (len(self._fields), len(rows))
-            found = uncut([record.get(field) for field in self._fields for record in records])
-            return Uncut(found.bodies, *(column.reshape(shape) for column in (found.body, found.low, found.high)))
+            return [[record.get(field) for record in records] for field in self._fields]
         wanted = self._member[:, rows]
         there = wanted >= 0
-        members = np.unique(wanted[there])
+        members = np.sort(wanted[there])
         with using(self._options):
             found = self._shard.indexed.read_uncut(members)
         columns = []
@@ -262,7 +241,7 @@ class RangedShard(FieldShard):
             column = np.full(wanted.shape, nothing, np.int64)
             column[there] = values[np.searchsorted(members, wanted[there])]
             columns.append(column)
-        return Uncut(found.bodies, *columns)
+        return cut_fields(Uncut(found.bodies, *columns))
 
 
 class Shards:
