@@ -105,13 +105,13 @@ class IndexedShard:
     def _read_spans(self, members: Ints) -> Uncut:
         start = self.table.offset[members]
         stop = start + self.table.size[members]
-        spans = merge((ByteRange(a, b) for a, b in zip(start.tolist(), stop.tolist(), strict=True)), GAP)
+        firsts, lasts = merge_close(start, stop, GAP)
+        spans = [ByteRange(a, b) for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)]
         bodies = get_storage(self.url).read_ranges(self.url, spans)
-        starts = np.array([span.start for span in spans], np.int64)
-        body = np.searchsorted(starts, start, side="right") - 1
+        body = np.searchsorted(firsts, start, side="right") - 1
         empty = start == stop  # an empty member may lie anywhere, also where nothing is read
         body[empty] = 0
-        low = np.where(empty, 0, start - (starts[body] if len(starts) else 0))
+        low = np.where(empty, 0, start - (firsts[body] if len(firsts) else 0))
         return Uncut(bodies or [b""], body, low, low + stop - start)
 
     def _check(self, members: Ints, found: Uncut) -> None:
@@ -162,6 +162,21 @@ class IndexedShard:
                 found[row] = data[starts[row] - span.start : stops[row] - span.start]
                 at += 1
         return [found.get(row, b"") for row in range(len(starts))]
+
+
+def merge_close(start: Ints, stop: Ints, gap: int) -> tuple[Ints, Ints]:
+    """Return the ends of sorted, disjoint spans that cover ranges, of which those at most ``gap`` apart are joined.
+
+    It does what `shardtools.storage.ranges.merge` does, for many ranges.
+
+    >>> merge_close(np.array([50, 0, 5, 22, 9]), np.array([60, 10, 20, 30, 9]), 2)
+    (array([ 0, 50]), array([30, 60]))
+    """
+    there = stop > start
+    order = np.argsort(start[there], kind="stable")
+    start, stop = start[there][order], np.maximum.accumulate(stop[there][order])
+    parted = start[1:] > stop[:-1] + gap
+    return start[np.append(True, parted)[: len(start)]], stop[np.append(parted, True)[: len(stop)]]
 
 
 _TOGETHER = 16 << 20
