@@ -65,6 +65,14 @@ ensure_torch() {
         quietly "$VENV/bin/python" -m pip install -q torch torchdata || fail "pip could not install torch and torchdata"
 }
 
+# TensorFlow for the CPU, if it can be installed: its tests are left out without it.
+ensure_tensorflow() {
+    "$VENV/bin/python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("tensorflow"))' && return
+    echo "installing TensorFlow into $VENV"
+    "$VENV/bin/python" -m pip install -q tensorflow-cpu >/dev/null 2>&1 ||
+        echo "pip could not install tensorflow-cpu; its tests will be skipped" >&2
+}
+
 ensure_nginx() {
     local sudo=()
     command -v nginx >/dev/null && return

@@ -87,20 +87,19 @@ class ShardIterable(IterableDataset[Any]):
         numbers, stats = Control.SHAPES
         self._numbers = shared(torch.zeros(numbers, dtype=torch.int64))
         self._stats = shared(torch.zeros(stats, dtype=torch.float64))
-        self._loader = Loader(ShardedDataset(source, options), settings, options, self._control())
-
-    def _control(self) -> Control:
-        return Control(self._numbers.numpy(), self._stats.numpy())
+        control = Control(self._numbers.numpy(), self._stats.numpy())
+        self._loader = Loader(ShardedDataset(source, options), settings, options, control)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a worker that is started anew gets: it may not be able to ask torch.distributed itself."""
         state = self.__dict__.copy()
-        state["_rank"] = self._place()
+        state["_rank"], state["_copied"] = self._place(), self._loader.control.copy()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        copied = state.pop("_copied")
         self.__dict__.update(state)
-        self._loader.control = self._control()
+        self._loader.control = Control(self._numbers.numpy(), self._stats.numpy(), copied)
 
     def _place(self) -> tuple[int, int]:
         return self._rank or find_rank(None, None)

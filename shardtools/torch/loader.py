@@ -184,6 +184,7 @@ class Loader:
 
     def begin(self, rank: int, world_size: int, worker: int | None = None, workers: int = 1) -> Iterator[Any]:
         """Return the batches of one worker of a rank, from where the epoch stands."""
+        self.control.enter(worker)
         epoch, start, loaded = self.control.epoch, self.control.start, self._loaded
         first, stride = worker or 0, workers
         if loaded is not None:

@@ -58,15 +58,17 @@ class Mixture(IterableDataset[Any]):
         self._numbers = shared(torch.zeros(numbers, dtype=torch.int64))
         self._stats = shared(torch.zeros(stats, dtype=torch.float64))
         self._origins = shared(torch.zeros((len(sources), 2), dtype=torch.int64))
+        self._copied_origins: Origins = [(0, 0)] * len(sources)  # as `Control` has other numbers
+        self._control = Control(self._numbers.numpy(), self._stats.numpy())
         self._loaded: Mapping[str, Any] | None = None
         self._done: tuple[int, bool] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None, "_done": None}
+        return {**self.__dict__, "_loaded": None, "_done": None, "_control": self._control.copy()}
 
-    @property
-    def _control(self) -> Control:
-        return Control(self._numbers.numpy(), self._stats.numpy())
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._control = Control(self._numbers.numpy(), self._stats.numpy(), state["_control"])
 
     # --- epochs
 
@@ -82,6 +84,7 @@ class Mixture(IterableDataset[Any]):
 
     def _set(self, epoch: int, start: int, origins: Sequence[Sequence[int]]) -> None:
         self._origins[:] = torch.tensor(list(map(list, origins)))
+        self._copied_origins = [(a, b) for a, b in origins]
         self._control.set(epoch, start)
         self._done = self._loaded = None
 
@@ -101,15 +104,17 @@ class Mixture(IterableDataset[Any]):
         counts = [source.split(at).count for source, (_, at) in zip(self.sources, origins, strict=True)]
         return choose(counts, self.weights, self._stop, self._seed, epoch, first)
 
-    def _now(self) -> tuple[int, int, Origins]:
-        """Return the epoch, the next batch and the origins of the next pass."""
+    def _now(self, is_first: bool = False) -> tuple[int, int, Origins]:
+        """Return the epoch, the next batch and the origins of the next pass; ``is_first`` as `Control.enter` says."""
         control = self._control
-        origins = [(0, 0)] * len(self.sources) if control.is_done else [(a, b) for a, b in self._origins.tolist()]
+        if control.is_done:
+            return control.epoch, control.start, [(0, 0)] * len(self.sources)
+        origins = self._copied_origins if is_first else [(a, b) for a, b in self._origins.tolist()]
         return control.epoch, control.start, origins
 
     def __iter__(self) -> Iterator[Any]:
         worker, workers = this_worker()
-        epoch, first, origins = self._now()
+        epoch, first, origins = self._now(self._control.enter(worker))
         turn = worker or 0
         if self._loaded is not None:
             epoch, first, origins = self._loaded["epoch"], self._loaded["batches"], list(self._loaded["origins"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from shardtools.errors import JobError
-from shardtools.torch import ShardBatches, ShardIterable, Window
+from shardtools.torch import ShardBatches, ShardIterable, Window, mix
 from tests.datasets import written_dataset
 from tests.servers import NginxServer, wait_until
 from tests.torch.conftest import TOTAL
@@ -339,6 +341,31 @@ def test_what_is_read_is_what_is_there(nginx: NginxServer, longest: int, ending:
                 found.update({key: [x, y] for key, x, y in zip(keys, a, d, strict=True)})
             assert found == {key: row for key, row in expected.items() if None not in row}
             assert len(skipped) == sum(None in row for row in expected.values()) > 0
+
+
+def wait_for(event: Any, worker: int) -> None:
+    """Let the second worker begin only when the event is set."""
+    assert worker == 0 or event.wait(100)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_an_epoch_set_while_workers_start(spec: str, method: str, mixed: bool) -> None:
+    """As a Trainer does that goes on from a checkpoint: all workers stay in the epoch that the loader began with."""
+    train = ShardIterable(spec, fields=("id",), decode=True, shuffle=True, batch_size=4, uneven="uneven")
+    data = mix([train], stop="first") if mixed else train
+    event = multiprocessing.get_context(method).Event()
+    loader = DataLoader(
+        data, batch_size=None, num_workers=2, multiprocessing_context=method, worker_init_fn=partial(wait_for, event)
+    )
+    batches = iter(loader)
+    found = next(batches)[0].tolist()
+    data.set_epoch(1)
+    event.set()
+    found += [number for batch in batches for number in batch[0].tolist()]
+    assert sorted(found) == list(range(TOTAL))
+    found = [number for batch in loader for number in batch[0].tolist()]
+    assert sorted(found) == list(range(TOTAL)) and data.epoch == 1
 
 
 # --- resources
