@@ -66,6 +66,19 @@ def scan(buffer: Bytes, *, base: int = 0, final: bool = True, ended: bool = Fals
     return replace(result, wanted=found.wanted - result.consumed) if found.wanted else result
 
 
+def scan_located(buffer: Bytes, start: Ints, size: Ints, url: str | None) -> ShardTable:
+    """Return the table of the samples whose headers are at ``start``, given the sizes of what they head.
+
+    The buffer has these headers and the data of extension headers; that of members need not be there.
+
+    Raises:
+        CorruptError, DuplicateKeyError: as `scan` does.
+    """
+    builder = _Builder(buffer, 0, url)
+    builder.add(start, size)
+    return builder.finish(len(buffer), whole=True, ended=True).table
+
+
 @dataclass
 class _Builder:
     """Groups headers into samples, a chunk at a time."""

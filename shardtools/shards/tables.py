@@ -14,7 +14,7 @@ from hashlib import blake2b
 from shardtools.shards.compression import is_plain
 from shardtools.shards.energon import EnergonIndex
 from shardtools.shards.foreign import read_foreign
-from shardtools.shards.indexing import index_shard
+from shardtools.shards.indexing import index_shard, quick_index
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import dump, parse, read_sidecar
 from shardtools.spec import identity, is_local
@@ -77,7 +77,7 @@ class Tables:
         if (sidecar := read_foreign(url, stat.size, self.energon)) is not None:
             return IndexedShard(url, sidecar)
         # Of what is read from plain local files no checksum is looked at.
-        shard = IndexedShard(url, index_shard(url, checksums=not (is_local(url) and is_plain(url))))
+        shard = IndexedShard(url, quick_index(url) if is_local(url) and is_plain(url) else index_shard(url))
         if place is not None:
             with get_storage(place).create(place) as sink:
                 sink.write(dump(shard.sidecar))

@@ -50,6 +50,16 @@ _WITHOUT_DATA = np.zeros(256, bool)
 _WITHOUT_DATA[list(b"123456")] = True
 
 
+BEFORE_A_MEMBER = bytes([PAX, _LONG_NAME, _LONG_LINK])
+"""The type flags of headers that describe the next member."""
+
+EMPTY = b"123456"
+"""Those of members without data."""
+
+USUAL = b"\x007" + b"0" + EMPTY + BEFORE_A_MEMBER
+"""Those that a shard usually has: all but global headers, sparse files, and what nobody knows."""
+
+
 @dataclass(frozen=True)
 class Located:
     """Where the headers of a buffer are: one row for each header, extension headers too.
