@@ -57,7 +57,11 @@ def first(root: str, pattern: str) -> Iterator[Work]:
 
 @contextmanager
 def start(root: str, shards: int, samples: int, skip: int = 0) -> Iterator[Work]:
-    """Get the first batch of many shards, which are one file under many names; after ``skip`` samples, if any."""
+    """Get the first batch of many shards, which are one file under many names; after ``skip`` samples, if any.
+
+    PyTorch, which takes longer to import, is there before.
+    """
+    import shardtools.torch.iterable  # noqa: F401
     from benchmarks.data import write_with_shardtools
 
     folder = os.path.join(root, "output", "many")

@@ -67,6 +67,13 @@ class IndexedShard:
         """The table of the shard."""
         return self.sidecar.table()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in memory, with its table."""
+        table = self.table
+        columns = (table.start, table.stop, table.first, table.field, table.offset, table.size, table.keys.ends)
+        return sum(column.nbytes for column in (*columns, *self.sidecar.columns.values()))
+
     @cached_property
     def is_plain(self) -> bool:
         """Whether the shard is not packed, so that its bytes are those of the tar file."""

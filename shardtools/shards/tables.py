@@ -85,7 +85,7 @@ class Tables:
         return shard
 
     def _keep(self, number: int, stat: Stat, shard: IndexedShard) -> None:
-        weight = sum(column.nbytes for column in shard.sidecar.columns.values())
+        weight = shard.nbytes
         with self._lock:
             if self._read_bytes + weight <= READ_BYTES:
                 self._read[number] = stat, shard

@@ -9,7 +9,6 @@ A shard holds no more than what the chosen fields need: 16 bytes for each of its
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -44,11 +43,11 @@ WANTED_GAP = 1 << 18
 PIECE = 1 << 20
 """Bytes of a local file to read together."""
 
-TABLES = 256
-"""Shards whose tables are kept, where they are on a server or packed."""
-
 TABLE_BYTES = 1 << 29
-"""Bytes of the tables of plain local shards to keep."""
+"""Bytes of the tables of shards to keep."""
+
+UNPACKED = 64
+"""Shards to keep as unpacked copies, which those need that cannot be entered in the middle."""
 
 SPECIAL = ("__key__", "__shard__", "__index__", "__pad__")
 """What may be asked for beside the data's own fields."""
@@ -225,6 +224,9 @@ class RangedShard(FieldShard):
         table = shard.indexed.table
         columns = FieldColumns(table, fields)
         super().__init__(shard.indexed.url, table.keys, columns.total)
+        self.weight += columns.member.nbytes + shard.indexed.nbytes
+        if not shard.indexed.can_enter:
+            self.weight += TABLE_BYTES // UNPACKED
         self._shard, self._fields, self._member, self._options = shard, fields, columns.member, options
 
     def read(self, rows: Ints) -> Values:
@@ -294,7 +296,7 @@ class Shards:
             with self._lock:
                 self._open[number] = shard
                 self._weight += shard.weight
-                while len(self._open) > 1 and (len(self._open) > self._limit or self._weight > TABLE_BYTES):
+                while len(self._open) > 1 and self._weight > TABLE_BYTES:
                     self._weight -= self._open.popitem(last=False)[1].weight
                 self._opening.pop(number, None)
             return shard
@@ -303,10 +305,6 @@ class Shards:
         if self.is_near(number):
             return LocalShard(self._dataset.indexed(number), self._fields, self._files)
         return RangedShard(self._dataset.shard(number), self._fields, self._options)
-
-    @property
-    def _limit(self) -> int:
-        return TABLES if not self.is_near(0) else sys.maxsize
 
     def close(self) -> None:
         """Close all files."""

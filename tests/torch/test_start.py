@@ -66,3 +66,10 @@ def test_shards_without_sidecars_are_read_once(nginx: NginxServer) -> None:
             assert sum(len(batch[0]) for batch in train) == 100
         whole = [head for head in proxy.heads if head.startswith("GET") and "range:" not in head.lower()]
         assert sum(".tar HTTP" in head for head in whole) == 2, "the tables of both were kept"
+
+
+def test_a_full_shuffle_opens_each_shard_once(nginx: NginxServer) -> None:
+    name = write_dataset(nginx.root, 300, 3)
+    train = ShardBatches(nginx.url + name, fields=("txt",), shuffle="full", batch_size=9)
+    assert sum(len(batch[0]) for batch in train) == 900
+    assert train.stats()["shards"] == 300
