@@ -37,7 +37,7 @@ from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record, records
 from shardtools.shards.tables import Tables
 from shardtools.shards.tar import Ints
-from shardtools.spec import Destination, name_of
+from shardtools.spec import Destination, is_local, name_of
 from shardtools.storage import StorageOptions, get_storage, using
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,9 @@ class ShardedDataset(Sequence[Record]):
     def _of_all(self, call: Callable[[IndexedShard], Any]) -> list[Any]:
         """Return what ``call`` gives for each shard; log what takes long."""
         total, told, found = len(self._urls), time.monotonic() + PATIENCE, []
-        with closing(self._each(lambda number: call(self.indexed(number)), range(total))) as results:
+        # Of this machine, more threads than it has processors would wait for each other.
+        threads = len(os.sched_getaffinity(0)) if all(map(is_local, self._urls)) else THREADS
+        with closing(self._each(lambda number: call(self.indexed(number)), range(total), threads)) as results:
             for result in results:
                 found.append(result)
                 if time.monotonic() > told:
@@ -180,7 +182,7 @@ class ShardedDataset(Sequence[Record]):
         """Return what ``call`` gives for each argument, some at a time; errors are raised."""
         return list(self._each(call, list(arguments)))
 
-    def _each(self, call: Any, given: Sequence[Any]) -> Generator[Any, None, None]:
+    def _each(self, call: Any, given: Sequence[Any], threads: int = THREADS) -> Generator[Any, None, None]:
         """Yield what ``call`` gives for each argument, in order."""
         if len(given) < 2:
             yield from map(call, given)
@@ -189,7 +191,7 @@ class ShardedDataset(Sequence[Record]):
         def inside(context: Context, argument: Any) -> Any:
             return context.run(call, argument)
 
-        pool = ThreadPoolExecutor(min(THREADS, len(given)), "shardtools-dataset")
+        pool = ThreadPoolExecutor(min(threads, len(given)), "shardtools-dataset")
         try:
             with using(self._options):
                 results = pool.map(inside, [copy_context() for _ in given], given)

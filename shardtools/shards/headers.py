@@ -3,7 +3,7 @@
     a header, and what follows it up to a page -> its size tells where the next one is -> all headers, end to end
       -> the tables that scan.py makes of them -> offsets in the file
 
-It is for members that are large beside a page. Whatever is unusual is left to those who read all of the file.
+It is for large members. Whatever is unusual is left to those who read all of the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ PAGE = 4096
 """Bytes that are read at a time: the headers of the small members beside a large one are often among them."""
 
 FIRST = 128
-"""Headers after which it is known whether the members are large: below a page on average, all is read more quickly."""
+"""Headers after which it is known whether the members are large."""
+
+LARGE = 1 << 15
+"""The mean size of members up to which all is read more quickly, by threads that need not wait for each other."""
 
 _OCTAL = re.compile(rb"[0-7]{11}").fullmatch
 
@@ -97,7 +100,7 @@ class _Headers:
             self.sizes.append(size)
             self.blocks.append(header)
             at = stop
-            if len(self.starts) == FIRST and at < FIRST * PAGE:
+            if len(self.starts) == FIRST and at < FIRST * LARGE:
                 return False
         return kind not in tar.BEFORE_A_MEMBER and self._ends(at)
 

@@ -176,7 +176,7 @@ class ShardIterable(IterableDataset[Any]):
 
         ``batches``; ``samples`` and ``bytes`` that were read; ``waited``, the seconds that iterations waited for them;
         ``skipped`` and ``repeated`` samples; ``shards``, how often one was opened; ``peak_bytes``, the most that was
-        held in memory, summed over processes; ``retries`` of requests; and ``cache_hits`` and ``cache_misses``, objects
+        read ahead, summed over processes; ``retries`` of requests; and ``cache_hits`` and ``cache_misses``, objects
         and parts of them that the cache had and had not.
         """
         return self._loader.control.totals()

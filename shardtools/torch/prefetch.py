@@ -45,7 +45,7 @@ FAR_THREADS = 32
 """Threads that read from servers."""
 
 NEAR_PIECE = 8 << 20
-FAR_PIECE = 4 << 20
+FAR_PIECE = 8 << 20
 """Bytes that a thread reads at a time."""
 
 OVERHEAD = 200

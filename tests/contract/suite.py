@@ -437,9 +437,10 @@ class StorageContract:
         assert place.storage.list(place.url("none/at/all-")) == []
 
     def test_list_of_many(self, place: Place) -> None:
-        for i in range(1500):
+        count = 1010  # a page of S3's and Google's answers has 1,000
+        for i in range(count):
             place.put(f"d/{i:06d}.tar", b"")
-        assert place.storage.list(place.url("d/")) == [place.url(f"d/{i:06d}.tar") for i in range(1500)]
+        assert place.storage.list(place.url("d/")) == [place.url(f"d/{i:06d}.tar") for i in range(count)]
 
     @pytest.mark.parametrize("name", ODD_NAMES)
     def test_odd_names(self, place: Place, name: str) -> None:

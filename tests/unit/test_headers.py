@@ -122,7 +122,7 @@ def test_small_members_are_read_whole_and_large_ones_are_not(place: Path, monkey
     place.write_bytes(make_tar(Member(f"{i}.cls", b"1") for i in range(200)))
     assert scan_headers(str(place)) is None
     place.write_bytes(
-        make_tar(Member(f"{i}.{name}", bytes(size)) for i in range(200) for name, size in (("a", 3), ("b", 20_000)))
+        make_tar(Member(f"{i}.{name}", bytes(size)) for i in range(200) for name, size in (("a", 3), ("b", 70_000)))
     )
     counts.clear()
     table = scan_headers(str(place))
