@@ -417,7 +417,7 @@ def test_a_job_reads_each_shard_once_in_its_life(tmp_path: Path, place: str) -> 
     common = ("-q", "-c", place, "-j", "2", "-p", "same.py")
     assert run(*common, f"data/{Path(spec).name}", "a/out-@4.tar", cwd=tmp_path).status == 0
     with nginx_server(tmp_path / "data") as server:
-        for name in "bcd":
+        for name in "bc":
             outcome = run(
                 *common, "--cache", "cache:1G", server.url + Path(spec).name, f"{name}/out-@4.tar", cwd=tmp_path
             )
@@ -428,6 +428,6 @@ def test_a_job_reads_each_shard_once_in_its_life(tmp_path: Path, place: str) -> 
                 n: d for n, d in expected.items() if n.endswith(".tar")
             }
         shards = [f"/in-{i}.tgz " for i in range(4)]
-        wait_until(lambda: server.log_path.read_text().count('"HEAD /in-3.tgz ') >= 3, "the log")
+        wait_until(lambda: server.log_path.read_text().count('"HEAD /in-3.tgz ') >= 2, "the log")
         log = server.log_path.read_text()
         assert [log.count(f'"GET {shard}') for shard in shards] == [1] * 4
