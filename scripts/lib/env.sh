@@ -5,6 +5,8 @@ VENV=$ROOT/.venv
 # Debian keeps nginx in /usr/sbin, which is not on everyone's PATH.
 PATH=$VENV/bin:$PATH:/usr/local/sbin:/usr/sbin
 export PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+# Else every process that a test starts would compile the package anew.
+unset PYTHONDONTWRITEBYTECODE
 
 fail() {
     echo "${0##*/}: error: $*" >&2
@@ -61,15 +63,15 @@ PYTHON
 ensure_torch() {
     "$VENV/bin/python" -c 'import torch, torchdata' 2>/dev/null && return
     echo "installing PyTorch into $VENV"
-    "$VENV/bin/python" -m pip install -q --no-compile torch==2.13.0+cpu torchdata >/dev/null 2>&1 ||
-        quietly "$VENV/bin/python" -m pip install -q --no-compile torch torchdata || fail "pip could not install torch and torchdata"
+    "$VENV/bin/python" -m pip install -q torch==2.13.0+cpu torchdata >/dev/null 2>&1 ||
+        quietly "$VENV/bin/python" -m pip install -q torch torchdata || fail "pip could not install torch and torchdata"
 }
 
 # TensorFlow for the CPU, if it can be installed: its tests are left out without it.
 ensure_tensorflow() {
     "$VENV/bin/python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("tensorflow"))' && return
     echo "installing TensorFlow into $VENV"
-    "$VENV/bin/python" -m pip install -q --no-compile tensorflow-cpu >/dev/null 2>&1 ||
+    "$VENV/bin/python" -m pip install -q tensorflow-cpu >/dev/null 2>&1 ||
         echo "pip could not install tensorflow-cpu; its tests will be skipped" >&2
 }
 
