@@ -15,6 +15,7 @@
     │   ├── CorruptError                              it is damaged, or not what its name says
     │   ├── DuplicateKeyError                         two samples with one key, or two members with one field
     │   └── StaleTableError                           a sidecar that does not describe its shard
+    ├── LimitError           (ValueError)         it is larger than `shardtools.limits` allows
     ├── FieldError           (TypeError)          a value that its field's extension cannot encode or decode
     ├── ScriptError          (ValueError)         a user's script that cannot be used
     │   └── SampleError                               a user's function failed on a sample
@@ -147,6 +148,10 @@ class DuplicateKeyError(ShardError):
 
 class StaleTableError(ShardError):
     """A sidecar does not describe the shard beside it."""
+
+
+class LimitError(ShardtoolsError, ValueError):
+    """Something from outside is larger than the limit for its kind; see `shardtools.limits`."""
 
 
 class FieldError(ShardtoolsError, TypeError):

@@ -19,6 +19,7 @@ from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, Spec
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
+    from shardtools.limits import Limits
 
 FAILED, USAGE, SKIPPED, INTERRUPTED = 1, 2, 3, 130
 
@@ -83,6 +84,14 @@ _STORAGE_OPTIONS = [
         "there the next time.  [default SIZE: 10GB]",
     ),
     click.option("--verify", is_flag=True, help="Insist that every shard that is read matches its sidecar's checksum."),
+    click.option(
+        "--max",
+        "maxima",
+        multiple=True,
+        metavar="KIND=SIZE",
+        help="Let things from outside be larger than usual: a 'sample', a 'header' of a member, a 'sidecar', "
+        "a 'manifest', an 'index' of another program, a 'listing'.",
+    ),
 ]
 _DRY_OPTIONS = [
     click.option("--dry-run", is_flag=True, help="Make every check, say what would be done, and do nothing."),
@@ -123,8 +132,25 @@ def run_options(given: dict[str, Any]) -> RunOptions:
         resume=given.get("resume", False),
         on_error=given["on_error"],
         report=given["report"],
-        storage=StorageOptions(given["retries"], given["timeout"], _cache(given["cache"]), given["verify"]),
+        storage=StorageOptions(
+            given["retries"], given["timeout"], _cache(given["cache"]), given["verify"], _limits(given["maxima"])
+        ),
     )
+
+
+def _limits(given: Sequence[str]) -> Limits:
+    """Return the limits of which some were given as ``KIND=SIZE``."""
+    from shardtools.limits import KINDS, Limits
+    from shardtools.spec import parse_size
+
+    sizes = {}
+    for text in given:
+        kind, equals, size = text.partition("=")
+        if not equals or kind not in KINDS:
+            fix = f"write KIND=SIZE, as in sample=8GB; kinds are {', '.join(KINDS)}"
+            raise SpecError(f"--max cannot be {text!r}", fix=fix)
+        sizes[kind] = parse_size(size)
+    return Limits(**sizes)
 
 
 def _cache(text: str | None) -> str | None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from shardtools.errors import NotFoundError, SpecError
+from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.spec import scheme_of
 
 Buffer = bytes | bytearray | memoryview
@@ -91,7 +92,8 @@ class StorageOptions:
     ``retries`` is how often in a row a request is tried again after a failure that may pass, ``timeout`` how many
     seconds to wait for the next bytes from a server. ``cache``, as ``DIR`` or ``DIR:SIZE``, is a folder that keeps
     what is read from servers (see ``cache.py``). With ``verify`` every shard that is read whole must have a sidecar
-    and match its checksum; without it, those that come from a server and have one.
+    and match its checksum; without it, those that come from a server and have one. ``limits`` says how large things
+    from outside may be.
 
     Raises:
         ValueError: a number makes no sense.
@@ -102,6 +104,7 @@ class StorageOptions:
     timeout: float = 60.0
     cache: str | None = None
     verify: bool = False
+    limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
         if self.retries < 0 or not self.timeout > 0:
@@ -290,3 +293,22 @@ def get_storage(url: str) -> Storage:
         # setdefault: of two threads that get here at once, both return the same instance.
         storage = _instances.setdefault((scheme, options), made)
     return storage
+
+
+def read_limited(url: str, kind: str) -> bytes:
+    """Return all bytes of an object that is of a ``kind`` with a limit (see `shardtools.limits`).
+
+    Raises:
+        NotFoundError: there is no such object.
+        StorageError: it cannot be read.
+        LimitError: it is larger than its kind may be; no more than that was read of it.
+    """
+    limits, pieces, size = current_options().limits, [], 0
+    with get_storage(url).open(url) as stream:
+        if stream.stat.size is not None:
+            limits.check(kind, stream.stat.size, url=url)
+        while piece := stream.read(_READALL_PIECE):
+            size += len(piece)
+            limits.check(kind, size, url=url)
+            pieces.append(piece)
+    return b"".join(pieces)

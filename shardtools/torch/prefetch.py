@@ -158,7 +158,9 @@ class Prefetch:
             numbers, shards, rows, pads = located
             some = numbers[:fitting], shards[:fitting], rows[:fitting], pads[:fitting]
             nbytes = int(held[:fitting][-1])
-            if all(shard.is_small for shard in opened.values() if isinstance(shard, LocalShard)):
+            readable = [shard for shard in opened.values() if isinstance(shard, FieldShard)]
+            local = [shard for shard in readable if isinstance(shard, LocalShard)]
+            if len(local) < len(readable) or all(shard.is_small for shard in local):
                 run = Run(some, self._names, nbytes)
             else:
                 run = AskedRun(some, self._names, nbytes, self._stats, self.name)

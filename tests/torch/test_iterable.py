@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from shardtools.errors import JobError
 from shardtools.torch import ShardBatches, ShardIterable, Window, mix
-from tests.datasets import written_dataset
+from tests.datasets import write_shard, written_dataset
 from tests.servers import NginxServer, wait_until
 from tests.torch.conftest import TOTAL
 
@@ -343,6 +343,20 @@ def test_what_is_read_is_what_is_there(nginx: NginxServer, longest: int, ending:
             assert len(skipped) == sum(None in row for row in expected.values()) > 0
 
 
+@pytest.mark.parametrize("size", [100, 20_000])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_shards_of_several_kinds(tmp_path: Path, nginx: NginxServer, size: int, turn: int) -> None:
+    """In one window: local files, packed and not, and one on a server."""
+    sources = [f"{tmp_path}/a.tar", f"{tmp_path}/b.tgz", f"{nginx.url}c.tar", f"{tmp_path}/d.tar"][::turn]
+    for source in sources:
+        name = source[-5:]
+        folder = nginx.root if source.startswith("http") else tmp_path
+        write_shard(folder / name, [(f"{name[0]}{i}.bin", name[0].encode() * size) for i in range(20)])
+    train = ShardIterable(sources, fields=("__key__", "bin"), shuffle=True, batch_size=8, uneven="uneven")
+    found = {key: value for keys, values in train for key, value in zip(keys, values, strict=True)}
+    assert found == {f"{name}{i}": name.encode() * size for name in "abcd" for i in range(20)}
+
+
 def wait_for(event: Any, worker: int) -> None:
     """Let the second worker begin only when the event is set."""
     assert worker == 0 or event.wait(100)
@@ -399,8 +413,6 @@ def test_leaving_early_stops_everything(folder: Path, decode: bool) -> None:
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    from tests.datasets import written_dataset
-
     rows = [[{"key": f"{s}-{i}", "bin": bytes(20_000)} for i in range(100)] for s in range(8)]
     written_dataset(tmp_path, "in-@8.tar", rows)
     train = ShardIterable(str(tmp_path / "in-@8.tar"), fields=("bin",), shuffle=True, batch_size=10, memory=1_000_000)

@@ -12,7 +12,21 @@ import pytest
 
 import shardtools
 
-LAYERS = ["errors", "spec", "storage", "shards", "engine", "jobs", "dataset", "view", "array", "torch", "viewer", "cli"]
+LAYERS = [
+    "errors",
+    "limits",
+    "spec",
+    "storage",
+    "shards",
+    "engine",
+    "jobs",
+    "dataset",
+    "view",
+    "array",
+    "torch",
+    "viewer",
+    "cli",
+]
 ROOT = Path(shardtools.__file__).parent
 HEAVY = {"dask", "distributed", "requests", "boto3", "numpy", "PIL", "zstandard", "isal", "webdataset", "torch", "zarr"}
 

@@ -1,0 +1,61 @@
+"""How large things from outside may be, each kind of thing; the one place where that is said.
+
+A shard's header may claim any size, a few megabytes may unpack to many gigabytes, and a server may send without end.
+Whatever is held in memory on the word of a file that somebody else has made has its limit here. What exceeds it is a
+`LimitError`, which says how to raise the limit: ``--max KIND=SIZE``, or ``limits=Limits(KIND=SIZE)`` in Python.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from shardtools.errors import LimitError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest number of bytes of each kind of thing.
+
+    ``sample``: one sample of a shard, headers included, where it is held in memory.
+    ``header``: the extension headers (pax, GNU) of one member.
+    ``sidecar``: a sidecar, as stored and as unpacked.
+    ``manifest``: a manifest, or an index for wids.
+    ``index``: an index of DALI or Energon.
+    ``listing``: what a server answers when it lists a folder.
+
+    Raises:
+        ValueError: a limit is not above zero.
+    """
+
+    sample: int = 4 << 30
+    header: int = 16 << 20
+    sidecar: int = 2 << 30
+    manifest: int = 512 << 20
+    index: int = 512 << 20
+    listing: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        for name in KINDS:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"the limit of {name} must be above zero: {getattr(self, name)}")
+
+    def check(self, kind: str, size: int, *, url: str | None = None, member: str | None = None) -> None:
+        """Raise if a thing of this kind, of ``size`` bytes or more, is too large.
+
+        Raises:
+            LimitError: it is.
+        """
+        limit = getattr(self, kind)
+        if size > limit:
+            raise LimitError(
+                f"its {kind} has more than {limit:,} bytes, which is the limit",
+                url=url,
+                member=member,
+                fix=f"if it may be as large as that, raise the limit: --max {kind}=SIZE",
+            )
+
+
+KINDS = tuple(field.name for field in fields(Limits))
+"""The kinds of things that have a limit."""
+
+DEFAULT_LIMITS = Limits()

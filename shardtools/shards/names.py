@@ -1,0 +1,35 @@
+"""What a key and a field may be called: the one rule, for what is read, written, and said by files beside shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+KEY_FIELD = "key"
+"""The entry of a record that holds its key, so that no field can have this name."""
+
+SPECIAL = "__"
+"""What the names of entries begin with that say where a record came from."""
+
+
+def is_field(name: str) -> bool:
+    """Return whether a field can have this name.
+
+    >>> [is_field(name) for name in ("jpg", "seg.png", "", "a/../b", "key", "__url__")]
+    [True, True, False, False, False, False]
+    """
+    return bool(name) and "/" not in name and "\0" not in name and name != KEY_FIELD and not name.startswith(SPECIAL)
+
+
+def is_key(name: str) -> bool:
+    """Return whether a sample can have this key: a path whose last component is not empty and has no dot.
+
+    >>> [is_key(name) for name in ("v1.0/a", "a", "", "a/", "a.b", "./a")]
+    [True, True, False, False, False, False]
+    """
+    base = name.rpartition("/")[2]
+    return bool(base) and "." not in base and "\0" not in name and not name.startswith("./")
+
+
+def wrong_fields(names: Iterable[str]) -> list[str]:
+    """Return those of ``names`` that no field can have."""
+    return [name for name in names if not is_field(name)]
