@@ -18,7 +18,7 @@ class Limits:
 
     ``sample``: one sample of a shard, headers included, where it is held in memory.
     ``header``: the extension headers (pax, GNU) of one member.
-    ``sidecar``: a sidecar, as stored and as unpacked.
+    ``sidecar``: a sidecar, as stored, and what its table takes in memory.
     ``manifest``: a manifest, or an index for wids.
     ``index``: an index of DALI or Energon.
     ``listing``: what a server answers when it lists a folder.
@@ -29,7 +29,7 @@ class Limits:
 
     sample: int = 4 << 30
     header: int = 16 << 20
-    sidecar: int = 2 << 30
+    sidecar: int = 256 << 20
     manifest: int = 512 << 20
     index: int = 512 << 20
     listing: int = 256 << 20

@@ -21,7 +21,6 @@ from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, Spec
 from shardtools.jobs.options import OnError, RunOptions, expand_sources
 from shardtools.jobs.ordered import run_in_order
 from shardtools.shards import dali, wids
-from shardtools.shards.compression import is_plain
 from shardtools.shards.indexing import index_shard
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
 from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
@@ -229,7 +228,7 @@ def export(
 def _dali_urls(urls: Sequence[str]) -> list[str]:
     found: dict[str, str] = {}
     for url in urls:
-        if not is_plain(url) or url == "-":
+        if not name_of(url).endswith(".tar"):
             raise JobError(
                 "DALI reads plain .tar files only", url=url, fix="make such shards with htshuffle or htmapper"
             )

@@ -15,13 +15,17 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from isal import igzip, isal_zlib
 
 from shardtools.errors import CorruptError, SpecError, StorageError, TruncatedError
 from shardtools.shards.tar import REPAIR
 from shardtools.spec import name_of
+from shardtools.storage import ByteRange, get_storage
+
+Packing = Literal["tar", "gzip", "zstd"]
+"""How the bytes of a shard are packed; ``"tar"``: not at all."""
 
 ENTRY_EVERY = 256 << 10
 """Bytes of the tar file between entry points, at least."""
@@ -57,6 +61,7 @@ class Packer:
     entered anywhere, and its samples may come many at a time.
     """
 
+    packing: Packing = "tar"
     by_sample = False
 
     def __init__(self) -> None:
@@ -121,6 +126,8 @@ class _EntryPacker(Packer):
 class GzipPacker(_EntryPacker):
     """Writes one gzip member, whose deflate stream begins anew at each entry point."""
 
+    packing = "gzip"
+
     def __init__(self) -> None:
         super().__init__()
         self._deflate: Any = None
@@ -167,6 +174,8 @@ def _deflate_for(data: memoryview) -> Any:
 class ZstdPacker(_EntryPacker):
     """Writes independent zstd frames with checksums."""
 
+    packing = "zstd"
+
     def __init__(self) -> None:
         super().__init__()
         import zstandard
@@ -200,13 +209,25 @@ def packer_for(url: str) -> Packer:
     raise SpecError("not the name of a shard", url=url, fix=f"end it with one of {', '.join(_PACKERS)}")
 
 
-def is_plain(url: str) -> bool:
-    """Return whether a shard of this name is not packed.
+def packing_of(head: bytes) -> Packing:
+    """Return how a shard is packed whose first bytes are ``head``. Its name does not matter.
 
-    >>> is_plain("http://host/a.tar"), is_plain("a.tgz")
-    (True, False)
+    >>> packing_of(GZIP_MAGIC), packing_of(ZSTD_MAGIC), packing_of(b"a.jpg"), packing_of(b"")
+    ('gzip', 'zstd', 'tar', 'tar')
     """
-    return url == "-" or name_of(url).endswith(".tar")
+    if head.startswith(GZIP_MAGIC):
+        return "gzip"
+    return "zstd" if head.startswith(ZSTD_MAGIC) else "tar"
+
+
+def find_packing(url: str, filesize: int) -> Packing:
+    """Return how the shard at ``url``, which has ``filesize`` bytes, is packed; a few of its bytes are read.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    [head] = get_storage(url).read_ranges(url, [ByteRange(0, min(filesize, len(ZSTD_MAGIC)))])
+    return packing_of(head)
 
 
 class Source(Protocol):
@@ -317,7 +338,7 @@ def _block_size(header: int) -> int:
 
 def is_packed(head: bytes) -> bool:
     """Return whether the first bytes of a shard are those of a packed one."""
-    return head.startswith((GZIP_MAGIC, ZSTD_MAGIC))
+    return packing_of(head) != "tar"
 
 
 def unpack(head: bytes, rest: Source, url: str) -> Source:
@@ -338,14 +359,14 @@ def unpack(head: bytes, rest: Source, url: str) -> Source:
     return _Unpacked(reader, url, "zstd", zstandard.ZstdError)
 
 
-def inflate(packed: bytes, size: int, url: str) -> bytes:
+def inflate(packed: bytes, size: int, packing: Packing, url: str) -> bytes:
     """Return ``size`` bytes of the tar file from an entry point on; ``packed`` begins there and holds enough.
 
     Raises:
         CorruptError: it does not unpack, or not to as many bytes.
     """
     try:
-        if name_of(url).endswith(".zst"):
+        if packing == "zstd":
             import zstandard
 
             with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as stream:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 from shardtools.errors import AccessError, NotFoundError, RefusedError
 from shardtools.shards import dali
-from shardtools.shards.compression import is_plain
 from shardtools.shards.energon import EnergonIndex
 from shardtools.shards.listing import Listing, sidecar_of
 from shardtools.shards.sidecar import Sidecar
+from shardtools.spec import name_of
 from shardtools.storage import get_storage
 
 
@@ -26,7 +26,7 @@ def read_foreign(url: str, filesize: int | None, energon: EnergonIndex) -> Sidec
     Raises:
         StorageError: the storage cannot be read.
     """
-    if not is_plain(url) or url == "-" or filesize is None:
+    if not name_of(url).endswith(".tar") or filesize is None:  # an index beside one that is packed is about another
         return None
     found = (sidecar_of(url, filesize, listing) for listing in _listings(url, energon))
     return next((sidecar for sidecar in found if sidecar is not None), None)

@@ -40,7 +40,8 @@ def index_shard(url: str, check: Callable[[], object] = lambda: None) -> Sidecar
         size, checksum = reader.measured()
     table = concatenate(tables)
     columns = {**columns_of(table), "crc32": np.concatenate([np.empty(0, np.uint32), *checksums])}
-    return Sidecar(size, checksum, table.fields, table.other, columns, np.empty((0, 2), np.int64), JOB)
+    no_entries = np.empty((0, 2), np.int64)
+    return Sidecar(size, checksum, table.fields, table.other, columns, no_entries, JOB, reader.packing)
 
 
 def quick_index(url: str) -> Sidecar:
@@ -54,7 +55,7 @@ def quick_index(url: str) -> Sidecar:
     if table is None:
         with ShardReader(url) as reader:
             table = concatenate([block.table for block in _blocks(reader)])
-    return Sidecar(size, "", table.fields, table.other, columns_of(table), np.empty((0, 2), np.int64), JOB)
+    return Sidecar(size, "", table.fields, table.other, columns_of(table), np.empty((0, 2), np.int64), JOB, "tar")
 
 
 def _blocks(reader: ShardReader) -> Iterator[Block]:

@@ -74,7 +74,8 @@ def sidecar_of(url: str, filesize: int, listing: Listing) -> Sidecar | None:
     table = _table(listing)
     if table is None or not _holds(url, filesize, listing):
         return None
-    return Sidecar(filesize, "", table.fields, table.other, columns_of(table), np.empty((0, 2), np.int64), {})
+    no_entries = np.empty((0, 2), np.int64)
+    return Sidecar(filesize, "", table.fields, table.other, columns_of(table), no_entries, {}, "tar")
 
 
 def split_name(name: bytes) -> tuple[bytes, bytes] | None:

@@ -17,11 +17,12 @@ from typing import Any, cast
 import numpy as np
 
 from shardtools.errors import CorruptError
-from shardtools.shards.compression import crc32, inflate, is_plain
+from shardtools.shards.compression import Packing, crc32, find_packing, inflate
+from shardtools.shards.member_header import check_headers
 from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import Ints
-from shardtools.storage import ByteRange, get_storage
+from shardtools.storage import ByteRange, current_options, get_storage
 from shardtools.storage.ranges import merge
 
 GAP = 2048
@@ -39,6 +40,32 @@ def _renew_lock() -> None:
 
 
 os.register_at_fork(after_in_child=_renew_lock)  # the thread that held it may not be there
+
+
+def first_wrong(values: Sequence[Any], expected: Sequence[int]) -> int | None:
+    """Return the place of the first of ``values`` that does not have the CRC-32 expected; None if all have it.
+
+    A value of None, and an expectation below 0, match anything.
+    """
+    with _checking:
+        try:
+            found = list(map(crc32, values))
+        except TypeError:
+            found = [-1 if value is None else crc32(value) for value in values]
+    if found == expected:
+        return None
+    wrong = (i for i, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1] and min(pair) >= 0)
+    return next(wrong, None)
+
+
+def wrong_checksum(url: str, member: str) -> CorruptError:
+    """Return the error for a member whose data do not have the checksum that the sidecar has."""
+    return CorruptError(
+        "its checksum is not the one in the sidecar",
+        url=url,
+        member=member,
+        fix="if the shard was replaced on purpose, delete the sidecar; else make or fetch the shard again",
+    )
 
 
 @dataclass(frozen=True)
@@ -72,10 +99,15 @@ def uncut(values: Sequence[bytes | None]) -> Uncut:
 
 @dataclass(frozen=True)
 class IndexedShard:
-    """The shard at ``url`` and its ``sidecar``, which must be about the shard as it is now."""
+    """The shard at ``url`` and its ``sidecar``, which must be about the shard as it is now.
+
+    It is ``foreign`` if the sidecar was made of another program's index. That has no checksums, so that the header
+    before each member is read with it, and compared.
+    """
 
     url: str
     sidecar: Sidecar
+    foreign: bool = False
 
     @cached_property
     def table(self) -> ShardTable:
@@ -90,9 +122,20 @@ class IndexedShard:
         return sum(column.nbytes for column in (*columns, *self.sidecar.columns.values()))
 
     @cached_property
+    def packing(self) -> Packing:
+        """How the shard is packed; its first bytes are read where the sidecar does not say it."""
+        return self.sidecar.packing or find_packing(self.url, self.sidecar.filesize)
+
+    @property
     def is_plain(self) -> bool:
         """Whether the shard is not packed, so that its bytes are those of the tar file."""
-        return is_plain(self.url)
+        return self.packing == "tar"
+
+    @cached_property
+    def checksums(self) -> Ints | None:
+        """The CRC-32 of each member's data; None where they are not known."""
+        known = self.sidecar.columns.get("crc32")
+        return None if known is None else known.astype(np.int64)
 
     @property
     def can_enter(self) -> bool:
@@ -120,41 +163,58 @@ class IndexedShard:
         Raises:
             CorruptError, StorageError: as `read` does.
         """
+        current_options().limits.check("sample", int(self.table.size[members].max(initial=0)), url=self.url)
+        if self.foreign:
+            return self._read_with_headers(members)
         found = self._read_spans(members) if self.is_plain else uncut(self._inflate(members))
-        self._check(members, found)
+        if self.checksums is not None:
+            views = [memoryview(body) for body in found.bodies]
+            places = zip(found.body.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
+            self.check(members, [views[i][a:b] for i, a, b in places])
         return found
 
-    def _read_spans(self, members: Ints) -> Uncut:
+    def check(self, members: Ints, values: Sequence[Any]) -> None:
+        """Raise if data of ``members`` that were read do not have the checksums that the sidecar has.
+
+        Raises:
+            CorruptError: they do not; it names the first member that is another.
+        """
+        if self.checksums is None:
+            return
+        wrong = first_wrong(values, self.checksums[members].tolist())
+        if wrong is not None:
+            raise self.damaged(int(members[wrong]))
+
+    def damaged(self, member: int) -> CorruptError:
+        """Return the error for a member whose data do not have the checksum that the sidecar has."""
+        return wrong_checksum(self.url, self.name(member))
+
+    def name(self, member: int) -> str:
+        """Return the name of a member."""
+        sample = int(np.searchsorted(self.table.first, member, side="right")) - 1
+        return f"{self.table.keys[sample]}.{self.table.fields[self.table.field[member]]}"
+
+    def _read_with_headers(self, members: Ints) -> Uncut:
+        """Return the data of members of a plain shard, of which each must stand behind the header that it should."""
+        heads = self.sidecar.columns["head"].astype(np.int64)[members]
+        found = self._read_spans(members, heads)
+        headers = Uncut(found.bodies, found.body, found.low - heads, found.low).cut()
+        check_headers(self.url, self.table, members, cast(list[bytes], headers))
+        return found
+
+    def _read_spans(self, members: Ints, before: Ints | int = 0) -> Uncut:
+        """Return the data of members of a plain shard, in bodies that also have so many bytes ``before`` each."""
         start = self.table.offset[members]
         stop = start + self.table.size[members]
+        start -= before
         firsts, lasts = merge_close(start, stop, GAP)
         spans = [ByteRange(a, b) for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)]
         bodies = get_storage(self.url).read_ranges(self.url, spans)
         body = np.searchsorted(firsts, start, side="right") - 1
         empty = start == stop  # an empty member may lie anywhere, also where nothing is read
         body[empty] = 0
-        low = np.where(empty, 0, start - (firsts[body] if len(firsts) else 0))
-        return Uncut(bodies or [b""], body, low, low + stop - start)
-
-    def _check(self, members: Ints, found: Uncut) -> None:
-        checksums = self.sidecar.columns.get("crc32")
-        if checksums is None:
-            return
-        with _checking:
-            self._compare(members, checksums, found)
-
-    def _compare(self, members: Ints, checksums: Any, found: Uncut) -> None:
-        views = [memoryview(body) for body in found.bodies]
-        places = zip(found.body.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
-        for row, expected, (i, a, b) in zip(members.tolist(), checksums[members].tolist(), places, strict=True):
-            if crc32(views[i][a:b]) != expected:
-                sample = int(np.searchsorted(self.table.first, row, side="right")) - 1
-                raise CorruptError(
-                    "its checksum is another one in the sidecar",
-                    url=self.url,
-                    member=f"{self.table.keys[sample]}.{self.table.fields[self.table.field[row]]}",
-                    fix="if the shard was replaced on purpose, delete the sidecar; else make or fetch the shard again",
-                )
+        low: Ints = np.where(empty, 0, start - (firsts[body] if len(firsts) else 0))
+        return Uncut(bodies or [b""], body, low + before, low + stop - start)
 
     def _segments(self, members: Ints) -> tuple[list[ByteRange], list[ByteRange]]:
         """Return the parts of the tar file that hold ``members``, from entry point to entry point, and where they lie.
@@ -168,6 +228,8 @@ class IndexedShard:
         wanted = np.sort(members)
         first = np.searchsorted(entries[:, 0], self.table.offset[wanted], side="right") - 1
         last = np.searchsorted(ends, self.table.offset[wanted] + self.table.size[wanted], side="left")
+        widest = int((ends - entries[:, 0])[np.concatenate((first, last))].max(initial=0))
+        current_options().limits.check("sample", widest, url=self.url)
         spans = merge(ByteRange(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True))
         tar = [ByteRange(int(entries[span.start, 0]), int(ends[span.stop - 1])) for span in spans]
         packed = [ByteRange(int(entries[span.start, 1]), int(packed_ends[span.stop - 1])) for span in spans]
@@ -182,7 +244,7 @@ class IndexedShard:
         rows = [row for row in np.argsort(start, kind="stable").tolist() if stops[row] > starts[row]]
         at = 0
         for span, part in _each(self.url, tar, packed):
-            data = inflate(part, span.stop - span.start, self.url)
+            data = inflate(part, span.stop - span.start, self.packing, self.url)
             while at < len(rows) and stops[rows[at]] <= span.stop:
                 row = rows[at]
                 found[row] = data[starts[row] - span.start : stops[row] - span.start]

@@ -12,6 +12,8 @@ import io
 import re
 import struct
 import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from typing import IO, Any
@@ -103,9 +105,14 @@ def load_npy(data: bytes) -> npt.NDArray[Any]:
     array([0, 1, 2])
     """
     header = read_header(io.BytesIO(data))
+    return _array(header, data, header.size)
+
+
+def _array(header: Header, data: bytes, start: int) -> npt.NDArray[Any]:
+    """Return the array whose data begin at ``start`` and end with ``data``."""
     if header.dtype.hasobject:
         raise ValueError("it holds Python objects, which only pickle could read")
-    rest = len(data) - header.size - header.nbytes
+    rest = len(data) - start - header.nbytes
     if rest < 0:
         raise ValueError("it ends too early")
     if rest:
@@ -113,15 +120,26 @@ def load_npy(data: bytes) -> npt.NDArray[Any]:
     if not header.nbytes:
         return np.empty(header.shape, header.dtype)
     order: Any = "F" if header.fortran else "C"
-    return np.ndarray(header.shape, header.dtype, data, header.size, order=order)
+    return np.ndarray(header.shape, header.dtype, data, start, order=order)
 
 
-def load_npz(data: bytes) -> dict[str, npt.NDArray[Any]]:
+def load_npz(data: bytes, check: Callable[[Mapping[str, Header]], None] | None = None) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays in an npz, by name; they cannot be written to.
 
+    ``check`` is called with the heads of all arrays before any array is read, and may raise.
+
     Raises:
-        ValueError: one of them is no array, or holds Python objects.
+        ValueError: one of them is no array, holds Python objects, or has the name of another.
         zipfile.BadZipFile: it is no zip file, or damaged; other errors of `zipfile` where it is damaged, too.
     """
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name.removesuffix(".npy"): load_npy(archive.read(name)) for name in archive.namelist()}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, ExitStack() as files:
+        infos = archive.infolist()
+        opened = {info.filename.removesuffix(".npy"): files.enter_context(archive.open(info)) for info in infos}
+        headers = {name: read_header(file) for name, file in opened.items()}
+        if len(opened) < len(infos):
+            raise ValueError("two arrays have the same name")
+        if any(h.size + h.nbytes != info.file_size for h, info in zip(headers.values(), infos, strict=True)):
+            raise ValueError("an array does not have the size that its head says")
+        if check is not None:
+            check(headers)
+        return {name: _array(headers[name], file.read(), 0) for name, file in opened.items()}

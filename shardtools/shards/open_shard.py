@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterable
 from functools import cache, cached_property
 from itertools import islice
 
 import numpy as np
 
 from shardtools.errors import StorageError
+from shardtools.shards.compression import crc32
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record
@@ -63,7 +63,7 @@ class OpenShard:
         self._names = np.array(table.fields, object)
         self._fd = -1
         self._lock = threading.Lock()
-        if shard.is_plain and is_local(shard.url):
+        if shard.is_plain and is_local(shard.url) and not shard.foreign:
             with os_errors(shard.url):
                 self._fd = os.open(shard.url.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
 
@@ -76,7 +76,9 @@ class OpenShard:
     def _numbers(self) -> tuple[memoryview, ...]:
         """The columns of the table, as what gives single numbers several times as fast as numpy does."""
         table = self.table
-        columns = (table.start, table.stop, table.first, table.offset, table.size, table.field)
+        checksums = self.indexed.checksums
+        unknown = np.full(len(table.size), -1) if checksums is None else checksums
+        columns = (table.start, table.stop, table.first, table.offset, table.size, table.field, unknown)
         return tuple(np.ascontiguousarray(column).data for column in columns)
 
     def __del__(self) -> None:
@@ -104,13 +106,15 @@ class OpenShard:
         """Return one sample."""
         if self._fd < 0:
             return self.records(np.array([row]))[0]
-        starts, stops, first, offsets, sizes, fields = self._numbers
+        starts, stops, first, offsets, sizes, fields, checksums = self._numbers
         start = starts[row]
         data = self._pread(start, stops[row])
         record = Record(key=self.keys[row])
         for member in range(first[row], first[row + 1]):
             at = offsets[member] - start
-            record[self.fields[fields[member]]] = data[at : at + sizes[member]]
+            record[self.fields[fields[member]]] = value = data[at : at + sizes[member]]
+            if crc32(value) != checksums[member] >= 0:
+                raise self.indexed.damaged(member)
         record.url, record.index = self.indexed.url, row
         return record
 
@@ -125,8 +129,9 @@ class OpenShard:
         counts = (table.first[rows + 1] - table.first[rows]).tolist()
         members = spread(table.first[rows], np.array(counts))
         names = self._names[table.field[members]].tolist()
-        if self._is_plain:
-            values: Iterable[bytes] = self._from_spans(rows, members)
+        if self._is_plain and not self.indexed.foreign:
+            values = self._from_spans(rows, members)
+            self.indexed.check(members, values)
         else:
             values = self.indexed.read(members)
         parts = iter(zip(names, values, strict=True))
@@ -182,7 +187,12 @@ class OpenShard:
         members = wanted[wanted >= 0]
         with using(self._options):
             self._make_enterable()
-            data = iter(self._read(members) if self._fd >= 0 else self.indexed.read(members))
+            if self._fd >= 0:
+                found = self._read(members)
+                self.indexed.check(members, found)
+            else:
+                found = self.indexed.read(members)
+            data = iter(found)
         return [next(data) if member >= 0 else None for member in wanted.tolist()]
 
     def _members(self, field: str) -> Ints:

@@ -62,6 +62,7 @@ class ShardOutput:
             columns={name: _joined(self._columns.pop(name, [])) for name in _COLUMNS},
             entries=np.array(self._packer.entries, np.int64).reshape(-1, 2),
             job=job,
+            packing=self._packer.packing,
         )
 
     def _emit(self, parts: Sequence[Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from shardtools.shards.compression import Source, is_packed, unpack
+from shardtools.shards.compression import Packing, Source, packing_of, unpack
 from shardtools.shards.scan import scan
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK, Bytes, Ints
@@ -88,8 +88,9 @@ class SeenKeys:
 class ShardReader:
     """A shard, read once from start to end: iterate over it for its blocks.
 
-    ``stat`` describes the object that is read. With ``ahead`` the next block is read and scanned in a thread while the
-    caller works on this one. With ``measure`` the checksum of all bytes is taken, for `measured`.
+    ``stat`` describes the object that is read; ``packing`` says how it is packed, once the first block was read. With
+    ``ahead`` the next block is read and scanned in a thread while the caller works on this one. With ``measure`` the
+    checksum of all bytes is taken, for `measured`.
 
     Raises, when made or while read:
         StorageError: the shard cannot be read.
@@ -98,6 +99,7 @@ class ShardReader:
 
     def __init__(self, url: str, *, block_size: int = BLOCK_SIZE, ahead: bool = False, measure: bool = False):
         self.url = url
+        self.packing: Packing = "tar"
         self._measure = measure
         self._block_size = max(block_size // BLOCK, 1) * BLOCK
         self._ahead = ahead
@@ -155,7 +157,9 @@ class ShardReader:
         while not final:
             buffer = pool[turn][:size]
             filled, final = _fill(source, buffer, filled)
-            if base == 0 and source is raw and is_packed(buffer[: min(filled, 4)].tobytes()):
+            if base == 0 and source is raw:
+                self.packing = packing_of(buffer[: min(filled, 4)].tobytes())
+            if base == 0 and source is raw and self.packing != "tar":
                 source, filled, final = unpack(buffer[:filled].tobytes(), raw, self.url), 0, False
                 continue
             found = scan(buffer[:filled], base=base, final=final, ended=ended, url=self.url)

@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from shardtools.errors import CorruptError, DuplicateKeyError
 from shardtools.shards import tar
-from shardtools.shards.table import Keys, ShardTable, decode_name, join
+from shardtools.shards.names import is_field
+from shardtools.shards.table import Keys, ShardTable, decode_name, join, repeated_fields
 from shardtools.shards.tar import BLOCK, TYPE_AT, Bytes, Ints
 
 _CHUNK = 3072
@@ -196,7 +197,7 @@ def _begin(start: Ints, extension: npt.NDArray[np.bool_]) -> Ints:
 
 def _check_fields(table: ShardTable, url: str | None) -> None:
     """Raise if a sample has a field twice, or one whose name records use for themselves."""
-    taken = [code for code, name in enumerate(table.fields) if name == "key" or name.startswith("__")]
+    taken = [code for code, name in enumerate(table.fields) if not is_field(name)]
     if taken and (clash := np.flatnonzero(np.isin(table.field, taken))).size:
         sample = int(np.searchsorted(table.first, clash[0], "right")) - 1
         name = table.fields[table.field[clash[0]]]
@@ -206,14 +207,8 @@ def _check_fields(table: ShardTable, url: str | None) -> None:
             member=f"{table.keys[sample]}.{name}",
             fix="rename the member",
         )
-    sample_of = np.repeat(np.arange(len(table)), np.diff(table.first))
-    pairs = sample_of * len(table.fields) + table.field
-    if (pairs[1:] > pairs[:-1]).all():
-        return
-    pairs = np.sort(pairs)
-    twice = np.flatnonzero(pairs[1:] == pairs[:-1])
-    if len(twice):
-        sample, code = divmod(int(pairs[twice[0]]), len(table.fields))
+    if len(twice := repeated_fields(np.diff(table.first), table.field, len(table.fields))):
+        sample, code = divmod(int(twice[0]), len(table.fields))
         raise DuplicateKeyError(
             "the sample has two members with this field",
             url=url,

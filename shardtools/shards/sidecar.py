@@ -7,8 +7,10 @@
 * for each member ``head``, the bytes before its data since the end of the member before (its header blocks), ``size``
   of its data, ``field``, and ``crc32`` of its data where it is known;
 * ``entries``, pairs of offsets in the tar file and in the packed file: where a packed shard can be entered;
-* ``meta``, JSON as bytes: version, the shard's ``filesize`` and ``checksum``, the names of the ``fields``, and the
-  ``job`` that wrote it.
+* ``meta``, JSON as bytes: version, the shard's ``filesize`` and ``checksum``, its ``packing`` (``tar``, ``gzip`` or
+  ``zstd``; sidecars written before it was noted have none), the names of the ``fields``, and the ``job`` that wrote it.
+
+A sidecar may come from a stranger: `parse` checks all of it before anything is used (``sidecar_check.py``).
 
 Distances instead of offsets keep the columns narrow. The file is the same, byte for byte, for the same shard.
 """
@@ -20,20 +22,27 @@ import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.errors import NotFoundError, StaleTableError
-from shardtools.shards.npy import load_npz
+from shardtools.errors import LimitError, NotFoundError, StaleTableError
+from shardtools.shards.compression import Packing
+from shardtools.shards.npy import Header, load_npz
+from shardtools.shards.sidecar_check import find_fault
 from shardtools.shards.table import Keys, ShardTable
 from shardtools.shards.tar import BLOCK, Ints
 from shardtools.spec import beside
-from shardtools.storage import get_storage
+from shardtools.storage import current_options, get_storage, read_limited
 
 VERSION = 1
-_COLUMNS = ("key_data", "key_length", "members", "lead", "head", "size", "field")
+COLUMNS = ("key_data", "key_length", "members", "lead", "head", "size", "field")
+"""What every sidecar has."""
+
+_WIDTH = 8
+"""Bytes of a number in a table."""
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
@@ -43,7 +52,7 @@ class Sidecar:
     """What the sidecar says of its shard.
 
     ``filesize`` and ``checksum`` (``crc32:`` and 8 hexadecimal digits) are those of the shard as stored. ``entries``
-    has a row for each entry point. ``job`` says what wrote the shard.
+    has a row for each entry point. ``job`` says what wrote the shard. ``packing`` is None where it is not noted.
     """
 
     filesize: int
@@ -53,6 +62,7 @@ class Sidecar:
     columns: Columns
     entries: Ints
     job: Mapping[str, Any]
+    packing: Packing | None = None
 
     def __len__(self) -> int:
         return len(self.columns["members"])
@@ -64,7 +74,7 @@ class Sidecar:
 
     def table(self) -> ShardTable:
         """Return the table of the shard."""
-        columns = {name: self.columns[name].astype(np.int64) for name in _COLUMNS if name != "key_data"}
+        columns = {name: self.columns[name].astype(np.int64) for name in COLUMNS if name != "key_data"}
         size, head, lead = columns["size"], columns["head"], columns["lead"]
         first = np.concatenate(([0], np.cumsum(columns["members"])))
         padded = (size + BLOCK - 1) // BLOCK * BLOCK
@@ -127,6 +137,8 @@ def dump(sidecar: Sidecar) -> bytes:
         "other": sidecar.other,
         "job": dict(sidecar.job),
     }
+    if sidecar.packing is not None:
+        meta["packing"] = sidecar.packing
     text = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
     arrays = {name: narrow(column) for name, column in sidecar.columns.items()}
     arrays["entries"] = sidecar.entries
@@ -143,35 +155,66 @@ def parse(data: bytes, url: str) -> Sidecar:
     """Return the sidecar that `dump` gave ``data`` for; ``url`` is the shard's, for messages.
 
     Raises:
-        StaleTableError: the bytes are not a sidecar of this version.
+        StaleTableError: the bytes are not a sidecar of this version, or what it says cannot be true of any shard.
+        LimitError: its table would take more memory than a sidecar's may.
     """
     try:
-        columns = load_npz(data)
+        columns = load_npz(data, lambda headers: _check_headers(headers, url))
         meta = json.loads(columns.pop("meta").tobytes())
         version = meta["version"]
         sidecar = Sidecar(
-            filesize=int(meta["filesize"]),
-            checksum=str(meta["checksum"]),
+            filesize=meta["filesize"],
+            checksum=meta["checksum"],
             fields=tuple(meta["fields"]),
-            other=int(meta["other"]),
-            columns=columns,
-            entries=columns.pop("entries"),
+            other=meta["other"],
+            columns={name: column for name, column in columns.items() if name in (*COLUMNS, "crc32")},
+            entries=columns["entries"].astype(np.int64),
             job=meta["job"],
+            packing=meta.get("packing"),
         )
-        missing = [name for name in _COLUMNS if name not in columns]
-    except (MemoryError, SystemError):  # which say nothing of the bytes
+    except (MemoryError, SystemError, LimitError):  # which say nothing of the bytes
         raise
     except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged bytes
         raise StaleTableError("the sidecar is damaged", url=sidecar_url(url), fix="delete it") from error
-    if version != VERSION or missing:
+    if version != VERSION:
         raise StaleTableError(f"the sidecar has format {version}, not {VERSION}", url=sidecar_url(url), fix="delete it")
+    if wrong := find_fault(sidecar):
+        raise StaleTableError(f"the sidecar is wrong: {wrong}", url=sidecar_url(url), fix="delete it")
     return sidecar
 
 
+def _check_headers(headers: Mapping[str, Header], url: str) -> None:
+    """Look at what the heads of the columns claim, before there is room made for any.
+
+    Raises:
+        ValueError: they are not those of a sidecar.
+        LimitError: they claim too much.
+    """
+    for name in (*COLUMNS, "entries", "meta"):
+        if name not in headers:
+            raise ValueError(f"it has no {name}")
+    for name, header in headers.items():
+        is_pairs = name == "entries"
+        if header.dtype.kind not in "iu" or len(header.shape) != 1 + is_pairs or (is_pairs and header.shape[1] != 2):
+            raise ValueError(f"{name} is no column of whole numbers")
+    if headers["key_data"].dtype != np.uint8 or headers["meta"].dtype != np.uint8:
+        raise ValueError("its texts are no bytes")
+    held = sum(
+        header.nbytes if header.dtype == np.uint8 and name in ("key_data", "meta") else prod(header.shape) * _WIDTH
+        for name, header in headers.items()
+    )
+    current_options().limits.check("sidecar", held, url=sidecar_url(url))
+
+
 def read_sidecar(url: str, filesize: int | None) -> Sidecar | None:
-    """Return the sidecar of a shard; None if there is none, or it is not that of a shard of ``filesize`` bytes."""
+    """Return the sidecar of a shard; None if there is none, or it is not that of a shard of ``filesize`` bytes.
+
+    Raises:
+        StorageError: it cannot be read.
+        LimitError: it is larger than a sidecar may be.
+    """
     try:
-        sidecar = parse(get_storage(url).read(sidecar_url(url)), url)
+        sidecar = parse(read_limited(sidecar_url(url), "sidecar"), url)
     except (NotFoundError, StaleTableError):
         return None
     return sidecar if filesize in (None, sidecar.filesize) else None

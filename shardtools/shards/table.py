@@ -118,6 +118,16 @@ def concatenate(tables: Sequence[ShardTable]) -> ShardTable:
     )
 
 
+def repeated_fields(counts: Ints, field: Ints, fields: int) -> Ints:
+    """Return sample * ``fields`` + field of what samples of so many members have twice."""
+    pairs = np.repeat(np.arange(len(counts)), counts) * fields + field
+    if (pairs[1:] > pairs[:-1]).all():
+        return np.empty(0, np.int64)
+    pairs = np.sort(pairs)
+    again: Ints = pairs[1:][pairs[1:] == pairs[:-1]]
+    return again
+
+
 def join(parts: Sequence[npt.NDArray[Any]], dtype: type[np.generic]) -> npt.NDArray[Any]:
     """Return the columns ``parts`` as one, empty if there are none."""
     return np.concatenate(parts, dtype=dtype) if parts else np.empty(0, dtype)

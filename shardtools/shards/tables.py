@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from shardtools.shards.compression import is_plain
+from shardtools.shards.compression import find_packing
 from shardtools.shards.energon import EnergonIndex
 from shardtools.shards.foreign import read_foreign
 from shardtools.shards.indexing import index_shard, quick_index
@@ -75,9 +75,10 @@ class Tables:
             with open(place, "rb") as file:
                 return IndexedShard(url, parse(file.read(), url))
         if (sidecar := read_foreign(url, stat.size, self.energon)) is not None:
-            return IndexedShard(url, sidecar)
-        # Of what is read from plain local files no checksum is looked at.
-        shard = IndexedShard(url, quick_index(url) if is_local(url) and is_plain(url) else index_shard(url))
+            return IndexedShard(url, sidecar, foreign=True)
+        # A plain local file is read again without much ado: checksums of all of it would cost more than they tell.
+        is_near = is_local(url) and find_packing(url, stat.size or 0) == "tar"
+        shard = IndexedShard(url, quick_index(url) if is_near else index_shard(url))
         if place is not None:
             with get_storage(place).create(place) as sink:
                 sink.write(dump(shard.sidecar))

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from shardtools.errors import ShardtoolsError, StorageError
-from shardtools.shards.members import Uncut
+from shardtools.errors import ShardError, ShardtoolsError, StorageError
+from shardtools.shards.members import Uncut, first_wrong, wrong_checksum
 from shardtools.shards.tar import Ints
 from shardtools.storage.files import os_errors
 from shardtools.torch.shard import SPECIAL, LocalShard, Part, data_fields, read_columns, special_columns
@@ -82,6 +82,7 @@ class AskedRun(Run):
         super().__init__(located, names, nbytes)
         shape = len(data_fields(names)), len(self)
         self._asked = Uncut([], *(np.full(shape, start, np.int64) for start in (-1, 0, 0)))
+        self._checksums = np.full(shape, -1, np.int64)
         self._stats, self._name, self._files = stats, name, ExitStack()
 
     def read(self, places: Ints, parts: Sequence[Part]) -> None:
@@ -95,14 +96,14 @@ class AskedRun(Run):
             some, at = places[at : at + len(rows)], at + len(rows)
             asked.body[:, some] = np.where(offset >= 0, len(asked.bodies), -1)
             asked.low[:, some], asked.high[:, some] = offset, offset + size
+            self._checksums[:, some] = cast(LocalShard, shard).checksums(rows)
             asked.bodies.append(descriptor)
 
     def cut(self, start: int, stop: int) -> list[list[Any]]:
         begin = time.perf_counter()
         samples = slice(start, stop)
-        columns = zip(
-            *(column[:, samples] for column in (self._asked.body, self._asked.low, self._asked.high)), strict=True
-        )
+        asked = (self._asked.body, self._asked.low, self._asked.high, self._checksums)
+        columns = zip(*(column[:, samples] for column in asked), strict=True)
         data = iter([self._read(start, *column) for column in columns])
         self._stats.add(waited=time.perf_counter() - begin)
         return [
@@ -110,19 +111,19 @@ class AskedRun(Run):
             for name, column in zip(self.names, self.columns, strict=True)
         ]
 
-    def _read(self, first: int, file: Ints, start: Ints, stop: Ints) -> list[bytes | None]:
-        """Return the values of a field, from place ``first`` on; note what cannot be read."""
-        files, pread = self._asked.bodies, os.pread
+    def _read(self, first: int, file: Ints, start: Ints, stop: Ints, checksum: Ints) -> list[bytes | None]:
+        """Return the values of a field, from place ``first`` on; note what cannot be read, or is not what it was."""
+        files, pread, expected = self._asked.bodies, os.pread, checksum.tolist()
         places = list(zip(file.tolist(), start.tolist(), stop.tolist(), strict=True))
         try:
             values = [pread(files[i], b - a, a) if i >= 0 else None for i, a, b in places]
         except OSError:
             values = []
-        if sum(map(len, filter(None, values))) == int((stop - start).sum()):
+        if sum(map(len, filter(None, values))) == int((stop - start).sum()) and first_wrong(values, expected) is None:
             return values
-        return [self._read_one(first + at, *place) for at, place in enumerate(places)]
+        return [self._read_one(first + at, *place, expected[at]) for at, place in enumerate(places)]
 
-    def _read_one(self, place: int, file: int, start: int, stop: int) -> bytes | None:
+    def _read_one(self, place: int, file: int, start: int, stop: int, checksum: int) -> bytes | None:
         if file < 0:
             return None
         url, key = self._name(int(self.numbers[place]))
@@ -131,7 +132,9 @@ class AskedRun(Run):
                 value = os.pread(self._asked.bodies[file], stop - start, start)
             if len(value) < stop - start:
                 raise StorageError("the file was cut off", url=url, fix="start again")
-        except StorageError as error:
+            if first_wrong([value], [checksum]) is not None:
+                raise wrong_checksum(url, key)
+        except (StorageError, ShardError) as error:
             self.errors[place] = error.at(member=key)
             return None
         return value

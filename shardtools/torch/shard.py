@@ -3,7 +3,7 @@
     rows -> offsets and sizes of their members -> plain local file: pread of each, or of neighbours together
                                                -> on a server, or packed: one read of ranges for all of them
 
-A shard holds no more than what the chosen fields need: 16 bytes for each of its samples and fields.
+A shard holds no more than what the chosen fields need: 24 bytes for each of its samples and fields.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import numpy as np
 
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import StorageError
-from shardtools.shards.compression import is_plain
-from shardtools.shards.members import IndexedShard, Uncut
+from shardtools.shards.members import IndexedShard, Uncut, first_wrong, wrong_checksum
 from shardtools.shards.table import Keys, ShardTable
 from shardtools.shards.tar import Ints
 from shardtools.spec import is_local, name_of
@@ -121,7 +120,11 @@ class LocalShard(FieldShard):
         super().__init__(shard.url, shard.table.keys, columns.total)
         self._filesize = shard.sidecar.filesize
         self._offset, self._size, self._files = columns.offset, columns.size, files
-        self.weight += columns.offset.nbytes + columns.size.nbytes
+        self._checksum = np.full(columns.member.shape, -1, np.int64)
+        if shard.checksums is not None:
+            there = columns.member >= 0
+            self._checksum[there] = shard.checksums[columns.member[there]]
+        self.weight += columns.offset.nbytes + columns.size.nbytes + self._checksum.nbytes
 
     def read(self, rows: Ints) -> Values:
         return read_local([(self, rows)])
@@ -129,6 +132,10 @@ class LocalShard(FieldShard):
     def lie(self, rows: Ints) -> tuple[Ints, Ints]:
         """Return offsets, -1 for what is not there, and sizes: a row for each field."""
         return self._offset[:, rows], self._size[:, rows]
+
+    def checksums(self, rows: Ints) -> Ints:
+        """Return the CRC-32 that each value must have, -1 where that is not known: a row for each field."""
+        return self._checksum[:, rows]
 
     def opened(self) -> AbstractContextManager[int]:
         """A context that gives a descriptor of the file."""
@@ -150,6 +157,7 @@ def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Values:
 
     Raises:
         StorageError: they cannot be read.
+        CorruptError: they do not have the checksums that their sidecars have.
     """
     with ExitStack() as files, os_errors(parts[0][0].url):
         fds = [files.enter_context(shard.opened()) for shard, _ in parts]
@@ -167,7 +175,21 @@ def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Values:
         raise StorageError("the file was cut off", url=parts[0][0].url, fix="start again")
     of_run = np.repeat(np.arange(len(first)), np.diff(first, append=len(start)))
     low = np.where(size > 0, offset - begin[of_run], 0)
-    return cut_fields(Uncut(bodies, np.where(offset >= 0, of_run, -1), low, low + size))
+    found = cut_fields(Uncut(bodies, np.where(offset >= 0, of_run, -1), low, low + size))
+    _check_local(parts, found)
+    return found
+
+
+def _check_local(parts: Sequence[tuple[LocalShard, Ints]], found: Values) -> None:
+    """Raise if a value does not have the checksum that its shard's sidecar has."""
+    checksums = np.concatenate([shard.checksums(rows) for shard, rows in parts], axis=1)
+    for values, expected in zip(found, checksums.tolist(), strict=True):
+        if (wrong := first_wrong(values, expected)) is not None:
+            ends = np.cumsum([len(rows) for _, rows in parts])
+            part = int(np.searchsorted(ends, wrong, side="right"))
+            shard, rows = parts[part]
+            row = int(rows[wrong - (ends[part - 1] if part else 0)])
+            raise wrong_checksum(shard.url, shard.keys([row])[0])
 
 
 def cut_fields(found: Uncut) -> Values:
@@ -268,8 +290,8 @@ class Shards:
         return self._urls[number], known.keys([row])[0] if known else f"sample {row:,}"
 
     def is_near(self, number: int) -> bool:
-        """Whether a shard's samples are read from a file of this machine as they are."""
-        return is_plain(self._urls[number]) and is_local(self._urls[number])
+        """Whether a shard is a file of this machine that its name says is not packed."""
+        return is_local(self._urls[number]) and name_of(self._urls[number]).endswith(".tar")
 
     def known(self, number: int) -> FieldShard | None:
         """Return a shard if it is open."""
@@ -302,8 +324,9 @@ class Shards:
             return shard
 
     def _make(self, number: int) -> FieldShard:
-        if self.is_near(number):
-            return LocalShard(self._dataset.indexed(number), self._fields, self._files)
+        shard = self._dataset.indexed(number)
+        if is_local(shard.url) and shard.is_plain and not shard.foreign:
+            return LocalShard(shard, self._fields, self._files)
         return RangedShard(self._dataset.shard(number), self._fields, self._options)
 
     def close(self) -> None:

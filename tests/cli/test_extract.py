@@ -392,5 +392,5 @@ def test_one_of_the_same_size_is_found_out(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"old", b"new"))
     message = check_failure("x-@1.tar", "-f", "txt", cwd=tmp_path, program="htextract")
     assert (
-        "x-0.tar [0.txt]: its checksum is another one in the sidecar; if the shard was replaced on purpose" in message
+        "x-0.tar [0.txt]: its checksum is not the one in the sidecar; if the shard was replaced on purpose" in message
     )

@@ -1,0 +1,126 @@
+"""Whether what a sidecar says can be true of a shard: the one check of it, before anything of it is used.
+
+    Sidecar, parsed -> numbers in range, columns of the right lengths -> spans inside the shard, one after the other
+      -> names that a scan could have found -> no fault
+
+The columns hold distances, so that spans that overlap cannot even be written down, if no distance is negative.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shardtools.shards.names import wrong_fields
+from shardtools.shards.table import repeated_fields
+from shardtools.shards.tar import BLOCK, Bytes, Ints
+
+if TYPE_CHECKING:
+    from shardtools.shards.sidecar import Sidecar
+
+_CHECKSUM = re.compile(r"(crc32:[0-9a-f]{8})?")
+_MOST = 1 << 60
+"""Bytes that no tar file has: sums of sizes up to that are exact."""
+
+_NO_SAMPLE = "an entry point is not where a sample begins"
+
+_SLASH, _DOT = b"/."
+
+
+def find_fault(sidecar: Sidecar) -> str:
+    """Return what cannot be true, "" if all can. The columns must be whole numbers of one dimension.
+
+    A shard that is not packed must have room for all of its samples.
+    """
+    return _fault_of_meta(sidecar) or _fault_of_columns(sidecar) or _fault_of_keys(sidecar) or _fault_of_ends(sidecar)
+
+
+def _fault_of_meta(sidecar: Sidecar) -> str:
+    for name in ("filesize", "other"):
+        value = getattr(sidecar, name)
+        if type(value) is not int or not 0 <= value < _MOST:
+            return f"{name} is no number of things"
+    if not isinstance(sidecar.checksum, str) or not _CHECKSUM.fullmatch(sidecar.checksum):
+        return "its checksum is none"
+    if sidecar.packing not in (None, "tar", "gzip", "zstd"):
+        return "its packing is not known"
+    if not isinstance(sidecar.job, Mapping):
+        return "its job is no object"
+    if not all(isinstance(name, str) for name in sidecar.fields) or len({*sidecar.fields}) < len(sidecar.fields):
+        return "its fields are no different texts"
+    if wrong := wrong_fields(sidecar.fields):
+        return f"a field cannot be called {wrong[0]!r}"
+    return ""
+
+
+def _fault_of_columns(sidecar: Sidecar) -> str:
+    columns = sidecar.columns
+    for name, column in columns.items():
+        if len(column) and (column.min() < 0 or float(column.max()) * len(column) >= _MOST):
+            return f"a number in {name} is out of range"
+    samples, members = len(columns["members"]), len(columns["field"])
+    if not len(columns["key_length"]) == len(columns["lead"]) == samples:
+        return "its columns of samples differ in length"
+    if not len(columns["head"]) == len(columns["size"]) == len(columns.get("crc32", columns["field"])) == members:
+        return "its columns of members differ in length"
+    counts = columns["members"].astype(np.int64)
+    if (samples and counts.min() < 1) or int(counts.sum()) != members:
+        return "samples and members do not fit together"
+    if members and int(columns["field"].max()) >= len(sidecar.fields):
+        return "a field has a number that none has"
+    if "crc32" in columns and members and int(columns["crc32"].max()) >> 32:
+        return "a number in crc32 is out of range"
+    head, lead = columns["head"].astype(np.int64), columns["lead"].astype(np.int64)
+    if members and (head.min() < BLOCK or (head % BLOCK).any() or (lead % BLOCK).any()):
+        return "its headers are no tar blocks"
+    again = repeated_fields(counts, columns["field"].astype(np.int64), len(sidecar.fields))
+    return "a sample has a field twice" if len(again) else ""
+
+
+def _fault_of_keys(sidecar: Sidecar) -> str:
+    data, lengths = sidecar.columns["key_data"], sidecar.columns["key_length"].astype(np.int64)
+    if int(lengths.sum()) != len(data) or (len(lengths) and lengths.min() < 1):
+        return "its keys and their lengths do not fit together"
+    return "" if are_keys(data, np.cumsum(lengths)) else "a key is none that a sample can have"
+
+
+def are_keys(data: Bytes, ends: Ints) -> bool:
+    """Return whether all of these can be keys (`shardtools.shards.names.is_key`), which end at ``ends`` in ``data``.
+
+    >>> ends = np.array([1, 4])
+    >>> are_keys(np.frombuffer(b"a.x/", np.uint8), ends), are_keys(np.frombuffer(b"a.xy", np.uint8), ends)
+    (False, False)
+    >>> are_keys(np.frombuffer(b"a.x/b", np.uint8), np.array([5]))
+    True
+    """
+    if not len(ends):
+        return True
+    starts = np.concatenate(([0], ends[:-1]))
+    positions = np.arange(len(data))
+    last_slash = np.maximum.reduceat(np.where(data == _SLASH, positions, -1), starts)
+    last_dot = np.maximum.reduceat(np.where(data == _DOT, positions, -1), starts)
+    if (last_slash == ends - 1).any() or (last_dot > last_slash).any() or (data == 0).any():
+        return False
+    second = np.minimum(starts + 1, len(data) - 1)
+    return not ((data[starts] == _DOT) & (data[second] == _SLASH)).any()
+
+
+def _fault_of_ends(sidecar: Sidecar) -> str:
+    """Look at where the samples end, and at the entry points."""
+    columns, entries = sidecar.columns, sidecar.entries
+    size = columns["size"].astype(np.int64)
+    heads = int(columns["head"].sum(dtype=np.int64)) + int(columns["lead"].sum(dtype=np.int64))
+    stop = heads + int(((size + BLOCK - 1) // BLOCK * BLOCK).sum())
+    if sidecar.packing == "tar" and (stop > sidecar.filesize or len(entries)):
+        return "its samples do not lie in the shard" if stop > sidecar.filesize else "a plain shard has entry points"
+    if not len(entries):
+        return ""
+    inside = (entries >= 0).all() and entries[-1, 0] < stop and entries[-1, 1] < sidecar.filesize
+    if not inside or (np.diff(entries, axis=0) <= 0).any():
+        return "its entry points do not lie in the shard, one after the other"
+    start = sidecar.table().start
+    rows = np.minimum(np.searchsorted(start, entries[:, 0]), len(start) - 1)
+    return "" if entries[0, 0] == 0 and (start[rows] == entries[:, 0]).all() else _NO_SAMPLE
