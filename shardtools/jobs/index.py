@@ -17,12 +17,21 @@ import numpy as np
 
 from shardtools import engine
 from shardtools.engine import check_cancelled
-from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, StaleTableError, redact
+from shardtools.errors import (
+    JobError,
+    OutputExistsError,
+    ShardError,
+    ShardtoolsError,
+    SpecError,
+    StaleTableError,
+    redact,
+)
 from shardtools.jobs.options import OnError, RunOptions, expand_sources
 from shardtools.jobs.ordered import run_in_order
 from shardtools.shards import dali, wids
 from shardtools.shards.indexing import index_shard
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
+from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
 from shardtools.spec import Destination, absolute, folder_of, identity, name_of, split_path
 from shardtools.storage import get_storage, using
@@ -174,6 +183,9 @@ def export_source(task: ExportTask) -> Indexed:
         if sidecar is None:
             sidecar = index_shard(url, check_cancelled)
         if task.format == "dali":
+            if (packing := IndexedShard(url, sidecar).packing) != "tar":
+                what = f"DALI reads plain tar files only, and this one is packed ({packing})"
+                raise ShardError(what, url=url, fix="make a plain one of it with htmapper or htshuffle")
             index = dali.dump_index(sidecar.table(), url)
             with get_storage(url).create(dali.index_url(url)) as sink:
                 sink.write(index)

@@ -162,6 +162,8 @@ def parse(data: bytes, url: str) -> Sidecar:
         columns = load_npz(data, lambda headers: _check_headers(headers, url))
         meta = json.loads(columns.pop("meta").tobytes())
         version = meta["version"]
+        if not isinstance(meta["fields"], list):
+            raise ValueError("its fields are no list")
         sidecar = Sidecar(
             filesize=meta["filesize"],
             checksum=meta["checksum"],

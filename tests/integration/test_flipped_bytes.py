@@ -1,0 +1,92 @@
+"""A byte of a shard changes after its table was made: nobody gets other data without an error."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shardtools as st
+from shardtools.errors import CorruptError, ShardtoolsError
+from tests.cli.command import call, check_failure
+from tests.datasets import written_dataset
+from tests.servers import NginxServer
+
+BAD = 17
+"""The sample whose field ``bin`` is another one afterwards."""
+
+ROWS = 40
+MARK = b"this is the byte: x"
+
+
+@pytest.fixture(params=["local", "http"])
+def place(request: pytest.FixtureRequest, nginx: NginxServer) -> Iterator[tuple[Path, str]]:
+    """A folder, and what its URL begins with."""
+    yield nginx.root, nginx.url if request.param == "http" else f"{nginx.root}/"
+
+
+def damaged(folder: Path, size: int, ending: str = "tar") -> str:
+    """Write a dataset of one shard, flip a byte of it, and return the shard's name."""
+    rows = [{"key": f"{i:03d}", "bin": (b"%03d" % i) * (size // 3), "cls": i} for i in range(ROWS)]
+    rows[BAD]["bin"] = MARK + bytes(rows[BAD]["bin"])  # type: ignore[call-overload]
+    written_dataset(folder, f"x-@1.{ending}", [rows])
+    path = folder / f"x-0.{ending}"
+    data = path.read_bytes()
+    assert data.count(MARK) == 1
+    path.write_bytes(data.replace(MARK, MARK[:-1] + b"y"))
+    return path.name
+
+
+WAYS: dict[str, Callable[[st.Dataset], Any]] = {  # type: ignore[name-defined]
+    "one": lambda ds: ds[BAD],
+    "key": lambda ds: ds[f"{BAD:03d}"],
+    "slice": lambda ds: ds[BAD - 3 : BAD + 3],
+    "list": lambda ds: ds[[BAD, 3]],
+    "view": lambda ds: ds.view("bin", decode=None)[BAD],
+    "view slice": lambda ds: np.asarray(ds.view("bin", decode=None)[10:30]),
+}
+
+
+@pytest.mark.parametrize("size", [90, 30_000])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_dataset_hands_out_no_other_bytes(place: tuple[Path, str], size: int, way: str) -> None:
+    folder, prefix = place
+    ds = st.open(prefix + damaged(folder, size))
+    with pytest.raises(CorruptError, match=rf"x-0\.tar \[{BAD:03d}\.bin\]: its checksum is not the one in the sidecar"):
+        WAYS[way](ds)
+    assert ds[BAD - 1]["cls"] == str(BAD - 1).encode()
+
+
+@pytest.mark.parametrize("size", [90, 30_000])
+def test_the_command_line_shows_no_other_bytes(place: tuple[Path, str], size: int) -> None:
+    folder, prefix = place
+    name = damaged(folder, size)
+    for arguments in (["--index", str(BAD), "-f", "bin"], ["--sample", f"{BAD:03d}", "-f", "bin"]):
+        message = check_failure(prefix + name, *arguments, cwd=folder, program="htextract")
+        assert f"[{BAD:03d}.bin]: its checksum is not the one in the sidecar" in message
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    assert call(prefix + name, "--index", "3", "-f", "cls", cwd=folder, program="htextract").out.strip() == "3"
+
+
+@pytest.mark.parametrize("size", [90, 30_000])
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_training_gets_no_other_bytes(place: tuple[Path, str], size: int, on_error: str) -> None:
+    """Small samples are read together, large ones of local files when their batch is made."""
+    pytest.importorskip("torch")
+    from shardtools.torch import ShardIterable
+
+    folder, prefix = place
+    fields = ("__key__", "bin")
+    train = ShardIterable(
+        prefix + damaged(folder, size), fields=fields, batch_size=8, uneven="uneven", on_error=on_error
+    )
+    if on_error == "raise":
+        with pytest.raises(ShardtoolsError, match=rf"\[{BAD:03d}.*\]: its checksum is not the one in the sidecar"):
+            list(train)
+        return
+    keys = [key for keys, _ in train for key in keys]
+    assert keys == [f"{i:03d}" for i in range(ROWS) if i != BAD]
