@@ -108,10 +108,17 @@ def load_npy(data: bytes) -> npt.NDArray[Any]:
     return _array(header, data, header.size)
 
 
-def _array(header: Header, data: bytes, start: int) -> npt.NDArray[Any]:
-    """Return the array whose data begin at ``start`` and end with ``data``."""
+def _refuse_others(header: Header) -> None:
+    """Raise if an array's elements are no plain bytes of some number."""
     if header.dtype.hasobject:
         raise ValueError("it holds Python objects, which only pickle could read")
+    if not header.dtype.itemsize and prod(header.shape):
+        raise ValueError("its elements have no bytes")
+
+
+def _array(header: Header, data: bytes, start: int) -> npt.NDArray[Any]:
+    """Return the array whose data begin at ``start`` and end with ``data``."""
+    _refuse_others(header)
     rest = len(data) - start - header.nbytes
     if rest < 0:
         raise ValueError("it ends too early")
@@ -138,6 +145,8 @@ def load_npz(data: bytes, check: Callable[[Mapping[str, Header]], None] | None =
         headers = {name: read_header(file) for name, file in opened.items()}
         if len(opened) < len(infos):
             raise ValueError("two arrays have the same name")
+        for header in headers.values():
+            _refuse_others(header)
         if any(h.size + h.nbytes != info.file_size for h, info in zip(headers.values(), infos, strict=True)):
             raise ValueError("an array does not have the size that its head says")
         if check is not None:
