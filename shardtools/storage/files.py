@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat as modes
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +51,7 @@ _MEANINGS = {
     errno.EISDIR: _Meaning(RefusedError, "this is a folder", "name a file"),
     errno.ENAMETOOLONG: _Meaning(RefusedError, "the name is too long", "choose a shorter name"),
     errno.ELOOP: _NO_LOOP,
+    errno.ENXIO: _Meaning(RefusedError, "this is a socket, or a device that is not there", "name a regular file"),
     errno.EPIPE: _Meaning(UnavailableError, "whatever read this pipe has closed it", "let it read to the end"),
     errno.EMFILE: _Meaning(
         UnavailableError, "too many files are open", "raise the limit (ulimit -n), or use fewer jobs"
@@ -75,6 +78,58 @@ def os_errors(url: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise storage_error(error, url) from error
+
+
+_STREAM = re.compile(r"/dev/(?:std(?:in|out|err)|fd/[0-9]+)|/proc/self/fd/[0-9]+")
+_KINDS = {
+    modes.S_IFIFO: "a named pipe",
+    modes.S_IFCHR: "a device",
+    modes.S_IFBLK: "a device",
+    modes.S_IFSOCK: "a socket",
+}
+_DESCRIPTORS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+
+
+def stream_number(path: str) -> int | None:
+    """Return the file descriptor that a path names, of those that this process has open; None if it names none.
+
+    >>> stream_number("/dev/stdout"), stream_number("/dev/fd/63"), stream_number("/dev/null")
+    (1, 63, None)
+    """
+    if not _STREAM.fullmatch(path):
+        return None
+    return _DESCRIPTORS[path] if path in _DESCRIPTORS else int(path.rpartition("/")[2])
+
+
+def open_regular(path: str, url: str, *, streams: bool = False) -> int:
+    """Return a descriptor from which a regular file is read; with ``streams`` also what this process has open already.
+
+    That is standard input, or what a shell passes for ``<(...)``. Whatever else there is may never give a byte, or
+    never an end: a named pipe would wait for somebody to write to it.
+
+    Raises:
+        StorageError: it cannot be opened, or is neither.
+    """
+    with os_errors(url):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            mode = os.fstat(fd).st_mode
+            if not modes.S_ISREG(mode):
+                if modes.S_ISDIR(mode):
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                if not streams or stream_number(path) is None:
+                    raise irregular(mode, url)
+                os.set_blocking(fd, True)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+def irregular(mode: int, url: str) -> RefusedError:
+    """Return the error for what is no regular file."""
+    kind = _KINDS.get(modes.S_IFMT(mode), "not a regular file")
+    return RefusedError(f"this is {kind}", url=url, fix="name a regular file, or /dev/stdin for what comes in a pipe")
 
 
 def batches(parts: Iterable[Buffer]) -> Iterator[list[Buffer]]:

@@ -4,7 +4,8 @@
 
 A file that is being written has no name (Linux O_TMPFILE), so that not even SIGKILL leaves anything of it. Where the
 file system has no such files it is a hidden one in the same folder, renamed at the end. Replacing a file always goes
-through a rename, hence readers see the old object or the new one.
+through a rename, hence readers see the old object or the new one. What is no regular file is not read, since it may
+never end; ``/dev/stdin``, ``/dev/stdout``, and a device to write to, such as ``/dev/null``, are the exceptions.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from typing import TYPE_CHECKING
 
 from shardtools.errors import ChangedError, NotFoundError, RefusedError
 from shardtools.storage import ByteRange, Stat, Storage, Stream
-from shardtools.storage.files import FileSink, os_errors, storage_error
+from shardtools.storage.files import (
+    FileSink,
+    irregular,
+    open_regular,
+    os_errors,
+    storage_error,
+    stream_number,
+)
 from shardtools.storage.ranges import past_end
 
 if TYPE_CHECKING:
@@ -76,12 +84,12 @@ class LocalStorage(Storage):
     """Files. Stateless, hence safe in threads and after a fork."""
 
     def open(self, url: str) -> FileStream:
-        with os_errors(url):
-            return FileStream(FileIO(_path(url), "r"), url)
+        fd = open_regular(_path(url), url, streams=True)
+        return FileStream(FileIO(fd, "r"), url)
 
     def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
         with os_errors(url):
-            fd = os.open(_path(url), os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_regular(_path(url), url, streams=True)
             try:
                 before = _describe(os.fstat(fd))
                 parts = [_read_range(fd, part, url) for part in ranges]
@@ -92,6 +100,12 @@ class LocalStorage(Storage):
 
     @contextmanager
     def create(self, url: str) -> Iterator[FileSink]:
+        if (fd := _open_device(url)) is not None:
+            try:
+                yield FileSink(fd, url)
+            finally:
+                os.close(fd)
+            return
         with _draft(url) as draft:
             yield FileSink(draft.fd, url)
             with os_errors(url):
@@ -108,7 +122,19 @@ class LocalStorage(Storage):
             status = os.stat(_path(url))
         if modes.S_ISDIR(status.st_mode):
             raise RefusedError("this is a folder", url=url, fix="name a file")
+        if not modes.S_ISREG(status.st_mode) and not _is_device(_path(url), status.st_mode):
+            raise irregular(status.st_mode, url)
         return _describe(status)
+
+    def exists(self, url: str) -> bool:
+        """Return whether there is a file; a device such as ``/dev/null`` holds nothing."""
+        try:
+            with os_errors(url):
+                if _is_device(_path(url), os.stat(_path(url)).st_mode):
+                    return False
+        except NotFoundError:
+            return False
+        return super().exists(url)
 
     def list(self, prefix: str) -> list[str]:
         head = _SCHEME if prefix[: len(_SCHEME)].lower() == _SCHEME else ""
@@ -135,6 +161,27 @@ def _path(url: str) -> str:
     if not path or "\0" in path:
         raise RefusedError("this is not the name of a file", url=url, fix="check the path")
     return path
+
+
+def _is_device(path: str, mode: int) -> bool:
+    """Return whether what is written to a path goes away at once: to a device, or where this process writes anyway."""
+    return modes.S_ISCHR(mode) or stream_number(path) is not None
+
+
+def _open_device(url: str) -> int | None:
+    """Return the descriptor of a device to write to; None if this is none.
+
+    What this process has open is not opened again: it would be written from its beginning.
+    """
+    path = _path(url)
+    with os_errors(url):
+        if (number := stream_number(path)) is not None:
+            return os.dup(number)
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            return None
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY) if modes.S_ISCHR(mode) else None
 
 
 def _describe(status: os.stat_result) -> Stat:

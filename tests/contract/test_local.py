@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -134,14 +135,61 @@ def test_what_is_no_regular_file_is_not_replaced(local: LocalStorage, tmp_path: 
     assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
 
 
-def test_a_named_pipe_can_be_read(local: LocalStorage, tmp_path: Path) -> None:
+def test_what_may_never_end_is_not_read(local: LocalStorage, tmp_path: Path) -> None:
+    """Nobody writes to this pipe: whoever opens it waits for ever. And nothing reads all of /dev/zero."""
     os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[OBJECT])
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{tmp_path}/socket")
+        for name, kind in (
+            (f"{tmp_path}/pipe", "a named pipe"),
+            ("/dev/zero", "a device"),
+            (f"{tmp_path}/socket", "a socket"),
+        ):
+            reads = [local.open, local.read, lambda url: local.read_ranges(url, [ByteRange(0, 1)])]
+            reads += [local.stat, local.exists] if name != "/dev/zero" else []
+            for read in reads:
+                with pytest.raises(RefusedError, match=f"this is {kind}.*; name a regular file"):
+                    read(name)
+
+
+def test_what_the_process_has_open_can_be_read(local: LocalStorage) -> None:
+    """It is how a shell passes <(...)."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with open(writing, "wb") as file:
+            file.write(OBJECT)
+
+    writer = threading.Thread(target=write)
     writer.start()
-    with local.open(f"{tmp_path}/pipe") as stream:
+    with local.open(f"/dev/fd/{reading}") as stream:
         assert stream.stat.size is None and stream.stat.validator is None
         assert stream.readall() == OBJECT
     writer.join()
+    os.close(reading)
+
+
+def test_devices_can_be_written_to(local: LocalStorage, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in ("/dev/null", str(tmp_path / "link")):
+        assert not local.exists(name)
+        with local.create(name) as sink:
+            sink.write(OBJECT)
+        assert stat.S_ISCHR(os.stat(name).st_mode)
+    with pytest.raises(FullError), local.create("/dev/full") as sink:
+        sink.write(OBJECT)
+
+
+def test_what_the_process_has_open_can_be_written(local: LocalStorage, tmp_path: Path) -> None:
+    """It is not opened again: what was written before stays."""
+    with open(tmp_path / "x", "wb", buffering=0) as file:
+        file.write(b"before ")
+        for path in (f"/dev/fd/{file.fileno()}", f"/proc/self/fd/{file.fileno()}"):
+            assert not local.exists(path)
+            with local.create(path) as sink:
+                sink.write(b"this ")
+        file.write(b"behind")
+    assert (tmp_path / "x").read_bytes() == b"before this this behind"
 
 
 def test_a_file_that_is_written_over_in_place_has_changed(local: LocalStorage, tmp_path: Path) -> None:

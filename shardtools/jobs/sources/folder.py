@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat as modes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from shardtools.errors import JobError
+from shardtools.errors import JobError, StorageError
 from shardtools.jobs.sources import Ints
 from shardtools.jobs.sources.files import FileRules, FileSource, ordered
-from shardtools.storage.files import os_errors, storage_error
+from shardtools.storage.files import irregular, open_regular, os_errors, storage_error
 
 
 @dataclass
@@ -40,9 +41,11 @@ class FolderFiles:
     def read(self, row: int, path: str) -> bytes:
         full = f"{self.root}/{path}"
         try:
-            fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 status = os.fstat(fd)
+                if not modes.S_ISREG(status.st_mode):
+                    raise irregular(status.st_mode, full)
                 size = status.st_size
                 self._seen[path] = (size, status.st_mtime_ns)
                 data = os.read(fd, size + 1) if size < _MOST else b""
@@ -50,6 +53,8 @@ class FolderFiles:
             finally:
                 os.close(fd)
         except OSError as error:
+            if isinstance(error, StorageError):
+                raise
             raise storage_error(error, full) from error
 
     def facts(self, paths: Sequence[str]) -> Sequence[Any]:
@@ -75,7 +80,7 @@ def read_file(path: str) -> bytes:
         StorageError: it cannot be read.
     """
     with os_errors(path):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path, path)
         try:
             return _read_rest(fd, b"")
         finally:
