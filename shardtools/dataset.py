@@ -11,7 +11,6 @@ shards up to the one that has it.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -31,6 +30,7 @@ from shardtools.errors import NotFoundError, RefusedError, SpecError
 from shardtools.jobs.options import expand_sources
 from shardtools.shards import wids
 from shardtools.shards.energon import INFO
+from shardtools.shards.json_text import parse_json
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard, keep_freed_memory
 from shardtools.shards.reader import ShardReader
@@ -38,7 +38,7 @@ from shardtools.shards.samples import Record, records
 from shardtools.shards.tables import Tables
 from shardtools.shards.tar import Ints
 from shardtools.spec import Destination, is_local, name_of
-from shardtools.storage import StorageOptions, get_storage, using
+from shardtools.storage import StorageOptions, read_limited, using
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +59,12 @@ class ShardedDataset(Sequence[Record]):
     after a fork, and may be used by many threads.
     """
 
-    def __init__(self, spec: str | Sequence[str], options: StorageOptions):
+    def __init__(self, spec: str | Sequence[str], options: StorageOptions, *, trust_index: bool = False):
         """See `shardtools.open`, which makes one."""
         self.spec = spec
         self._options = options
         with using(options):
-            index = wids.read_index(spec) if wids.is_index(spec) else None
+            index = wids.read_index(spec, trusted=trust_index) if wids.is_index(spec) else None
             self._urls = index.urls if index else expand_sources(spec)
             self._start()
             self._told_by = name_of(index.url) if index else "the manifest"
@@ -145,7 +145,7 @@ class ShardedDataset(Sequence[Record]):
         if len(specs) == 1:
             try:
                 url = Destination(specs[0]).manifest
-                manifest = json.loads(get_storage(url).read(url))
+                manifest = parse_json(read_limited(url, "manifest"), url)
                 entries = manifest["shardlist"]
                 if [name_of(entry["url"]) for entry in entries] == list(map(name_of, self._urls)):
                     return [int(entry["nsamples"]) for entry in entries], tuple(manifest.get("fields", ())) or None

@@ -100,6 +100,11 @@ _ENDINGS = {
 @click.option("--sample", metavar="KEY", help="The sample with this key.")
 @click.option("--index", type=int, metavar="N", help="The sample with this number, from 0.")
 @click.option("--to", metavar="DIR", help="Write the sample's fields as files into this folder.")
+@click.option(
+    "--trust-index",
+    is_flag=True,
+    help="With --sample or --index, let an index of shards (SRC.json) name places outside of its folder or server.",
+)
 @reading_options
 def main(**given: Any) -> None:
     """Bring fields, keys and statistics of the samples in SRC to standard output or a file."""
@@ -326,7 +331,7 @@ def _find(given: dict[str, Any], options: RunOptions) -> Record:
     from shardtools.dataset import ShardedDataset
     from shardtools.errors import JobError
 
-    dataset = ShardedDataset(given["sources"], options.storage)
+    dataset = ShardedDataset(given["sources"], options.storage, trust_index=given["trust_index"])
     key, index = given["sample"], given["index"]
     try:
         record: Record = dataset[index] if key is None else dataset[key]

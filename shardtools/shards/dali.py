@@ -16,15 +16,19 @@ import numpy as np
 from shardtools.errors import ShardError
 from shardtools.shards.listing import Listing
 from shardtools.shards.table import ShardTable, encode_name
+from shardtools.shards.tar import BLOCK
 from shardtools.spec import split_path
+from shardtools.storage import check_stop
 
 VERSION = b"v1.2"
 
-# An extension is all that follows the first dot of the last component, or the whole name where that has none.
+# An extension is all that follows the first dot of the last component, or the whole name where that has none. Where
+# names have spaces there are several ways to read a line; the bounds keep trying them from taking for ever.
 _MEMBER = re.compile(
-    rb"(?P<extension>.*?) (?P<offset>[0-9]{1,18}) (?P<size>[0-9]{1,18}) "
-    rb"(?P<name>[^/.]+\.(?P=extension)|(?:.*?/)[^/.]+\.(?P=extension)|(?P=extension))(?: |\Z)"
+    rb"(?P<extension>.{0,1024}?) (?P<offset>[0-9]{1,18}) (?P<size>[0-9]{1,18}) "
+    rb"(?P<name>[^/.]{1,4096}\.(?P=extension)|(?:.{0,4096}?/)[^/.]{1,4096}\.(?P=extension)|(?P=extension))(?: |\Z)"
 )
+_NUMBER = re.compile(rb"[0-9]{1,18}").fullmatch
 _ESCAPED = re.compile(rb"\\([0-7]{3}|[abtnvfr\\])")
 _SPELT = dict(zip(b"abtnvfr", b"\a\b\t\n\v\f\r", strict=True)) | {ord("\\"): ord("\\")}
 
@@ -40,26 +44,55 @@ def index_url(url: str) -> str:
     return head + (path if dot < 0 else path[:dot]) + ".idx" + tail
 
 
-def parse_index(data: bytes) -> list[Listing]:
-    """Return what an index says: more than once where its names can be read in two ways; nothing if it is no index."""
-    head, *lines = data.split(b"\n")
-    if not lines or lines.pop() or head.split(b" ") != [VERSION, b"%d" % len(lines)]:
+def parse_index(data: bytes, filesize: int) -> list[Listing]:
+    """Return what the index of a shard of ``filesize`` bytes says: nothing if it is no such index.
+
+    It is returned more than once where its names can be read in two ways.
+    """
+    head, _, rest = data.partition(b"\n")
+    # Counted before it is split: each member takes a block of the shard, and each line one member at least.
+    lines = rest.count(b"\n")
+    if not 0 < lines <= filesize // BLOCK or not rest.endswith(b"\n") or head.split(b" ") != [VERSION, b"%d" % lines]:
         return []
     members: list[tuple[bytes, int, int]] = []
-    for line in lines:
-        at = 0
-        while at < len(line):
-            found = _MEMBER.match(line, at)
-            if found is None:
-                return []
-            members.append((found["name"], int(found["offset"]), int(found["size"])))
-            at = found.end()
+    for line in rest[:-1].split(b"\n"):
+        found = _members(line)
+        members += found
+        if not found or len(members) > filesize // BLOCK:
+            return []
     names = [name for name, _, _ in members]
     offset, size = (
         np.array(column, np.int64) for column in ([at for _, at, _ in members], [size for *_, size in members])
     )
     spellings = [list(map(_unescape, names)), names] if b"\\" in data else [names]
     return [Listing(spelling, offset, size) for spelling in spellings]
+
+
+def _members(line: bytes) -> list[tuple[bytes, int, int]]:
+    """Return name, offset and size of the members in a line; none if it is no line of an index."""
+    words = line.split(b" ")
+    parts = list(zip(words[::4], words[1::4], words[2::4], words[3::4], strict=False))
+    if len(words) == 4 * len(parts) and all(map(_fits, parts)):
+        return [(name, int(offset), int(size)) for _, offset, size, name in parts]
+    check_stop()
+    members, at = [], 0
+    while at < len(line):
+        found = _MEMBER.match(line, at)
+        if found is None:
+            return []
+        members.append((found["name"], int(found["offset"]), int(found["size"])))
+        at = found.end()
+    return members
+
+
+def _fits(part: tuple[bytes, bytes, bytes, bytes]) -> bool:
+    """Return whether four words are extension, offset, size and name of a member."""
+    extension, offset, size, name = part
+    if not _NUMBER(offset) or not _NUMBER(size):
+        return False
+    base = name[name.rfind(b"/") + 1 :]
+    dot = base.find(b".")
+    return name == extension if dot < 0 else dot > 0 and base[dot + 1 :] == extension
 
 
 def _unescape(name: bytes) -> bytes:

@@ -4,39 +4,56 @@
 ``.nv-meta``. ``index.sqlite`` has, with a shard's place in that order as ``tar_file_id``, a row of ``samples`` for each
 sample, its ``sample_key`` being the path up to the first dot of its last component, and a row of ``sample_parts`` for
 each member, its ``part_name`` being what follows that dot. This is how megatron-energon 7.4.1 writes it.
+
+A database may hold more than rows: views and generated columns are programs. So nothing is read but real tables, no
+row may be longer than a name can be, and there may be no more of them than the shard has room for.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Sequence
 from functools import cached_property
 from os.path import commonprefix
+from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
 
-from shardtools.errors import AccessError, NotFoundError, RefusedError
+from shardtools.errors import AccessError, CorruptError, LimitError, NotFoundError, RefusedError
+from shardtools.shards.json_text import parse_json
 from shardtools.shards.listing import Listing
+from shardtools.shards.tar import BLOCK
 from shardtools.spec import absolute, is_local, scheme_of, split_path
-from shardtools.storage import get_storage
+from shardtools.storage import check_stop, get_storage, read_limited
 
 INFO, DATABASE = ".nv-meta/.info.json", ".nv-meta/index.sqlite"
 
-MAX_FETCHED = 1 << 29
-"""Bytes of a database that is fetched from a server, into memory. Of a larger one nothing is used."""
+MAX_SAMPLES = 1 << 40
+"""More samples than any shard has; a larger number is wrong."""
 
-_MISSING = (NotFoundError, AccessError, RefusedError)
-"""What servers say of a hidden file that is not there: some refuse to speak of any."""
+_MISSING = (NotFoundError, AccessError, RefusedError, LimitError)
+"""What servers say of a hidden file that is not there: some refuse to speak of any. One too large is not used, too."""
 
+_TABLES = ("samples", "sample_parts")
+
+# In whatever order: to sort, sqlite would have to make all rows before it gives out the first one.
 _MEMBERS = """
 SELECT sample_key, part_name, content_byte_offset, content_byte_size
-FROM sample_parts JOIN samples USING (tar_file_id, sample_index)
-WHERE tar_file_id = ? ORDER BY content_byte_offset
+FROM sample_parts JOIN samples USING (tar_file_id, sample_index) WHERE tar_file_id = ?
 """
+
+_LONGEST = 1 << 16
+"""Bytes of a name, or of a row, that are believed to be one."""
+
+_STEPS = 10_000
+"""Steps of sqlite's machine after which it asks whether to go on; it takes some ten for a row."""
+
+_STEPS_A_BYTE = 16
+"""Steps for each byte of the database, more than to go through all of it several times."""
 
 
 class EnergonIndex:
@@ -49,7 +66,7 @@ class EnergonIndex:
         self._urls = urls
         self._lock = threading.Lock()
         self._counts: dict[str, int] | None = None
-        self._database: sqlite3.Connection | None = None
+        self._database: _Database | None = None
 
     @cached_property
     def _folder(self) -> tuple[str, str] | None:
@@ -71,8 +88,8 @@ class EnergonIndex:
         counts = [known.get(name, -1) for name in names]
         return counts if counts and min(counts) >= 0 else None
 
-    def listing(self, url: str) -> Listing | None:
-        """Return the members of the plain shard at ``url``; None if they are not known.
+    def listing(self, url: str, filesize: int) -> Listing | None:
+        """Return the members of the plain shard at ``url``, of ``filesize`` bytes; None if they are not known.
 
         Raises:
             StorageError: the storage cannot be read.
@@ -84,12 +101,13 @@ class EnergonIndex:
             with self._lock:
                 if self._database is None:
                     self._database = _open(self._file(DATABASE))
-                rows = self._database.execute(_MEMBERS, (list(known).index(name),)).fetchall()
+                rows = self._database.members(list(known).index(name), filesize)
             names = [key + b"." + part for key, part, _, _ in rows]
             offset, size = (np.array([row[column] for row in rows], np.int64) for column in (2, 3))
         except (*_MISSING, sqlite3.Error, TypeError, ValueError, OverflowError):
             return None
-        return Listing(names, offset, size)
+        order = np.argsort(offset, kind="stable")
+        return Listing([names[row] for row in order.tolist()], offset[order], size[order])
 
     def _shard_counts(self) -> dict[str, int]:
         """Return the numbers of samples by the names of shards; none if there is no such file, or it is not right."""
@@ -114,31 +132,103 @@ class EnergonIndex:
 
 def _read_counts(url: str) -> dict[str, int]:
     try:
-        counts = json.loads(get_storage(url).read(url))["shard_counts"]
-        known = {str(name): count for name, count in counts.items() if type(count) is int}
-    except (*_MISSING, ValueError, KeyError, TypeError, AttributeError):
+        counts = parse_json(read_limited(url, "index"), url)["shard_counts"]
+        known = {str(name): count for name, count in counts.items() if type(count) is int and count <= MAX_SAMPLES}
+    except (*_MISSING, CorruptError, KeyError, TypeError, AttributeError):
         return {}
     return known if len(known) == len(counts) else {}
 
 
-def _open(url: str) -> sqlite3.Connection:
+def _open(url: str) -> _Database:
     """Return the database at ``url``: where it is, if that is a path, else from memory.
 
     Raises:
-        StorageError: it cannot be read, or is too large for that.
-        sqlite3.Error: it is no database.
+        StorageError: it cannot be read.
+        LimitError: it is too large to be fetched.
+        sqlite3.Error: it is no such database.
     """
+    size = get_storage(url).stat(url).size
     if is_local(url):
         path = quote(os.fsencode(absolute(url)))
         database = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, check_same_thread=False)
-    else:
-        size = get_storage(url).stat(url).size
-        if size is None or size > MAX_FETCHED:
-            raise RefusedError("the database is too large to be fetched", url=url, fix="make sidecars with htindex")
-        data = get_storage(url).read(url)
-        if not data.startswith(b"SQLite format 3\0"):
-            raise sqlite3.DatabaseError("it is no database")
-        database = sqlite3.connect(":memory:", check_same_thread=False)
-        database.deserialize(data)
-    database.text_factory = bytes
-    return database
+        return _Database(database, size or 0)
+    data = read_limited(url, "index")
+    if not data.startswith(b"SQLite format 3\0"):
+        raise sqlite3.DatabaseError("it is no database")
+    database = sqlite3.connect(":memory:", check_same_thread=False)
+    database.deserialize(data)
+    return _Database(database, len(data))
+
+
+class _Database:
+    """A database of ``size`` bytes that somebody else has made; whoever uses it holds a lock."""
+
+    def __init__(self, database: sqlite3.Connection, size: int):
+        """Look at what is in it.
+
+        Raises:
+            sqlite3.Error: what is to be read from are no tables.
+        """
+        self._database = database
+        self._most = 100 + size * _STEPS_A_BYTE // _STEPS
+        self._asked = 0
+        self._error: BaseException | None = None
+        database.text_factory = bytes
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+        database.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, _LONGEST)
+        database.set_progress_handler(self._may_go_on, _STEPS)
+        database.execute("PRAGMA trusted_schema = OFF")
+        database.execute("PRAGMA cell_size_check = ON")
+        self._check_tables()
+
+    def _check_tables(self) -> None:
+        found = self._rows("SELECT name, type, rootpage, sql FROM sqlite_schema WHERE name IN (?, ?)", _TABLES, 3)
+        tables = {name.decode() for name, kind, page, sql in found if kind == b"table" and page and _is_table(sql)}
+        if tables != {*_TABLES} or len(found) != len(_TABLES):
+            raise sqlite3.DatabaseError("it has not the tables of Energon")
+
+    def members(self, shard: int, filesize: int) -> list[tuple[bytes, bytes, int, int]]:
+        """Return key, field, offset and size of the members of a shard of ``filesize`` bytes, in no order.
+
+        Raises:
+            sqlite3.Error: they cannot be read, or are more than there can be.
+            TypeError: a name is no text.
+        """
+        return self._rows(_MEMBERS, (shard,), filesize // BLOCK, filesize)
+
+    def _rows(self, query: str, values: tuple[object, ...], most: int, longest: int = _LONGEST) -> list[Any]:
+        """Return the rows that a query gives: at most so many, whose texts have no more bytes together."""
+        self._asked, self._error = 0, None
+        rows, size = [], 0
+        try:
+            for row in self._database.execute(query, values):
+                rows.append(row)
+                size += len(row[0]) + len(row[1])
+                if len(rows) > most or size > longest:
+                    raise sqlite3.DatabaseError("it has more than it can have")
+        except sqlite3.OperationalError as error:
+            if self._error is not None:
+                raise self._error from None
+            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT and self._asked <= self._most:
+                raise KeyboardInterrupt from None  # from a signal, just before the handler could catch it
+            raise
+        return rows
+
+    def _may_go_on(self) -> bool:
+        """Return True to stop sqlite, which asks this from time to time. What is raised here would get lost there."""
+        try:
+            self._asked += 1
+            check_stop()
+        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt, too
+            self._error = error
+            return True
+        return self._asked > self._most
+
+
+def _is_table(sql: bytes | None) -> bool:
+    """Return whether a table is what its statement says, and no column of it is a program."""
+    words = (sql or b"").upper().split()
+    return words[:2] == [b"CREATE", b"TABLE"] and b"GENERATED" not in words and not _AS.search(sql or b"")
+
+
+_AS = re.compile(rb"\bAS\s*\(", re.IGNORECASE)

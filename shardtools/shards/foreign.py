@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shardtools.errors import AccessError, NotFoundError, RefusedError
+from shardtools.errors import AccessError, LimitError, NotFoundError, RefusedError
 from shardtools.shards import dali
 from shardtools.shards.energon import EnergonIndex
 from shardtools.shards.listing import Listing, sidecar_of
 from shardtools.shards.sidecar import Sidecar
 from shardtools.spec import name_of
-from shardtools.storage import get_storage
+from shardtools.storage import read_limited
 
 
 def read_foreign(url: str, filesize: int | None, energon: EnergonIndex) -> Sidecar | None:
@@ -28,15 +28,15 @@ def read_foreign(url: str, filesize: int | None, energon: EnergonIndex) -> Sidec
     """
     if not name_of(url).endswith(".tar") or filesize is None:  # an index beside one that is packed is about another
         return None
-    found = (sidecar_of(url, filesize, listing) for listing in _listings(url, energon))
+    found = (sidecar_of(url, filesize, listing) for listing in _listings(url, filesize, energon))
     return next((sidecar for sidecar in found if sidecar is not None), None)
 
 
-def _listings(url: str, energon: EnergonIndex) -> Iterator[Listing]:
+def _listings(url: str, filesize: int, energon: EnergonIndex) -> Iterator[Listing]:
     try:
-        index = get_storage(url).read(dali.index_url(url))
-    except (NotFoundError, AccessError, RefusedError):
+        index = read_limited(dali.index_url(url), "index")
+    except (NotFoundError, AccessError, RefusedError, LimitError):
         index = b""
-    yield from dali.parse_index(index)
-    if (listing := energon.listing(url)) is not None:
+    yield from dali.parse_index(index, filesize)
+    if (listing := energon.listing(url, filesize)) is not None:
         yield listing

@@ -6,33 +6,24 @@ Such an index has no checksum of its shard. One that describes an older shard, o
 some members are looked at: the headers of the first, the last and some between must be where the index says, with the
 name and the size that it says, no member of a sample may stand before them unlisted, and the archive must end behind
 the last one. What does not hold is ignored, and the shard is scanned. A shard in which a few members were replaced by
-others, each as many blocks long as the old one, may go unnoticed.
+others, each as many blocks long as the old one, goes unnoticed here; it is noticed when these are read, since each is
+compared with its header then (``member_header.py``).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from shardtools.errors import RefusedError, ShardError
-from shardtools.shards.scan import is_meta, scan
+from shardtools.shards.member_header import last_member, split_name
+from shardtools.shards.names import wrong_fields
+from shardtools.shards.scan import scan
 from shardtools.shards.sidecar import Sidecar, columns_of
 from shardtools.shards.table import Keys, ShardTable, decode_name
-from shardtools.shards.tar import (
-    BLOCK,
-    PAX,
-    TYPE_AT,
-    Ints,
-    checksum_holds,
-    extended_name,
-    is_extension,
-    is_regular,
-    parse_number,
-    parse_pax,
-)
+from shardtools.shards.tar import BLOCK, Ints
 from shardtools.storage import ByteRange, get_storage
 
 SPREAD = 16
@@ -45,8 +36,6 @@ which is that of the extension header); and those with names that an index may s
 
 MAX_GAP, MAX_END = 1 << 16, 1 << 20
 """Bytes between two members, and behind the last one, that are read. Where there are more, the shard is scanned."""
-
-_MEMBER = re.compile(rb"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -76,18 +65,6 @@ def sidecar_of(url: str, filesize: int, listing: Listing) -> Sidecar | None:
         return None
     no_entries = np.empty((0, 2), np.int64)
     return Sidecar(filesize, "", table.fields, table.other, columns_of(table), no_entries, {}, "tar")
-
-
-def split_name(name: bytes) -> tuple[bytes, bytes] | None:
-    """Return key and field of a member's name; None if it is no part of a sample.
-
-    >>> split_name(b"./v1.0/a.seg.png"), split_name(b"README"), split_name(b"d/.hidden.jpg")
-    ((b'v1.0/a', b'seg.png'), None, None)
-    """
-    while name.startswith(b"./"):
-        name = name[2:]
-    match = _MEMBER.fullmatch(name)
-    return None if match is None or is_meta(name) else (match[1], match[2])
 
 
 def _is_orderly(listing: Listing, filesize: int) -> bool:
@@ -160,7 +137,7 @@ def _group(names: Sequence[bytes]) -> _Groups | None:
         taken.add(code)
         groups.rows.append(row)
         groups.field.append(code)
-    refused = any(name == b"key" or name.startswith(b"__") for name in groups.fields)
+    refused = wrong_fields(map(decode_name, groups.fields)) or any(b"\0" in name for name in groups.keys)
     return None if refused else groups
 
 
@@ -180,52 +157,8 @@ def _holds(url: str, filesize: int, listing: Listing) -> bool:
     try:
         *heads, rest = get_storage(url).read_ranges(url, [*ranges, end])
         for row, head in zip(rows, heads, strict=True):
-            if not _leads_to(head, listing.names[row], int(size[row]), int(before[row])):
+            if last_member(head) != (listing.names[row], int(size[row])):
                 return False
         return len(scan(np.frombuffer(rest, np.uint8), base=end.start).table) == 0
     except (ShardError, RefusedError, ValueError):  # nothing of a tar file, or an end that is not where it was
         return False
-
-
-def _leads_to(head: bytes, name: bytes, size: int, base: int) -> bool:
-    """Return whether ``head``, from the shard's offset ``base``, ends with the header of this member.
-
-    What may stand before it are its extension headers, and members that are no parts of samples.
-
-    Raises:
-        ShardError: an extension header is damaged.
-        ValueError: a header is.
-    """
-    at = 0
-    renamed: bytes | None = None
-    resized: int | None = None
-    while at + BLOCK <= len(head):
-        header = head[at : at + BLOCK]
-        if not checksum_holds(header):
-            return False
-        kind = np.frombuffer(header, np.uint8)[TYPE_AT : TYPE_AT + 1]
-        length = 0 if kind[0] in b"123456" else parse_number(header[124:136])
-        payload = head[at + BLOCK : at + BLOCK + length]
-        at += BLOCK
-        if is_extension(kind).all():
-            given = extended_name(int(kind[0]), payload, offset=base + at, url=None)
-            renamed = renamed if given is None else given
-            if kind[0] == PAX and (text := parse_pax(payload).get("size")) is not None:
-                resized = int(text)
-        else:
-            length = length if resized is None else resized
-            found = _own_name(header) if renamed is None else renamed
-            regular = bool(is_regular(kind).all())
-            if at == len(head):
-                return regular and found == name and length == size
-            if regular and split_name(found) is not None:
-                return False
-            renamed = resized = None
-        at += -(-length // BLOCK) * BLOCK
-    return False
-
-
-def _own_name(header: bytes) -> bytes:
-    """Return the name in a header itself."""
-    name, prefix = (header[at].split(b"\0", 1)[0] for at in (slice(100), slice(345, 500)))
-    return prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name

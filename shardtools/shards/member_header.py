@@ -1,10 +1,236 @@
-"""Placeholder."""
+"""Is the header right before a member's data that of this member? What a table without checksums is held against.
+
+    bytes before the data of members -> one plain block each: numpy; whatever else: header by header -> name and size
+
+Whoever reads the data of members through the index of another program gets these bytes with them, or next to them. So
+an index that was made for an older shard is noticed at every sample that it is wrong about.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from shardtools.shards.table import ShardTable
-from shardtools.shards.tar import Ints
+import numpy as np
+import numpy.typing as npt
+
+from shardtools.errors import ShardError, StaleTableError
+from shardtools.shards.scan import is_meta
+from shardtools.shards.table import ShardTable, encode_name
+from shardtools.shards.tar import (
+    BLOCK,
+    PAX,
+    TYPE_AT,
+    Bytes,
+    Ints,
+    checksum_holds,
+    extended_name,
+    is_extension,
+    is_regular,
+    only_times,
+    parse_number,
+    parse_pax,
+    verify_checksums,
+)
+
+_POWERS = 8 ** np.arange(10, -1, -1, dtype=np.int64)
+_NAME, _PREFIX = 100, slice(345, 500)
+_ZEROS = bytes(BLOCK)
 
 
 def check_headers(url: str, table: ShardTable, members: Ints, heads: Sequence[bytes]) -> None:
-    """To come."""
+    """Raise unless each of ``heads`` ends with the header of its member; ``members`` are rows of ``table``.
+
+    A head is what stands in the tar file between the end of the member before, or of the file's beginning, and the
+    member's data: its header, its extension headers, and whatever else, such as folders, that is no part of a sample.
+
+    Raises:
+        StaleTableError: one does not: the table is not about the shard as it is now.
+    """
+    samples = np.searchsorted(table.first, members, side="right") - 1
+    keys, ends, fields = table.keys.data, table.keys.ends, [encode_name(name) for name in table.fields]
+    starts = np.concatenate(([0], ends))[samples]
+    names = [
+        keys[start:stop].tobytes() + b"." + fields[code]
+        for start, stop, code in zip(
+            starts.tolist(), ends[samples].tolist(), table.field[members].tolist(), strict=True
+        )
+    ]
+    sizes = table.size[members]
+    for row in np.flatnonzero(~_are_plain(names, sizes, heads)).tolist():
+        found = last_member(heads[row])
+        if found is None or split_name(found[0]) != split_name(names[row]) or found[1] != sizes[row]:
+            raise _stale(url, names[row], int(sizes[row]), found)
+
+
+def _stale(url: str, name: bytes, size: int, found: tuple[bytes, int] | None) -> StaleTableError:
+    there = "no header" if found is None else f"that of {_shown(found[0])} with {found[1]:,} bytes"
+    return StaleTableError(
+        f"the index beside the shard is not about it: before the {size:,} bytes of this member stands {there}",
+        url=url,
+        member=_shown(name),
+        fix="delete the index (.idx, or .nv-meta), or make sidecars with htindex",
+    )
+
+
+def _shown(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+# many at a time
+
+
+def _are_plain(names: Sequence[bytes], sizes: Ints, heads: Sequence[bytes]) -> npt.NDArray[np.bool_]:
+    """Return which heads are one plain header of their member, with nothing before it but a time; False if in doubt."""
+    lengths = np.fromiter(map(len, heads), np.int64, len(heads))
+    plain = np.zeros(len(heads), bool)
+    for blocks in (1, 3):  # webdataset puts two blocks with a time before each header
+        rows = np.flatnonzero(lengths == blocks * BLOCK)
+        if not len(rows):
+            continue
+        data = np.frombuffer(b"".join([heads[row] for row in rows.tolist()]), np.uint8).reshape(-1, blocks * BLOCK)
+        if blocks == 3:
+            timed = _is_time(data)
+            rows, data = rows[timed], data[timed]
+        header = np.ascontiguousarray(data[:, -BLOCK:])
+        if len(rows) and _checksums_hold(header):
+            found = is_regular(header[:, TYPE_AT]) & _has_size(header, sizes[rows])
+            plain[rows] = found & _has_name(header, [names[row] for row in rows.tolist()])
+    return plain
+
+
+def _is_time(data: Bytes) -> npt.NDArray[np.bool_]:
+    """Return which rows begin with a pax header that holds a time and nothing else."""
+    flat = np.ascontiguousarray(data).reshape(-1)
+    header = np.ascontiguousarray(data[:, :BLOCK])
+    if not _checksums_hold(header):
+        return np.zeros(len(data), bool)
+    size = _sizes(header)
+    start = np.arange(len(data)) * data.shape[1] + BLOCK
+    small: npt.NDArray[np.bool_] = (header[:, TYPE_AT] == PAX) & (size > 0) & (size <= BLOCK)
+    return small & only_times(flat, start, size)
+
+
+def _checksums_hold(header: Bytes) -> bool:
+    try:
+        verify_checksums(header, np.zeros(len(header), np.int64), base=0, url=None)
+    except ShardError:
+        return False
+    return True
+
+
+def _sizes(header: Bytes) -> Ints:
+    """Return the sizes in headers; -1 where that is not written as 11 octal digits."""
+    digits = header[:, 124:135] - np.uint8(48)
+    usual = (digits <= 7).all(axis=1) & ((header[:, 135] & 0xDF) == 0)
+    return np.where(usual, digits.astype(np.int64) @ _POWERS, -1)
+
+
+def _has_size(header: Bytes, sizes: Ints) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = _sizes(header) == sizes
+    return found
+
+
+def _has_name(header: Bytes, names: Sequence[bytes]) -> npt.NDArray[np.bool_]:
+    """Return which headers have these names, perhaps with ``./`` before them, and nothing but NULs behind."""
+    ustar = (header[:, 257:263] == np.frombuffer(b"ustar\0", np.uint8)).all(axis=1)
+    prefix = header[:, _PREFIX]
+    lengths = np.where(ustar & (prefix[:, 0] != 0), (prefix == 0).argmax(axis=1), 0)
+    found = np.zeros(len(header), bool)
+    for length in np.unique(lengths).tolist():
+        rows = np.flatnonzero(lengths == length)
+        given = np.zeros((len(rows), length + bool(length) + _NAME + 1), np.uint8)
+        if length:
+            given[:, :length], given[:, length] = prefix[rows, :length], ord("/")
+        given[:, -_NAME - 1 : -1] = header[rows, :_NAME]
+        dotted = np.flatnonzero((given[:, 0] == ord(".")) & (given[:, 1] == ord("/")))
+        given[dotted, :-2], given[dotted, -2:] = given[dotted, 2:], 0
+        found[rows] = (given == _as_rows([names[row] for row in rows.tolist()], given.shape[1])).all(axis=1)
+    return found
+
+
+def _as_rows(names: Sequence[bytes], width: int) -> Bytes:
+    """Return names as rows of ``width`` bytes. One that is too long gets a row that no header has."""
+    text = np.array(names, f"S{max(max(map(len, names)), width)}").view(np.uint8).reshape(len(names), -1)
+    text[(text[:, width - 1 :] != 0).any(axis=1), 0] = 0
+    return text[:, :width]
+
+
+# one at a time
+
+
+def last_member(head: bytes) -> tuple[bytes, int] | None:
+    """Return name and size of the member whose header ``head`` ends with.
+
+    None if it ends with none, if that is no regular file, or if a member of a sample stands before it.
+    """
+    try:
+        return _last_member(head)
+    except (ShardError, ValueError):  # an extension header is damaged, or a number
+        return None
+
+
+def _last_member(head: bytes) -> tuple[bytes, int] | None:
+    at = 0
+    renamed: bytes | None = None
+    resized: int | None = None
+    while at + BLOCK <= len(head):
+        header = head[at : at + BLOCK]
+        at += BLOCK
+        if header == _ZEROS:  # the end of an archive that another one was appended to
+            continue
+        if not checksum_holds(header):
+            return None
+        kind = np.frombuffer(header, np.uint8)[TYPE_AT : TYPE_AT + 1]
+        length = 0 if kind[0] in b"123456" else parse_number(header[124:136])
+        if is_extension(kind).all():
+            payload = head[at : at + length]
+            given = extended_name(int(kind[0]), payload, offset=at, url=None)
+            renamed = renamed if given is None else given
+            resized = _pax_size(payload, resized) if kind[0] == PAX else resized
+        else:
+            length = length if resized is None else resized
+            name = header_name(header) if renamed is None else renamed
+            regular = bool(is_regular(kind).all())
+            if at == len(head):
+                return (name, length) if regular else None
+            if regular and split_name(name) is not None:
+                return None
+            renamed = resized = None
+        at += -(-length // BLOCK) * BLOCK
+    return None
+
+
+def _pax_size(payload: bytes, before: int | None) -> int | None:
+    """Return the size that a pax header gives to the next member, else the one before.
+
+    Raises:
+        ValueError: it is no size. A negative one would lead back, to the same header, for ever.
+    """
+    text: Any = parse_pax(payload).get("size")
+    if text is None:
+        return before
+    if not text.isdigit():
+        raise ValueError("the size in a pax header is no number")
+    return int(text)
+
+
+def header_name(header: bytes) -> bytes:
+    """Return the name in a header block itself."""
+    name, prefix = (header[at].split(b"\0", 1)[0] for at in (slice(_NAME), _PREFIX))
+    return prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name
+
+
+def split_name(name: bytes) -> tuple[bytes, bytes] | None:
+    """Return key and field of a member's name; None if it is no part of a sample.
+
+    >>> split_name(b"./v1.0/a.seg.png"), split_name(b"README"), split_name(b"d/.hidden.jpg")
+    ((b'v1.0/a', b'seg.png'), None, None)
+    """
+    while name.startswith(b"./"):
+        name = name[2:]
+    slash = name.rfind(b"/") + 1
+    dot = name.find(b".", slash)
+    if not slash < dot < len(name) - 1 or is_meta(name):
+        return None
+    return name[:dot], name[dot + 1 :]

@@ -4,7 +4,7 @@
 
 Beside its own ``shardlist``, or instead, it may have ``datasets``, each with a ``shardlist`` or with the
 ``source_url`` of another index. A URL is relative to the index that has it, or to its ``base``. The manifest of a
-dataset is such an index, too (see ``manifest.py``).
+dataset is such an index, too (see ``manifest.py``). What it may name is said in ``trust.py``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shardtools.errors import SpecError, redact
+from shardtools.errors import CorruptError, SpecError, redact
+from shardtools.shards.json_text import parse_json
 from shardtools.shards.manifest import ShardEntry
-from shardtools.spec import absolute, folder_of, identity, name_of, scheme_of, split_path
-from shardtools.storage import get_storage
+from shardtools.shards.table import encode_name
+from shardtools.shards.trust import check_place
+from shardtools.spec import MAX_SHARDS, absolute, folder_of, identity, name_of, scheme_of, split_path
+from shardtools.storage import read_limited
 
 KIND = "wids-shard-index-v1"
+
+MAX_SAMPLES = 1 << 40
+"""More samples than any shard has: whatever number is larger is wrong, and would not fit into those of all together."""
 
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 
@@ -47,23 +53,28 @@ def is_index(spec: str | Sequence[str]) -> bool:
     return split_path(spec)[1].endswith(".json")
 
 
-def read_index(spec: str | Sequence[str]) -> ShardIndex:
-    """Return what the index that ``spec`` names says.
+def read_index(spec: str | Sequence[str], *, trusted: bool = False) -> ShardIndex:
+    """Return what the index that ``spec`` names says. Only one that is ``trusted`` may name places outside of its own.
 
     Raises:
-        SpecError: it is no such index, or names no shards, or one twice.
+        SpecError: it is no such index, names no shards, or one twice, or a place that it may not name.
+        LimitError: it is too large.
         StorageError: it, or one that it refers to, cannot be read.
     """
     url = absolute(spec if isinstance(spec, str) else spec[0])
     index = _load(url)
-    found = list(_shards(url, index))
-    if not found:
-        raise _broken(url, "it lists no shards")
+    found: list[tuple[str, int]] = []
     seen: set[str] = set()
-    for shard, _ in found:
+    for place, shard, count in _shards(url, index, trusted):
+        check_place(shard, place, url, trusted=trusted)
         if (same := identity(shard)) in seen:
             raise _broken(url, f"it lists {name_of(shard)} twice")
         seen.add(same)
+        found.append((shard, count))
+        if len(found) > MAX_SHARDS:
+            raise _broken(url, f"it lists more than {MAX_SHARDS:,} shards")
+    if not found:
+        raise _broken(url, "it lists no shards")
     fields = index.get("fields")
     named = tuple(map(str, fields)) if isinstance(fields, dict) and fields else None
     return ShardIndex(url, [shard for shard, _ in found], [count for _, count in found], named)
@@ -71,16 +82,16 @@ def read_index(spec: str | Sequence[str]) -> ShardIndex:
 
 def _load(url: str) -> dict[str, Any]:
     try:
-        index = json.loads(get_storage(url).read(url))
-    except (ValueError, RecursionError) as error:
-        raise _broken(url, "it is not JSON") from error
+        index = parse_json(read_limited(url, "manifest"), url)
+    except CorruptError as error:
+        raise _broken(url, error.what) from error
     if not isinstance(index, dict) or not (index.get("wids_version") == 1 or index.get("__kind__") == KIND):
         raise _broken(url, 'it has no "wids_version": 1')
     return index
 
 
-def _shards(url: str, index: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield URL and number of samples of each shard: first its own, then those of the datasets that it consists of."""
+def _shards(url: str, index: dict[str, Any], trusted: bool) -> Iterator[tuple[str, str, int]]:
+    """Yield the index, URL and number of samples of each shard: first its own, then those of its datasets."""
     yield from _listed(url, url, index.get("shardlist", []))
     parts = index.get("datasets", [])
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
@@ -89,6 +100,7 @@ def _shards(url: str, index: dict[str, Any]) -> Iterator[tuple[str, int]]:
         place = url
         if "source_url" in part:
             place = _resolve(url, url, part["source_url"])
+            check_place(place, url, url, trusted=trusted)
             part = _load(place)
             if "datasets" in part or "source_url" in part:
                 raise _broken(place, "it refers to further datasets, and another one refers to it")
@@ -98,14 +110,14 @@ def _shards(url: str, index: dict[str, Any]) -> Iterator[tuple[str, int]]:
         yield from _listed(place, base, part["shardlist"])
 
 
-def _listed(url: str, base: str, shardlist: Any) -> Iterator[tuple[str, int]]:
+def _listed(url: str, base: str, shardlist: Any) -> Iterator[tuple[str, str, int]]:
     if not isinstance(shardlist, list):
         raise _broken(url, "its shardlist is no list")
     for number, entry in enumerate(shardlist):
         count = entry.get("nsamples") if isinstance(entry, dict) else None
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_SAMPLES:
             raise _broken(url, f"shard {number} of a shardlist has no number of samples")
-        yield _resolve(url, base, entry.get("url")), count
+        yield url, _resolve(url, base, entry.get("url")), count
 
 
 def _resolve(url: str, base: str, reference: Any) -> str:
@@ -115,6 +127,10 @@ def _resolve(url: str, base: str, reference: Any) -> str:
     """
     if not isinstance(reference, str) or not reference:
         raise _broken(url, "a shard or dataset has no URL")
+    try:
+        encode_name(reference)
+    except UnicodeEncodeError as error:
+        raise _broken(url, "a URL has half a character in it") from error
     if scheme_of(reference) not in ("", "-"):
         return absolute(reference)
     head, path, tail = split_path(base)

@@ -43,6 +43,7 @@ class ShardBatches:
         cache: str | None = None,
         retries: int = 5,
         timeout: float = 60.0,
+        trust_index: bool = False,
     ):
         if collate == "auto":
             collate = stack if decode or transform is not None else None
@@ -51,7 +52,7 @@ class ShardBatches:
             on_error, max_skips, memory, threads,
         )  # fmt: skip
         options = storage_options(cache, retries, timeout)
-        self._loader = Loader(ShardedDataset(source, options), settings, options, Control())
+        self._loader = Loader(ShardedDataset(source, options, trust_index=trust_index), settings, options, Control())
         self._rank, self._world_size = rank, world_size
 
     @property

@@ -46,7 +46,7 @@ class ShardIterable(IterableDataset[Any]):
         max_skips: how many errors are too many, in a row and in one pass of one process.
         memory: bytes of samples that are read ahead in each process.
         threads: threads that read, and threads that decode, in each process; the default depends on the storage.
-        cache, retries, timeout: see `shardtools.open`.
+        cache, retries, timeout, trust_index: see `shardtools.open`.
 
     Raises:
         JobError: arguments contradict each other.
@@ -74,6 +74,7 @@ class ShardIterable(IterableDataset[Any]):
         cache: str | None = None,
         retries: int = 5,
         timeout: float = 60.0,
+        trust_index: bool = False,
     ):
         super().__init__()
         if collate == "auto":
@@ -88,7 +89,7 @@ class ShardIterable(IterableDataset[Any]):
         self._numbers = shared(torch.zeros(numbers, dtype=torch.int64))
         self._stats = shared(torch.zeros(stats, dtype=torch.float64))
         control = Control(self._numbers.numpy(), self._stats.numpy())
-        self._loader = Loader(ShardedDataset(source, options), settings, options, control)
+        self._loader = Loader(ShardedDataset(source, options, trust_index=trust_index), settings, options, control)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a worker that is started anew gets: it may not be able to ask torch.distributed itself."""

@@ -42,9 +42,10 @@ class ShardMap(Dataset[Any]):
         cache: str | None = None,
         retries: int = 5,
         timeout: float = 60.0,
+        trust_index: bool = False,
     ):
         self._options = storage_options(cache, retries, timeout)
-        self._dataset = ShardedDataset(source, self._options)
+        self._dataset = ShardedDataset(source, self._options, trust_index=trust_index)
         self._fields, self._decode, self._transform, self._threads = tuple(fields), decode, transform, threads
         self._reader: _Reader | None = None
 

@@ -32,15 +32,21 @@ class Dataset(ShardedDataset):
 
 
 def open_dataset(
-    spec: str | Sequence[str], *, cache: str | None = None, retries: int = 5, timeout: float = 60.0
+    spec: str | Sequence[str],
+    *,
+    cache: str | None = None,
+    retries: int = 5,
+    timeout: float = 60.0,
+    trust_index: bool = False,
 ) -> Dataset:
     """Return the dataset that ``spec`` names: ``"http://host/train-@1000.tgz"``, or a list of such.
 
     Nothing is fetched but the manifest, where there is one. ``cache`` (``DIR`` or ``DIR:SIZE``) keeps what is fetched
-    later on a local disk. ``retries`` and ``timeout`` are those of `StorageOptions`.
+    later on a local disk. ``retries`` and ``timeout`` are those of `StorageOptions`. ``spec`` may also be the URL of an
+    index of shards (``train.json``), which may name shards outside of its folder or server only with ``trust_index``.
 
     Raises:
         SpecError: the spec is wrong or names nothing.
         StorageError: the storage cannot be read.
     """
-    return Dataset(spec, storage_options(cache, retries, timeout))
+    return Dataset(spec, storage_options(cache, retries, timeout), trust_index=trust_index)

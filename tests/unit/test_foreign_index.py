@@ -8,9 +8,11 @@ import pickle
 import re
 import sqlite3
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import shardtools
-from shardtools.errors import NotFoundError, ShardError, SpecError
+from shardtools.errors import LimitError, NotFoundError, ShardError, SpecError
+from shardtools.limits import Limits
 from shardtools.shards import dali, wids
 from shardtools.shards.energon import EnergonIndex
 from shardtools.shards.foreign import read_foreign
@@ -28,6 +31,8 @@ from shardtools.shards.indexing import index_shard
 from shardtools.shards.listing import Listing, sidecar_of
 from shardtools.shards.manifest import ShardEntry
 from shardtools.shards.table import ShardTable
+from shardtools.shards.trust import check_place
+from shardtools.storage import StorageOptions, using
 from tests import tars
 from tests.datasets import sample_files, tar_bytes, write_dataset
 from tests.servers import NginxServer, wait_until
@@ -365,7 +370,7 @@ class TestDali:
             b" 6144 3 x.\n"
             b"txt 7168 3 \\320\\272\\\\.txt\n"
         )
-        spelt, raw = dali.parse_index(data)
+        spelt, raw = dali.parse_index(data, 1 << 30)
         assert spelt.names[:-1] == raw.names[:-1] and raw.names[-1] == rb"\320\272\\.txt"
         assert spelt.names == [
             b"my photo.jpg",
@@ -395,7 +400,7 @@ class TestDali:
         ],
     )
     def test_what_is_no_index(self, data: bytes, tmp_path: Path) -> None:
-        assert not dali.parse_index(data)
+        assert not dali.parse_index(data, 1 << 30)
         shard = tmp_path / "a.tar"
         shard.write_bytes(tar_bytes([("x.jpg", b"0123456789")]))
         (tmp_path / "a.idx").write_bytes(data)
@@ -536,6 +541,124 @@ class TestEnergon:
             assert len(dataset) == 10 and dataset[7]["txt"].startswith(b"1-2 ")
 
 
+VIEWS = """
+ALTER TABLE sample_parts RENAME TO real_parts;
+ALTER TABLE samples RENAME TO real_samples;
+CREATE VIEW samples AS WITH RECURSIVE c(x) AS (SELECT 0 UNION ALL SELECT x + 1 FROM c)
+    SELECT 0 AS tar_file_id, 'k' || x AS sample_key, x AS sample_index FROM c;
+CREATE VIEW sample_parts AS WITH RECURSIVE c(x) AS (SELECT 0 UNION ALL SELECT x + 1 FROM c)
+    SELECT 0 AS tar_file_id, x AS sample_index, 'txt' AS part_name, x * 1024 AS content_byte_offset,
+    1 AS content_byte_size FROM c;
+"""
+PRODUCT = """
+UPDATE sample_parts SET sample_index = 0;
+CREATE TABLE n (x);
+WITH RECURSIVE c(x) AS (SELECT 0 UNION ALL SELECT x + 1 FROM c LIMIT 20000) INSERT INTO n SELECT x FROM c;
+INSERT INTO sample_parts SELECT 0, 0, 'f' || x, 512, 1 FROM n;
+INSERT INTO samples SELECT 0, 'k' || x, 0, 0, 0 FROM n;
+"""
+GENERATED = """
+DROP TABLE sample_parts;
+CREATE TABLE sample_parts (tar_file_id, sample_index, content_byte_offset, content_byte_size,
+    part_name AS (hex(zeroblob(400000000))));
+INSERT INTO sample_parts VALUES (0, 0, 512, 1);
+"""
+LONG = """
+CREATE TABLE n (x);
+WITH RECURSIVE c(x) AS (SELECT 0 UNION ALL SELECT x + 1 FROM c LIMIT 20000) INSERT INTO n SELECT x FROM c;
+INSERT INTO sample_parts SELECT 0, 0, 'f' || x, 512, 1 FROM n;
+UPDATE samples SET sample_key = hex(zeroblob(30000)) || sample_key;
+"""
+
+
+class TestHostileDatabase:
+    """A database is a program: whatever it does, it takes little time and memory, and the shard is scanned."""
+
+    @pytest.mark.parametrize("script", [VIEWS, PRODUCT, GENERATED, LONG], ids=["views", "product", "generated", "long"])
+    def test_it_ends(self, script: str, nginx: NginxServer) -> None:
+        write_dataset(nginx.root, 1, 5)
+        prepare(nginx.root, ["in-0.tar"])
+        with sqlite3.connect(nginx.root / ".nv-meta" / "index.sqlite") as database:
+            database.executescript(script)
+        database.close()
+        program = "import sys, shardtools; ds = shardtools.open(sys.argv[1]); print(ds[3]['key'], len(ds))"
+        limited = f"import resource as r; r.setrlimit(r.RLIMIT_DATA, (1 << 30, 1 << 30)); {program}"
+        for folder in (f"{nginx.root}/", nginx.url):
+            command = [sys.executable, "-c", limited, f"{folder}in-0.tar"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+            assert done.stdout == "0/0003 5\n"
+
+    def test_a_job_that_ends_stops_it(self, tmp_path: Path) -> None:
+        write_dataset(tmp_path, 1, 5)
+        prepare(tmp_path, ["in-0.tar"])
+        with sqlite3.connect(tmp_path / ".nv-meta" / "index.sqlite") as database:
+            database.executescript(PRODUCT)
+        database.close()
+
+        class Stopped(Exception):
+            pass
+
+        def stop() -> None:
+            raise Stopped
+
+        url = str(tmp_path / "in-0.tar")
+        with using(StorageOptions(), stop), pytest.raises(Stopped):
+            EnergonIndex([url]).listing(url, 10**9)
+
+    def test_its_tables_are_used_whatever_else_it_has(self, tmp_path: Path) -> None:
+        write_dataset(tmp_path, 1, 5)
+        prepare(tmp_path, ["in-0.tar"])
+        with sqlite3.connect(tmp_path / ".nv-meta" / "index.sqlite") as database:
+            database.execute("CREATE VIEW v AS SELECT * FROM samples")
+            database.execute("CREATE INDEX parts ON sample_parts(tar_file_id, sample_index)")
+        database.close()
+        check(foreign(tmp_path / "in-0.tar"), scanned(tmp_path / "in-0.tar"))
+
+    @pytest.mark.parametrize("text", ["[" * 100_000, '{"shard_counts": {"in-0.tar": ' + "9" * 100_000 + "}}",
+                                      '{"shard_counts": {"in-0.tar": 1' + "0" * 100 + "}}"])  # fmt: skip
+    def test_counts_that_make_no_sense(self, text: str, tmp_path: Path) -> None:
+        write_dataset(tmp_path, 1, 5)
+        prepare(tmp_path, ["in-0.tar"])
+        (tmp_path / ".nv-meta" / ".info.json").write_text(text)
+        assert len(shardtools.open(str(tmp_path / "in-0.tar"))) == 5
+
+    def test_pipes(self, tmp_path: Path) -> None:
+        """Nobody writes to them, so to open one would last for ever."""
+        for name in ("info", "database", "idx"):
+            folder = tmp_path / name
+            folder.mkdir()
+            write_dataset(folder, 1, 5)
+            prepare(folder, ["in-0.tar"])
+            pipe = {"info": ".nv-meta/.info.json", "database": ".nv-meta/index.sqlite", "idx": "in-0.idx"}[name]
+            (folder / pipe).unlink(missing_ok=True)
+            os.mkfifo(folder / pipe)
+            program = "import sys, shardtools; ds = shardtools.open(sys.argv[1]); print(ds[3]['key'], len(ds))"
+            command = [sys.executable, "-c", program, str(folder / "in-0.tar")]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+            assert done.stdout == "0/0003 5\n"
+
+
+def test_a_size_that_leads_back(tmp_path: Path) -> None:
+    """A pax header before a member that is listed says that the member before it ends where it begins."""
+    data = b"1234567"
+    shard = tmp_path / "a.tar"
+    head = tars.pax({"size": b"-1536"}) + tars.member(b"README", b"")
+    shard.write_bytes(tars.archive(head, tars.member(b"a.txt", data)))
+    offset = len(head) + 512
+    shard.with_suffix(".idx").write_bytes(b"v1.2 1\ntxt %d %d a.txt\n" % (offset, len(data)))
+    program = "import sys, shardtools; ds = shardtools.open(sys.argv[1]); print(ds[0])"
+    command = [sys.executable, "-c", program, str(shard)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert "malformed pax header" in done.stderr
+
+
+@pytest.mark.parametrize("line", [b"1 " * 200_000, b"1 1 1 /" * 30_000, b"a 1 1 x/" * 30_000 + b" "])
+def test_a_line_that_can_be_read_in_many_ways(line: bytes) -> None:
+    started = time.monotonic()
+    dali.parse_index(b"v1.2 1\n" + line + b"\n", 1 << 30)
+    assert time.monotonic() - started < 20
+
+
 class TestWids:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
@@ -550,8 +673,8 @@ class TestWids:
         path.write_text(json.dumps({"__kind__": "wids-shard-index-v1", "wids_version": 1, **index}))
         return str(path)
 
-    def keys(self, spec: str) -> list[str]:
-        dataset = shardtools.open(spec)
+    def keys(self, spec: str, *, trust_index: bool = False) -> list[str]:
+        dataset = shardtools.open(spec, trust_index=trust_index)
         return [dataset[i]["key"] for i in range(0, len(dataset), 5)]
 
     def test_what_it_lists(self, folder: Path) -> None:
@@ -588,7 +711,106 @@ class TestWids:
             {"base": str(folder), "shardlist": self.shards("./in-0.tar")},
         ]
         url = self.write(folder / "all.json", datasets=parts)
-        assert self.keys(url) == ["1/0000", "2/0000", "0/0000", "0/0000"]
+        assert self.keys(url, trust_index=True) == ["1/0000", "2/0000", "0/0000", "0/0000"]
+        del parts[2]
+        assert self.keys(self.write(folder / "own.json", datasets=parts)) == ["1/0000", "2/0000", "0/0000"]
+
+    def test_places_that_it_may_not_name(self, folder: Path, nginx: NginxServer) -> None:
+        """A local index names what is in its folder, one of a server what is on that, unless it is trusted."""
+        write_dataset(nginx.root, 1, 5, name="far")
+        secret = folder.parent / "secret.tar"
+        secret.write_bytes((folder / "in-0.tar").read_bytes())
+        outside = r"index names a place outside of its {}: .*{}; if you trust the index, .* --trust-index, or trust_in"
+        near = self.write(nginx.root / "near.json", shardlist=self.shards("far-0.tar"))
+        for name in (
+            str(secret),
+            "../secret.tar",
+            secret.as_uri(),
+            f"{nginx.url}far-0.tar",
+            f"{folder.name}/../in-0.tar",
+        ):
+            url = self.write(folder / "i.json", shardlist=self.shards("in-0.tar", name))
+            if name.endswith("in-0.tar"):
+                assert self.keys(self.write(folder / "i.json", shardlist=self.shards(f"x/../{name}"))) == ["0/0000"]
+                continue
+            with pytest.raises(SpecError, match=outside.format("folder", Path(name).name)):
+                shardtools.open(url)
+            assert self.keys(url, trust_index=True)[0] == "0/0000"
+        url = self.write(folder / "i.json", datasets=[{"source_url": f"{nginx.url}near.json"}])
+        with pytest.raises(SpecError, match=outside.format("folder", "near.json")):
+            shardtools.open(url)
+        assert self.keys(url, trust_index=True) == ["0/0000"] and near
+
+    @pytest.mark.parametrize("name", ["/etc/x.tar", "file:///etc/x.tar", "FILE:///etc/x.tar"])
+    def test_files_of_this_machine_in_an_index_of_a_server(self, name: str, nginx: NginxServer) -> None:
+        """They are never read, not even if it is trusted: a path is one on the server."""
+        self.write(nginx.root / "i.json", shardlist=self.shards(name))
+        if name.startswith("/"):
+            assert shardtools.open(f"{nginx.url}i.json").urls == [f"{nginx.url}etc/x.tar"]
+            return
+        for trusted in (False, True):
+            with pytest.raises(
+                SpecError, match=r"i\.json: the index names a file of this machine: /etc/x\.tar; download"
+            ):
+                shardtools.open(f"{nginx.url}i.json", trust_index=trusted)
+
+    @pytest.mark.parametrize(
+        ("index", "place", "own"),
+        [
+            ("http://host/d/i.json", "http://host/e/a.tar", True),
+            ("http://me:pw@Host:80/d/i.json", "http://host/a.tar", True),
+            ("http://host/d/i.json", "https://host/d/a.tar", False),
+            ("http://host/d/i.json", "http://host:81/d/a.tar", False),
+            ("http://host/d/i.json", "http://evil/d/a.tar", False),
+            ("http://host/d/i.json", "http://evil\\@host/d/a.tar", False),
+            ("http://host/d/i.json", "http://host@evil/d/a.tar", False),
+            ("http://host/d/i.json", "http://ho\tst/d/a.tar", False),
+            ("http://host/d/i.json", "s3://host/d/a.tar", False),
+            ("http://[::1]:80/i.json", "http://[::1]/a.tar", True),
+            ("s3://bucket/d/i.json", "s3://bucket/e/a.tar", True),
+            ("s3://bucket/d/i.json", "s3://other/d/a.tar", False),
+            ("gs://bucket/d/i.json", "s3://bucket/d/a.tar", False),
+            ("/d/i.json", "/d/e/a.tar", True),
+            ("/d/i.json", "file:///d/a.tar", True),
+            ("/d/i.json", "/d/../e/a.tar", False),
+            ("/d/i.json", "/dd/a.tar", False),
+            ("/d/i.json", "s3://d/a.tar", False),
+            ("/d/i.json", "-", False),
+        ],
+    )
+    def test_own_places(self, index: str, place: str, own: bool) -> None:
+        with nullcontext() if own else pytest.raises(SpecError):
+            check_place(place, index, index, trusted=False)
+        check_place(place, index, index, trusted=True)
+
+    @pytest.mark.parametrize("place", ["-", "/a.tar", "file:///a.tar"])
+    def test_a_server_never_names_files_of_this_machine(self, place: str) -> None:
+        with pytest.raises(SpecError, match="names a file of this machine"):
+            check_place(place, "s3://bucket/i.json", "s3://bucket/i.json", trusted=True)
+
+    @pytest.mark.parametrize(
+        "text", ["[" * 100_000, '{"a":' * 100_000, '{"wids_version": 1, "n": ' + "9" * 100_000 + "}"]
+    )
+    def test_json_that_python_does_not_take(self, text: str, tmp_path: Path) -> None:
+        (tmp_path / "i.json").write_text(text)
+        with pytest.raises(
+            SpecError, match=r"i\.json: this is no shard index of wids: it is not JSON: (it is nest|a numb)"
+        ):
+            shardtools.open(str(tmp_path / "i.json"))
+
+    def test_numbers_and_names_that_make_no_sense(self, tmp_path: Path) -> None:
+        for shard in ({"url": "a.tar", "nsamples": 10**100}, {"url": "\ud800.tar", "nsamples": 1}):
+            (tmp_path / "i.json").write_text(json.dumps({"wids_version": 1, "shardlist": [shard]}))
+            with pytest.raises(SpecError, match=r"has no number of samples|half a character"):
+                shardtools.open(str(tmp_path / "i.json"))
+
+    def test_one_that_is_too_large(self, folder: Path) -> None:
+        url = self.write(folder / "i.json", shardlist=self.shards("in-0.tar"), padding=" " * 10_000)
+        with (
+            using(StorageOptions(limits=Limits(manifest=5_000))),
+            pytest.raises(LimitError, match="--max manifest=SIZE"),
+        ):
+            wids.read_index(url)
 
     @pytest.mark.parametrize(
         ("base", "reference", "url"),
