@@ -33,6 +33,9 @@ from shardtools.shards.tar import (
     verify_checksums,
 )
 
+FEW = 10
+"""Members of which each is looked at by itself: numpy begins to pay off from there on."""
+
 _POWERS = 8 ** np.arange(10, -1, -1, dtype=np.int64)
 _NAME, _PREFIX = 100, slice(345, 500)
 _ZEROS = bytes(BLOCK)
@@ -47,20 +50,21 @@ def check_headers(url: str, table: ShardTable, members: Ints, heads: Sequence[by
     Raises:
         StaleTableError: one does not: the table is not about the shard as it is now.
     """
-    samples = np.searchsorted(table.first, members, side="right") - 1
-    keys, ends, fields = table.keys.data, table.keys.ends, [encode_name(name) for name in table.fields]
-    starts = np.concatenate(([0], ends))[samples]
-    names = [
-        keys[start:stop].tobytes() + b"." + fields[code]
-        for start, stop, code in zip(
-            starts.tolist(), ends[samples].tolist(), table.field[members].tolist(), strict=True
-        )
-    ]
-    sizes = table.size[members]
-    for row in np.flatnonzero(~_are_plain(names, sizes, heads)).tolist():
+    names, sizes = _names(table, members), table.size[members]
+    doubtful = range(len(heads)) if len(heads) < FEW else np.flatnonzero(~_are_plain(names, sizes, heads)).tolist()
+    for row in doubtful:
         found = last_member(heads[row])
-        if found is None or split_name(found[0]) != split_name(names[row]) or found[1] != sizes[row]:
+        if found is None or found[1] != sizes[row] or split_name(found[0]) != split_name(names[row]):
             raise _stale(url, names[row], int(sizes[row]), found)
+
+
+def _names(table: ShardTable, members: Ints) -> list[bytes]:
+    """Return the names of members as a tar file has them, without what may stand before them, such as ``./``."""
+    data, ends, fields = table.keys.data, table.keys.ends, [encode_name(name) for name in table.fields]
+    samples = np.searchsorted(table.first, members, side="right") - 1
+    starts = np.where(samples > 0, ends[samples - 1], 0)
+    rows = zip(starts.tolist(), ends[samples].tolist(), table.field[members].tolist(), strict=True)
+    return [data[start:stop].tobytes() + b"." + fields[code] for start, stop, code in rows]
 
 
 def _stale(url: str, name: bytes, size: int, found: tuple[bytes, int] | None) -> StaleTableError:
