@@ -115,6 +115,8 @@ def _extract(given: dict[str, Any]) -> int:
     from shardtools.errors import StorageError
 
     mode = _mode(given)
+    if given["output"] == "/dev/stdout":
+        given["output"] = "-"  # so that nothing else is written between the rows
     options = run_options(given)
     try:
         job = {"rows": _rows, "stats": _stats, "count": _count, "histogram": _histogram, "sample": _sample}[mode]
@@ -344,11 +346,11 @@ def _find(given: dict[str, Any], options: RunOptions) -> Record:
 
 
 def _write_files(given: dict[str, Any], options: RunOptions, record: Record, names: Sequence[str]) -> None:
+    from shardtools.jobs.extraction.files import place_in
     from shardtools.jobs.extraction.gathering import refuse
     from shardtools.storage import get_storage, using
 
-    base = record["key"].rpartition("/")[2]  # which has no dot, so that no key leads out of the folder
-    urls = {name: f"{given['to'].rstrip('/')}/{base}.{name}" for name in names}
+    urls = {name: place_in(given["to"], record["key"], name, url=record.url) for name in names}
     with using(options.storage):
         for url in urls.values():
             refuse(url, options)

@@ -33,7 +33,7 @@ from shardtools.shards.tar import (
     verify_checksums,
 )
 
-FEW = 10
+FEW = 24
 """Members of which each is looked at by itself: numpy begins to pay off from there on."""
 
 _POWERS = 8 ** np.arange(10, -1, -1, dtype=np.int64)

@@ -6,8 +6,11 @@ import base64
 import csv
 import io
 import json
+import os
 import random
+import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
@@ -16,7 +19,11 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from tests.cli.command import Argument, Outcome, call, check_failure
+from shardtools.errors import CorruptError
+from shardtools.jobs.extraction.files import place_in
+from shardtools.shards.sidecar import read_sidecar, write_sidecar
+from tests import tars
+from tests.cli.command import Argument, Outcome, call, check_failure, path_of, run
 from tests.datasets import written_dataset
 
 SHARDS, SAMPLES = 3, 40
@@ -394,3 +401,95 @@ def test_one_of_the_same_size_is_found_out(tmp_path: Path) -> None:
     assert (
         "x-0.tar [0.txt]: its checksum is not the one in the sidecar; if the shard was replaced on purpose" in message
     )
+
+
+class TestFilesStayInTheirFolder:
+    """Names come from a shard or its sidecar, which somebody else may have made."""
+
+    def test_a_sidecar_whose_field_leads_out(self, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "x-@1.tar", [[{"key": "0", "txt": b"evil"}]])
+        url = str(tmp_path / "x-0.tar")
+        sidecar = read_sidecar(url, None)
+        assert sidecar is not None
+        write_sidecar(url, replace(sidecar, fields=("x/../../outside/evil",)))
+        call("x-@1.tar", "--index", "0", "--to", "to/deep", cwd=tmp_path, program="htextract")
+        assert sorted(path.name for path in tmp_path.iterdir() if path.name != "to") == [
+            "x-0.tar", "x-0.tar.index.npz", "x-@1.tar.json",
+        ]  # fmt: skip
+        assert not list(tmp_path.rglob("evil"))
+
+    @pytest.mark.parametrize(
+        ("key", "field"),
+        [("a", "x/../../evil"), ("a", "/etc/x"), ("a", "x\0"), ("a", "../x"), ("a", "x/y"), ("../..", "/x"), ("", "")],
+    )
+    @pytest.mark.parametrize("folder", ["to", "http://host/to", "s3://bucket"])
+    def test_names_that_lead_out(self, key: str, field: str, folder: str) -> None:
+        if (key, field) == ("", ""):
+            assert place_in(folder, "", "x", url="a.tar") == f"{folder}/.x"
+            return
+        with pytest.raises(CorruptError, match=r"^a\.tar \[.*\]: the name of this field leads out of the folder"):
+            place_in(folder, key, field, url="a.tar")
+
+    def test_names_that_a_server_would_read_otherwise(self) -> None:
+        place = place_in("http://host/to/", "d/a%2f..%2f?x", "txt", url="a.tar")
+        assert place == "http://host/to/a%252f..%252f%3Fx.txt"
+
+    @pytest.mark.parametrize("name", ["../../out.txt", "/tmp/shardtools-out.txt", "d/../../../out.txt"])
+    def test_members_of_a_tar_file_that_lead_out(self, name: str, tmp_path: Path) -> None:
+        """They are read as they are named, and the file has only the last component."""
+        (tmp_path / "x-0.tar").write_bytes(tars.make_tar([tars.Member(name, b"data")]))
+        outcome = call("x-@1.tar", "--index", "0", "--to", "d/to", cwd=tmp_path, program="htextract")
+        assert outcome.status == 0 and (tmp_path / "d/to" / Path(name).name).read_bytes() == b"data"
+        assert not (tmp_path / "out.txt").exists() and not (tmp_path.parent / "out.txt").exists()
+        assert not Path("/tmp/shardtools-out.txt").exists()
+
+    def test_a_link_in_the_place_of_the_file(self, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "x-@1.tar", [[{"key": "0", "txt": b"new"}]])
+        (tmp_path / "to").mkdir()
+        (tmp_path / "precious").write_bytes(b"old")
+        for target in ("precious", "not there"):
+            (tmp_path / "to" / "0.txt").unlink(missing_ok=True)
+            (tmp_path / "to" / "0.txt").symlink_to(tmp_path / target)
+            arguments = ("x-@1.tar", "--index", "0", "--to", "to", "--overwrite")
+            message = check_failure(*arguments, cwd=tmp_path, program="htextract")
+            assert message.startswith(
+                f"{tmp_path}/to/0.txt: this is a symbolic link, which may lead out of the folder; "
+            )
+        assert (tmp_path / "precious").read_bytes() == b"old" and not (tmp_path / "not there").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-f", "txt"], ["--keys"], ["--stats"], ["--count", "txt"], ["--index", "0"], ["--sample", "0", "-f", "txt"]],
+)
+def test_devices_as_outputs(arguments: list[str], tmp_path: Path) -> None:
+    written_dataset(tmp_path, "x-@1.tar", [[{"key": "0", "txt": b"new"}, {"key": "1", "txt": b"newer"}]])
+    plain = run("x-@1.tar", *arguments, cwd=tmp_path, program="htextract")
+    assert plain.status == 0 and plain.out
+    for _ in range(2):
+        shown = run("x-@1.tar", *arguments, "-o", "/dev/stdout", cwd=tmp_path, program="htextract")
+        assert shown == plain
+        gone = run("x-@1.tar", *arguments, "-o", "/dev/null", "-q", cwd=tmp_path, program="htextract")
+        assert (gone.status, gone.out, gone.err) == (0, "", "")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_standard_output_in_a_file(tmp_path: Path) -> None:
+    """What a shell's >> has opened is written on, not from its beginning."""
+    written_dataset(tmp_path, "x-@1.tar", [[{"key": "0", "txt": b"new"}]])
+    command = [path_of("htextract"), "x-@1.tar", "--keys", "-o", "/dev/stdout"]
+    for _ in range(2):
+        with (tmp_path / "keys").open("ab") as file:
+            subprocess.run(command, cwd=tmp_path, stdout=file, check=True, timeout=60)
+    assert (tmp_path / "keys").read_text() == "0\n0\n"
+
+
+def test_a_pipe_as_a_shard(tmp_path: Path) -> None:
+    """One that a shell makes is read; one that has a name may have nobody who writes to it."""
+    written_dataset(tmp_path, "x-@1.tar", [[{"key": "0", "txt": b"new"}]])
+    os.mkfifo(tmp_path / "pipe.tar")
+    failed = run("pipe.tar", "--keys", cwd=tmp_path, program="htextract")
+    assert failed.error().startswith(f"{tmp_path}/pipe.tar: this is a named pipe; name a regular file, or /dev/stdin")
+    shell = f"{path_of('htextract')} <(cat x-0.tar) -f txt; cat x-0.tar | {path_of('htextract')} /dev/stdin -f txt"
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "0\tnew\n0\tnew\n", done.stderr
