@@ -59,6 +59,30 @@ def _without_secrets(match: re.Match[str]) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+# What moves the cursor, or the order of what is read: C0, DEL, C1, ends of lines and pages, directions of writing; and
+# bytes that are no text, since a terminal may take some of them for C1.
+_CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\udc80-\udcff]")
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return a text in which control characters are escapes, but for those in ``keep``.
+
+    Names of files and keys of samples come from outside; a terminal obeys what is in them.
+
+    >>> printable("a\x1b[2Jb\u202ec")
+    'a\\\\x1b[2Jb\\\\u202ec'
+    """
+    if text.isprintable():
+        return text
+    return _CONTROLS.sub(lambda match: match[0] if match[0] in keep else _escape(ord(match[0])), text)
+
+
+def _escape(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no text
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
 class ShardtoolsError(Exception):
     """Base of every error that shardtools raises.
 
@@ -82,7 +106,7 @@ class ShardtoolsError(Exception):
         text = f"{place}: {self.what}" if place else self.what
         if self.fix:
             text = f"{text}; {self.fix}"
-        return " ".join(text.split())
+        return printable(" ".join(text.split()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.what, self.url, self.member, self.fix))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import click
 
 from shardtools import __version__
-from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError
+from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, printable
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
@@ -180,7 +180,8 @@ def run_command(program: str, verbose: bool, work: Callable[[], int], *, resumes
         status = INTERRUPTED
     except ShardtoolsError as error:
         if verbose:
-            tell("".join(traceback.format_exception(error)).rstrip(), err=True)
+            for line in "".join(traceback.format_exception(error)).rstrip().split("\n"):
+                tell(line, err=True)
         tell(f"{program}: error: {error}", err=True)
         usage = isinstance(error, SpecError | JobError) and not isinstance(error, OutputExistsError)
         status = USAGE if usage else FAILED
@@ -205,7 +206,12 @@ def _end_cleanly_on_signals(message: str) -> None:
 
 
 def tell(text: str, *, err: bool = False) -> None:
-    """Write a line to standard output or standard error; that nobody reads it any more changes nothing."""
+    """Write a line to standard output or standard error; that nobody reads it any more changes nothing.
+
+    What comes from outside, such as keys, is escaped on standard error, and where it would get to a terminal.
+    """
+    if err or sys.stdout.isatty():
+        text = printable(text)
     try:
         click.echo(text, err=err)
     except BrokenPipeError:

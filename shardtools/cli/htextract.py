@@ -267,7 +267,7 @@ def _count(given: dict[str, Any], options: RunOptions) -> int:
         rows = Rows("", [str(count) for _, count in ordered], {"value": [value for value, _ in ordered]})
         head = ["count,value"] if layout.format == "csv" else []
         text = encoder(Layout("csv" if layout.format == "csv" else "tsv")).encode(rows)
-        lines = head + text.decode("utf-8", "surrogateescape").splitlines()
+        lines = head + text.decode("utf-8", "surrogateescape").split("\n")[:-1]
     _write(given, options, lines)
     return _end(given, {"samples": found.samples, "missing": found.missing}, found.skipped)
 
@@ -292,17 +292,19 @@ def _histogram(given: dict[str, Any], options: RunOptions) -> int:
 
 def _write(given: dict[str, Any], options: RunOptions, lines: Sequence[str]) -> None:
     from shardtools.jobs.extraction.gathering import refuse
+    from shardtools.jobs.extraction.terminal import for_terminal
     from shardtools.storage import get_storage, using
 
     output = given["output"] or "-"
     with using(options.storage):
         refuse(output, options)
         with get_storage(output).create(output) as sink:
-            sink.write("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
+            for_terminal(sink, output).write("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
 
 
 def _sample(given: dict[str, Any], options: RunOptions) -> int:
     from shardtools.errors import JobError
+    from shardtools.jobs.extraction.terminal import for_terminal
     from shardtools.storage import get_storage, using
 
     record = _find(given, options)
@@ -318,7 +320,7 @@ def _sample(given: dict[str, Any], options: RunOptions) -> int:
             raise JobError("standard output takes one field", fix="name one with -f, or give a folder by --to")
         output = given["output"] or "-"
         with using(options.storage), get_storage(output).create(output) as sink:
-            sink.write(record[names[0]])
+            for_terminal(sink, output).write(record[names[0]])
     else:
         _write(given, options, _described(record))
     return 0

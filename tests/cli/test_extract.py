@@ -7,9 +7,12 @@ import csv
 import io
 import json
 import os
+import pty
 import random
 import subprocess
+import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
@@ -493,3 +496,68 @@ def test_a_pipe_as_a_shard(tmp_path: Path) -> None:
     shell = f"{path_of('htextract')} <(cat x-0.tar) -f txt; cat x-0.tar | {path_of('htextract')} /dev/stdin -f txt"
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "0\tnew\n0\tnew\n", done.stderr
+
+
+EVIL = "a\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eb"
+SHOWN = "a\\x1b]0;owned\\x07\\x1b[2J\\x0d\\x9b31m\\u202eb"
+
+
+def on_a_terminal(*arguments: Argument, cwd: Path) -> str:
+    """Return what a user sees who runs htextract on a terminal."""
+    controlling, terminal = pty.openpty()
+    seen = []
+
+    def read() -> None:
+        with suppress(OSError):  # the last one has closed the terminal
+            while data := os.read(controlling, 1 << 16):
+                seen.append(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    command = [path_of("htextract"), "x-@1.tar", *map(os.fspath, arguments)]
+    environment = {**os.environ, "COLUMNS": "200"}
+    with subprocess.Popen(
+        command, cwd=cwd, stdin=terminal, stdout=terminal, stderr=terminal, env=environment
+    ) as process:
+        os.close(terminal)
+        process.wait(timeout=60)
+    reader.join()
+    os.close(controlling)
+    return b"".join(seen).decode().replace("\r\n", "\n")
+
+
+class TestControlCharacters:
+    """A key or a text may hold what a terminal obeys; it is shown there, and nowhere else changed."""
+
+    @pytest.fixture
+    def evil(self, tmp_path: Path) -> Path:
+        written_dataset(tmp_path, "x-@1.tar", [[{"key": EVIL, "txt": EVIL, "e\x1b[2J": b"x"}]])
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [["--keys"], ["-f", "txt"], ["-f", "txt", "--format", "csv"], ["--index", "0"], ["--stats"], ["--count", "txt"],
+         ["--index", "0", "-f", "txt"], ["--index", "0", "--to", "to"], ["--sample", "none"], ["--sample", "no\x1b[2J"],
+         ["--sample", EVIL], ["-f", "txt", "-p", "script.py", "-v"], ["-v", "-f", "none"]],
+        ids=str,
+    )  # fmt: skip
+    def test_on_a_terminal(self, arguments: list[str], evil: Path) -> None:
+        seen = on_a_terminal(*arguments, cwd=evil)
+        assert not set(seen) & {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160), 0x202E)}, repr(seen)
+        if arguments[0] in ("--keys", "--sample", "--count"):
+            assert any(text in seen for text in (SHOWN, SHOWN.replace("\\x0d", "\\r"), "no\\x1b[2J", "the key none"))
+        if arguments == ["--stats"]:
+            assert "e\\x1b[2J" in seen
+
+    def test_to_a_pipe(self, evil: Path) -> None:
+        command = [path_of("htextract"), "x-@1.tar", "--keys"]
+        done = subprocess.run(command, cwd=evil, capture_output=True, check=True, timeout=60)
+        assert done.stdout == EVIL.replace("\r", "\\r").encode() + b"\n"
+        done = subprocess.run([*command[:2], "--index", "0", "-f", "txt"], cwd=evil, capture_output=True, check=True)
+        assert done.stdout == EVIL.encode()
+
+    def test_in_errors_always(self, evil: Path) -> None:
+        failed = run("x-@1.tar", "--sample", EVIL, "-f", "none", cwd=evil, program="htextract")
+        assert "a\\x1b]0;owned\\x07\\x1b[2J" in failed.error(2) and "\x1b" not in failed.err
+        error = CorruptError("it is \x1b[2J", url="http://host/\u202e.tar", member="\x9b", fix="\udc9b")
+        assert str(error) == "http://host/\\u202e.tar [\\x9b]: it is \\x1b[2J; \\x9b"

@@ -25,9 +25,7 @@ def place_in(folder: str, key: str, field: str, *, url: str) -> str:
     name = f"{key.rpartition('/')[2]}.{field}"
     if "/" in name or "\0" in name or name in (".", ".."):
         what = "the name of this field leads out of the folder that it is to be written to"
-        raise CorruptError(
-            what, url=url, member=f"{key}.{field}", fix="delete the shard's sidecar, and mistrust its maker"
-        )
+        raise CorruptError(what, url=url, member=f"{key}.{field}", fix="delete the shard's sidecar")
     start = f"{folder.rstrip('/')}/"
     if not is_local(folder):
         http = scheme_of(folder) in ("http", "https")  # where a % may stand for a slash, and a ? ends the path

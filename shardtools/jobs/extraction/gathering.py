@@ -16,10 +16,13 @@ from shardtools.errors import JobError, OutputExistsError
 from shardtools.jobs.extraction.outputs import Output, output
 from shardtools.jobs.extraction.pieces import Found
 from shardtools.jobs.extraction.rows import EXTRACT, Enough, Extraction, RowsTask, extract_rows
+from shardtools.jobs.extraction.terminal import for_terminal
 from shardtools.jobs.options import RunOptions, expand_sources
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.script import function
 from shardtools.storage import get_storage, using
+
+TEXT_FORMATS = ("tsv", "csv", "jsonl")
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ def run_rows(
             for url in urls
         ]
         sink = stack.enter_context(get_storage(destination).create(destination))
+        if what.layout.format in TEXT_FORMATS and what.layout.binary != "raw":
+            sink = for_terminal(sink, destination)
         gathering = Gathering(output(sink, what.layout), what)
         try:
             run_in_order(tasks, gathering.take, options, on_shard)

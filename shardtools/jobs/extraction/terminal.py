@@ -1,0 +1,37 @@
+"""Rows on a terminal: what a shard holds is shown there, and never obeyed.
+
+A key may hold the sequence that renames the window, clears the screen, or types the next command. Files and pipes get
+the bytes as they are.
+"""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from collections.abc import Iterable
+
+from shardtools.errors import printable
+from shardtools.storage import Buffer, Sink
+
+
+def for_terminal(sink: Sink, destination: str) -> Sink:
+    """Return what text is to be written to: ``sink``, or what escapes it if this is a terminal."""
+    shown = destination == "-" and sys.stdout is not None and sys.stdout.isatty()
+    return _Escaping(sink) if shown else sink
+
+
+class _Escaping:
+    """A sink that escapes control characters, but for tabs and the ends of lines. A character may come in two parts."""
+
+    def __init__(self, sink: Sink):
+        self._sink = sink
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+
+    def write(self, data: Buffer, /) -> int:
+        text = printable(self._decoder.decode(bytes(data)), keep="\t\n")
+        self._sink.write(text.encode("utf-8", "backslashreplace"))
+        return len(data)
+
+    def writelines(self, parts: Iterable[Buffer], /) -> None:
+        for part in parts:
+            self.write(part)
