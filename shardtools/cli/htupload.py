@@ -35,7 +35,8 @@ Examples:
 
 A sample of a folder, list or archive is the files whose paths agree up to the first dot of their names: that is the
 sample's key, and what follows the dot are the fields. Hidden files are left out, and files without a dot are left out
-and reported. Links to folders are followed, unless they lead in circles.
+and reported. Links are followed as long as they stay in the folder; with --follow-links all are, unless they lead in
+circles. Links in archives are left out.
 
 Keys of tables: the column that --key names, else one called key, __key__ or id, else the number of the row. A --value
 is encoded by its field's extension; a --file is a path, which begins at the table's folder, or a URL.
@@ -62,6 +63,7 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
     help="Add the field cls: the number of the folder that a file lies in, among all such folders. The manifest has "
     "their names.",
 )
+@click.option("--follow-links", is_flag=True, help="Take what links in a folder lead to outside of it, too.")
 @click.option("--file", "files", multiple=True, metavar="FIELD=COLUMN", help="The column that names a field's file.")
 @click.option("--value", "values", multiple=True, metavar="FIELD=COLUMN", help="The column that holds a field's value.")
 @click.option("--as", "arrays", multiple=True, metavar="FIELD=ARRAY", help="The array whose rows become a field.")
@@ -127,12 +129,23 @@ def _run(plans: list[Plan], source: Source, options: RunOptions, quiet: bool) ->
 
             results = run_upload(plans, source, options, on_shard)
     if not quiet:
-        seconds, left_out = time.monotonic() - started, len(source.left_out())
+        seconds, (files, links) = time.monotonic() - started, _left_out(source)
+        more = [f"{format_count(files, 'file')} left out that belong to no sample"] if files else []
+        if links:
+            more.append(f"{format_count(links, 'link')} left out that lead out of the folder (see --follow-links)")
         for result in results:
-            more = [f"{format_count(left_out, 'file')} left out that belong to no sample"] if left_out else []
             show_result("htupload", result, seconds, options.report, more)
-            left_out = 0
+            more = []
     return 0 if all(result.is_whole for result in results) else SKIPPED
+
+
+def _left_out(source: Source) -> tuple[int, int]:
+    """Return how many files belong to no sample, and how many links lead out of their folder."""
+    from shardtools.jobs.sources.folder import LEADS_OUT
+
+    reasons = [reason for _, reason in source.left_out()]
+    links = reasons.count(LEADS_OUT)
+    return len(reasons) - links, links
 
 
 def _show_plans(plans: list[Plan], verbose: bool, source: Source) -> None:
@@ -148,10 +161,13 @@ def _show_plans(plans: list[Plan], verbose: bool, source: Source) -> None:
             tell(f"{redact(task.name)}: {format_count(size, 'sample')}, from {task.args[0].part.key(0)} on")
         if shown < len(sizes):
             tell(f"... and {len(sizes) - shown:,} more (-v shows them all)")
-    if left_out := source.left_out():
-        tell(f"files left out that belong to no sample: {len(left_out):,}")
-        for name, reason in left_out if verbose else ():
-            tell(f"{redact(name)}: {reason}")
+    files, links = _left_out(source)
+    if files:
+        tell(f"files left out that belong to no sample: {files:,}")
+    if links:
+        tell(f"links left out that lead out of the folder (see --follow-links): {links:,}")
+    for name, reason in source.left_out() if verbose else ():
+        tell(f"{redact(name)}: {reason}")
 
 
 def _rules(given: dict[str, Any]) -> SourceRules:
@@ -163,6 +179,7 @@ def _rules(given: dict[str, Any]) -> SourceRules:
         exclude=given["exclude"],
         rename=_pairs("--rename", "OLD=NEW", given["rename"]),
         classes=given["class_from_folder"],
+        follow_links=given["follow_links"],
         files=_pairs("--file", "FIELD=COLUMN", given["files"]),
         values=_pairs("--value", "FIELD=COLUMN", given["values"]),
         arrays=_pairs("--as", "FIELD=ARRAY", given["arrays"]),

@@ -16,13 +16,14 @@ from functools import partial
 from typing import Any
 
 from shardtools.engine import check_cancelled
-from shardtools.errors import ShardtoolsError
+from shardtools.errors import LimitError, ShardtoolsError
 from shardtools.jobs.options import OnError
 from shardtools.jobs.sources import Part
 from shardtools.jobs.sources.files import FilePart
 from shardtools.jobs.target import Counts, ShardResult, Target, digest, is_own, read_mark, shard_result, write_target
 from shardtools.shards.samples import Composer, Members
 from shardtools.shards.writer import Batch, ShardWriter
+from shardtools.storage import current_options
 
 FORMAT = 2
 """Raised whenever the same task would write other bytes than before."""
@@ -173,13 +174,21 @@ def _read_chunk(task: UploadTask, composer: Composer, row: int) -> _Chunk:
     make = part.members if isinstance(part, FilePart) else partial(_members, part)
     batch = Batch()
     errors: list[tuple[int, ShardtoolsError]] = []
+    limits = current_options().limits
     at = row
     stop = min(row + _CHUNK_ROWS, len(part))
     while at < stop and batch.size < _CHUNK_BYTES:
         try:
             key, members = make(at, composer)
+            limits.check("sample", sum(map(len, members[1])), url=task.source, member=key)
         except ShardtoolsError as error:
             errors.append((at, error if error.url else error.at(task.source, part.key(at))))
+        except MemoryError:
+            what, fix = (
+                "the sample needs more memory than there is",
+                "use less -j, or leave it out with --on-error skip",
+            )
+            errors.append((at, LimitError(what, url=task.source, member=part.key(at), fix=fix)))
         else:
             batch.add(key, members)
         at += 1

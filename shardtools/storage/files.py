@@ -115,8 +115,6 @@ def open_regular(path: str, url: str, *, streams: bool = False) -> int:
         try:
             mode = os.fstat(fd).st_mode
             if not modes.S_ISREG(mode):
-                if modes.S_ISDIR(mode):
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 if not streams or stream_number(path) is None:
                     raise irregular(mode, url)
                 os.set_blocking(fd, True)
@@ -128,8 +126,10 @@ def open_regular(path: str, url: str, *, streams: bool = False) -> int:
 
 def irregular(mode: int, url: str) -> RefusedError:
     """Return the error for what is no regular file."""
-    kind = _KINDS.get(modes.S_IFMT(mode), "not a regular file")
-    return RefusedError(f"this is {kind}", url=url, fix="name a regular file, or /dev/stdin for what comes in a pipe")
+    if modes.S_ISDIR(mode):
+        return RefusedError("this is a folder", url=url, fix="name a file")
+    kind = _KINDS.get(modes.S_IFMT(mode), "no regular file")
+    return RefusedError(f"this is {kind}, which may never end", url=url, fix="name a regular file")
 
 
 def batches(parts: Iterable[Buffer]) -> Iterator[list[Buffer]]:

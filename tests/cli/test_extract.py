@@ -492,7 +492,7 @@ def test_a_pipe_as_a_shard(tmp_path: Path) -> None:
     written_dataset(tmp_path, "x-@1.tar", [[{"key": "0", "txt": b"new"}]])
     os.mkfifo(tmp_path / "pipe.tar")
     failed = run("pipe.tar", "--keys", cwd=tmp_path, program="htextract")
-    assert failed.error().startswith(f"{tmp_path}/pipe.tar: this is a named pipe; name a regular file, or /dev/stdin")
+    assert failed.error().startswith(f"{tmp_path}/pipe.tar: this is a named pipe, which may never end; name a")
     shell = f"{path_of('htextract')} <(cat x-0.tar) -f txt; cat x-0.tar | {path_of('htextract')} /dev/stdin -f txt"
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "0\tnew\n0\tnew\n", done.stderr

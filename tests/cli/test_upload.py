@@ -276,6 +276,25 @@ def test_others_are_counted_and_told(folder: Path) -> None:
     assert report["counts"]["written"] == COUNT and report["error"] is None
 
 
+def test_links_that_lead_out(folder: Path) -> None:
+    write_tree(folder / "other", {"secret.txt": b"x"})
+    (folder / "in" / "away").symlink_to("../other")
+    (folder / "in" / "cat" / "near.txt").symlink_to("01.txt")
+    (folder / "in" / "loop").symlink_to(".")
+    outcome = upload(folder, "in", "out-@4.tar", "--report", "r.json")
+    assert outcome.out.endswith(
+        ", 1 file left out that belong to no sample, 1 link left out that lead out of the folder (see --follow-links)\n"
+    )
+    report = json.loads((folder / "r.json").read_text())
+    assert {entry["name"] for entry in report["left_out"]} == {f"{folder}/in/loop", f"{folder}/in/away"}
+    assert report["counts"]["written"] == COUNT + 1
+    told = upload(folder, "in", "out-@4.tar", "--dry-run", "--overwrite").out
+    assert "links left out that lead out of the folder (see --follow-links): 1\n" in told
+    upload(folder, "in", "out-@4.tar", "--follow-links", "--overwrite", "--report", "r.json")
+    report = json.loads((folder / "r.json").read_text())
+    assert report["counts"]["written"] == COUNT + 2
+
+
 def test_dry_run(folder: Path) -> None:
     write_tree(folder / "in", {"README": b""})
     before = snapshot(folder)

@@ -22,10 +22,20 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 
-from shardtools.errors import ChangedError, CorruptError, DuplicateKeyError, JobError, NotFoundError, TruncatedError
+from shardtools.errors import (
+    ChangedError,
+    CorruptError,
+    DuplicateKeyError,
+    JobError,
+    LimitError,
+    NotFoundError,
+    TruncatedError,
+)
 from shardtools.jobs.sources.archive import open_archive
 from shardtools.jobs.sources.files import FileRules
 from shardtools.jobs.sources.opening import SourceRules, open_sources
+from shardtools.limits import Limits
+from shardtools.storage import StorageOptions, using
 from tests.servers import NginxServer
 from tests.tars import END, FORMATS, Member, Shard, archive, header, make_tar, member, patch, pax, shards
 from tests.unit.test_source_folder import keys, samples, write_tree
@@ -267,6 +277,10 @@ GOOD = make_tar([Member("a.txt", b"1" * 600), Member("b.txt", b"2" * 600)])
         (archive(pax({"GNU.sparse.name": b"s.txt"}), member(b"x", b"")), CorruptError, "sparse"),
         (archive(header(b"x", 1 << 30, kind=b"x")), CorruptError, "the extension header at byte 0 is damaged"),
         (archive(member(b"x", b"nonsense", kind=b"x"), member(b"a.txt", b"")), CorruptError, "malformed pax header"),
+        (archive(pax({"size": b"-1536"}), member(b"a.txt", b"")), CorruptError, "malformed pax header at byte 0"),
+        (archive(pax({"size": b"9" * 5000}), member(b"a.txt", b"")), CorruptError, "malformed pax header at byte 0"),
+        (archive(header(b"a.txt", 1 << 40)), TruncatedError, "ends inside this member"),
+        (archive(patch(header(b"a.txt"), 124, b"\xff" * 12)), TruncatedError, "ends inside this member"),
         (END * 10, JobError, "there are no files to upload"),
         (make_tar([Member("README", b"1")]), JobError, "there are no files to upload; check the archive"),
     ],
@@ -394,3 +408,80 @@ def test_several_archives_by_a_spec(tmp_path: Path) -> None:
     write(tmp_path / "in-2.tar", make_tar([Member("1.jpg")]))
     with pytest.raises(DuplicateKeyError, match=r"in-1.tar \[1.txt\] and .*in-2.tar \[1.jpg\]"):
         open_sources([f"{tmp_path}/in-@3.tar"])
+
+
+def claim(data: bytes, size: int, packed: int | None = None) -> bytes:
+    """Return a zip file of one member whose directory says that it has another size."""
+    at = data.index(b"PK\x01\x02")
+    changed = bytearray(data)
+    changed[at + 24 : at + 28] = min(size, 0xFFFFFFFE).to_bytes(4, "little")
+    if packed is not None:
+        changed[at + 20 : at + 24] = packed.to_bytes(4, "little")
+    return bytes(changed)
+
+
+class TestSizes:
+    """What an archive says of sizes is not believed, and what is read is no more than a sample may have."""
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+    def test_a_zip_that_says_what_cannot_be(self, method: int, tmp_path: Path) -> None:
+        data = zip_bytes([Member("a.txt", b"1" * 600)], method)
+        for changed in (claim(data, 4 << 30), claim(data, 600, 3 << 30), claim(data, 4 << 30, 3 << 30)):
+            url = write(tmp_path / "a.zip", changed)
+            with pytest.raises(CorruptError, match=rf"^{url} \[a\.txt\]: the member cannot be where, or as large as"):
+                open_archive(url, FileRules())
+
+    def test_a_zip_of_64_bits_that_says_what_cannot_be(self, tmp_path: Path) -> None:
+        """Numbers up to 2**64 do not fit into a column of the list."""
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as made, made.open("a.txt", "w", force_zip64=True) as entry:
+            entry.write(b"1" * 600)
+        data = bytearray(file.getvalue())
+        at = data.index(b"PK\x01\x02")
+        extra = b"\x01\x00\x10\x00" + b"\xff" * 16
+        data[at + 20 : at + 28] = b"\xff" * 8
+        data[at + 30 : at + 32] = len(extra).to_bytes(2, "little")
+        end = data.index(b"PK\x05\x06")
+        data[end + 12 : end + 16] = (end - at + len(extra)).to_bytes(4, "little")
+        data[at + 46 + 5 : at + 46 + 5] = extra
+        with pytest.raises(CorruptError, match=r"a\.zip \[a\.txt\]: the member cannot be where"):
+            open_archive(write(tmp_path / "a.zip", bytes(data)), FileRules())
+
+    @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
+    def test_a_sample_that_is_too_large(self, ending: str, tmp_path: Path) -> None:
+        members = [Member("a.txt", bytes(600)), Member("a.bin", bytes(600)), Member("b.txt", bytes(2_000_000))]
+        data = zip_bytes(members) if ending == "zip" else PACKERS[ending](make_tar(members))
+        url = write(tmp_path / f"a.{ending}", data)
+        for name in ("a", "b"):
+            source = open_archive(url, FileRules(include=(f"{name}.*",)))
+            wanted = rf"\[{name}\.txt\]: its sample has more than 1,000 bytes"
+            part = source.part(np.arange(1))
+            with using(StorageOptions(limits=Limits(sample=1000))), pytest.raises(LimitError, match=wanted):
+                part.record(0)
+            part.close()
+            source.close()
+
+    def test_an_extension_header_that_is_too_large(self, tmp_path: Path) -> None:
+        url = write(tmp_path / "a.tar", archive(pax({"path": b"d/" * 5000 + b"a.txt"}), member(b"a.txt", b"")))
+        with using(StorageOptions(limits=Limits(header=5000))):
+            with pytest.raises(LimitError, match=r"its header has more than 5,000 bytes.*--max header=SIZE"):
+                open_archive(url, FileRules())
+        open_archive(url, FileRules()).close()
+
+    def test_a_bomb_takes_no_memory(self, tmp_path: Path) -> None:
+        """A member that unpacks to 1 GB, in a process that may have less, and a sample that may have 300 MB."""
+        file = io.BytesIO()
+        with (
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made,
+            made.open("a.txt", "w") as entry,
+        ):
+            for _ in range(64):
+                entry.write(bytes(16 << 20))
+        url = write(tmp_path / "a.zip", file.getvalue())
+        limited = (
+            "import resource as r, sys; r.setrlimit(r.RLIMIT_DATA, (800 << 20, 800 << 20))\n"
+            "from shardtools.cli.htupload import main; main(sys.argv[1:], prog_name='htupload')"
+        )
+        command = [sys.executable, "-c", limited, url, str(tmp_path / "x-@1.tar"), "--max", "sample=300MB"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1 and "[a.txt]: its sample has more than 300,000,000 bytes" in done.stderr, done

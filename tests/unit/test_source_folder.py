@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import time
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -14,11 +15,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardtools.errors import AccessError, DuplicateKeyError, JobError, NotFoundError, SpecError
+from shardtools.errors import (
+    AccessError,
+    DuplicateKeyError,
+    JobError,
+    LimitError,
+    NotFoundError,
+    RefusedError,
+    SpecError,
+)
 from shardtools.jobs.sources import Source
 from shardtools.jobs.sources.files import FileRules, ordered
-from shardtools.jobs.sources.folder import list_folder, list_paths, read_file
+from shardtools.jobs.sources.folder import LEADS_OUT, list_folder, list_paths, read_file
 from shardtools.jobs.sources.opening import SourceRules, open_sources
+from shardtools.limits import Limits
+from shardtools.shards.samples import Composer
+from shardtools.storage import StorageOptions, using
 
 Tree = Mapping[str, bytes]
 
@@ -140,7 +152,7 @@ def test_links_are_followed_unless_in_circles(tmp_path: Path) -> None:
     (tmp_path / "in" / "x" / "y" / "up").symlink_to("../..")
     (tmp_path / "in" / "x" / "self").symlink_to(".")
     (tmp_path / "other" / "back").symlink_to(tmp_path / "in")
-    source = list_folder(str(tmp_path / "in"), FileRules())
+    source = list_folder(str(tmp_path / "in"), FileRules(follow_links=True))
     assert samples(source) == {
         "x/a": {"txt": b"1"},
         "x/y/b": {"txt": b"2"},
@@ -148,6 +160,79 @@ def test_links_are_followed_unless_in_circles(tmp_path: Path) -> None:
         "link": {"txt": b"3"},
     }
     assert {Path(name).name for name, _ in source.left_out()} == {"up", "self", "back"}
+
+
+def test_links_that_lead_out_are_left_out(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", {"x/a.txt": b"1"})
+    write_tree(tmp_path / "inside out", {"c.txt": b"3"})
+    links = {"secret.txt": "../inside out/c.txt", "folder": tmp_path / "inside out", "round.txt": "../in/x/a.txt",
+             "x/up": "../x2", "x/near.txt": "a.txt", "top": "/"}  # fmt: skip
+    (tmp_path / "in" / "x2").mkdir()
+    write_tree(tmp_path / "in" / "x2", {"d.txt": b"4"})
+    for name, target in links.items():
+        (tmp_path / "in" / name).symlink_to(target)
+    (tmp_path / "link").symlink_to("in")
+    for root in ("in", "link"):
+        source = list_folder(str(tmp_path / root), FileRules())
+        assert samples(source) == {
+            "x/a": {"txt": b"1"},
+            "x/near": {"txt": b"1"},
+            "round": {"txt": b"1"},
+            "x/up/d": {"txt": b"4"},
+            "x2/d": {"txt": b"4"},
+        }
+        left_out = {Path(name).name: reason for name, reason in source.left_out()}
+        assert left_out == dict.fromkeys(["secret.txt", "folder", "top"], LEADS_OUT)
+
+
+def test_nothing_but_links_that_lead_out(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_tree(tmp_path / "blobs", {"1": b"1"})
+    (tmp_path / "in" / "a.txt").symlink_to("../blobs/1")
+    with pytest.raises(JobError, match=r"links that lead out of the folder; take .* --follow-links"):
+        list_folder(str(tmp_path / "in"), FileRules())
+    assert samples(list_folder(str(tmp_path / "in"), FileRules(follow_links=True))) == {"a": {"txt": b"1"}}
+
+
+def test_folders_that_can_be_gone_through_in_millions_of_ways(tmp_path: Path) -> None:
+    for i in range(12):
+        write_tree(tmp_path / f"d{i}", {"a.txt": b"1"})
+        for j in range(12):
+            (tmp_path / f"d{i}" / f"to{j}").symlink_to(f"../d{j}")
+    started = time.monotonic()
+    with pytest.raises(JobError, match="links lead to this folder in more than 100 ways; remove such links"):
+        list_folder(str(tmp_path), FileRules())
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("name", ["pipe.txt", "device.txt"])
+def test_what_may_never_end_in_a_list(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list is the user's word; but nobody waits for ever at a pipe, or for the end of /dev/zero."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "device.txt").symlink_to("/dev/zero")
+    source = list_paths("-", name.encode(), FileRules())
+    with pytest.raises(RefusedError, match=rf"{name}: this is a (named pipe|device), which may never end"):
+        samples(source)
+
+
+def test_a_sample_that_is_too_large(tmp_path: Path) -> None:
+    """Of a file's size, or of what comes when it has none, no more is read than a sample may have."""
+    write_tree(tmp_path, {"a.txt": b"1" * 600, "a.bin": b"2" * 600, "b.txt": b"3"})
+    with open(tmp_path / "c.txt", "wb") as sparse:
+        sparse.truncate(1 << 33)
+    with using(StorageOptions(limits=Limits(sample=1000))):
+        for name, member in (("a", "a.txt"), ("c", "c.txt")):
+            source = list_folder(str(tmp_path), FileRules(include=(f"{name}.*",)))
+            with pytest.raises(LimitError, match=rf"{member}: its sample has more than 1,000 bytes.*--max sample=SIZE"):
+                samples(source)
+            part = source.part(np.arange(1))
+            with pytest.raises(LimitError, match=member):
+                part.members(0, Composer())  # type: ignore[attr-defined]
+            part.close()
+        assert samples(list_folder(str(tmp_path), FileRules(include=("b.*",)))) == {"b": {"txt": b"3"}}
+    with pytest.raises(LimitError, match=r"c\.txt: its sample has more than 4,294,967,296 bytes"):
+        samples(list_folder(str(tmp_path), FileRules(include=("c.*",))))
 
 
 def test_names_of_all_kinds(tmp_path: Path) -> None:

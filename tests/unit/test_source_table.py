@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,20 @@ from shardtools.errors import (
     DuplicateKeyError,
     FieldError,
     JobError,
+    LimitError,
     NotFoundError,
+    RefusedError,
     SampleError,
     ShardtoolsError,
     SpecError,
 )
+from shardtools.jobs.sources import parquet
 from shardtools.jobs.sources.rows import RowsBuilder
 from shardtools.jobs.sources.table import TableRules, TableSource, file_place, open_table
 from shardtools.jobs.upload import UploadOptions, upload
+from shardtools.limits import Limits
 from shardtools.shards.fields import decode
+from shardtools.storage import StorageOptions, using
 from tests.servers import NginxServer
 
 LABELS = TableRules(values=(("cls", "label"),))
@@ -667,3 +673,89 @@ def test_an_upload_of_parquet_that_is_large(tmp_path: Path, monkeypatch: pytest.
     assert len(urls) > 4
     found = {sample["__key__"]: sample["jpg"] for sample in webdataset.WebDataset(urls, shardshuffle=False)}
     assert found == {f"{i:09d}": data for i, data in enumerate(images(50))}
+
+
+class TestLimits:
+    """Of a cell, a line, or a file that is named, no more is read than a sample may have."""
+
+    SMALL = StorageOptions(limits=Limits(sample=10_000))
+
+    @pytest.mark.parametrize(
+        ("name", "text", "line"),
+        [
+            ("a.csv", "id,label\n1,1\n2," + "x" * 20_000 + "\n", 3),
+            ("a.csv", 'id,label\n1,1\n2,"' + "x\n" * 20_000 + '"\n', 5001),
+            ("a.csv", "id,label\n1,1\n2" + ",x" * 20_000 + "\n", 3),
+            ("a.csv", "x" * 20_000, 1),
+            ("a.tsv", "id\tlabel\n" + "x" * 20_000, 2),
+            ("a.jsonl", '{"id": 1, "label": 1}\n{"id": 2, "label": "' + "x" * 20_000 + '"}\n', 2),
+        ],
+    )
+    def test_text(self, name: str, text: str, line: int, tmp_path: Path) -> None:
+        (tmp_path / name).write_text(text)
+        with (
+            using(self.SMALL),
+            pytest.raises(LimitError, match=rf"{name} \[line {line}\]: its sample has more than 10,000"),
+        ):
+            open_table(str(tmp_path / name), LABELS)
+
+    def test_many_rows_that_are_not_too_large(self, tmp_path: Path) -> None:
+        rows = [["id", "label"], *[[i, "x" * 5000] for i in range(20)]]
+        with using(self.SMALL):
+            assert len(open_table(write_csv(tmp_path / "a.csv", rows), TableRules(values=(("txt", "label"),)))) == 20
+
+    def test_files(self, tmp_path: Path, nginx: NginxServer) -> None:
+        for folder in (tmp_path, nginx.root):
+            (folder / "a.bin").write_bytes(bytes(20_000))
+        (tmp_path / "b.bin").write_bytes(bytes(6_000))
+        os.mkfifo(tmp_path / "pipe")
+        rules = TableRules(files=(("bin", "one"), ("txt", "two")))
+        for one, two in (("a.bin", ""), (f"{nginx.url}a.bin", ""), ("b.bin", "b.bin")):
+            source = open_table(write_csv(tmp_path / "a.csv", [["id", "one", "two"], [1, one, two]]), rules)
+            with (
+                using(self.SMALL),
+                pytest.raises(LimitError, match=r"its sample has more than 10,000 bytes.*--max sample"),
+            ):
+                records(source)
+        for name in ("pipe", "/dev/zero", f"file://{tmp_path}/pipe"):
+            source = open_table(write_csv(tmp_path / "a.csv", [["id", "one", "two"], [1, name, "b.bin"]]), rules)
+            with pytest.raises(
+                RefusedError, match=r"\[1\.bin\]: this is a (named pipe|device), which may never end \(line 2"
+            ):
+                records(source)
+
+    @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+    def test_samples(self, ending: str, tmp_path: Path) -> None:
+        rows: list[dict[str, Any]] = [{"id": i, "a": "x" * 6000, "b": "x" * (6000 if i == 2 else 1)} for i in range(4)]
+        path = tmp_path / f"a.{ending}"
+        if ending == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        elif ending == "csv":
+            write_csv(path, [["id", "a", "b"], *[list(row.values()) for row in rows]])
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        command = ["htupload", str(path), str(tmp_path / "x-@1.tar"), "--value", "a.txt=a", "--value", "b.txt=b"]
+        command[0] = str(Path(sys.executable).parent / "htupload")
+        done = subprocess.run(
+            [*command, "--max", "sample=10kB"], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 1 and "its sample has more than 10,000 bytes" in done.stderr, done
+
+    @pytest.mark.parametrize("small", [True, False])
+    def test_parquet_that_unpacks_to_much(self, small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A file of a few kilobytes, with one value that stands in every row: a gigabyte when all are unpacked."""
+        monkeypatch.setattr(parquet, "_SMALL", parquet._SMALL if small else 0)
+        value = pa.array([b"x" * 1_000_000], pa.large_binary())
+        column = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), value)
+        pq.write_table(pa.table({"bin": column}), tmp_path / "a.parquet")
+        assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
+        source = open_table(str(tmp_path / "a.parquet"), TableRules(values=(("bin", "bin"),)))
+        part = source.part(np.arange(1000))
+        tracemalloc.start()
+        try:
+            for row in [*range(1000), 999, 500]:
+                assert len(part.record(row)["bin"]) == 1_000_000
+            assert tracemalloc.get_traced_memory()[1] < 400_000_000
+        finally:
+            tracemalloc.stop()
+            part.close()

@@ -40,7 +40,8 @@ class FileRules:
     ``key`` is ``"path"`` (the path in the folder), ``"name"`` (the base name alone), ``"number"`` (of the sample, in
     nine digits) or ``"hash"`` (of the path, in 16 hexadecimal digits). ``include`` and ``exclude`` are globs that are
     compared with a file's path in the folder and with its name. ``rename`` maps field names. With ``classes`` each
-    sample gets a field ``cls``, the number of the folder that it lies in, among all such folders sorted by name.
+    sample gets a field ``cls``, the number of the folder that it lies in, among all such folders sorted by name. Links
+    that lead out of a folder are taken only with ``follow_links``.
     """
 
     key: KeyRule = "path"
@@ -48,6 +49,7 @@ class FileRules:
     exclude: tuple[str, ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
     classes: bool = False
+    follow_links: bool = False
 
 
 class Files(Protocol):
@@ -62,10 +64,11 @@ class Files(Protocol):
     def sizes(self, paths: Sequence[str]) -> Ints:
         """Return the size of each file in bytes; ``paths`` are those of all."""
 
-    def read(self, row: int, path: str) -> bytes:
-        """Return the bytes of the file at ``row``.
+    def read(self, row: int, path: str, taken: int = 0) -> bytes:
+        """Return the bytes of the file at ``row``; its sample has ``taken`` bytes already.
 
         Raises:
+            LimitError: with this file the sample is too large.
             ShardtoolsError: it cannot be read.
         """
 
@@ -205,6 +208,7 @@ class FilePart:
         dot = path.index(".", path.rfind("/") + 1)
         stem = path[:dot]
         record: dict[str, Any] = {"key": stem if rule == "path" else _key(stem, int(self.numbers[row]), rule)}
+        taken = 0
         for at in range(start, starts[row + 1]):
             path = paths[at]
             name = path[dot + 1 :]
@@ -214,7 +218,8 @@ class FilePart:
                 raise DuplicateKeyError(
                     f"two files of the sample make the field {name}", url=url, member=member, fix="rename one of them"
                 )
-            record[name] = self.files.read(at, path)
+            record[name] = data = self.files.read(at, path, taken)
+            taken += len(data)
         if self.classes:
             record["cls"] = b"%d" % self._codes[_class_of(path)]
         return record
@@ -234,7 +239,11 @@ class FilePart:
             return key, (composer.layout((path[dot + 1 :],), key), [read(start, path)])
         paths = self.paths[start:stop]  # sorted, and so are their fields
         layout = composer.layout(tuple([path[dot + 1 :] for path in paths]), key)
-        return key, (layout, [read(start + i, path) for i, path in enumerate(paths)])
+        values, taken = [], 0
+        for i, path in enumerate(paths):
+            values.append(data := read(start + i, path, taken))
+            taken += len(data)
+        return key, (layout, values)
 
     def facts(self) -> Sequence[Any]:
         rules = [self.rules.key, list(self.rules.rename), list(self.classes)]

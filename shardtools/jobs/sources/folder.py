@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat as modes
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,6 +15,7 @@ import numpy as np
 from shardtools.errors import JobError, StorageError
 from shardtools.jobs.sources import Ints
 from shardtools.jobs.sources.files import FileRules, FileSource, ordered
+from shardtools.storage import check_stop, current_options
 from shardtools.storage.files import irregular, open_regular, os_errors, storage_error
 
 
@@ -38,7 +40,7 @@ class FolderFiles:
                 sizes[i] = os.stat(full).st_size
         return sizes
 
-    def read(self, row: int, path: str) -> bytes:
+    def read(self, row: int, path: str, taken: int = 0) -> bytes:
         full = f"{self.root}/{path}"
         try:
             fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -48,8 +50,9 @@ class FolderFiles:
                     raise irregular(status.st_mode, full)
                 size = status.st_size
                 self._seen[path] = (size, status.st_mtime_ns)
+                current_options().limits.check("sample", taken + size, url=full)
                 data = os.read(fd, size + 1) if size < _MOST else b""
-                return data if len(data) == size else _read_rest(fd, data)
+                return data if len(data) == size else _read_rest(fd, data, full, taken)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -73,24 +76,28 @@ class FolderFiles:
         return status.st_size, status.st_mtime_ns
 
 
-def read_file(path: str) -> bytes:
-    """Return the bytes of a file; faster than `open` for small ones.
+def read_file(path: str, taken: int = 0) -> bytes:
+    """Return the bytes of a file; faster than `open` for small ones. Its sample has ``taken`` bytes already.
 
     Raises:
+        LimitError: with this file the sample is too large.
         StorageError: it cannot be read.
     """
     with os_errors(path):
         fd = open_regular(path, path)
         try:
-            return _read_rest(fd, b"")
+            return _read_rest(fd, b"", path, taken)
         finally:
             os.close(fd)
 
 
-def _read_rest(fd: int, data: bytes) -> bytes:
-    """Return ``data`` and all that follows in an open file."""
-    pieces = [data]
+def _read_rest(fd: int, data: bytes, url: str, taken: int) -> bytes:
+    """Return ``data`` and all that follows in an open file, if that is not too large for a sample."""
+    pieces, size = [data], taken + len(data)
+    limits = current_options().limits
     while data := os.read(fd, _MOST):
+        size += len(data)
+        limits.check("sample", size, url=url)
         pieces.append(data)
     return b"".join(pieces)
 
@@ -108,8 +115,11 @@ def list_folder(name: str, rules: FileRules) -> FileSource:
     """
     root = os.path.abspath(name)
     left_out: list[tuple[str, str]] = []
-    paths = ordered(_walk(root, left_out), rules, left_out)
+    paths = ordered(_walk(root, left_out, rules.follow_links), rules, left_out)
     if not paths:
+        if any(reason == LEADS_OUT for _, reason in left_out):
+            fix = "take what they lead to with --follow-links"
+            raise JobError("there are no files to upload, but links that lead out of the folder", url=root, fix=fix)
         raise JobError("there are no files to upload", url=root, fix="check the folder, and --include and --exclude")
     return FileSource(root, paths, FolderFiles(root.rstrip("/")), rules, left_out)
 
@@ -142,13 +152,25 @@ def list_paths(name: str, text: bytes, rules: FileRules) -> FileSource:
     return FileSource(name, paths, FolderFiles(root), rules, left_out)
 
 
-def _walk(root: str, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the folders below ``root``, each with its files' names; links to folders are followed, unless in circles.
+LEADS_OUT = "this link leads out of the folder"
+"""Why a link is left out, unless all are to be followed: whoever has made the folder may not mean what it leads to."""
 
-    Each folder waits with its real path, and those from where links were followed to get to it.
+MOST_WAYS = 100
+"""Links that may lead to one folder. Some folders with links to each other can be gone through in millions of ways."""
+
+
+def _walk(root: str, left_out: list[tuple[str, str]], follow: bool) -> Iterator[tuple[str, list[str]]]:
+    """Yield the folders below ``root``, each with its files' names.
+
+    Links are followed, unless they lead in circles, or out of ``root`` if not all of them are to be followed. Each
+    folder waits with its real path, and those from where links were followed to get to it.
     """
-    waiting: list[tuple[str, str, tuple[str, ...]]] = [("", os.path.realpath(root), ())]
+    top = os.path.realpath(root)
+    inside = f"{top.rstrip('/')}/"
+    ways: Counter[str] = Counter()
+    waiting: list[tuple[str, str, tuple[str, ...]]] = [("", top, ())]
     while waiting:
+        check_stop()
         prefix, real, followed = waiting.pop()
         names: list[str] = []
         with os_errors(f"{root}/{prefix}"), os.scandir(f"{root}/{prefix}") as entries:
@@ -157,14 +179,20 @@ def _walk(root: str, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, lis
                 if name.startswith("."):
                     continue
                 kind = _kind(entry)
-                if kind == "file":
+                target = os.path.realpath(entry.path) if entry.is_symlink() else ""
+                if kind in ("file", "link") and target and not (follow or f"{target}/".startswith(inside)):
+                    left_out.append((prefix + name, LEADS_OUT))
+                elif kind == "file":
                     names.append(name)
                 elif kind == "folder":
                     waiting.append((f"{prefix}{name}/", f"{real}/{name}", followed))
                 elif kind == "link":
-                    target = os.path.realpath(entry.path)
+                    ways[target] += 1
                     if any(f"{place}/".startswith(f"{target}/") for place in (real, *followed)):
                         left_out.append((prefix + name, "this link leads back to a folder that it is in"))
+                    elif ways[target] > MOST_WAYS:
+                        what = f"links lead to this folder in more than {MOST_WAYS} ways"
+                        raise JobError(what, url=target, fix="remove such links from the source")
                     else:
                         waiting.append((f"{prefix}{name}/", target, (real, *followed)))
                 else:

@@ -26,8 +26,9 @@ class SourceRules:
     """How what is in sources becomes samples.
 
     ``key`` is a rule for the keys of files (see `FileRules`), or the column of a table that holds them. ``include``,
-    ``exclude``, ``rename`` and ``classes`` are those of `FileRules`. ``files`` and ``values`` have fields, each with a
-    column of a table that names its file or holds its value, ``arrays`` fields, each with the name of an array.
+    ``exclude``, ``rename``, ``classes`` and ``follow_links`` are those of `FileRules`. ``files`` and ``values`` have
+    fields, each with a column of a table that names its file or holds its value, ``arrays`` fields, each with the name
+    of an array.
     """
 
     key: str | None = None
@@ -38,6 +39,7 @@ class SourceRules:
     files: Pairs = ()
     values: Pairs = ()
     arrays: Pairs = ()
+    follow_links: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def _check_rules(rules: SourceRules, kinds: Sequence[_Kind]) -> None:
         ("--exclude", rules.exclude, _TREES),
         ("--rename", rules.rename, _TREES),
         ("--class-from-folder", rules.classes, _TREES),
+        ("--follow-links", rules.follow_links, (_FOLDER,)),
         ("--file", rules.files, (_TABLE,)),
         ("--value", rules.values, (_TABLE,)),
         ("--as", rules.arrays, (_ARRAYS,)),
@@ -159,7 +162,7 @@ def _open(url: str, kind: _Kind, rules: SourceRules) -> Source:
 
         return open_array(url, ArrayRules(rules.arrays))
     key: KeyRule = rules.key or "path"  # type: ignore[assignment]
-    file_rules = FileRules(key, rules.include, rules.exclude, rules.rename, rules.classes)
+    file_rules = FileRules(key, rules.include, rules.exclude, rules.rename, rules.classes, rules.follow_links)
     return _OPENERS[kind](url, file_rules)
 
 

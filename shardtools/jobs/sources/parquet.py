@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shardtools.errors import ChangedError, CorruptError, JobError, RefusedError, ShardtoolsError
+from shardtools.errors import ChangedError, CorruptError, JobError, LimitError, RefusedError, ShardtoolsError
 from shardtools.jobs.sources import Ints
 from shardtools.jobs.sources.names import number_key
 from shardtools.jobs.sources.rows import Rows, RowsBuilder
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _BATCH_BYTES = 4 << 20
 _MOST_ROWS = 4096
 _SMALL = 64 << 20
+_MOST_KEPT, _SOME_BYTES = 4 * _SMALL, 64
 _READ_SIZE = 1 << 20
 _FETCH_SIZE = 4 << 20
 
@@ -122,12 +123,21 @@ class ParquetReader:
             ChangedError: it is not what was listed.
             StorageError: it cannot be read.
         """
-        if self._values.small:
-            if self._kept is None:
-                self._kept = {row: self._row(row) for row in self._places.tolist()}
-                self.close()
-            return self._kept[place]
+        if self._values.small and self._kept is None:
+            self._kept = dict(self._keep())
+            self.close()
+        if self._kept is not None and (values := self._kept.get(place)) is not None:
+            return values
         return self._row(place)
+
+    def _keep(self) -> Iterator[tuple[int, list[Any]]]:
+        """Yield place and values of the rows to keep: all, unless a few bytes of the file unpack to many."""
+        size = 0
+        for place in self._places.tolist():
+            yield place, (values := self._row(place))
+            size += sum(len(value) if isinstance(value, bytes | str) else _SOME_BYTES for value in values)
+            if size > _MOST_KEPT:
+                return
 
     def _row(self, place: int) -> list[Any]:
         if self._batches is None or place < self._start:
@@ -272,6 +282,9 @@ def _pyarrow_errors(url: str, kind: type[ShardtoolsError], what: str) -> Iterato
         yield
     except ShardtoolsError:
         raise
+    except MemoryError as error:
+        what, fix = "a part of the Parquet file needs more memory than there is", "write it with smaller row groups"
+        raise LimitError(what, url=url, fix=fix) from error
     except foreign as error:
         raise kind(f"{what}: {error}", url=url, fix="write it again") from error
 

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from shardtools.errors import DuplicateKeyError, JobError
+from shardtools.errors import CorruptError, DuplicateKeyError, JobError
 from shardtools.jobs.sources import Ints
 from shardtools.jobs.sources.names import is_key, number_key
 from shardtools.jobs.sources.table_rules import TableRules, key_column, no_rules, require
-from shardtools.storage import check_stop, get_storage
+from shardtools.shards.json_text import parse_json
+from shardtools.storage import check_stop, current_options, get_storage
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,11 @@ class RowsBuilder:
             if path is not None and not isinstance(path, str):
                 what = f"{self._unit} {place}: values of type {type(path).__name__} cannot be paths"
                 raise JobError(what, url=self._url, fix="use --file with a column of paths, --value for what is in it")
-        self._blob += _to_json([key, *values]).encode("utf-8", "surrogatepass")
+        try:
+            self._blob += _to_json([key, *values]).encode("utf-8", "surrogatepass")
+        except RecursionError:  # which the parser has let pass: it needs less of the stack
+            what = f"{self._unit} {place}: a value is nested too deeply"
+            raise JobError(what, url=self._url, fix="use text for it") from None
         self._bounds.append(len(self._blob))
         self._places.append(place)
         self._hashes.append(hash(key))
@@ -168,7 +173,8 @@ def read_delimited(url: str, delimiter: str, rules: TableRules) -> Rows:
     """
     builder = RowsBuilder(url, "line", len(rules.files))
     with _long_fields():
-        table = _csv_rows(csv.reader(_lines(url), delimiter=delimiter, strict=True), url)
+        lines = _Lines(url)
+        table = _csv_rows(csv.reader(lines, delimiter=delimiter, strict=True), lines, url)
         _, header = next(table, (0, []))
         if not header:
             raise JobError("the table is empty", url=url, fix="it must begin with a line of the columns' names")
@@ -186,9 +192,10 @@ def read_delimited(url: str, delimiter: str, rules: TableRules) -> Rows:
     return builder.finish()
 
 
-def _csv_rows(reader: Any, url: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row of a csv reader that is not blank, and the line that it begins in."""
+def _csv_rows(reader: Any, lines: _Lines, url: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row of a csv reader of ``lines`` that is not blank, and the line that it begins in."""
     while True:
+        lines.taken = 0
         line = reader.line_num + 1
         try:
             row = next(reader, None)
@@ -236,7 +243,9 @@ def read_json_lines(url: str, rules: TableRules) -> Rows:
     columns = rules.columns()
     key: str | None = None
     seen: dict[str, None] = {}
-    for line, text in enumerate(_lines(url), 1):
+    lines = _Lines(url)
+    for line, text in enumerate(lines, 1):
+        lines.taken = 0
         if not text.strip():
             continue
         row = _object(text, line, url)
@@ -261,21 +270,40 @@ _MOST_COLUMNS = 10_000
 
 def _object(text: str, line: int, url: str) -> dict[str, Any]:
     try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "it is nested too deeply")
-        raise JobError(
-            f"line {line} is not JSON: {reason}", url=url, fix="write one JSON object in each line"
-        ) from error
+        row = parse_json(text)
+    except CorruptError as error:
+        what = error.what.replace("it is", f"line {line} is", 1)
+        raise JobError(what, url=url, fix="write one JSON object in each line") from None
     if not isinstance(row, dict):
         raise JobError(f"line {line} is no JSON object", url=url, fix='write rows like {"path": "a.jpg", "label": 7}')
     return row
 
 
-def _lines(url: str) -> Iterator[str]:
-    """Yield the lines of a text, with their ends."""
-    with get_storage(url).open(url) as stream, io.BufferedReader(stream, _BUFFER) as file:
-        for number, line in enumerate(file, 1):
+class _Lines:
+    """The lines of a text, with their ends. ``taken`` are the bytes of the current row, of several lines in a csv."""
+
+    def __init__(self, url: str):
+        self._url = url
+        self._rest = self._read()
+        self.taken = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._rest)
+
+    def _read(self) -> Iterator[str]:
+        with get_storage(self._url).open(self._url) as stream, io.BufferedReader(stream, _BUFFER) as file:
+            yield from self._decoded(file)
+
+    def _decoded(self, file: io.BufferedReader) -> Iterator[str]:
+        limits, url = current_options().limits, self._url
+        number = 0
+        while line := file.readline(limits.sample - self.taken + 1):
+            number += 1
+            self.taken += len(line)
+            limits.check("sample", self.taken, url=url, member=f"line {number}")
             if number % _LINES_BETWEEN_CHECKS == 1:
                 check_stop()
             if number == 1:

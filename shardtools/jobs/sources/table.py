@@ -25,7 +25,7 @@ from shardtools.jobs.sources.table_rules import TableRules, check_rules
 from shardtools.shards.fields import decode, encode, extension
 from shardtools.shards.tar import BLOCK
 from shardtools.spec import absolute, folder_of, name_of, scheme_of, split_path
-from shardtools.storage import current_options, get_storage, using
+from shardtools.storage import current_options, get_storage, read_limited, using
 
 __all__ = ["TablePart", "TableRules", "TableSource", "open_table"]
 
@@ -172,9 +172,11 @@ class TablePart:
         key, *entry = self._rows[number]
         place = int(self._rows.places[number])
         record: dict[str, Any] = {"key": key}
+        taken = 0
         for (field, _), path in zip(rules.files, entry, strict=False):
             if path is not None:
-                record[field] = self._read_file(path, place, f"{key}.{field}")
+                record[field] = data = self._read_file(path, place, f"{key}.{field}", taken)
+                taken += len(data)
         values = entry[len(rules.files) :] if self._table.values is None else self._stored(place)
         for (field, _), value in zip(rules.values, values, strict=True):
             if value is not None:
@@ -210,7 +212,7 @@ class TablePart:
             self._reader.close()
             self._reader = None
 
-    def _read_file(self, path: str, place: int, member: str) -> bytes:
+    def _read_file(self, path: str, place: int, member: str, taken: int) -> bytes:
         table = self._table
         row = f"{table.unit} {place} of {redact(table.url)}"
         if not path:
@@ -219,7 +221,7 @@ class TablePart:
         where = path
         try:
             where = file_place(path, table.url)
-            return get_storage(where).read(where) if scheme_of(where) else read_file(where)
+            return read_limited(where, "sample") if scheme_of(where) else read_file(where, taken)
         except ShardtoolsError as error:
             raise type(error)(f"{error.what} ({row})", url=error.url or where, member=member, fix=error.fix) from error
         except ValueError as error:  # a NUL byte, or half a surrogate pair

@@ -27,12 +27,11 @@ from shardtools.shards.tar import (
     parse_number,
     parse_pax,
 )
-from shardtools.storage import check_stop
+from shardtools.storage import check_stop, current_options
 from shardtools.storage.files import os_errors
 
 _WINDOW = 1 << 16
 _ZEROS = bytes(BLOCK)
-_MOST_EXTENSION = 1 << 24
 _LONG_NAME, _LONG_LINK, _SPARSE = b"LKS"
 _FILES = b"0\x007"
 _FOLDER = ord("5")
@@ -47,8 +46,8 @@ class TarFiles(ArchiveFiles):
     def take(self, rows: Ints) -> TarFiles:
         return TarFiles(self.archive, self.offset[rows], self.size[rows])
 
-    def read(self, row: int, path: str) -> bytes:
-        return self.file.read(int(self.offset[row]), int(self.size[row]), path)
+    def read(self, row: int, path: str, taken: int = 0) -> bytes:
+        return self.file.read(int(self.offset[row]), int(self.size[row]), path, taken)
 
 
 def list_tar(archive: Archive) -> tuple[Tree, TarFiles]:
@@ -159,14 +158,16 @@ class _Headers:
 
     def _payload(self, header: bytes, at: int, size: int) -> bytes:
         """Return what an extension header says of the next member."""
-        payload = os.pread(self._fd, size, at + BLOCK) if size <= _MOST_EXTENSION else b""
-        if len(payload) < size:
+        if at + BLOCK + size > self._length:
             raise CorruptError(f"the extension header at byte {at} is damaged", url=self._url, fix=REPAIR)
-        return payload
+        current_options().limits.check("header", size, url=self._url, member=header_name(header))
+        return os.pread(self._fd, size, at + BLOCK)
 
     def _pax_size(self, payload: bytes, at: int) -> int | None:
         try:
             value = parse_pax(payload).get("size")
+            if value is not None and not value.isdigit():  # a negative one would lead back, for ever
+                raise ValueError("not a decimal number")
             return None if value is None else int(value)
         except ValueError as error:
             raise CorruptError(f"malformed pax header at byte {at}", url=self._url, fix=REPAIR) from error

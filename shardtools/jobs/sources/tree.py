@@ -13,9 +13,12 @@ import numpy as np
 from shardtools.errors import ChangedError, DuplicateKeyError, JobError, TruncatedError
 from shardtools.jobs.sources import Ints
 from shardtools.jobs.sources.files import FileRules, ordered
+from shardtools.storage import current_options
 from shardtools.storage.files import os_errors
 
 REPAIR = "fetch or make the archive again"
+
+_PIECE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -100,19 +103,22 @@ class ArchiveFile:
             self.close()
             raise ChangedError("the archive was written to", url=archive.url, fix="run again when it is complete")
 
-    def read(self, offset: int, size: int, member: str) -> bytes:
-        """Return ``size`` bytes from ``offset`` on.
+    def read(self, offset: int, size: int, member: str, taken: int = 0) -> bytes:
+        """Return ``size`` bytes from ``offset`` on; a sample has ``taken`` bytes already. Room is made as they come.
 
         Raises:
+            LimitError: with these bytes the sample is too large.
             TruncatedError: there are not so many; it names ``member``.
         """
+        current_options().limits.check("sample", taken + size, url=self._archive.url, member=member)
+        pieces, left = [], size
         with os_errors(self._archive.url):
-            data = os.pread(self._fd, size, offset)
-            while len(data) < size and (more := os.pread(self._fd, size - len(data), offset + len(data))):
-                data += more
-        if len(data) < size:
+            while left and (data := os.pread(self._fd, min(left, _PIECE), offset + size - left)):
+                pieces.append(data)
+                left -= len(data)
+        if left:
             raise TruncatedError("the archive ends early", url=self._archive.url, member=member, fix=REPAIR)
-        return data
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
         """Close the file."""

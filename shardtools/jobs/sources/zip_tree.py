@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import os
 import stat as modes
 import struct
 import zipfile
@@ -15,6 +16,7 @@ from shardtools.errors import CorruptError, JobError
 from shardtools.jobs.sources import Ints
 from shardtools.jobs.sources.tree import REPAIR, Archive, ArchiveFiles, Tree, to_column
 from shardtools.shards.compression import crc32
+from shardtools.storage import current_options
 from shardtools.storage.files import os_errors
 
 _LOCAL = struct.Struct("<4s22xHH")
@@ -38,6 +40,11 @@ _METHODS: dict[int, Callable[[bytes, int], bytes]] = {
 }
 
 
+_MOST_TIMES = {zipfile.ZIP_DEFLATED: 1100, zipfile.ZIP_BZIP2: 40_000}
+_MOST_MORE = 1 << 20
+"""How much larger than they are packed things can be at most, times and bytes: what says more is made up."""
+
+
 @dataclass
 class ZipFiles(ArchiveFiles):
     """Files in a zip file: ``offset`` is where the local header of each begins.
@@ -53,12 +60,13 @@ class ZipFiles(ArchiveFiles):
         columns = (self.offset, self.size, self.packed, self.method, self.checksum)
         return ZipFiles(self.archive, *(column[rows] for column in columns))
 
-    def read(self, row: int, path: str) -> bytes:
+    def read(self, row: int, path: str, taken: int = 0) -> bytes:
         offset, size = int(self.offset[row]), int(self.size[row])
+        current_options().limits.check("sample", taken + size, url=self.archive.url, member=path)
         magic, name_length, extra_length = _LOCAL.unpack(self.file.read(offset, _LOCAL.size, path))
         if magic != _MAGIC:
             raise self._damaged(path, "its local header is not where it should be")
-        raw = self.file.read(offset + _LOCAL.size + name_length + extra_length, int(self.packed[row]), path)
+        raw = self.file.read(offset + _LOCAL.size + name_length + extra_length, int(self.packed[row]), path, taken)
         try:
             data = _METHODS[int(self.method[row])](raw, size)
         except (zlib.error, OSError, EOFError) as error:
@@ -80,21 +88,23 @@ def list_zip(archive: Archive) -> tuple[Tree, ZipFiles]:
     """
     tree = Tree(archive)
     columns = tuple(array("q") for _ in range(5))
-    for info in _infos(archive):
+    infos, length = _infos(archive)
+    for info in infos:
         if info.is_dir():
             continue
         if tree.add(info.filename, _irregular(info)):
-            _check(info, archive.url)
+            _check(info, length, archive.url)
             row = (info.header_offset, info.file_size, info.compress_size, info.compress_type, info.CRC)
             for column, value in zip(columns, row, strict=True):
                 column.append(value)
     return tree, ZipFiles(archive, *map(to_column, columns))
 
 
-def _infos(archive: Archive) -> list[zipfile.ZipInfo]:
+def _infos(archive: Archive) -> tuple[list[zipfile.ZipInfo], int]:
+    """Return what the directory of a zip file says of its members, and how many bytes the file has."""
     try:
         with os_errors(archive.url), open(archive.path, "rb") as file, zipfile.ZipFile(file) as opened:
-            return opened.infolist()
+            return opened.infolist(), os.fstat(file.fileno()).st_size
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as error:
         raise CorruptError(f"this is no zip file, or a broken one: {error}", url=archive.url, fix=REPAIR) from error
 
@@ -107,7 +117,8 @@ def _irregular(info: zipfile.ZipInfo) -> str:
     return "it is not a regular file" if modes.S_IFMT(mode) not in (0, modes.S_IFREG) else ""
 
 
-def _check(info: zipfile.ZipInfo, url: str) -> None:
+def _check(info: zipfile.ZipInfo, length: int, url: str) -> None:
+    """Raise if a member of a file of ``length`` bytes cannot be read, or is said to be what it cannot be."""
     if info.flag_bits & _ENCRYPTED:
         raise JobError("the member is encrypted", url=url, member=info.filename, fix="unzip it and upload the folder")
     if info.compress_type not in _METHODS:
@@ -117,3 +128,8 @@ def _check(info: zipfile.ZipInfo, url: str) -> None:
             member=info.filename,
             fix="unzip it and upload the folder",
         )
+    most = _MOST_TIMES.get(info.compress_type, 1) * (info.compress_size + 1) + _MOST_MORE
+    if not 0 <= info.header_offset <= info.header_offset + info.compress_size <= length or info.file_size > most:
+        what = f"it is said to have {info.file_size:,} bytes, packed into {info.compress_size:,}"
+        raise CorruptError(f"the member cannot be where, or as large as, the directory says: {what}", url=url,
+                           member=info.filename, fix=REPAIR)  # fmt: skip
