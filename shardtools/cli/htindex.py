@@ -36,7 +36,7 @@ htshuffle and htsort write both by themselves: this is for shards that others ha
 
 --export reads no shard that has a sidecar. An index for DALI lists what belongs to samples, under the names that
 shardtools has for it: without ./ before them, and as they are where tar would print escapes. DALI reads no index with
-spaces in names; such a shard is an error.
+spaces in names, and wids no names of more than 100 bytes; such shards are errors, and so are packed ones.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 done with shards skipped, 130 interrupted.
 """

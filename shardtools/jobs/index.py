@@ -18,9 +18,9 @@ import numpy as np
 from shardtools import engine
 from shardtools.engine import check_cancelled
 from shardtools.errors import (
+    CorruptError,
     JobError,
     OutputExistsError,
-    ShardError,
     ShardtoolsError,
     SpecError,
     StaleTableError,
@@ -182,10 +182,12 @@ def export_source(task: ExportTask) -> Indexed:
         sidecar = read_sidecar(url, stat.size)
         if sidecar is None:
             sidecar = index_shard(url, check_cancelled)
-        if task.format == "dali":
-            if (packing := IndexedShard(url, sidecar).packing) != "tar":
-                what = f"DALI reads plain tar files only, and this one is packed ({packing})"
-                raise ShardError(what, url=url, fix="make a plain one of it with htmapper or htshuffle")
+        if IndexedShard(url, sidecar).packing != "tar":
+            what = "the shard is packed, although its name ends with .tar"
+            raise CorruptError(what, url=url, fix="rename it, and make a plain one with htshuffle or htmapper")
+        if task.format == "wids":
+            wids.check_readable(sidecar.table(), sidecar.columns["head"].astype(np.int64), url)
+        else:
             index = dali.dump_index(sidecar.table(), url)
             with get_storage(url).create(dali.index_url(url)) as sink:
                 sink.write(index)
@@ -219,6 +221,7 @@ def export(
         urls = expand_sources(sources)
         if output is not None and identity(output) in set(map(identity, urls)):
             raise JobError("the index would replace a shard", url=output, fix="give it a name of its own")
+        _refuse_names(urls, format)
         outputs = [output or _wids_url(sources, urls)] if format == "wids" else _dali_urls(urls)
         if not options.overwrite:
             _refuse_existing(outputs)
@@ -237,13 +240,22 @@ def export(
     return found, outputs
 
 
+def _refuse_names(urls: Sequence[str], format: Format) -> None:
+    """Raise if the name of a shard says that it is none for others: those read plain tar files.
+
+    Raises:
+        JobError: so it is.
+    """
+    for url in urls:
+        if not name_of(url).endswith(".tar"):
+            name = {"wids": "wids", "dali": "DALI"}[format]
+            fix = "make such shards with htshuffle or htmapper"
+            raise JobError(f"{name} reads plain .tar files only", url=url, fix=fix)
+
+
 def _dali_urls(urls: Sequence[str]) -> list[str]:
     found: dict[str, str] = {}
     for url in urls:
-        if not name_of(url).endswith(".tar"):
-            raise JobError(
-                "DALI reads plain .tar files only", url=url, fix="make such shards with htshuffle or htmapper"
-            )
         if (other := found.setdefault(dali.index_url(url), url)) != url:
             what = f"its index would have the name of that of {name_of(other)}"
             raise JobError(what, url=url, fix="let the names of shards differ before their first dot")

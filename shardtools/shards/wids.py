@@ -5,6 +5,8 @@
 Beside its own ``shardlist``, or instead, it may have ``datasets``, each with a ``shardlist`` or with the
 ``source_url`` of another index. A URL is relative to the index that has it, or to its ``base``. The manifest of a
 dataset is such an index, too (see ``manifest.py``). What it may name is said in ``trust.py``.
+
+What wids itself (0.1.11) reads are plain tar files with names that fit into a header.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shardtools.errors import CorruptError, SpecError, redact
+import numpy as np
+
+from shardtools.errors import CorruptError, ShardError, SpecError, redact
 from shardtools.shards.json_text import parse_json
 from shardtools.shards.manifest import ShardEntry
-from shardtools.shards.table import encode_name
+from shardtools.shards.table import ShardTable, encode_name
+from shardtools.shards.tar import BLOCK, Ints
 from shardtools.shards.trust import check_place
 from shardtools.spec import MAX_SHARDS, absolute, folder_of, identity, name_of, scheme_of, split_path
 from shardtools.storage import read_limited
@@ -28,6 +33,9 @@ KIND = "wids-shard-index-v1"
 
 MAX_SAMPLES = 1 << 40
 """More samples than any shard has: whatever number is larger is wrong, and would not fit into those of all together."""
+
+_NAME, _SIZE = 100, 8**11
+"""What a header has room for: bytes of a name, and the size that is too large for its digits."""
 
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 
@@ -159,6 +167,42 @@ def build_index(destination: str, name: str, shards: Sequence[ShardEntry]) -> by
         ],
     }
     return json.dumps(index, indent=1).encode() + b"\n"
+
+
+def check_readable(table: ShardTable, head: Ints, url: str) -> None:
+    """Raise if wids does not read the shard at ``url`` as its ``table`` has it; ``head`` are the bytes before members.
+
+    wids takes names and sizes from the last header of a member alone, from fields of 100 and 11 bytes. It looks at no
+    extension headers, and at no prefix of a name.
+
+    Raises:
+        ShardError: it would find other names.
+    """
+    lengths = np.diff(table.keys.ends, prepend=0)[np.repeat(np.arange(len(table)), np.diff(table.first))]
+    of_fields = np.array([len(encode_name(name)) for name in table.fields], np.int64)
+    lengths = lengths + 1 + (of_fields[table.field] if len(of_fields) else 0)
+    if len(long := np.flatnonzero(lengths > _NAME)):
+        what = f"the name of a member has {lengths[long[0]]} bytes, and wids reads {_NAME} of them"
+        raise _unreadable(table, int(long[0]), what, url)
+    if len(large := np.flatnonzero(table.size >= _SIZE)):
+        raise _unreadable(table, int(large[0]), "a member has 8 GiB or more, which wids cannot read", url)
+    text = table.keys.data.tobytes()
+    if text.isascii() and b"\n" not in text and all(name.isascii() and "\n" not in name for name in table.fields):
+        return
+    for row, extended in enumerate((head > BLOCK).tolist()):
+        name = _name(table, row)
+        if "\n" in name or not (name.isascii() or (name.isprintable() and not extended)):
+            raise _unreadable(table, row, "wids does not read the letters of a member's name", url)
+
+
+def _name(table: ShardTable, row: int) -> str:
+    sample = int(np.searchsorted(table.first, row, side="right")) - 1
+    return f"{table.keys[sample]}.{table.fields[table.field[row]]}"
+
+
+def _unreadable(table: ShardTable, row: int, what: str, url: str) -> ShardError:
+    fix = "rename such members, or leave this shard out"
+    return ShardError(what, url=url, member=_name(table, row), fix=fix)
 
 
 def _relative(url: str, folder: str) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 import shardtools
 from shardtools.shards.sidecar import read_sidecar
+from tests import tars
 from tests.cli.command import Argument, Outcome, call, check_failure
 from tests.datasets import snapshot, write_dataset, write_shard
 
@@ -70,9 +75,8 @@ def test_shards_that_cannot_be_indexed(tmp_path: Path) -> None:
 class TestExport:
     """What the sidecars say, as other programs read it."""
 
-    @pytest.mark.parametrize("ending", ["tar", "tgz"])
-    def test_wids(self, tmp_path: Path, ending: str) -> None:
-        spec = write_dataset(tmp_path, 3, 20, ending=ending)
+    def test_wids(self, tmp_path: Path) -> None:
+        spec = write_dataset(tmp_path, 3, 20)
         before = snapshot(tmp_path)
         outcome = index(tmp_path, "--export", "wids", spec)
         assert f"{spec}: 3 shards, 60 samples, {tmp_path}/in-wids.json made in " in outcome.out
@@ -81,7 +85,7 @@ class TestExport:
         assert found == before
         assert made["wids_version"] == 1
         assert made["shardlist"] == [
-            {"url": f"in-{i}.{ending}", "nsamples": 20, "filesize": len(before[f"in-{i}.{ending}"])} for i in range(3)
+            {"url": f"in-{i}.tar", "nsamples": 20, "filesize": len(before[f"in-{i}.tar"])} for i in range(3)
         ]
         assert shardtools.open(str(tmp_path / "in-wids.json"))[41]["key"] == "2/0001"
         error = index(tmp_path, "--export", "wids", spec).error(1)
@@ -95,7 +99,61 @@ class TestExport:
         assert "4 shards, 20 samples, b/all.json made in " in outcome.out
         urls = [shard["url"] for shard in json.loads((tmp_path / "b/all.json").read_text())["shardlist"]]
         assert urls == [f"{tmp_path}/a/in-0.tar", f"{tmp_path}/a/in-1.tar", "in-0.tar", "in-1.tar"]
-        assert len(shardtools.open(str(tmp_path / "b/all.json"))) == 20
+        assert len(shardtools.open(str(tmp_path / "b/all.json"), trust_index=True)) == 20
+
+    @pytest.mark.parametrize("format", tars.FORMATS.values(), ids=tars.FORMATS)
+    @pytest.mark.parametrize("mtime", [0, 1.5])
+    def test_wids_reads_it(self, format: int, mtime: float, tmp_path: Path) -> None:
+        """The real one finds the samples, one by one, where we do."""
+        for shard in range(2):
+            names = [f"./d.x/{shard}-{i}{'é' * (format != tarfile.PAX_FORMAT)}" for i in range(5)]
+            members = [tars.Member(f"{name}.{field}", name.encode()) for name in names for field in ("cls", "seg.txt")]
+            (tmp_path / f"in-{shard}.tar").write_bytes(tars.make_tar(members, format, mtime=mtime))
+        assert index(tmp_path, "--export", "wids", "in-@2.tar").status == 0
+        program = (
+            "import sys, wids; ds = wids.ShardListDataset(sys.argv[1], transformations=[], lru_size=9)\n"
+            "for i in range(len(ds)): print(ds[i]['__key__'], ds[i]['.cls'].read().decode(), sorted(ds[i]))"
+        )
+        command = [sys.executable, "-c", program, str(tmp_path / "in-wids.json")]
+        environment = {**os.environ, "WIDS_CACHE": str(tmp_path / "cache")}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
+        found = [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("./d.x")]
+        ours = [record["key"] for record in shardtools.open(str(tmp_path / "in-wids.json"))]
+        assert found == [[f"./{key}"] * 2 for key in ours] and len(found) == 10
+
+    @pytest.mark.parametrize("format", ["wids", "dali"])
+    def test_shards_that_are_packed(self, format: str, tmp_path: Path) -> None:
+        for ending in ("tgz", "tar.zst"):
+            spec = write_dataset(tmp_path, 2, 2, ending=ending)
+            error = check_failure("--export", format, spec, cwd=tmp_path, program="htindex", status=2)
+            assert error.startswith(
+                f"{tmp_path}/in-0.{ending}: {format.replace('dali', 'DALI')} reads plain .tar files only"
+            )
+            for shard in range(2):
+                (tmp_path / f"in-{shard}.{ending}").rename(tmp_path / f"in-{shard}.tar")
+            for _ in range(2):
+                error = check_failure("-j", "1", "--export", format, "in-@2.tar", cwd=tmp_path, program="htindex")
+                assert error.startswith(f"{tmp_path}/in-0.tar: the shard is packed, although its name ends with .tar; ")
+                assert not list(tmp_path.glob("*.idx")) + list(tmp_path.glob("*wids.json"))
+                index(tmp_path, "in-@2.tar")  # the sidecars say the same, whatever they say
+
+    @pytest.mark.parametrize(
+        ("names", "format", "what"),
+        [
+            (["d" * 95 + "/a.txt"], tarfile.USTAR_FORMAT, "the name of a member has 101 bytes, and wids reads 100"),
+            (["b.txt", "d" * 150 + "/a.txt"], tarfile.GNU_FORMAT, "the name of a member has 156 bytes"),
+            (["b.txt", "é" * 150 + "/a.txt"], tarfile.PAX_FORMAT, "the name of a member has 306 bytes"),
+            (["b.txt", "é.txt"], tarfile.PAX_FORMAT, "wids does not read the letters"),
+            (["b.txt", "\udcff.txt"], tarfile.GNU_FORMAT, "wids does not read the letters"),
+            (["b.txt", "a\nb.txt"], tarfile.GNU_FORMAT, "wids does not read the letters"),
+            (["b.txt", "c.é"], tarfile.PAX_FORMAT, "wids does not read the letters"),
+        ],
+    )
+    def test_names_that_wids_does_not_read(self, names: list[str], format: int, what: str, tmp_path: Path) -> None:
+        (tmp_path / "x-0.tar").write_bytes(tars.make_tar([tars.Member(name, b"1") for name in names], format))
+        error = check_failure("--export", "wids", "x-@1.tar", cwd=tmp_path, program="htindex")
+        assert error.startswith(f"{tmp_path}/x-0.tar [") and what in error and not list(tmp_path.glob("*.json"))
+        assert error.endswith("; rename such members, or leave this shard out")
 
     def test_no_shard_with_a_sidecar_is_read(self, tmp_path: Path) -> None:
         spec = write_dataset(tmp_path, 2, 5)

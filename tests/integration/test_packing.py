@@ -99,8 +99,9 @@ def test_training_gets_the_right_samples(
     assert found == {f"{i:02d}": value for i, value in enumerate(VALUES)}
 
 
-def test_dali_is_given_no_index_of_a_packed_shard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["dali", "wids"])
+def test_no_index_of_a_packed_shard_is_exported(tmp_path: Path, format: str) -> None:
     by_webdataset(tmp_path / "x.tar")
-    message = check_failure("--export", "dali", "x.tar", cwd=tmp_path, program="htindex")
-    assert "x.tar: DALI reads plain tar files only, and this one is packed (gzip)" in message
-    assert not (tmp_path / "x.idx").exists()
+    message = check_failure("--export", format, "x.tar", cwd=tmp_path, program="htindex")
+    assert "x.tar: the shard is packed, although its name ends with .tar; rename it" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
