@@ -561,3 +561,18 @@ class TestControlCharacters:
         assert "a\\x1b]0;owned\\x07\\x1b[2J" in failed.error(2) and "\x1b" not in failed.err
         error = CorruptError("it is \x1b[2J", url="http://host/\u202e.tar", member="\x9b", fix="\udc9b")
         assert str(error) == "http://host/\\u202e.tar [\\x9b]: it is \\x1b[2J; \\x9b"
+
+
+def test_an_index_that_names_other_places(tmp_path: Path) -> None:
+    written_dataset(tmp_path, "x-@1.tar", [[{"key": "0", "txt": b"new"}]])
+    (tmp_path / "d").mkdir()
+    shards = [{"url": "../x-0.tar", "nsamples": 1}]
+    (tmp_path / "d" / "i.json").write_text(json.dumps({"wids_version": 1, "shardlist": shards}))
+    for options in ([], ["-f", "txt"]):
+        message = check_failure("d/i.json", "--index", "0", *options, cwd=tmp_path, status=2, program="htextract")
+        assert message == (
+            f"{tmp_path}/d/i.json: the index names a place outside of its folder: {tmp_path}/x-0.tar; "
+            "if you trust the index, allow that with --trust-index, or trust_index=True in Python"
+        )
+    shown = call("d/i.json", "--index", "0", "-f", "txt", "--trust-index", cwd=tmp_path, program="htextract")
+    assert shown.out == "new"

@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -297,7 +297,7 @@ class _Lines:
         with get_storage(self._url).open(self._url) as stream, io.BufferedReader(stream, _BUFFER) as file:
             yield from self._decoded(file)
 
-    def _decoded(self, file: io.BufferedReader) -> Iterator[str]:
+    def _decoded(self, file: IO[bytes]) -> Iterator[str]:
         limits, url = current_options().limits, self._url
         number = 0
         while line := file.readline(limits.sample - self.taken + 1):
