@@ -112,7 +112,7 @@ def _refuse_others(header: Header) -> None:
     """Raise if an array's elements are no plain bytes of some number."""
     if header.dtype.hasobject:
         raise ValueError("it holds Python objects, which only pickle could read")
-    if not header.dtype.itemsize and prod(header.shape):
+    if not header.dtype.itemsize and 0 not in header.shape:
         raise ValueError("its elements have no bytes")
 
 
