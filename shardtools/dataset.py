@@ -28,6 +28,7 @@ import numpy as np
 
 from shardtools.errors import NotFoundError, RefusedError, SpecError
 from shardtools.jobs.options import expand_sources
+from shardtools.processors import processors
 from shardtools.shards import wids
 from shardtools.shards.energon import INFO
 from shardtools.shards.json_text import parse_json
@@ -166,7 +167,7 @@ class ShardedDataset(Sequence[Record]):
         """Return what ``call`` gives for each shard; log what takes long."""
         total, told, found = len(self._urls), time.monotonic() + PATIENCE, []
         # Of this machine, more threads than it has processors would wait for each other.
-        threads = len(os.sched_getaffinity(0)) if all(map(is_local, self._urls)) else THREADS
+        threads = processors() if all(map(is_local, self._urls)) else THREADS
         with closing(self._each(lambda number: call(self.indexed(number)), range(total), threads)) as results:
             for result in results:
                 found.append(result)

@@ -9,11 +9,11 @@ ends it cleanly wherever it runs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 from shardtools.engine.task import Cancelled, Done, Ledger, RemoteTraceback, Task, check_cancelled, is_cancelled
 from shardtools.errors import EngineError
+from shardtools.processors import processors
 
 __all__ = ["Cancelled", "Done", "RemoteTraceback", "Task", "check_cancelled", "is_cancelled", "run"]
 
@@ -51,7 +51,7 @@ def run(
     if not tasks:
         return
     ledger = Ledger(tasks, on_done, stop_on_error)
-    workers = min(jobs or os.cpu_count() or 1, len(tasks))
+    workers = min(jobs or processors(), len(tasks))
     if cluster == "threads":
         from shardtools.engine.threads import run_threads
 

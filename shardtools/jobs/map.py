@@ -16,6 +16,7 @@ from shardtools.jobs.report import JobResult
 from shardtools.jobs.run import Plan, run_plan
 from shardtools.jobs.script import Script, function
 from shardtools.jobs.target import ShardResult, targets
+from shardtools.processors import processors
 from shardtools.spec import Destination
 from shardtools.storage import using
 
@@ -43,7 +44,7 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
             raise JobError("standard input and output are not on the cluster", fix="leave out -c, or use URLs")
         check_outputs(urls, target, options.report)
         existing = refuse_existing(target, options)
-    ahead = len(urls) < (options.jobs or os.cpu_count() or 1)
+    ahead = len(urls) < (options.jobs or processors())
     tasks = [
         MapTask(source, shard, script, on_error=options.on_error, ahead=ahead)
         for source, shard in zip(urls, targets(target, options, set(existing)), strict=True)

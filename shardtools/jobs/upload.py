@@ -22,6 +22,7 @@ from shardtools.jobs.run import Plan, run_plan
 from shardtools.jobs.sources import Ints, Source
 from shardtools.jobs.target import ShardResult, targets
 from shardtools.jobs.upload_shard import UploadTask, upload_shard
+from shardtools.processors import processors
 from shardtools.shards.compression import packer_for
 from shardtools.shards.tar import RECORD
 from shardtools.spec import MAX_SHARDS, Destination, absolute, is_local
@@ -167,7 +168,7 @@ def _plan(source: Source, rows: Ints, destination: Destination, layout: UploadOp
         raise JobError("standard output is not on the cluster", fix="leave out -c, or use URLs")
     check_outputs(source.names(), target, options.report)
     existing = refuse_existing(target, options)
-    ahead = len(bounds) - 1 < (options.jobs or os.cpu_count() or 1)
+    ahead = len(bounds) - 1 < (options.jobs or processors())
     tasks = [
         engine.Task(
             upload_shard,

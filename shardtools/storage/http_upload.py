@@ -12,12 +12,13 @@ collection stays, so that nobody can win again, until the object is deleted. Lis
 
 from __future__ import annotations
 
+import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from io import BytesIO
-from os import pread, preadv
+from os import pread
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
@@ -52,6 +53,15 @@ _PUT_MEANINGS: dict[int, Meaning] = {
         "raise its limit (nginx: client_max_body_size)",
     ),
 }
+
+
+def _read_into(buffer: memoryview, fd: int, offset: int) -> int:
+    """Fill a buffer from a place of a file, as far as there is something; return how many bytes that were."""
+    if hasattr(os, "preadv"):  # not in every macOS
+        return os.preadv(fd, [buffer], offset)
+    data = pread(fd, len(buffer), offset)
+    buffer[: len(data)] = data
+    return len(data)
 
 
 class Spool:
@@ -93,7 +103,7 @@ class Spool:
         piece = memoryview(bytearray(_PIECE))
         offset = 0
         while offset < self._size:
-            count = preadv(self._file.fileno(), [piece], offset)
+            count = _read_into(piece, self._file.fileno(), offset)
             if not count:
                 raise StorageError("its temporary file was cut off", url=self._url, fix="run again")
             yield piece[:count]

@@ -7,7 +7,6 @@ Nothing here needs PyTorch.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy as np
 
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import JobError, SampleError, ShardtoolsError
+from shardtools.processors import processors
 from shardtools.storage import StorageOptions
 from shardtools.torch.assemble import Batch, Collate, Raw, Recipe
 from shardtools.torch.control import Control
@@ -254,7 +254,7 @@ def _joined(raw: Raw | None, run: Run, start: int, stop: int) -> Raw:
 
 def _decoded(recipe: Recipe, raws: Iterable[Raw], settings: Settings, workers: int) -> Iterator[Batch]:
     """Yield the batches, some of which are made ahead by threads."""
-    threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // workers)
+    threads = settings.threads or max(1, processors() // workers)
     ahead = max(2, -(-16 * threads // settings.batch_size))
     pool = ThreadPoolExecutor(threads, "shardtools-decode")
     waiting: deque[Future[Batch]] = deque()

@@ -9,7 +9,6 @@ done without holding all of it is refused, rather than done in secret.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from shardtools.dataset import ShardedDataset, normalize
 from shardtools.errors import FieldError, SampleError
+from shardtools.processors import processors
 from shardtools.shards.fields import decode as decode_field
 from shardtools.shards.fields import extension
 from shardtools.shards.tar import Ints
@@ -129,7 +129,7 @@ class FieldView:
             )
         if len(found) < 4:
             return [self._value(data, number) for data, number in zip(found, numbers, strict=True)]
-        with ThreadPoolExecutor(os.cpu_count() or 1, "shardtools-decode") as pool:
+        with ThreadPoolExecutor(processors(), "shardtools-decode") as pool:
             return list(pool.map(self._value, found, numbers))
 
     def _value(self, data: bytes | None, number: int) -> Any:

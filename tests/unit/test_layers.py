@@ -15,6 +15,7 @@ import shardtools
 LAYERS = [
     "errors",
     "limits",
+    "processors",
     "spec",
     "storage",
     "shards",

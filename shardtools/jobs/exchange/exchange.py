@@ -23,6 +23,7 @@ from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
 from shardtools.jobs.report import JobResult, Skipped, write_report
 from shardtools.jobs.target import ShardResult, digest, read_mark, shard_result, targets
+from shardtools.processors import processors
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
 from shardtools.shards.tar import RECORD
 from shardtools.spec import MAX_SHARDS, Destination, is_local
@@ -122,7 +123,7 @@ def _note_job(plan: ExchangePlan) -> None:
 
 
 def _collect(plan: ExchangePlan, options: RunOptions, events: Events) -> list[Collected]:
-    ahead = len(plan.groups) < (options.jobs or os.cpu_count() or 1)
+    ahead = len(plan.groups) < (options.jobs or processors())
     repeats = bool(plan.exchange.treatment.merge) or plan.exchange.treatment.on_duplicate != "error"
     tasks = [
         engine.Task(

@@ -17,6 +17,7 @@ from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.same import Treatment
 from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, refuse_existing
 from shardtools.jobs.target import digest
+from shardtools.processors import processors
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.shards.tar import BLOCK
 from shardtools.spec import Destination, absolute, expand, folder_of, identity, is_local, name_of
@@ -192,7 +193,7 @@ def _destination(spec: str, exchange: Exchange, inputs: Sequence[Input]) -> Dest
 
 def _tasks_at_once(options: RunOptions) -> int:
     """Return how many tasks share the memory of a process."""
-    return (options.jobs or os.cpu_count() or 1) if options.cluster == "threads" else 1
+    return (options.jobs or processors()) if options.cluster == "threads" else 1
 
 
 def _default_spill(spec: str, options: RunOptions) -> str:

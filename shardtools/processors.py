@@ -1,0 +1,18 @@
+"""How many processors there are for this process, on any operating system."""
+
+from __future__ import annotations
+
+import os
+
+
+def processors() -> int:
+    """Return the number of processors that this process may run on, at least 1.
+
+    Where the operating system does not tell which those are (macOS), it is the number of all.
+
+    >>> processors() >= 1
+    True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
