@@ -386,12 +386,25 @@ class TestSort:
         assert self.keys(tmp_path) == [f"{i:03d}" for i in range(50)]
 
     def test_what_cannot_be_sorted_by(self, folder: Path) -> None:
-        message = sort(folder, "--by", "txt", "-j", "1", SPEC, "out-@4.tar")
-        assert message.status == 1 and "[a/00000]: the sample has no txt to sort by" in message.err
+        written_dataset(folder, "some-@2.tar", [[{"key": "a", "txt": "t"}], [{"key": "b", "cls": 1}]])
+        message = sort(folder, "--by", "txt", "-j", "1", "some-@2.tar", "out-@4.tar")
+        assert message.status == 1 and "[b]: the sample has no txt to sort by" in message.err
         message = sort(folder, "--by", "bin:int", "-j", "1", SPEC, "out-@4.tar")
         assert message.status == 1 and "its bin is not int: b'" in message.err
-        skipped = sort(folder, "--by", "txt", "--on-error", "skip", SPEC, "out-@2.tar", "--overwrite")
-        assert skipped.status == 3 and "300 samples skipped" in skipped.out
+        skipped = sort(folder, "--by", "txt", "--on-error", "skip", "some-@2.tar", "out-@2.tar", "--overwrite")
+        assert skipped.status == 3 and "1 sample skipped" in skipped.out
+
+    @pytest.mark.parametrize("options", [(), ("--on-error", "skip"), ("--dry-run",)])
+    def test_a_field_that_exists_nowhere(self, options: tuple[str, ...], folder: Path) -> None:
+        """The sidecars tell it, so that no shard is read for it; without them the first sample does."""
+        before = snapshot(folder)
+        outcome = sort(folder, "--by", "clas:int", *options, SPEC, "out-@4.tar")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert outcome.err == "htsort: error: no sample has the field clas to sort by; the fields are bin, cls\n"
+        assert snapshot(folder) == before
+        (folder / "in-3.tar.index.npz").unlink()
+        outcome = sort(folder, "--by", "clas:int", "-j", "1", SPEC, "out-@4.tar")
+        assert outcome.status == 1 and "the sample has no clas to sort by" in outcome.err
 
     def test_unique(self, folder: Path) -> None:
         done(sort(folder, "--by", "cls", "--unique", SPEC, "out-@2.tar"))

@@ -58,7 +58,10 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Input:
-    """An input shard: its URL, which of the named sources it is of, its size as stored and as a tar file (about)."""
+    """An input shard: its URL, which of the named sources it is of, its size as stored and as a tar file (about).
+
+    ``samples`` and ``fields`` are what its sidecar tells, None without one.
+    """
 
     url: str
     source: int
@@ -66,6 +69,7 @@ class Input:
     tar_size: int
     validator: str | None
     samples: int | None
+    fields: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,13 @@ def plan_exchange(
 
     Raises:
         SpecError: a spec is wrong.
-        JobError: an output is an input, or the options make no sense.
+        JobError: an output is an input, no input has the field to sort by, or the options make no sense.
         OutputExistsError: an output exists, and the options say neither to replace nor to continue.
     """
     with using(options.storage):
         inputs = _inputs(sources)
+        if exchange.keying.kind == "field":
+            _check_field(exchange.keying.field, inputs)
         target = _destination(destination, exchange, inputs)
         if target.is_auto is False:
             check_outputs([entry.url for entry in inputs], target, options.report)
@@ -175,8 +181,24 @@ def _look_at(url: str, source: int) -> Input:
         columns = sidecar.columns
         padded = -(-columns["size"].astype(np.int64) // BLOCK) * BLOCK
         tar_size = int(padded.sum() + columns["head"].sum(dtype=np.int64) + columns["lead"].sum(dtype=np.int64))
-        return Input(url, source, size, tar_size, stat.validator, len(sidecar))
-    return Input(url, source, size, size if name_of(url).endswith(".tar") else _PACKED * size, stat.validator, None)
+        return Input(url, source, size, tar_size, stat.validator, len(sidecar), sidecar.fields)
+    tar_size = size if name_of(url).endswith(".tar") else _PACKED * size
+    return Input(url, source, size, tar_size, stat.validator, None, None)
+
+
+def _check_field(field: str, inputs: Sequence[Input]) -> None:
+    """Raise if there is no such field to sort by in any input, as far as sidecars tell of all of them.
+
+    Raises:
+        JobError: there is none.
+    """
+    known: set[str] = set()
+    for entry in inputs:
+        if entry.fields is None or field in entry.fields:
+            return
+        known.update(entry.fields)
+    if known:
+        raise JobError(f"no sample has the field {field} to sort by", fix=f"the fields are {', '.join(sorted(known))}")
 
 
 def _destination(spec: str, exchange: Exchange, inputs: Sequence[Input]) -> Destination:
