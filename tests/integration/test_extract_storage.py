@@ -136,10 +136,54 @@ def test_stopped_in_the_middle_it_leaves_no_output(spec: str, signum: int, nginx
             assert outcome.status == -signum
         else:
             assert outcome.status == 130 and outcome.err == "htextract: interrupted; run it again\n"
-            assert os.listdir(tmp_path / "temporary") == []
+        assert os.listdir(tmp_path / "temporary") == []
     assert not (tmp_path / "rows.tsv").exists()
     left = {path for path in set(nginx.root.rglob("*")) - before if ".shardtools-tmp" not in path.parts}
     assert left == set()
+
+
+WAITS_FOR_THE_FIRST = """
+import pathlib, time
+def extract_sample(record):
+    if record["__shard__"].startswith("in-0."):
+        while pathlib.Path("wait").exists():
+            time.sleep(0.01)
+    return record["jpg"]
+"""
+
+
+@pytest.mark.parametrize("where", ["threads", "processes"])
+def test_what_the_killed_has_left_is_swept_by_the_next(where: str, nginx: NginxServer, tmp_path: Path) -> None:
+    """Rows that wait for those of the first shard lie in a folder, which nobody else can read."""
+    written_dataset(nginx.root, f"in-@{SHARDS}.tar", [samples(shard) for shard in range(SHARDS)])
+    (tmp_path / "slow.py").write_text(WAITS_FOR_THE_FIRST)
+    (tmp_path / "wait").touch()
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "temporary" / "shardtools-rows-link").symlink_to(nginx.root)
+    arguments = (f"{nginx.url}in-@{SHARDS}.tar", "-p", "slow.py", "--raw", "-c", where, "-j", "2")
+    environment = {"TMPDIR": str(tmp_path / "temporary")}
+
+    def begin() -> subprocess.Popen[bytes]:
+        return start(*arguments, "-o", "rows.tsv", cwd=tmp_path, env=environment, program="htextract")
+
+    def files() -> list[Path]:
+        return [path for path in (tmp_path / "temporary").glob("shardtools-rows-*/*") if not path.parent.is_symlink()]
+
+    process, other = begin(), begin()
+    try:
+        wait_until(lambda: len(files()) == 2 * (SHARDS - 1), "the rows of the other shards")
+        assert {path.parent.stat().st_mode & 0o777 for path in files()} == {0o700}
+        os.killpg(process.pid, signal.SIGKILL)
+        assert finish(process).status == -signal.SIGKILL and len(files()) == 2 * (SHARDS - 1)
+        outcome = run(arguments[0], "--keys", cwd=tmp_path, env=environment, program="htextract")
+        assert len(outcome.out.split()) == len(ALL)
+        wait_until(lambda: len(files()) == SHARDS - 1, "what is left of the one that goes on")
+    finally:
+        (tmp_path / "wait").unlink()
+    outcome = finish(other)
+    assert (outcome.status, outcome.err) == (0, "") and files() == []
+    assert (tmp_path / "rows.tsv").stat().st_size > 20_000 * len(ALL)
+    assert list(nginx.root.glob("in-?.tar"))
 
 
 def test_a_shard_that_is_missing(spec: str, tmp_path: Path) -> None:

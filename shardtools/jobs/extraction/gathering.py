@@ -5,9 +5,8 @@ sources -> one RowsTask for each shard -> engine -> Found, in order -> Gathering
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from shardtools.jobs.extraction.outputs import Output, output
 from shardtools.jobs.extraction.pieces import Found
 from shardtools.jobs.extraction.rows import EXTRACT, Enough, Extraction, RowsTask, extract_rows
 from shardtools.jobs.extraction.terminal import for_terminal
+from shardtools.jobs.extraction.spill import Spill, sweep
 from shardtools.jobs.options import RunOptions, expand_sources
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.script import function
@@ -139,7 +139,8 @@ def run_rows(
         refuse(destination, options)
         spill = None
         if options.cluster in ("threads", "processes"):
-            spill = stack.enter_context(tempfile.TemporaryDirectory(prefix="shardtools-extract-"))
+            sweep()
+            spill = stack.enter_context(closing(Spill()))
         tasks = [
             engine.Task(extract_rows, (RowsTask(url, what, options.on_error, spill),), url, options.storage)
             for url in urls

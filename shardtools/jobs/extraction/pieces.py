@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from shardtools.jobs.extraction.spill import Spill
 from shardtools.storage.files import os_errors
 
 MEMORY = 1 << 18
@@ -19,9 +20,9 @@ MEMORY = 1 << 18
 
 
 class Pieces:
-    """Bytes that a task collects: in memory, or from `MEMORY` on in a file of the folder ``spill``, if there is one."""
+    """Bytes that a task collects: in memory, or from `MEMORY` on in a file of ``spill``, if there is one."""
 
-    def __init__(self, spill: str | None):
+    def __init__(self, spill: Spill | None):
         self._spill = spill
         self._file: BinaryIO = io.BytesIO()
         self._path: str | None = None
@@ -46,9 +47,9 @@ class Pieces:
         return self._path or ""
 
     def _leave_memory(self) -> None:
-        held = self._file
-        with os_errors(self._spill or ""):
-            fd, self._path = tempfile.mkstemp(dir=self._spill)
+        held, folder = self._file, self._spill.path() if self._spill else None
+        with os_errors(folder or ""):
+            fd, self._path = tempfile.mkstemp(dir=folder)
             self._file = os.fdopen(fd, "wb")
         if isinstance(held, io.BytesIO):
             self.write(held.getvalue())

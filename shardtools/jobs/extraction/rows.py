@@ -15,6 +15,7 @@ from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError
 from shardtools.jobs.extraction.chunks import Chunk, Needs, ShardChunks
 from shardtools.jobs.extraction.formats import DEFAULT_LAYOUT, Encoder, Layout, Rows, encoder, is_binary
 from shardtools.jobs.extraction.pieces import Found, Pieces
+from shardtools.jobs.extraction.spill import Spill
 from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Script, function, where
@@ -44,12 +45,12 @@ class Extraction:
 
 @dataclass(frozen=True)
 class RowsTask:
-    """What one task does: bring the rows of the shard ``source`` out; large ones into a file in ``spill``."""
+    """What one task does: bring the rows of the shard ``source`` out; large ones into a file of ``spill``."""
 
     source: str
     what: Extraction
     on_error: OnError
-    spill: str | None
+    spill: Spill | None
 
 
 def extract_rows(task: RowsTask) -> Found:
