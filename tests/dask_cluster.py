@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class DaskCluster:
-    """A running cluster: its ``address`` (HOST:PORT), its scheduler file, and its processes."""
+    """A running cluster: its ``address`` (HOST:PORT), its scheduler file, and its processes.
+
+    ``start_worker`` starts one more, with variables added to its environment, and waits until it has joined.
+    """
 
     address: str
     scheduler_file: Path
     scheduler: subprocess.Popen[bytes]
     workers: tuple[subprocess.Popen[bytes], ...]
+    start_worker: Callable[[Mapping[str, str]], object]
 
 
 @contextmanager
@@ -36,18 +40,23 @@ def dask_cluster(
     python: str = sys.executable,
     scheduler_env: Mapping[str, str] | None = None,
     worker_env: Mapping[str, str] | None = None,
+    threads: int = 1,
+    inside: Sequence[str] = (),
 ) -> Iterator[DaskCluster]:
-    """Run a scheduler and so many workers of one thread each, without nannies; stop them by their process ids.
+    """Run a scheduler and so many workers of ``threads`` each, without nannies; stop them by their process ids.
 
-    The tests can be imported there. ``scheduler_env`` and ``worker_env`` are added to their environments.
+    The tests can be imported there. ``scheduler_env`` and ``worker_env`` are added to their environments. The command
+    of a worker follows ``inside``, a command that becomes another one.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shardtools-dask-")))
         log = stack.enter_context(open(folder / "log", "wb"))
 
-        def start(env: Mapping[str, str] | None, *arguments: str) -> subprocess.Popen[bytes]:
+        def start(
+            env: Mapping[str, str] | None, *arguments: str, before: Sequence[str] = ()
+        ) -> subprocess.Popen[bytes]:
             process = subprocess.Popen(
-                [python, "-m", "dask", *arguments],
+                [*before, python, "-m", "dask", *arguments],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
                 stdin=subprocess.DEVNULL,
@@ -62,12 +71,24 @@ def dask_cluster(
         scheduler = start(scheduler_env, "scheduler", *local, "--port", "0", "--scheduler-file", str(file))
         wait_until(lambda: scheduler.poll() is not None or _read_address(file), "the Dask scheduler")
         address = _read_address(file)
-        options = ("--nthreads", "1", "--no-nanny", "--memory-limit", "0", "--local-directory", str(folder))
-        processes = tuple(start(worker_env, "worker", address, *local, *options) for _ in range(workers))
-        if workers:
+        options = ("--nthreads", str(threads), "--no-nanny", "--memory-limit", "0", "--local-directory", str(folder))
+        worker = ("worker", address, *local, *options)
+        processes = tuple(start(worker_env, *worker, before=inside) for _ in range(workers))
+        _await_workers(address, workers)
+
+        def start_worker(env: Mapping[str, str]) -> None:
             with Client(address, set_as_default=False) as client:
-                client.wait_for_workers(workers, timeout=60)
-        yield DaskCluster(address.removeprefix("tcp://"), file, scheduler, processes)
+                there = len(client.scheduler_info(n_workers=-1)["workers"])
+            start(env, *worker, before=inside)
+            _await_workers(address, there + 1)
+
+        yield DaskCluster(address.removeprefix("tcp://"), file, scheduler, processes, start_worker)
+
+
+def _await_workers(address: str, count: int) -> None:
+    if count:
+        with Client(address, set_as_default=False) as client:
+            client.wait_for_workers(count, timeout=60)
 
 
 def _read_address(file: Path) -> str:

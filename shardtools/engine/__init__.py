@@ -11,11 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from shardtools.engine.task import Cancelled, Done, Ledger, RemoteTraceback, Task, check_cancelled, is_cancelled
+from shardtools.engine.task import (
+    Cancelled,
+    Done,
+    Ledger,
+    Need,
+    RemoteTraceback,
+    Task,
+    check_cancelled,
+    is_cancelled,
+    tasks_at_once,
+)
 from shardtools.errors import EngineError
 from shardtools.processors import processors
 
-__all__ = ["Cancelled", "Done", "RemoteTraceback", "Task", "check_cancelled", "is_cancelled", "run"]
+__all__ = [
+    "Cancelled",
+    "Done",
+    "Need",
+    "RemoteTraceback",
+    "Task",
+    "check_cancelled",
+    "is_cancelled",
+    "run",
+    "tasks_at_once",
+]
 
 
 def run(
@@ -25,12 +45,14 @@ def run(
     cluster: str = "threads",
     jobs: int | None = None,
     stop_on_error: bool = True,
+    needs: Sequence[Need] = (),
 ) -> None:
     """Run ``tasks``, about in order, and call ``on_done`` in this thread with each one that has finished.
 
     ``cluster`` is ``"threads"``, ``"processes"`` (of this machine), the ``HOST:PORT`` of a Dask scheduler (``tcp://``
     or ``tls://`` may stand before it) or the path of a Dask scheduler file. At most ``jobs`` tasks run at a time; the
-    default is the number of CPUs here, or all threads of the cluster.
+    default is the number of processors here, or all threads of the cluster. On a cluster every worker must meet
+    ``needs``: they are called there before any task is sent, and before each task, as workers may join later.
 
     The first error stops the run if ``stop_on_error``: no task starts any more, running ones are cancelled, and `run`
     returns, without raising it, when they have ended. Cancelled tasks are not reported. When ``on_done`` raises, or
@@ -38,7 +60,9 @@ def run(
     not wait.
 
     Raises:
-        SchedulerError: no scheduler answers, or it has no workers that can be used.
+        SchedulerError: no scheduler answers, or it has no workers that can be used; or one has another version of
+            shardtools, which may be noticed in the middle, as workers come and go.
+        ShardtoolsError: what a need raises at a worker.
         EngineError: ``jobs`` is below 1, or the local processes cannot be started.
 
     >>> run([Task(pow, (2, i), "x") for i in range(3)], lambda done: print(done.result), jobs=1)
@@ -65,5 +89,5 @@ def run(
         with local_processes(workers) as client:
             Flight(client, ledger, None).run()
     else:
-        with connected(cluster) as client:
-            Flight(client, ledger, jobs).run()
+        with connected(cluster, needs) as client:
+            Flight(client, ledger, jobs, needs).run()

@@ -9,7 +9,7 @@ import pkgutil
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 
@@ -17,7 +17,9 @@ from distributed import Client, LocalCluster
 
 from shardtools import __version__
 from shardtools.engine.interrupt import sigint_held
-from shardtools.errors import EngineError, SchedulerError
+from shardtools.engine.remote import meet
+from shardtools.engine.task import Need
+from shardtools.errors import EngineError, SchedulerError, ShardtoolsError
 
 CONNECT_SECONDS = 5
 """How long a scheduler may take to answer, and then to have a worker."""
@@ -70,11 +72,12 @@ def local_processes(workers: int) -> Iterator[Client]:
 
 
 @contextmanager
-def connected(cluster: str) -> Iterator[Client]:
+def connected(cluster: str, needs: Sequence[Need] = ()) -> Iterator[Client]:
     """Give a client of the scheduler at an address, or of a scheduler file, that has usable workers.
 
     Raises:
         SchedulerError: no scheduler answers, it has no workers, or shardtools is not the same there as here.
+        ShardtoolsError: a worker does not meet ``needs``.
     """
     address = _address_of(cluster)
     with _quiet(), ExitStack() as stack:
@@ -86,7 +89,7 @@ def connected(cluster: str) -> Iterator[Client]:
                 f"no Dask scheduler answers at {cluster}",
                 fix="start one with `dask scheduler`, or leave out -c",
             ) from error
-        _check_workers(client, cluster)
+        check_workers(client, cluster, needs)
         yield client
 
 
@@ -132,8 +135,13 @@ def _await_answer(address: str) -> None:
             time.sleep(0.1)  # it may be about to start
 
 
-def _check_workers(client: Client, cluster: str) -> None:
-    """Make sure that there are workers, and that they, and the scheduler, have this version of shardtools."""
+def check_workers(client: Client, cluster: str, needs: Sequence[Need]) -> None:
+    """Make sure that there are workers, that all processes have this version, and that workers meet ``needs``.
+
+    Raises:
+        SchedulerError: there are none, or they have another version, or none.
+        ShardtoolsError: what a need raised at a worker.
+    """
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
     except TimeoutError as error:
@@ -149,6 +157,12 @@ def _check_workers(client: Client, cluster: str) -> None:
     _check_version(f"the scheduler at {cluster}", answer)
     for worker, answer in client.run(question, argument, on_error="return").items():
         _check_version(f"the worker at {worker}", answer)
+    if needs:
+        for answer in client.run(meet, tuple(needs), on_error="return").values():
+            if isinstance(answer, ShardtoolsError):
+                raise answer
+            if isinstance(answer, Exception) and not isinstance(answer, OSError):  # as above
+                raise SchedulerError(f"the workers of {cluster} cannot be asked: {answer}") from answer
 
 
 def _check_version(place: str, answer: object) -> None:

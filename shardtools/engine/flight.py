@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.scheduler import KilledWorker
 
-from shardtools.engine.remote import Parcel, stop_here, unpack, work_remotely
-from shardtools.engine.task import Ledger, Outcome, Task
+from shardtools import __version__
+from shardtools.engine.connect import check_workers
+from shardtools.engine.remote import Parcel, send, stop_here, unpack, work_remotely
+from shardtools.engine.task import Ledger, Need, Outcome, Task
 from shardtools.errors import EngineError, SchedulerError
 
 if TYPE_CHECKING:
@@ -35,13 +37,15 @@ class Flight:
 
     Futures are sent, and results fetched, in batches: that takes a third of the time of one by one. A worker that
     dies costs what it was doing, which Dask gives to another; ``allowed-failures`` of its configuration says how often.
+    Workers meet ``needs`` before each task. One with another version of shardtools ends the run, whenever it joins.
     """
 
-    def __init__(self, client: Client, ledger: Ledger, jobs: int | None):
+    def __init__(self, client: Client, ledger: Ledger, jobs: int | None, needs: Sequence[Need] = ()):
         self._client = client
         self._address = client.scheduler.address if client.scheduler else "?"
         self._ledger = ledger
         self._jobs = jobs
+        self._needs = needs
         self._run_id = uuid.uuid4().hex
         self._landed: SimpleQueue[Future] = SimpleQueue()
         self._flying: dict[Any, tuple[int, Future]] = {}
@@ -53,7 +57,7 @@ class Flight:
         """Run the ledger's tasks.
 
         Raises:
-            SchedulerError: the scheduler, or every worker, went away.
+            SchedulerError: the scheduler, or every worker, went away, or a worker has another version of shardtools.
         """
         try:
             self._send()
@@ -74,10 +78,14 @@ class Flight:
         if self._ledger.stopped or stop <= self._sent or room < (1 if self._jobs else self._limit // 2):
             return
         indices = range(self._sent, stop)
+        tasks = [self._ledger.tasks[index] for index in indices]
+        versions, bodies = zip(*(send(task, self._needs) for task in tasks), strict=True)
         futures = self._client.map(
             work_remotely,
+            versions,
+            [task.name for task in tasks],
+            bodies,
             [self._run_id] * len(indices),
-            [self._ledger.tasks[index] for index in indices],
             key=[f"shardtools-{self._run_id}-{index:09d}" for index in indices],
             priority=-self._sent,
         )
@@ -117,8 +125,25 @@ class Flight:
         for future, parcel in zip(batch, self._fetch(batch), strict=True):
             index, _ = self._flying.pop(future.key)
             future.release()
+            self._refuse_strangers(parcel)
             task = self._ledger.tasks[index]
             self._ledger.enter(index, unpack(parcel, task) if isinstance(parcel, Parcel) else _judge(parcel, task))
+
+    def _refuse_strangers(self, answer: Parcel | Exception) -> None:
+        """Raise if a worker with another version of shardtools, or with none, has got a task.
+
+        Raises:
+            SchedulerError: one has.
+        """
+        version = getattr(answer, "version", None)
+        if version == __version__ or isinstance(answer, KilledWorker):
+            return
+        check_workers(self._client, self._address, ())  # which knows its name, if it is still there
+        if isinstance(answer, Parcel):
+            raise SchedulerError(
+                f"a worker of {self._address} had another shardtools: {version} there, {__version__} here",
+                fix=f"run `pip install shardtools=={__version__}` there, and go on with --resume",
+            )
 
     def _fetch(self, batch: Sequence[Future]) -> list[Parcel | Exception]:
         """Return what the futures hold, or what went wrong with them."""

@@ -7,10 +7,12 @@ import pickle
 import threading
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardtools.engine.task import Cancelled, Outcome, RemoteTraceback, Task, work
-from shardtools.errors import EngineError
+from shardtools import __version__
+from shardtools.engine.task import Cancelled, Need, Outcome, RemoteTraceback, Task, work
+from shardtools.errors import EngineError, ShardtoolsError
 
 _lock = threading.Lock()
 _tokens: dict[str, threading.Event] = {}
@@ -19,25 +21,39 @@ _running: Counter[str] = Counter()
 
 @dataclass(frozen=True)
 class Parcel:
-    """An outcome on its way to the client.
+    """An outcome on its way to the client, from a worker with this ``version`` of shardtools.
 
     The result and the error are pickled apart, as ``body``: one that cannot be pickled, or that the client cannot
     unpickle, then costs this task and not the run. ``summary`` is what is known of it in that case.
     """
 
+    version: str
     body: bytes
     summary: str
     trace: str
     seconds: float
 
 
-def work_remotely(run_id: str, task: Task) -> Parcel:
-    """Run a task on a worker; raises nothing."""
+def send(task: Task, needs: Sequence[Need]) -> tuple[str, bytes]:
+    """Return what is sent of a task: the version of shardtools that it is for, and all else as bytes.
+
+    A worker with another version can read the one without the other, whatever has changed between the two.
+    """
+    return __version__, pickle.dumps((task, tuple(needs)))
+
+
+def work_remotely(version: str, name: str, body: bytes, run_id: str) -> Parcel:
+    """Run the task ``name``, that `send` gave, on a worker; raises nothing.
+
+    A worker with another version of shardtools does nothing: the parcel's version says so.
+    """
+    if version != __version__:
+        return Parcel(__version__, b"", f"the worker has shardtools {__version__}", "", 0.0)
     with _lock:
         token = _tokens.setdefault(run_id, threading.Event())
         _running[run_id] += 1
     try:
-        return pack(work(token, task), task)
+        return pack(_work(token, name, body), name)
     finally:
         with _lock:
             _running[run_id] -= 1
@@ -45,6 +61,37 @@ def work_remotely(run_id: str, task: Task) -> Parcel:
                 del _running[run_id]
                 if not token.is_set():
                     del _tokens[run_id]
+
+
+def _work(token: threading.Event, name: str, body: bytes) -> Outcome:
+    try:
+        task, needs = pickle.loads(body)
+    except Exception as error:  # noqa: BLE001 - unpickling imports and runs foreign code, which raises what it likes
+        told = EngineError(f"the task cannot be unpickled at the worker: {error}", url=name)
+        told.__cause__ = error
+        return Outcome(None, told)
+    try:
+        meet(needs)
+    except ShardtoolsError as error:
+        return Outcome(None, error)
+    return work(token, task, _threads())
+
+
+def _threads() -> int:
+    """Return how many tasks this worker runs at a time."""
+    from distributed import get_worker
+
+    return int(get_worker().state.nthreads)
+
+
+def meet(needs: Sequence[Need]) -> None:
+    """Call what must hold in this process.
+
+    Raises:
+        ShardtoolsError: something does not.
+    """
+    for need in needs:
+        need()
 
 
 async def stop_here(run_id: str) -> None:
@@ -55,8 +102,8 @@ async def stop_here(run_id: str) -> None:
         await asyncio.sleep(0.02)
 
 
-def pack(outcome: Outcome, task: Task) -> Parcel:
-    """Return the outcome so that it can always travel."""
+def pack(outcome: Outcome, name: str) -> Parcel:
+    """Return the outcome of the task ``name`` so that it can always travel."""
     error = outcome.error
     summary = "its result cannot be unpickled here" if error is None else f"{type(error).__name__}: {error}"
     trace = "" if error is None else "".join(traceback.format_exception(error))
@@ -64,8 +111,8 @@ def pack(outcome: Outcome, task: Task) -> Parcel:
         body = pickle.dumps((outcome.result, error))
     except Exception as caught:  # noqa: BLE001 - pickling runs foreign code, which raises what it likes
         problem = f"its result cannot be pickled: {caught}" if error is None else summary
-        body = pickle.dumps((None, EngineError(problem, url=task.name)))
-    return Parcel(body, summary, trace, outcome.seconds)
+        body = pickle.dumps((None, EngineError(problem, url=name)))
+    return Parcel(__version__, body, summary, trace, outcome.seconds)
 
 
 def unpack(parcel: Parcel, task: Task) -> Outcome:

@@ -28,6 +28,10 @@ class Task:
     storage: StorageOptions = DEFAULT_OPTIONS
 
 
+Need = Callable[[], object]
+"""What must hold wherever tasks run on a cluster: it can be pickled, and raises a `ShardtoolsError` if it does not."""
+
+
 @dataclass(frozen=True)
 class Done:
     """What came of the task at ``index``: its ``result`` or its ``error``, and the seconds that it ran.
@@ -63,6 +67,12 @@ class Outcome:
 
 
 _token: ContextVar[threading.Event | None] = ContextVar("shardtools_token", default=None)
+_sharing: ContextVar[int] = ContextVar("shardtools_sharing", default=1)
+
+
+def tasks_at_once() -> int:
+    """Return how many tasks this process may run at a time, this one included: they share its memory."""
+    return _sharing.get()
 
 
 def is_cancelled() -> bool:
@@ -81,9 +91,13 @@ def check_cancelled() -> None:
         raise Cancelled
 
 
-def work(token: threading.Event, task: Task) -> Outcome:
-    """Run a task in this thread and return what came of it; ``token`` is set when it should end. Raises nothing."""
+def work(token: threading.Event, task: Task, at_once: int = 1) -> Outcome:
+    """Run a task in this thread and return what came of it; ``token`` is set when it should end. Raises nothing.
+
+    ``at_once`` is what `tasks_at_once` tells it.
+    """
     before = _token.set(token)
+    sharing_before = _sharing.set(at_once)
     start = time.perf_counter()
     result: Any = None
     error: Exception | Cancelled | None = None
@@ -98,6 +112,7 @@ def work(token: threading.Event, task: Task) -> Outcome:
         error = EngineError(f"{type(caught).__name__} was raised", url=task.name)
         error.__cause__ = caught
     finally:
+        _sharing.reset(sharing_before)
         _token.reset(before)
     return Outcome(result, error, time.perf_counter() - start)
 

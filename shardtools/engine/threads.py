@@ -23,7 +23,7 @@ def run_threads(ledger: Ledger, threads: int) -> None:
     The pool is the run's own: leaving this function, in whatever way, leaves no thread behind.
     """
     token = threading.Event()
-    graph = {f"task-{i:09d}": (partial(work, token, task),) for i, task in enumerate(ledger.tasks)}
+    graph = {f"task-{i:09d}": (partial(work, token, task, threads),) for i, task in enumerate(ledger.tasks)}
 
     def order(_graph: object, state: dict[str, Any]) -> None:
         state["ready"].sort(reverse=True)  # Dask takes the last first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,17 +12,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 
 from shardtools import __version__, engine
 from shardtools.engine import Done, RemoteTraceback, Task, check_cancelled, is_cancelled
-from shardtools.errors import EngineError, NotFoundError, SchedulerError
+from shardtools.errors import EngineError, JobError, NotFoundError, SchedulerError, ShardtoolsError
 from tests.dask_cluster import BLOCK, ROOT, DaskCluster, dask_cluster
 from tests.servers import wait_until
 
@@ -424,6 +426,96 @@ class TestUnusable:
             pytest.raises(SchedulerError, match=f"another shardtools: 0.0.0 there, {__version__} here"),
         ):
             run(TASKS, cluster.address)
+
+
+def another_version(folder: Path, old: bool) -> dict[str, str]:
+    """Copy the package, as another version of it; an ``old`` one sends and compares no versions with tasks.
+
+    Return the variables with which a worker has it.
+    """
+    shutil.copytree(ROOT / "shardtools", folder / "shardtools", ignore=shutil.ignore_patterns("__pycache__"))
+    init = folder / "shardtools" / "__init__.py"
+    init.write_text(init.read_text().replace(f'__version__ = "{__version__}"', '__version__ = "0.0.9"'))
+    if old:
+        (folder / "shardtools/engine/remote.py").write_text(OLD_REMOTE)
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+
+
+OLD_REMOTE = """
+from shardtools.engine.task import Need, Outcome, Task
+def work_remotely(run_id, task):
+    return task.function(*task.args)
+def meet(needs): pass
+def send(task, needs): pass
+def unpack(parcel, task): pass
+async def stop_here(run_id): pass
+class Parcel: pass
+"""
+
+
+def square_after(path: Path, number: int) -> int:
+    wait_until(path.exists, str(path))
+    return number * number
+
+
+def run_with_a_late_worker(
+    folder: Path, environ: dict[str, str], needs: Sequence[engine.Need] = ()
+) -> tuple[list[BaseException], list[Done]]:
+    """Run 90 tasks on a worker, and when it works on some, on another that has ``environ``; return what came of it."""
+    raised: list[BaseException] = []
+    done: list[Done] = []
+    with dask_cluster(workers=1) as cluster:
+        tasks = [Task(square_after, (folder / "joined", i), f"{i}.tar") for i in range(90)]
+
+        def run_all() -> None:
+            try:
+                engine.run(tasks, done.append, cluster=cluster.address, needs=needs)
+            except ShardtoolsError as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=run_all)
+        thread.start()
+        wait_until(lambda: count_processing(cluster), "tasks at the worker")
+        cluster.start_worker(environ)
+        (folder / "joined").touch()
+        thread.join(60)
+    return raised, done
+
+
+def count_processing(cluster: DaskCluster) -> int:
+    with Client(cluster.address, set_as_default=False) as client:
+        return sum(map(len, client.processing().values()))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_worker_with_another_version_that_joins_late_ends_the_run(old: bool, tmp_path: Path) -> None:
+    raised, done = run_with_a_late_worker(tmp_path, another_version(tmp_path / "other", old))
+    assert [type(error) for error in raised] == [SchedulerError]
+    assert f"has another shardtools: 0.0.9 there, {__version__} here; run `pip install" in str(raised[0])
+    assert all(one.error is None and one.result == one.index**2 for one in done)
+
+
+class IsNotLacking:
+    """A need that every worker meets but those with the variable LACKING."""
+
+    def __call__(self) -> None:
+        if "LACKING" in os.environ:
+            raise JobError("it is not here", url="/d", fix="bring it")
+
+
+def test_a_worker_that_joins_late_must_meet_the_needs_too(tmp_path: Path) -> None:
+    raised, done = run_with_a_late_worker(tmp_path, {"LACKING": "1"}, [IsNotLacking()])
+    assert raised == []
+    assert {str(one.error) for one in done if one.error} == {"/d: it is not here; bring it"}
+
+
+def test_nothing_is_done_where_a_worker_does_not_meet_the_needs(tmp_path: Path) -> None:
+    done: list[Done] = []
+    with dask_cluster(workers=1) as cluster:
+        cluster.start_worker({"LACKING": "1"})
+        with pytest.raises(JobError, match="/d: it is not here; bring it"):
+            engine.run(TASKS, done.append, cluster=cluster.address, needs=[IsNotLacking()])
+    assert done == []
 
 
 CTRL_C = """
