@@ -110,7 +110,7 @@ def _show_plan(plan: ExchangePlan, verbose: bool) -> None:
     shards = "as many shards as it takes" if count is None else format_count(count, "shard")
     tell(f"would bring {format_count(len(plan.inputs), 'shard')} to {shards}: {redact(plan.destination.spec)}")
     tell(f"outputs that exist: {len(plan.existing):,}")
-    runs = sum(max(1, -(-sum(plan.inputs[i].tar_size for i in group) // plan.budget)) for group in plan.groups)
+    runs = sum(max(1, -(-sum(plan.inputs[i].tar_size for i in group) // plan.share)) for group in plan.groups)
     outputs = count or len(plan.inputs)
     size = format_size(plan.size)
     tell(f"spill: about {size} in {redact(plan.spill)}, in {format_count(runs, 'run')}")

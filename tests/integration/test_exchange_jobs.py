@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -151,6 +152,20 @@ class TestShuffle:
         assert snapshot(folder / "cluster") == expected
         done(shuffle(folder, "--seed", "6", SPEC, f"b/{out}"))
         assert snapshot(folder / "b") != expected
+
+    def test_memory_is_that_of_a_process_on_a_cluster_too(self, tmp_path: Path) -> None:
+        """The threads of a worker share it: 8 of them, that had it each, would hold 8 times as much."""
+        data = random.Random(0).randbytes(1_000_000)
+        for shard in range(8):
+            write_shard(tmp_path / f"in-{shard}.tar", [(f"{shard}-{i}.bin", data) for i in range(24)])
+        arguments = ("--seed", "5", "--memory", "32MB", f"{tmp_path}/in-@8.tar")
+        done(run(*arguments, f"{tmp_path}/here/out-@8.tar", cwd=tmp_path, program="htshuffle"))
+        with dask_cluster(workers=1, threads=8) as cluster:
+            where = ("-c", cluster.address)
+            done(run(*where, *arguments, f"{tmp_path}/there/out-@8.tar", cwd=tmp_path, program="htshuffle"))
+            status = Path(f"/proc/{cluster.workers[0].pid}/status").read_text()
+        assert 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) < 240_000_000
+        assert snapshot(tmp_path / "here") == snapshot(tmp_path / "there")
 
     def test_over_a_server(self, folder: Path, nginx: NginxServer) -> None:
         for path in folder.glob("in-*"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from shardtools.engine import check_cancelled
+from shardtools.engine import check_cancelled, tasks_at_once
 from shardtools.errors import NotFoundError, ShardError, ShardtoolsError, StorageError
 from shardtools.jobs.exchange.columns import (
     MEMBER,
@@ -30,6 +30,7 @@ from shardtools.jobs.exchange.columns import (
 from shardtools.jobs.exchange.contents import columns_of_batch, records_of
 from shardtools.jobs.exchange.keying import Keying, Orderer
 from shardtools.jobs.exchange.order import RANDOM_BYTES, sort_texts
+from shardtools.jobs.exchange.planning import LEAST_BUDGET
 from shardtools.jobs.exchange.reduce import COMBINE, Reducer
 from shardtools.jobs.exchange.run import Run, write_run
 from shardtools.jobs.options import OnError
@@ -50,9 +51,10 @@ _SLICES = 1024
 
 @dataclass(frozen=True)
 class CollectTask:
-    """What one task does: collect ``shards``, each an input's number and URL, into runs of at most ``budget`` bytes.
+    """What one task does: collect ``shards``, each an input's number and URL, into runs.
 
-    The runs are objects whose URL begins with ``prefix``. ``fingerprint`` is that of the job, for resuming. With
+    A run has at most as many bytes as the task may hold: its share of ``budget``, which is that of its process. The
+    runs are objects whose URL begins with ``prefix``. ``fingerprint`` is that of the job, for resuming. With
     ``repeats`` a key may come again in a shard. ``combine`` is a script whose `combine_samples` reduces each run.
     """
 
@@ -82,6 +84,11 @@ class Collected:
     content: int = 0
     others: int = 0
     skipped: tuple[tuple[str, str | None, str], ...] = ()
+
+
+def share_of(budget: int) -> int:
+    """Return what this task may hold of the bytes that all tasks of this process share."""
+    return max(budget // tasks_at_once(), LEAST_BUDGET)
 
 
 class _Waiting:
@@ -160,7 +167,7 @@ def _marked(task: CollectTask) -> Collected | None:
 class _Collector:
     def __init__(self, task: CollectTask):
         self._task = task
-        self._waiting = _Waiting(task.budget)
+        self._waiting = _Waiting(share_of(task.budget))
         self._runs: list[Run] = []
         self._samples = self._bytes = self._content = self._others = 0
         self._skipped: list[tuple[str, str | None, str]] = []

@@ -16,7 +16,7 @@ import numpy as np
 
 from shardtools.engine import check_cancelled
 from shardtools.errors import CorruptError, ShardtoolsError
-from shardtools.jobs.exchange.collect import SMALL, sorted_rows
+from shardtools.jobs.exchange.collect import SMALL, share_of, sorted_rows
 from shardtools.jobs.exchange.columns import Columns, content_hash, join_columns, sums_of
 from shardtools.jobs.exchange.contents import records_of
 from shardtools.jobs.exchange.merge import Merger
@@ -70,7 +70,8 @@ def read_plan(url: str, fingerprint: str) -> GatherPlan:
 class GatherTask:
     """What one task does: write output ``number`` of the plan at ``plan`` to ``target``.
 
-    ``budget`` is how many bytes of spans it may hold, ``job`` the fingerprint of the job, ``program`` its name.
+    ``budget`` is how many bytes of spans all tasks of its process may hold, ``job`` the fingerprint of the job,
+    ``program`` its name.
     """
 
     plan: str
@@ -152,21 +153,21 @@ class Chunk:
 
 
 def chunks_of(task: GatherTask, plan: GatherPlan, located: Located, *, together: bool = False) -> Iterator[Chunk]:
-    """Yield the spans of samples in order, as many at a time as fit into the task's budget.
+    """Yield the spans of samples in order, as many at a time as fit into the task's share of the budget.
 
     With ``together`` small ones may come in one piece.
 
     Raises:
         CorruptError: something has changed in the spill.
     """
-    sizes = located.columns.sizes
+    sizes, budget = located.columns.sizes, share_of(task.budget)
     ends = np.cumsum(sizes)
     together = together and bool(len(sizes)) and int(ends[-1]) < SMALL * len(sizes)
     start = 0
     while start < len(ends):
         check_cancelled()
         before = int(ends[start - 1]) if start else 0
-        stop = max(int(np.searchsorted(ends, before + task.budget, side="right")), start + 1)
+        stop = max(int(np.searchsorted(ends, before + budget, side="right")), start + 1)
         yield _read(task, plan, located, start, stop, together)
         start = stop
 

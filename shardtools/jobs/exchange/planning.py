@@ -31,7 +31,9 @@ DEFAULT_MEMORY = 1 << 30
 SPILL = "shardtools-spill-"
 """What the names of folders begin with that an exchange makes, and removes, by itself."""
 
-_LEAST_BUDGET = 1 << 20
+LEAST_BUDGET = 1 << 20
+"""Bytes of samples that a task may hold at least, however many there are."""
+
 _PACKED = 4
 """What a packed shard is taken to unpack to, in times of its size, where nothing tells."""
 
@@ -76,6 +78,7 @@ class Input:
 class ExchangePlan:
     """What `run_exchange` would do: ``inputs`` in ``groups``, to ``destination``, through ``spill``.
 
+    ``budget`` is how many bytes of samples all tasks of a process hold together, ``share`` how many each, about.
     ``collected`` is the fingerprint of the first pass, ``fingerprint`` that of the whole job.
     """
 
@@ -85,6 +88,7 @@ class ExchangePlan:
     groups: tuple[tuple[int, ...], ...]
     spill: str
     budget: int
+    share: int
     collected: str
     fingerprint: str
     existing: tuple[str, ...]
@@ -113,8 +117,7 @@ def plan_exchange(
         if target.is_auto is False:
             check_outputs([entry.url for entry in inputs], target, options.report)
         existing = () if target.is_auto else tuple(refuse_existing(target, options))
-        tasks = _tasks_at_once(options)
-        budget = max(exchange.memory // tasks * 3 // 4, _LEAST_BUDGET)
+        budget = max(exchange.memory * 3 // 4, LEAST_BUDGET)
         facts = {
             "format": FORMAT,
             "inputs": [[identity(entry.url), entry.source, entry.size, entry.validator] for entry in inputs],
@@ -123,7 +126,9 @@ def plan_exchange(
         }
         whole = {"job": exchange.program, "same": exchange.treatment.facts(), **facts}
         spill = spill_of(destination, exchange.spill, options)
-        group_size = min(budget, max(sum(entry.tar_size for entry in inputs) // tasks, 1))
+        tasks = _tasks_at_once(options)
+        share = max(budget // tasks, LEAST_BUDGET)
+        group_size = min(share, max(sum(entry.tar_size for entry in inputs) // tasks, 1))
         return ExchangePlan(
             exchange,
             target,
@@ -131,6 +136,7 @@ def plan_exchange(
             _groups(inputs, group_size),
             spill,
             budget,
+            share,
             digest(facts),
             digest(whole),
             existing,
@@ -214,7 +220,7 @@ def _destination(spec: str, exchange: Exchange, inputs: Sequence[Input]) -> Dest
 
 
 def _tasks_at_once(options: RunOptions) -> int:
-    """Return how many tasks share the memory of a process."""
+    """Return how many tasks share the memory of a process, as far as that is known before they run: of threads here."""
     return (options.jobs or processors()) if options.cluster == "threads" else 1
 
 
