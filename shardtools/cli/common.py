@@ -168,13 +168,16 @@ def run_command(program: str, verbose: bool, work: Callable[[], int], *, resumes
 
     ``resumes`` says whether what was interrupted can be continued.
     """
+    from shardtools.storage.pipe import results_apart
+
     interrupted = _INTERRUPTED.format(program, " with --resume to continue" if resumes else "")
     _end_cleanly_on_signals(interrupted)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may be bytes that are no text here
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = work()
+        with results_apart():
+            status = work()
     except KeyboardInterrupt:
         tell(interrupted, err=True)
         status = INTERRUPTED
@@ -210,17 +213,25 @@ def tell(text: str, *, err: bool = False) -> None:
 
     What comes from outside, such as keys, is escaped on standard error, and where it would get to a terminal.
     """
-    if err or sys.stdout.isatty():
+    from shardtools.storage.pipe import results
+
+    stream = sys.stderr if err else results()
+    if stream is None:  # it is closed
+        return
+    if err or stream.isatty():
         text = printable(text)
     try:
-        click.echo(text, err=err)
+        click.echo(text, file=stream)
     except BrokenPipeError:
-        _silence(sys.stderr if err else sys.stdout)
+        _silence(stream)
 
 
 def silence_stdout() -> None:
     """Let what is still written to standard output go nowhere: its reader has gone away."""
-    _silence(sys.stdout)
+    from shardtools.storage.pipe import results
+
+    if (stream := results()) is not None:
+        _silence(stream)
 
 
 def _silence(stream: TextIO) -> None:

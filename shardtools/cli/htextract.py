@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -223,10 +223,12 @@ def _progress(given: dict[str, Any], options: RunOptions, *, shows: bool) -> Pro
     """Return a progress bar, which keeps silent where rows appear on the same terminal."""
     from shardtools.jobs.options import expand_sources
     from shardtools.storage import using
+    from shardtools.storage.pipe import results
 
     with using(options.storage):
         shards = len(expand_sources(given["sources"]))
-    return Progress(shards, given["quiet"] or (shows and sys.stdout.isatty()))
+    stream = results()
+    return Progress(shards, given["quiet"] or (shows and stream is not None and stream.isatty()))
 
 
 def _stats(given: dict[str, Any], options: RunOptions) -> int:
@@ -286,8 +288,19 @@ def _histogram(given: dict[str, Any], options: RunOptions) -> int:
             on_shard=lambda part: progress.advance(part.samples, 0),
         )
     if found.values:
-        _write(given, options, histogram(found.values, shutil.get_terminal_size().columns, given["bins"]))
+        _write(given, options, histogram(found.values, _columns(), given["bins"]))
     return _end(given, {"samples": found.samples, "missing": found.missing}, found.skipped)
+
+
+def _columns() -> int:
+    """Return how many columns the terminal has that shows the results, or what the variable COLUMNS says."""
+    from shardtools.storage.pipe import results
+
+    try:
+        size = os.get_terminal_size(stream.fileno()) if (stream := results()) else os.terminal_size((80, 24))
+    except (OSError, ValueError, AttributeError):  # it is no terminal
+        size = os.terminal_size((80, 24))
+    return shutil.get_terminal_size(size).columns
 
 
 def _write(given: dict[str, Any], options: RunOptions, lines: Sequence[str]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TextIO
 
 from shardtools import __version__
 from shardtools.engine.task import Cancelled, Need, Outcome, RemoteTraceback, Task, work
@@ -17,6 +20,7 @@ from shardtools.errors import EngineError, ShardtoolsError
 _lock = threading.Lock()
 _tokens: dict[str, threading.Event] = {}
 _running: Counter[str] = Counter()
+_printing: list[TextIO] = []
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,22 @@ def work_remotely(version: str, name: str, body: bytes, run_id: str) -> Parcel:
                     del _tokens[run_id]
 
 
+@contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """A context in which this process prints to standard error, as scripts do everywhere. Those of threads overlap."""
+    with _lock:
+        _printing.append(sys.stdout)
+        sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        with _lock:
+            first = _printing[0]
+            _printing.pop()
+            if not _printing:
+                sys.stdout = first
+
+
 def _work(token: threading.Event, name: str, body: bytes) -> Outcome:
     try:
         task, needs = pickle.loads(body)
@@ -74,7 +94,8 @@ def _work(token: threading.Event, name: str, body: bytes) -> Outcome:
         meet(needs)
     except ShardtoolsError as error:
         return Outcome(None, error)
-    return work(token, task, _threads())
+    with _printing_to_stderr():
+        return work(token, task, _threads())
 
 
 def _threads() -> int:

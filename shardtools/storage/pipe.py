@@ -3,15 +3,19 @@
 Standard output has no commit: what was written has gone to its reader, so that leaving `PipeStorage.create` by an
 exception cannot take it back. Whoever reads the pipe learns it from the exit status of this process alone. When the
 reader goes away early, as ``head`` does, the next write raises `UnavailableError` from `BrokenPipeError`.
+
+What a user's script, or a library, prints must not get into it. A program therefore keeps standard output apart, for
+results alone (`results_apart`).
 """
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from shardtools.errors import RefusedError
 from shardtools.storage import Buffer, ByteRange, Sink, Stat, Storage, Stream
@@ -19,6 +23,69 @@ from shardtools.storage.files import FileSink, os_errors, storage_error
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+
+_results: TextIO | None = None
+
+
+def results() -> TextIO | None:
+    """Return the stream for results: standard output, as it was before `results_apart`; None if that is closed."""
+    return _results or (None if _apart else sys.stdout)
+
+
+_apart = False
+
+
+@contextmanager
+def results_apart() -> Iterator[None]:
+    """A context in which standard output is for results alone: what `results` gives, and the object ``-``.
+
+    All else that is printed, by Python, by libraries in C or by processes that are started, goes to standard error.
+    It is for programs: it concerns the whole process.
+    """
+    global _results, _apart
+    before, printed = (_results, _apart), sys.stdout
+    moved = _move_away(printed)
+    _results, _apart, sys.stdout = moved or printed, True, sys.stderr
+    try:
+        yield
+    finally:
+        (_results, _apart), sys.stdout = before, printed
+        if moved is not None:
+            printed.flush()  # what was printed to it all the same
+            os.dup2(moved.fileno(), printed.fileno())
+            with suppress(BrokenPipeError):
+                moved.close()
+
+
+def _move_away(stream: TextIO | None) -> TextIO | None:
+    """Let the descriptor of standard output lead to standard error; return a stream to where it led before.
+
+    Return None if it led nowhere, or if ``stream`` is not it: a test or a notebook puts another in its place.
+    """
+    if stream is None:
+        _take_descriptor()
+        return None
+    try:
+        fd = stream.fileno()
+        stream.flush()
+    except (AttributeError, io.UnsupportedOperation):
+        return None
+    moved = os.fdopen(os.dup(fd), "w", encoding=stream.encoding, errors=stream.errors)
+    try:
+        os.dup2(sys.stderr.fileno(), fd)
+    except (AttributeError, io.UnsupportedOperation):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+    return moved
+
+
+def _take_descriptor() -> None:
+    """Open descriptor 1, if it is closed: the next file to be opened would get it, and all that C libraries print."""
+    fd = os.open(os.devnull, os.O_WRONLY)  # the lowest that is free
+    if fd == 1:
+        os.set_inheritable(fd, True)
+    else:
+        os.close(fd)
 
 
 class PipeStream(Stream):
@@ -69,11 +136,12 @@ class PipeStorage(Storage):
 
     @contextmanager
     def create(self, url: str) -> Iterator[Sink]:
-        target = getattr(sys.stdout, "buffer", None)
-        if target is None:
+        stream = results()
+        target = getattr(stream, "buffer", None)
+        if stream is None or target is None:
             raise RefusedError("there is no standard output", url=url, fix="give the URL of a shard")
         with os_errors(url):
-            sys.stdout.flush()
+            stream.flush()
         try:
             # Past Python's buffer: it would be flushed again, and fail again, when the interpreter exits.
             sink: Sink = FileSink(target.fileno(), url)
