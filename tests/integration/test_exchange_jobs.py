@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from collections import Counter
@@ -330,6 +331,66 @@ class TestStopped:
         assert outcome.status in (0, 130)
         if outcome.status == 130:
             assert "the spill is kept for --resume; else delete " in outcome.err and "Traceback" not in outcome.err
+
+
+class TestPlaceOfTheSpill:
+    """For a destination on a server it is in the folder for temporary files, under a name that can be guessed."""
+
+    @pytest.fixture
+    def temporary(self, tmp_path: Path) -> Path:
+        """A folder that all may write to, as /tmp is."""
+        path = tmp_path / "temporary"
+        path.mkdir()
+        path.chmod(0o1777)
+        return path
+
+    def begin(self, folder: Path, nginx: NginxServer, temporary: Path, *options: str) -> Outcome:
+        arguments = ("--seed", "5", "-j", "1", *options, SPEC, f"{nginx.url}out-@3.tar")
+        return run(*arguments, cwd=folder, env={"TMPDIR": str(temporary)}, program="htshuffle")
+
+    def stop(self, folder: Path, nginx: NginxServer, temporary: Path) -> Path:
+        """Let a shuffle fail in its second pass; return where its spill is."""
+        for path in (folder / "in-0.tar", folder / "in-0.tar.index.npz"):
+            path.rename(path.with_name(f"kept-{path.name}"))
+        (folder / "in-0.tar").write_bytes(b"")
+        assert self.begin(folder, nginx, temporary).status == 1
+        for path in (folder / "in-0.tar", folder / "in-0.tar.index.npz"):
+            path.with_name(f"kept-{path.name}").rename(path)
+        [spill] = temporary.glob("shardtools-spill-*")
+        return spill
+
+    def test_nobody_else_can_look_into_it(self, folder: Path, nginx: NginxServer, temporary: Path) -> None:
+        spill = self.stop(folder, nginx, temporary)
+        assert spill.stat().st_mode & 0o777 == 0o700
+        done(self.begin(folder, nginx, temporary, "--resume"))
+        assert counted([s for shard in read(nginx.root, "out-?.tar") for s in shard]) == EVERYTHING
+        assert list(temporary.iterdir()) == []
+
+    @pytest.mark.parametrize("what", ["a link", "a file", "a folder of somebody else", "a folder that is open"])
+    def test_what_is_not_ours_is_refused(self, what: str, folder: Path, nginx: NginxServer, temporary: Path) -> None:
+        spill = self.stop(folder, nginx, temporary)
+        before = snapshot(folder)
+        shutil.rmtree(spill)
+        elsewhere = folder / "elsewhere"
+        if what == "a link":
+            elsewhere.mkdir()
+            spill.symlink_to(elsewhere)
+        elif what == "a file":
+            spill.write_text("")
+        else:
+            spill.mkdir()
+            spill.chmod(0o777 if what == "a folder that is open" else 0o755)
+            if what == "a folder of somebody else":
+                if os.geteuid() != 0:
+                    pytest.skip("only root can give a folder away")
+                os.chown(spill, 65534, 65534)
+        for options in ((), ("--resume",), ("--dry-run",)):
+            outcome = self.begin(folder, nginx, temporary, *options)
+            assert outcome.status == 1 and f"htshuffle: error: {spill}: this " in outcome.err
+            assert outcome.err.endswith("; delete it, or name another folder with --spill\n")
+        assert not (elsewhere.exists() and list(elsewhere.iterdir()))
+        assert set(snapshot(folder)) - set(before) <= {"elsewhere/", f"temporary/{spill.name}"}
+        assert not list(nginx.root.glob("out-*"))
 
 
 class TestSort:

@@ -6,27 +6,24 @@ plan -> groups -> collect -> runs -> cuts -> gather -> outputs -> comparison of 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from shardtools import engine
-from shardtools.errors import CorruptError, RefusedError, SpecError, StorageError, redact
+from shardtools.errors import CorruptError, SpecError, StorageError, redact
 from shardtools.jobs.exchange.collect import Collected, CollectTask, collect
 from shardtools.jobs.exchange.gather import GatherPlan, GatherTask, gather, write_plan
 from shardtools.jobs.exchange.plan import cuts, ranks
-from shardtools.jobs.exchange.planning import SPILL, Exchange, ExchangePlan
-from shardtools.jobs.exchange.run import Run
+from shardtools.jobs.exchange.planning import Exchange, ExchangePlan
+from shardtools.jobs.exchange.spill import is_private, make_private, remove_spill
 from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
 from shardtools.jobs.report import JobResult, Skipped, write_report
 from shardtools.jobs.target import ShardResult, digest, read_mark, shard_result, targets
 from shardtools.processors import processors
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
 from shardtools.shards.tar import RECORD
-from shardtools.spec import MAX_SHARDS, Destination, is_local
+from shardtools.spec import MAX_SHARDS, Destination
 from shardtools.storage import get_storage, using
 
 
@@ -75,6 +72,8 @@ def _job(plan: ExchangePlan) -> dict[str, Any]:
 def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:
     if options.resume and (done := _completed(plan, options)) is not None:
         return done
+    if is_private(plan.exchange.spill, options):
+        make_private(plan.spill)
     _note_job(plan)
     collected = _collect(plan, options, events)
     runs = tuple(run for part in collected for run in part.runs)
@@ -97,7 +96,8 @@ def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:
         job["content"] = f"{sum(part.content for part in collected) % 2**64:016x}"
     entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in results]
     write_manifest(destination, build_manifest(destination, entries, job))
-    remove_spill(plan, runs)
+    marks = [f"{plan.spill}group-{number:06d}.json" for number in range(len(plan.groups))]
+    remove_spill(plan.spill, [*(run.url for run in runs), *marks])
     before = [Skipped(redact(url), key, reason) for part in collected for url, key, reason in part.skipped]
     return JobResult(destination.spec, results, before, sum(part.others for part in collected))
 
@@ -235,17 +235,3 @@ def _compare(plan: ExchangePlan, collected: Sequence[Collected], results: Sequen
         raise CorruptError(
             what, url=plan.destination.spec, fix="run again with --overwrite; see whether the disk is sound"
         )
-
-
-def remove_spill(plan: ExchangePlan, runs: Sequence[Run]) -> None:
-    """Delete what lies between the passes, and what an earlier attempt has left there."""
-    if is_local(plan.spill) and os.path.basename(plan.spill.rstrip("/")).lstrip(".").startswith(SPILL):
-        shutil.rmtree(plan.spill.removeprefix("file://"), ignore_errors=True)
-        return
-    storage = get_storage(plan.spill)
-    marks = [f"{plan.spill}group-{number:06d}.json" for number in range(len(plan.groups))]
-    known = {*(run.url for run in runs), *marks, f"{plan.spill}plan.npz", f"{plan.spill}job.json"}
-    with suppress(RefusedError):  # it does not list
-        known |= set(storage.list(f"{plan.spill}group-"))
-    for url in sorted(known):
-        storage.delete(url)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,21 +12,19 @@ import numpy as np
 from shardtools.errors import JobError, NotFoundError, SpecError
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.same import Treatment
+from shardtools.jobs.exchange.spill import spill_of
 from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, refuse_existing
 from shardtools.jobs.target import digest
 from shardtools.processors import processors
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.shards.tar import BLOCK
-from shardtools.spec import Destination, absolute, expand, folder_of, identity, is_local, name_of
+from shardtools.spec import Destination, expand, identity, name_of
 from shardtools.storage import get_storage, using
 
 FORMAT = 2
 """Raised whenever the same job would write other bytes than before."""
 
 DEFAULT_MEMORY = 1 << 30
-
-SPILL = "shardtools-spill-"
-"""What the names of folders begin with that an exchange makes, and removes, by itself."""
 
 LEAST_BUDGET = 1 << 20
 """Bytes of samples that a task may hold at least, however many there are."""
@@ -143,12 +138,6 @@ def plan_exchange(
         )
 
 
-def spill_of(destination: str, spill: str | None, options: RunOptions) -> str:
-    """Return the folder of the spill, with a slash at its end: always the same for the same destination."""
-    place = absolute(spill or _default_spill(absolute(destination), options))
-    return place if place.endswith("/") else f"{place}/"
-
-
 def earlier_seed(destination: str, spill: str | None, options: RunOptions) -> int | None:
     """Return the seed that an interrupted job, or a complete one, to this destination has drawn; None without one."""
     with using(options.storage):
@@ -222,16 +211,6 @@ def _destination(spec: str, exchange: Exchange, inputs: Sequence[Input]) -> Dest
 def _tasks_at_once(options: RunOptions) -> int:
     """Return how many tasks share the memory of a process, as far as that is known before they run: of threads here."""
     return (options.jobs or processors()) if options.cluster == "threads" else 1
-
-
-def _default_spill(spec: str, options: RunOptions) -> str:
-    """Return where the spill goes: always the same place for the same destination, so that a job can go on."""
-    name = hashlib.blake2b(identity(spec).encode(errors="surrogatepass"), digest_size=8).hexdigest()
-    if options.cluster not in ("threads", "processes"):
-        return f"{folder_of(spec)}{SPILL}{name}/"
-    if is_local(spec):
-        return f"{folder_of(spec)}.{SPILL}{name}/"
-    return os.path.join(tempfile.gettempdir(), f"{SPILL}{name}", "")
 
 
 def _groups(inputs: Sequence[Input], size: int) -> tuple[tuple[int, ...], ...]:
