@@ -23,6 +23,7 @@
     │   └── SchedulerError       (ConnectionError)    no scheduler, or no usable workers
     └── JobError             (ValueError)         a job that must not start
         └── OutputExistsError    (FileExistsError)
+            └── OutputBusyError                       another job is writing it
 
 Every error reads as one line, ``URL [member]: what; fix``. Credentials inside a URL are never part of it.
 
@@ -204,3 +205,7 @@ class JobError(ShardtoolsError, ValueError):
 
 class OutputExistsError(JobError, FileExistsError):
     """An output exists already; nothing was done."""
+
+
+class OutputBusyError(OutputExistsError):
+    """Another job is writing the outputs."""

@@ -10,7 +10,7 @@ import click
 
 from shardtools.cli.common import SKIPPED, Progress, common_options, format_count, format_size, run_options, tell
 from shardtools.cli.results import show_result
-from shardtools.errors import JobError, redact
+from shardtools.errors import JobError, OutputBusyError, redact
 from shardtools.spec import parse_size
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def exchange(program: str, given: dict[str, Any], what: Exchange) -> int:
         )
         try:
             result = run_exchange(plan, options, events)
+        except OutputBusyError:
+            raise
         except BaseException:
             progress.close()
             tell(f"{program}: the spill is kept for --resume; else delete {redact(plan.spill)}", err=True)

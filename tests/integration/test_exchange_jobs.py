@@ -8,6 +8,8 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import threading
 import time
 from collections import Counter
 from itertools import pairwise
@@ -17,6 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shardtools.jobs import exclusive
+from shardtools.storage import get_storage
 from tests.cli.command import Argument, Outcome, call, finish, run, start
 from tests.dask_cluster import dask_cluster
 from tests.datasets import members, snapshot, tar_bytes, write_shard, written_dataset
@@ -391,6 +395,118 @@ class TestPlaceOfTheSpill:
         assert not (elsewhere.exists() and list(elsewhere.iterdir()))
         assert set(snapshot(folder)) - set(before) <= {"elsewhere/", f"temporary/{spill.name}"}
         assert not list(nginx.root.glob("out-*"))
+
+
+class TestTwoAtOnce:
+    """Two shuffles to one destination: one works, the other one says so and does nothing."""
+
+    def begin(self, folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a sort that waits, in the first pass, until there is no file ``wait``; return when it is there."""
+        (folder / "wait").touch()
+        (folder / "slow.py").write_text(
+            "import pathlib, time\n"
+            "def sort_key(record):\n"
+            "    pathlib.Path('started').touch()\n"
+            "    while pathlib.Path('wait').exists():\n"
+            "        time.sleep(0.01)\n"
+            "    return record['key']\n"
+        )
+        process = start("-p", "slow.py", "-j", "1", *arguments, cwd=folder, program="htsort")
+        wait_until((folder / "started").exists, "the first sample")
+        return process
+
+    def test_the_second_is_refused(self, place: str, folder: Path) -> None:
+        first = self.begin(folder, SPEC, f"{place}out-@4.tar")
+        for options in ((), ("--resume",), ("--overwrite",)):
+            outcome = shuffle(folder, "--seed", "1", *options, SPEC, f"{place}out-@4.tar")
+            mark = rf"{place or folder}/?out-@4.tar.lock"
+            told = rf"{mark}: another job is writing here: process {first.pid} on \S+, since \S+; "
+            assert re.match(told, outcome.error())
+        (folder / "wait").unlink()
+        done(finish(first))
+
+    @pytest.fixture(params=["disk", "server"])
+    def place(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        """What the name of the destination begins with."""
+        return "" if request.param == "disk" else str(request.getfixturevalue("nginx").url)
+
+    def test_one_spill_for_two_destinations(self, folder: Path) -> None:
+        first = self.begin(folder, "--spill", "spill", SPEC, "out-@4.tar")
+        outcome = shuffle(folder, "--seed", "1", "--spill", "spill", SPEC, "other-@4.tar")
+        assert "spill/job.lock: another job is writing here: " in outcome.error()
+        (folder / "wait").unlink()
+        done(finish(first))
+        done(shuffle(folder, "--seed", "1", "--spill", "spill", SPEC, "other-@4.tar"))
+        assert not list(folder.rglob("*.lock"))
+
+    @pytest.mark.parametrize("options", [(), ("--resume",)])
+    def test_after_a_kill_the_next_one_works(self, options: tuple[str, ...], place: str, folder: Path) -> None:
+        """On the same machine it is known that the process is gone."""
+        first = self.begin(folder, SPEC, f"{place}out-@4.tar")
+        os.killpg(first.pid, signal.SIGKILL)
+        finish(first)
+        (folder / "wait").unlink()
+        done(sort(folder, "-p", "slow.py", *options, SPEC, f"{place}out-@4.tar"))
+
+    def leave_a_mark(self, folder: Path) -> Path:
+        """Leave what a killed job on another machine would."""
+        mark = folder / "out-@4.tar.lock"
+        told = {"host": "elsewhere", "machine": "m", "pid": 1, "run": "r", "since": "2026-11-24T00:00:00", "beats": 3}
+        mark.write_text(json.dumps(told))
+        return mark
+
+    @pytest.mark.parametrize("text", [None, "", "[1]", "{"])
+    def test_after_a_kill_elsewhere(self, text: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(exclusive, "PERIOD_SECONDS", 0.05)
+        monkeypatch.setattr(exclusive, "PATIENCE_SECONDS", 0.5)
+        mark = self.leave_a_mark(folder)
+        if text is not None:
+            mark.write_text(text)
+        outcome = shuffle(folder, "--seed", "1", SPEC, "out-@4.tar")
+        assert "another job is writing here: process " in outcome.error()
+        assert mark.exists() and not list(folder.glob("out-?.tar"))
+        outcome = shuffle(folder, "--seed", "1", "--resume", SPEC, "out-@4.tar")
+        assert outcome.status == 0 and not mark.exists()
+
+    def test_one_elsewhere_that_lives(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever waits to see whether a mark is written again sees that."""
+        monkeypatch.setattr(exclusive, "PERIOD_SECONDS", 0.05)
+        mark = self.leave_a_mark(folder)
+        ended = threading.Event()
+
+        def beat() -> None:
+            beats = 4
+            while not ended.wait(0.02):
+                with get_storage(str(mark)).create(str(mark)) as sink:
+                    told = json.loads(mark.read_text()) | {"beats": (beats := beats + 1)}
+                    sink.write(json.dumps(told).encode())
+
+        other = threading.Thread(target=beat)
+        other.start()
+        try:
+            assert "process 1 on elsewhere" in shuffle(folder, "--seed", "1", "--resume", SPEC, "out-@4.tar").error()
+        finally:
+            ended.set()
+            other.join()
+
+    def test_one_that_was_taken_over_ends(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It was stopped for so long that it seemed dead; it notices, and leaves the mark to the other one."""
+        monkeypatch.setattr(exclusive, "PERIOD_SECONDS", 0.05)
+        (folder / "taken.py").write_text(
+            "import pathlib, time\n"
+            "def sort_key(record):\n"
+            "    mark = pathlib.Path('out-@4.tar.lock')\n"
+            "    if mark.exists() and not pathlib.Path('taken').exists():\n"
+            "        pathlib.Path('taken').touch()\n"
+            "        mark.write_text('{}')\n"
+            "    end = time.monotonic() + 0.5\n"
+            "    while time.monotonic() < end and record['key'] == 'a/00000':\n"
+            "        time.sleep(0.01)\n"
+            "    return record['key']\n"
+        )
+        outcome = sort(folder, "-j", "1", "-p", "taken.py", SPEC, "out-@4.tar")
+        assert "another job has taken over what this one was writing" in outcome.error()
+        assert (folder / "out-@4.tar.lock").read_text() == "{}" and not list(folder.glob("out-@4.tar.json"))
 
 
 class TestSort:

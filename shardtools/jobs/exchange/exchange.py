@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,14 +17,16 @@ from shardtools.jobs.exchange.collect import Collected, CollectTask, collect
 from shardtools.jobs.exchange.gather import GatherPlan, GatherTask, gather, write_plan
 from shardtools.jobs.exchange.plan import cuts, ranks
 from shardtools.jobs.exchange.planning import Exchange, ExchangePlan
+from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.spill import is_private, make_private, remove_spill
+from shardtools.jobs.exclusive import exclusive
 from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
 from shardtools.jobs.report import JobResult, Skipped, write_report
 from shardtools.jobs.target import ShardResult, digest, read_mark, shard_result, targets
 from shardtools.processors import processors
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
 from shardtools.shards.tar import RECORD
-from shardtools.spec import MAX_SHARDS, Destination
+from shardtools.spec import MAX_SHARDS, Destination, beside
 from shardtools.storage import get_storage, using
 
 
@@ -45,6 +48,7 @@ def run_exchange(
     Raises:
         ShardtoolsError: the first error, after the tasks that were running have ended.
         CorruptError: what came out is not what went in.
+        OutputBusyError: another job writes to the same destination, or spill (see `shardtools.jobs.exclusive`).
     """
     with using(options.storage):
         try:
@@ -72,34 +76,66 @@ def _job(plan: ExchangePlan) -> dict[str, Any]:
 def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:
     if options.resume and (done := _completed(plan, options)) is not None:
         return done
+    with ExitStack() as stack:
+        take_over = options.resume or options.overwrite
+        marks = [stack.enter_context(exclusive(url, take_over=take_over)) for url in _marks(plan)]
+
+        def check() -> None:
+            for mark in marks:
+                if mark is not None:
+                    mark.check()
+
+        return _run_alone(plan, options, events, check)
+
+
+def _marks(plan: ExchangePlan) -> list[str]:
+    """Return the URLs of the marks of a job that has its destination, and a spill that the user names, for itself."""
+    marks = [beside(plan.destination.spec, ".lock")]
+    return marks if plan.exchange.spill is None else [*marks, f"{plan.spill}job.lock"]
+
+
+def _run_alone(plan: ExchangePlan, options: RunOptions, events: Events, check: Callable[[], None]) -> JobResult:
+    """Run both passes; ``check`` raises when another job has taken over."""
+    if not plan.destination.is_auto:  # another job may have ended since the plan was made
+        plan = replace(plan, existing=tuple(refuse_existing(plan.destination, options)))
     if is_private(plan.exchange.spill, options):
         make_private(plan.spill)
     _note_job(plan)
-    collected = _collect(plan, options, events)
+    collected = _collect(plan, options, _both(check, events.on_collected))
     runs = tuple(run for part in collected for run in part.runs)
-    samples = sum(part.samples for part in collected)
-    destination, existing = plan.destination, plan.existing
-    if destination.is_auto:
-        destination = destination.resolve(_count_outputs(plan.exchange, collected))
+    if plan.destination.is_auto:
+        destination = plan.destination.resolve(_count_outputs(plan.exchange, collected))
         check_outputs([entry.url for entry in plan.inputs], destination, options.report)
-        existing = tuple(refuse_existing(destination, options))
-    orders = [run.read_orders() for run in runs]
-    parted = cuts(orders, ranks(samples, destination.count or 1))
-    del orders
-    gather_plan = GatherPlan(
-        runs, parted, tuple(entry.url for entry in plan.inputs), tuple(entry.source for entry in plan.inputs)
-    )
-    results = _gather(replace(plan, destination=destination, existing=existing), gather_plan, options, events)
+        plan = replace(plan, destination=destination, existing=tuple(refuse_existing(destination, options)))
+    gather_plan = _cut(plan, runs, sum(part.samples for part in collected))
+    results = _gather(plan, gather_plan, options, _both(check, events.on_output))
     _compare(plan, collected, results)
     job = _job(plan)
     if plan.exchange.treatment.keeps_all:
         job["content"] = f"{sum(part.content for part in collected) % 2**64:016x}"
+    check()
     entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in results]
-    write_manifest(destination, build_manifest(destination, entries, job))
-    marks = [f"{plan.spill}group-{number:06d}.json" for number in range(len(plan.groups))]
-    remove_spill(plan.spill, [*(run.url for run in runs), *marks])
+    write_manifest(plan.destination, build_manifest(plan.destination, entries, job))
+    noted = [f"{plan.spill}group-{number:06d}.json" for number in range(len(plan.groups))]
+    remove_spill(plan.spill, [*(run.url for run in runs), *noted])
     before = [Skipped(redact(url), key, reason) for part in collected for url, key, reason in part.skipped]
-    return JobResult(destination.spec, results, before, sum(part.others for part in collected))
+    return JobResult(plan.destination.spec, results, before, sum(part.others for part in collected))
+
+
+def _both(check: Callable[[], None], on_done: Callable[[Any], None]) -> Callable[[Any], None]:
+    def both(result: Any) -> None:
+        check()
+        on_done(result)
+
+    return both
+
+
+def _cut(plan: ExchangePlan, runs: tuple[Run, ...], samples: int) -> GatherPlan:
+    """Return which samples of each run go to which output."""
+    parted = cuts([run.read_orders() for run in runs], ranks(samples, plan.destination.count or 1))
+    return GatherPlan(
+        runs, parted, tuple(entry.url for entry in plan.inputs), tuple(entry.source for entry in plan.inputs)
+    )
 
 
 def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
@@ -122,7 +158,7 @@ def _note_job(plan: ExchangePlan) -> None:
         sink.write(json.dumps(_job(plan)).encode())
 
 
-def _collect(plan: ExchangePlan, options: RunOptions, events: Events) -> list[Collected]:
+def _collect(plan: ExchangePlan, options: RunOptions, on_done: Callable[[Collected], None]) -> list[Collected]:
     ahead = len(plan.groups) < (options.jobs or processors())
     repeats = bool(plan.exchange.treatment.merge) or plan.exchange.treatment.on_duplicate != "error"
     tasks = [
@@ -147,7 +183,7 @@ def _collect(plan: ExchangePlan, options: RunOptions, events: Events) -> list[Co
         )
         for number, group in enumerate(plan.groups)
     ]
-    return _run_all(tasks, options, events.on_collected)
+    return _run_all(tasks, options, on_done)
 
 
 def _run_all(tasks: Sequence[engine.Task], options: RunOptions, on_done: Callable[[Any], None]) -> list[Any]:
@@ -187,7 +223,9 @@ def _fingerprint(plan: ExchangePlan, number: int, destination: Destination) -> s
     return digest({"job": plan.fingerprint, "output": [number, destination.count]})
 
 
-def _gather(plan: ExchangePlan, gather_plan: GatherPlan, options: RunOptions, events: Events) -> list[ShardResult]:
+def _gather(
+    plan: ExchangePlan, gather_plan: GatherPlan, options: RunOptions, on_done: Callable[[ShardResult], None]
+) -> list[ShardResult]:
     url = f"{plan.spill}plan.npz"
     job = digest(
         {"job": plan.fingerprint, "outputs": plan.destination.count, "runs": [run.url for run in gather_plan.runs]}
@@ -213,7 +251,7 @@ def _gather(plan: ExchangePlan, gather_plan: GatherPlan, options: RunOptions, ev
         )
         for number, target in enumerate(targets(plan.destination, options, set(plan.existing)))
     ]
-    return _run_all(tasks, options, events.on_output)
+    return _run_all(tasks, options, on_done)
 
 
 def _compare(plan: ExchangePlan, collected: Sequence[Collected], results: Sequence[ShardResult]) -> None:
