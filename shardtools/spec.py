@@ -323,6 +323,21 @@ class Destination:
         """
         return _number(self.spec, self._parts)
 
+    def pattern(self) -> tuple[str, int, str] | None:
+        """Return what stands before the number of a shard, its digits, and what follows; None without ``@N``.
+
+        >>> Destination("/d/out-@0020.tgz").pattern()
+        ('/d/out-', 4, '.tgz')
+        """
+        if self._parts is None or self.is_auto:
+            return None
+        return self._parts[0], len(self._parts[1]), self._parts[2]
+
+    def url(self, number: int) -> str:
+        """Return the URL of the shard with this number, which may be one that is not among `urls`."""
+        before, width, after = self.pattern() or (self.spec, 0, "")
+        return f"{before}{number:0{width}d}{after}" if width else before
+
 
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([kmgt]?)b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

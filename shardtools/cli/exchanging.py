@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from shardtools.cli.common import SKIPPED, Progress, common_options, format_count, format_size, run_options, tell
-from shardtools.cli.results import show_result
+from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import JobError, OutputBusyError, redact
 from shardtools.spec import parse_size
 
@@ -112,6 +112,7 @@ def _show_plan(plan: ExchangePlan, verbose: bool) -> None:
     shards = "as many shards as it takes" if count is None else format_count(count, "shard")
     tell(f"would bring {format_count(len(plan.inputs), 'shard')} to {shards}: {redact(plan.destination.spec)}")
     tell(f"outputs that exist: {len(plan.existing):,}")
+    show_replaced(plan.replaced)
     runs = sum(max(1, -(-sum(plan.inputs[i].tar_size for i in group) // plan.share)) for group in plan.groups)
     outputs = count or len(plan.inputs)
     size = format_size(plan.size)

@@ -16,7 +16,7 @@ from shardtools.cli.common import (
     run_options,
     tell,
 )
-from shardtools.cli.results import show_result
+from shardtools.cli.results import show_replaced, show_result
 
 if TYPE_CHECKING:
     from shardtools.jobs.run import Plan
@@ -82,6 +82,7 @@ def _show_plan(plan: Plan, verbose: bool) -> None:
 
     tell(f"would map {format_count(len(plan.tasks), 'shard')} to {redact(plan.destination.spec)}")
     tell(f"outputs that exist: {len(plan.existing):,}")
+    show_replaced(plan.replaced)
     tasks = plan.tasks if verbose or len(plan.tasks) <= 3 else plan.tasks[:2]
     for task, target in zip(tasks, plan.destination.urls(), strict=False):
         tell(f"{redact(task.name)} -> {redact(target)}")

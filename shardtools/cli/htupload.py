@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shardtools.cli.common import SKIPPED, Progress, common_options, format_count, run_command, run_options, tell
-from shardtools.cli.results import show_result
+from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import JobError, redact
 from shardtools.spec import parse_size
 
@@ -156,6 +156,7 @@ def _show_plans(plans: list[Plan], verbose: bool, source: Source) -> None:
             f"{redact(plan.destination.spec)}"
         )
         tell(f"outputs that exist: {len(plan.existing):,}")
+        show_replaced(plan.replaced)
         shown = len(sizes) if verbose or len(sizes) <= 3 else 2
         for task, size in zip(plan.tasks[:shown], sizes, strict=False):
             tell(f"{redact(task.name)}: {format_count(size, 'sample')}, from {task.args[0].part.key(0)} on")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from shardtools.cli.common import format_count, format_seconds, format_size, tell
 
 if TYPE_CHECKING:
+    from shardtools.jobs.replaced import Replaced
     from shardtools.jobs.report import JobResult
 
 
@@ -32,6 +33,12 @@ def show_result(program: str, result: JobResult, seconds: float, report: str | N
     tell(f"{redact(result.destination)}: {', '.join([*parts, *more])}", err=result.destination == "-")
     if not result.is_whole:
         _show_skipped(program, result, report)
+
+
+def show_replaced(replaced: Replaced) -> None:
+    """Say what a job would remove at its end, if there is anything."""
+    if replaced.shards:
+        tell(f"to be removed at the end: {format_count(len(replaced.shards), 'shard')} of what is replaced")
 
 
 def _show_skipped(program: str, result: JobResult, report: str | None, limit: int = 5) -> None:

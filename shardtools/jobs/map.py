@@ -12,6 +12,7 @@ from shardtools import engine
 from shardtools.errors import JobError, redact
 from shardtools.jobs.map_shard import MapTask, map_shard
 from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, refuse_existing
+from shardtools.jobs.replaced import find_replaced
 from shardtools.jobs.report import JobResult
 from shardtools.jobs.run import Plan, run_plan
 from shardtools.jobs.script import Script, function
@@ -27,7 +28,8 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
     Raises:
         SpecError: a spec is wrong.
         JobError: there are not as many outputs as inputs, an output is an input, or the options make no sense.
-        OutputExistsError: an output exists, and the options say neither to replace nor to continue.
+        OutputExistsError: an output exists, and the options say neither to replace nor to continue; or what is to be
+            replaced has shards that nobody knows of (see `find_replaced`).
         ScriptError: the script cannot be used.
     """
     function(script, "process_sample", "process_samples")
@@ -44,10 +46,11 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
             raise JobError("standard input and output are not on the cluster", fix="leave out -c, or use URLs")
         check_outputs(urls, target, options.report)
         existing = refuse_existing(target, options)
+        replaced = find_replaced(target, urls, options)
     ahead = len(urls) < (options.jobs or processors())
     tasks = [
         MapTask(source, shard, script, on_error=options.on_error, ahead=ahead)
-        for source, shard in zip(urls, targets(target, options, set(existing)), strict=True)
+        for source, shard in zip(urls, targets(target, options, set(existing), replaced), strict=True)
     ]
     job = {
         "program": "htmapper",
@@ -55,7 +58,8 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
         "script": os.path.basename(script.name),
         "params": {name: repr(value) for name, value in dict(script.params).items()},
     }
-    return Plan(target, [engine.Task(map_shard, (t,), t.source, options.storage) for t in tasks], existing, job)
+    runs = [engine.Task(map_shard, (task,), task.source, options.storage) for task in tasks]
+    return Plan(target, runs, existing, job, replaced)
 
 
 def map_shards(

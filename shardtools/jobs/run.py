@@ -12,6 +12,7 @@ from typing import Any
 from shardtools import engine
 from shardtools.errors import ShardtoolsError
 from shardtools.jobs.options import RunOptions
+from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, remove
 from shardtools.jobs.report import JobResult, write_report
 from shardtools.jobs.target import ShardResult
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
@@ -23,6 +24,7 @@ from shardtools.storage import using
 class Plan:
     """What a job would do: its ``tasks``, one for each shard of ``destination``; some outputs are ``existing`` already.
 
+    ``replaced`` is what it removes when the dataset is complete.
     ``job`` says in the manifest and the report what made the dataset. A task's function returns a `ShardResult`.
     """
 
@@ -30,13 +32,14 @@ class Plan:
     tasks: Sequence[engine.Task]
     existing: Sequence[str]
     job: dict[str, Any]
+    replaced: Replaced = NOTHING_REPLACED
 
 
 def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], None] | None = None) -> JobResult:
     """Carry out a plan; ``on_shard`` is called with each shard's result as it is there.
 
-    The manifest is written last, if every shard could be read. With ``options.report`` the report is written whether
-    the job succeeds or fails.
+    The manifest is written last, if every shard could be read; then what it replaces is removed. With
+    ``options.report`` the report is written whether the job succeeds or fails.
 
     Raises:
         ShardtoolsError: the first error, after the tasks that were running have ended. Complete shards stay, for
@@ -54,6 +57,7 @@ def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], 
         if not result.failures and plan.destination.spec != "-":
             entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in result.shards]
             write_manifest(plan.destination, build_manifest(plan.destination, entries, plan.job))
+            remove(plan.replaced)
         if options.report:
             write_report(options.report, plan.job, result, None)
     return result

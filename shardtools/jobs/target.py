@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from shardtools.errors import NotFoundError, OutputExistsError
 from shardtools.jobs.options import RunOptions
+from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, retire
 from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
 from shardtools.shards.writer import ShardWriter
 from shardtools.spec import Destination
@@ -24,10 +25,14 @@ from shardtools.storage import Sink, get_storage
 
 @dataclass(frozen=True)
 class OldManifest:
-    """A manifest at ``url`` that ``run``, a text that no other run has, will replace."""
+    """A manifest at ``url`` that ``run``, a text that no other run has, will replace.
+
+    With ``retire`` it is that of a dataset with other shards, too, which are to be removed: their names are kept.
+    """
 
     url: str
     run: str
+    retire: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,22 +40,30 @@ class Target:
     """A shard to be written at ``url``.
 
     ``resume`` keeps it if the very task that would write it has completed it, ``overwrite`` replaces it whoever made
-    it. ``marked`` says that there is a sidecar; it, and the ``manifest`` that describes the shard as it was, are
-    deleted before the shard is replaced.
+    it. ``marked`` says that there is a sidecar; it, and the ``manifests`` that describe the shard as it was, are
+    deleted, or retired, before the shard is replaced.
     """
 
     url: str
     resume: bool = False
     overwrite: bool = False
     marked: bool = False
-    manifest: OldManifest | None = None
+    manifests: tuple[OldManifest, ...] = ()
 
 
-def targets(destination: Destination, options: RunOptions, existing: Container[str]) -> list[Target]:
-    """Return the targets of a destination, of whose shards, sidecars and manifest ``existing`` are there."""
-    old = OldManifest(destination.manifest, uuid4().hex) if destination.manifest in existing else None
+def targets(
+    destination: Destination, options: RunOptions, existing: Container[str], replaced: Replaced = NOTHING_REPLACED
+) -> list[Target]:
+    """Return the targets of a destination, of whose shards, sidecars and manifest ``existing`` are there.
+
+    ``replaced`` is what belongs to other datasets that they replace.
+    """
+    run = uuid4().hex
+    old = [OldManifest(destination.manifest, run)] if destination.manifest in existing else []
+    old += [OldManifest(url, run, retire=True) for url in replaced.manifests]
     return [
-        Target(url, options.resume, options.overwrite, sidecar_url(url) in existing, old) for url in destination.urls()
+        Target(url, options.resume, options.overwrite, sidecar_url(url) in existing, tuple(old))
+        for url in destination.urls()
     ]
 
 
@@ -178,13 +191,16 @@ def commit(target: Target, make: Callable[[Sink], Sidecar]) -> Sidecar:
 
 def _unmark(target: Target) -> None:
     """Delete what vouches for the target as it was; nothing may, from its replacement to its new mark."""
-    if target.manifest is not None:
-        _delete_once(target.manifest)
+    for manifest in target.manifests:
+        _end_once(manifest)
     if target.marked:
         get_storage(target.url).delete(sidecar_url(target.url))
 
 
 @lru_cache(maxsize=16)
-def _delete_once(manifest: OldManifest) -> None:
-    """Delete the manifest, once in each process, rather than once for each of its shards."""
-    get_storage(manifest.url).delete(manifest.url)
+def _end_once(manifest: OldManifest) -> None:
+    """Delete or retire the manifest, once in each process, rather than once for each of its shards."""
+    if manifest.retire:
+        retire(manifest.url)
+    else:
+        get_storage(manifest.url).delete(manifest.url)

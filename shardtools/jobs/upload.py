@@ -17,6 +17,7 @@ import numpy as np
 from shardtools import engine
 from shardtools.errors import JobError, ShardtoolsError, SpecError, redact
 from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
+from shardtools.jobs.replaced import find_replaced
 from shardtools.jobs.report import JobResult, write_report
 from shardtools.jobs.run import Plan, run_plan
 from shardtools.jobs.sources import Ints, Source
@@ -54,7 +55,8 @@ def plan_upload(source: Source, destination: str, layout: UploadOptions, options
     Raises:
         SpecError: the destination does not fit the options.
         JobError: the options make no sense together, or with this source.
-        OutputExistsError: an output exists, and the options say neither to replace nor to continue.
+        OutputExistsError: an output exists, and the options say neither to replace nor to continue; or what is to be
+            replaced has shards that nobody knows of (see `find_replaced`).
     """
     _check(source, destination, layout, options)
     with using(options.storage):
@@ -168,6 +170,7 @@ def _plan(source: Source, rows: Ints, destination: Destination, layout: UploadOp
         raise JobError("standard output is not on the cluster", fix="leave out -c, or use URLs")
     check_outputs(source.names(), target, options.report)
     existing = refuse_existing(target, options)
+    replaced = find_replaced(target, source.names(), options)
     ahead = len(bounds) - 1 < (options.jobs or processors())
     tasks = [
         engine.Task(
@@ -176,12 +179,14 @@ def _plan(source: Source, rows: Ints, destination: Destination, layout: UploadOp
             shard.url,
             options.storage,
         )
-        for start, stop, shard in zip(bounds[:-1], bounds[1:], targets(target, options, set(existing)), strict=True)
+        for start, stop, shard in zip(
+            bounds[:-1], bounds[1:], targets(target, options, set(existing), replaced), strict=True
+        )
     ]
     job = {"program": "htupload", "sources": [redact(name) for name in source.names()], **source.notes()}
     if layout.shuffle or layout.split:
         job["seed"] = layout.seed
-    return Plan(target, tasks, existing, job)
+    return Plan(target, tasks, existing, job, replaced)
 
 
 def _bounds(source: Source, rows: Ints, destination: Destination, layout: UploadOptions) -> list[int]:

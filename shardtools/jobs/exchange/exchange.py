@@ -12,21 +12,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shardtools import engine
-from shardtools.errors import CorruptError, SpecError, StorageError, redact
+from shardtools.errors import CorruptError, StorageError, redact
 from shardtools.jobs.exchange.collect import Collected, CollectTask, collect
 from shardtools.jobs.exchange.gather import GatherPlan, GatherTask, gather, write_plan
 from shardtools.jobs.exchange.plan import cuts, ranks
-from shardtools.jobs.exchange.planning import Exchange, ExchangePlan
+from shardtools.jobs.exchange.planning import ExchangePlan, count_outputs, look_at_outputs
 from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.spill import is_private, make_private, remove_spill
 from shardtools.jobs.exclusive import exclusive
-from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
+from shardtools.jobs.options import RunOptions
+from shardtools.jobs.replaced import remove
 from shardtools.jobs.report import JobResult, Skipped, write_report
 from shardtools.jobs.target import ShardResult, digest, read_mark, shard_result, targets
 from shardtools.processors import processors
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
-from shardtools.shards.tar import RECORD
-from shardtools.spec import MAX_SHARDS, Destination, beside
+from shardtools.spec import Destination, beside
 from shardtools.storage import get_storage, using
 
 
@@ -96,17 +96,15 @@ def _marks(plan: ExchangePlan) -> list[str]:
 
 def _run_alone(plan: ExchangePlan, options: RunOptions, events: Events, check: Callable[[], None]) -> JobResult:
     """Run both passes; ``check`` raises when another job has taken over."""
-    if not plan.destination.is_auto:  # another job may have ended since the plan was made
-        plan = replace(plan, existing=tuple(refuse_existing(plan.destination, options)))
+    plan = _look_again(plan, plan.destination, options)  # another job may have ended since the plan was made
     if is_private(plan.exchange.spill, options):
         make_private(plan.spill)
     _note_job(plan)
     collected = _collect(plan, options, _both(check, events.on_collected))
     runs = tuple(run for part in collected for run in part.runs)
     if plan.destination.is_auto:
-        destination = plan.destination.resolve(_count_outputs(plan.exchange, collected))
-        check_outputs([entry.url for entry in plan.inputs], destination, options.report)
-        plan = replace(plan, destination=destination, existing=tuple(refuse_existing(destination, options)))
+        samples, size = sum(part.samples for part in collected), sum(part.size for part in collected)
+        plan = _look_again(plan, plan.destination.resolve(count_outputs(plan.exchange, samples, size)), options)
     gather_plan = _cut(plan, runs, sum(part.samples for part in collected))
     results = _gather(plan, gather_plan, options, _both(check, events.on_output))
     _compare(plan, collected, results)
@@ -116,10 +114,16 @@ def _run_alone(plan: ExchangePlan, options: RunOptions, events: Events, check: C
     check()
     entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in results]
     write_manifest(plan.destination, build_manifest(plan.destination, entries, job))
+    remove(plan.replaced)
     noted = [f"{plan.spill}group-{number:06d}.json" for number in range(len(plan.groups))]
     remove_spill(plan.spill, [*(run.url for run in runs), *noted])
     before = [Skipped(redact(url), key, reason) for part in collected for url, key, reason in part.skipped]
     return JobResult(plan.destination.spec, results, before, sum(part.others for part in collected))
+
+
+def _look_again(plan: ExchangePlan, destination: Destination, options: RunOptions) -> ExchangePlan:
+    existing, replaced = look_at_outputs(destination, plan.inputs, options)
+    return replace(plan, destination=destination, existing=existing, replaced=replaced)
 
 
 def _both(check: Callable[[], None], on_done: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -143,11 +147,12 @@ def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
     if plan.destination.is_auto or plan.destination.manifest not in plan.existing:
         return None
     results = []
-    for number, target in enumerate(targets(plan.destination, options, set(plan.existing))):
+    for number, target in enumerate(targets(plan.destination, options, set(plan.existing), plan.replaced)):
         mark = read_mark(target)
         if mark is None or mark.job.get("fingerprint") != _fingerprint(plan, number, plan.destination):
             return None
         results.append(shard_result("", 0, target.url, mark, resumed=True))
+    remove(plan.replaced)
     return JobResult(plan.destination.spec, results)
 
 
@@ -208,17 +213,6 @@ def _run_all(tasks: Sequence[engine.Task], options: RunOptions, on_done: Callabl
     return [results[number] for number in range(len(tasks))]
 
 
-def _count_outputs(exchange: Exchange, collected: Sequence[Collected]) -> int:
-    samples, size = sum(part.samples for part in collected), sum(part.size for part in collected)
-    if exchange.shard_count:
-        count = -(-samples // exchange.shard_count)
-    else:
-        count = -(-size // max((exchange.shard_size or 1) - RECORD, 1))
-    if count > MAX_SHARDS:
-        raise SpecError("there would be too many shards", fix="make the shards larger")
-    return max(count, 1)
-
-
 def _fingerprint(plan: ExchangePlan, number: int, destination: Destination) -> str:
     return digest({"job": plan.fingerprint, "output": [number, destination.count]})
 
@@ -249,7 +243,7 @@ def _gather(
             target.url,
             options.storage,
         )
-        for number, target in enumerate(targets(plan.destination, options, set(plan.existing)))
+        for number, target in enumerate(targets(plan.destination, options, set(plan.existing), plan.replaced))
     ]
     return _run_all(tasks, options, on_done)
 

@@ -14,11 +14,12 @@ from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.same import Treatment
 from shardtools.jobs.exchange.spill import spill_of
 from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, refuse_existing
+from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, find_replaced
 from shardtools.jobs.target import digest
 from shardtools.processors import processors
 from shardtools.shards.sidecar import read_sidecar
-from shardtools.shards.tar import BLOCK
-from shardtools.spec import Destination, expand, identity, name_of
+from shardtools.shards.tar import BLOCK, RECORD
+from shardtools.spec import MAX_SHARDS, Destination, expand, identity, name_of
 from shardtools.storage import get_storage, using
 
 FORMAT = 2
@@ -74,7 +75,8 @@ class ExchangePlan:
     """What `run_exchange` would do: ``inputs`` in ``groups``, to ``destination``, through ``spill``.
 
     ``budget`` is how many bytes of samples all tasks of a process hold together, ``share`` how many each, about.
-    ``collected`` is the fingerprint of the first pass, ``fingerprint`` that of the whole job.
+    ``collected`` is the fingerprint of the first pass, ``fingerprint`` that of the whole job. ``existing`` are the
+    outputs that are there, ``replaced`` what is removed at the end.
     """
 
     exchange: Exchange
@@ -87,6 +89,7 @@ class ExchangePlan:
     collected: str
     fingerprint: str
     existing: tuple[str, ...]
+    replaced: Replaced = NOTHING_REPLACED
 
     @property
     def size(self) -> int:
@@ -109,9 +112,7 @@ def plan_exchange(
         if exchange.keying.kind == "field":
             _check_field(exchange.keying.field, inputs)
         target = _destination(destination, exchange, inputs)
-        if target.is_auto is False:
-            check_outputs([entry.url for entry in inputs], target, options.report)
-        existing = () if target.is_auto else tuple(refuse_existing(target, options))
+        existing, replaced = look_at_outputs(_expected(target, exchange, inputs, options), inputs, options)
         budget = max(exchange.memory * 3 // 4, LEAST_BUDGET)
         facts = {
             "format": FORMAT,
@@ -135,7 +136,47 @@ def plan_exchange(
             digest(facts),
             digest(whole),
             existing,
+            replaced,
         )
+
+
+def look_at_outputs(
+    destination: Destination, inputs: Sequence[Input], options: RunOptions
+) -> tuple[tuple[str, ...], Replaced]:
+    """Return which outputs exist, and what is removed at the end; of ``@auto``, whose outputs are not known, nothing.
+
+    Raises:
+        JobError: an output is an input, or what would be removed is.
+        OutputExistsError: what is there may neither be replaced nor continued.
+    """
+    if destination.is_auto:
+        return (), NOTHING_REPLACED
+    urls = [entry.url for entry in inputs]
+    check_outputs(urls, destination, options.report)
+    return tuple(refuse_existing(destination, options)), find_replaced(destination, urls, options)
+
+
+def _expected(target: Destination, exchange: Exchange, inputs: Sequence[Input], options: RunOptions) -> Destination:
+    """Return the destination with the number of outputs in place of ``@auto``, if that is known before any work."""
+    samples = [entry.samples for entry in inputs if entry.samples is not None]
+    if not target.is_auto or len(samples) < len(inputs) or exchange.combine or options.on_error == "skip":
+        return target
+    return target.resolve(count_outputs(exchange, sum(samples), sum(entry.tar_size for entry in inputs)))
+
+
+def count_outputs(exchange: Exchange, samples: int, size: int) -> int:
+    """Return how many outputs ``@auto`` stands for, with so many samples whose spans have ``size`` bytes together.
+
+    Raises:
+        SpecError: they are too many.
+    """
+    if exchange.shard_count:
+        count = -(-samples // exchange.shard_count)
+    else:
+        count = -(-size // max((exchange.shard_size or 1) - RECORD, 1))
+    if count > MAX_SHARDS:
+        raise SpecError("there would be too many shards", fix="make the shards larger")
+    return max(count, 1)
 
 
 def earlier_seed(destination: str, spill: str | None, options: RunOptions) -> int | None:

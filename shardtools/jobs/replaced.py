@@ -1,0 +1,163 @@
+"""What is left of a dataset when one with another number of shards replaces it.
+
+    out-000000.tar … out-000019.tar, out-@000020.tar.json     what was there
+    out-000000.tar … out-000011.tar, out-@000012.tar.json     what a job with --overwrite makes
+
+Shards 12 to 19 belong to what is replaced, as its manifest says. They are removed when the new dataset is complete:
+
+    first shard replaced -> the old manifest retired: a list of names, which vouches for nothing
+    new manifest written -> old shards removed -> the old manifest removed
+
+The job may be killed at any moment: the retired manifest tells the next one what it has to remove. Specs whose numbers
+have another width share no file, and leave each other alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from shardtools.errors import JobError, LimitError, NotFoundError, OutputExistsError, RefusedError
+from shardtools.jobs.options import RunOptions
+from shardtools.shards.sidecar import sidecar_url
+from shardtools.spec import Destination, identity, name_of, split_path
+from shardtools.storage import get_storage, read_limited
+
+_RETIRED = "shardtools-replaced"
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """What a job has to remove: ``shards`` of other datasets that it replaces, and their ``manifests``."""
+
+    shards: tuple[str, ...] = ()
+    manifests: tuple[str, ...] = ()
+
+
+NOTHING_REPLACED = Replaced()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A manifest of the same pattern: the ``names`` of its shards, and whether it is ``retired``."""
+
+    url: str
+    names: frozenset[str]
+    retired: bool
+
+
+def find_replaced(destination: Destination, sources: Iterable[str], options: RunOptions) -> Replaced:
+    """Return what a job to ``destination`` has to remove at its end; without ``overwrite`` what an earlier one has not.
+
+    Raises:
+        OutputExistsError: to replace, and there is a shard after the last one that no manifest names.
+        JobError: a source is among what would be removed.
+    """
+    pattern = destination.pattern()
+    if pattern is None or not (options.overwrite or options.resume):
+        return NOTHING_REPLACED
+    before, width, after = pattern
+    try:
+        numbers, others = _look(destination, before, width, after)
+    except RefusedError:  # the server does not list
+        following = destination.url(destination.count or 0)
+        if options.overwrite and get_storage(following).exists(following):
+            raise _unknown([following]) from None
+        return NOTHING_REPLACED
+    found = [manifest for digits in others if (manifest := _read(Destination(f"{before}@{digits}{after}").manifest))]
+    old = [manifest for manifest in found if options.overwrite or manifest.retired]
+    shards = [destination.url(number) for number in sorted(numbers)]
+    named = {url for url in shards if any(_name(url) in manifest.names for manifest in found)}
+    if options.overwrite and (unknown := [url for url in shards if url not in named]):
+        raise _unknown(unknown)
+    ours = tuple(url for url in shards if any(_name(url) in manifest.names for manifest in old))
+    _refuse_sources(sources, ours)
+    return Replaced(ours, tuple(manifest.url for manifest in old))
+
+
+def _look(destination: Destination, before: str, width: int, after: str) -> tuple[list[int], list[str]]:
+    """Return the numbers of shards beyond those of a destination, and the digits in the names of other manifests.
+
+    Raises:
+        RefusedError: the storage cannot list them.
+    """
+    start, end = before.rpartition("/")[2], after.removesuffix(split_path(destination.spec)[2])
+    if "/" in end or start.startswith("."):
+        raise RefusedError("such names are not listed", url=destination.spec)
+    count = destination.count or 0
+    name = re.compile(rf"{re.escape(unquote(start))}(@?)([0-9]{{{width}}}){re.escape(unquote(end))}(\.json)?")
+    numbers, others = [], []
+    for url in get_storage(destination.spec).list(before):
+        match = name.fullmatch(_name(url))
+        if match is None or bool(match[1]) != bool(match[3]):
+            continue
+        number = int(match[2])
+        if not match[1] and number >= count:
+            numbers.append(number)
+        elif match[1] and number not in (0, count):
+            others.append(match[2])
+    return numbers, others
+
+
+def _name(url: str) -> str:
+    return unquote(name_of(url))
+
+
+def _read(url: str) -> _Found | None:
+    """Return what a manifest says of its shards; None if it is none: nothing is removed for it."""
+    try:
+        data = json.loads(read_limited(url, "manifest"))
+        retired = data.get("__kind__") == _RETIRED
+        names = data["shards"] if retired else [entry["url"] for entry in data["shardlist"]]
+        own = frozenset(unquote(name) for name in names if "/" not in name)
+    except (NotFoundError, LimitError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+    return _Found(url, own, retired)
+
+
+def _unknown(urls: Sequence[str]) -> OutputExistsError:
+    more = f" (and {len(urls) - 1} more)" if len(urls) > 1 else ""
+    return OutputExistsError(
+        f"this shard{more} would stay behind the last one that is written, and no manifest says what it belongs to",
+        url=urls[0],
+        fix="delete it, or choose another destination",
+    )
+
+
+def _refuse_sources(sources: Iterable[str], shards: Iterable[str]) -> None:
+    inputs = set(map(identity, sources))
+    for url in shards:
+        if identity(url) in inputs:
+            what = "this source belongs to the dataset that would be replaced, and removed"
+            raise JobError(what, url=url, fix="write to another destination")
+
+
+def retire(url: str) -> None:
+    """Leave of a manifest the names of its shards alone, for who removes them; what is none stays as it is."""
+    found = _read(url)
+    if found is not None and not found.retired:
+        data = json.dumps({"__kind__": _RETIRED, "shards": sorted(found.names)}, indent=1)
+        with get_storage(url).create(url) as sink:
+            sink.write(data.encode("utf-8", "surrogateescape") + b"\n")
+
+
+def remove(replaced: Replaced) -> None:
+    """Remove the shards with their sidecars, and then what says that they are to be removed."""
+    if not replaced.manifests:
+        return
+    storage = get_storage(replaced.manifests[0])
+
+    def delete(url: str) -> None:
+        storage.delete(sidecar_url(url))
+        storage.delete(url)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(delete, replaced.shards):
+            pass
+    for url in replaced.manifests:
+        storage.delete(url)
