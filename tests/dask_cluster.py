@@ -23,14 +23,15 @@ ROOT = Path(__file__).resolve().parent.parent
 class DaskCluster:
     """A running cluster: its ``address`` (HOST:PORT), its scheduler file, and its processes.
 
-    ``start_worker`` starts one more, with variables added to its environment, and waits until it has joined.
+    ``start_worker`` starts one more, with variables added to its environment, and waits until it has joined. Its
+    command may follow another one, ``inside``, that becomes it.
     """
 
     address: str
     scheduler_file: Path
     scheduler: subprocess.Popen[bytes]
     workers: tuple[subprocess.Popen[bytes], ...]
-    start_worker: Callable[[Mapping[str, str]], object]
+    start_worker: Callable[..., object]
 
 
 @contextmanager
@@ -41,12 +42,10 @@ def dask_cluster(
     scheduler_env: Mapping[str, str] | None = None,
     worker_env: Mapping[str, str] | None = None,
     threads: int = 1,
-    inside: Sequence[str] = (),
 ) -> Iterator[DaskCluster]:
     """Run a scheduler and so many workers of ``threads`` each, without nannies; stop them by their process ids.
 
-    The tests can be imported there. ``scheduler_env`` and ``worker_env`` are added to their environments. The command
-    of a worker follows ``inside``, a command that becomes another one.
+    The tests can be imported there. ``scheduler_env`` and ``worker_env`` are added to their environments.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shardtools-dask-")))
@@ -73,10 +72,10 @@ def dask_cluster(
         address = _read_address(file)
         options = ("--nthreads", str(threads), "--no-nanny", "--memory-limit", "0", "--local-directory", str(folder))
         worker = ("worker", address, *local, *options)
-        processes = tuple(start(worker_env, *worker, before=inside) for _ in range(workers))
+        processes = tuple(start(worker_env, *worker) for _ in range(workers))
         _await_workers(address, workers)
 
-        def start_worker(env: Mapping[str, str]) -> None:
+        def start_worker(env: Mapping[str, str] | None = None, inside: Sequence[str] = ()) -> None:
             with Client(address, set_as_default=False) as client:
                 there = len(client.scheduler_info(n_workers=-1)["workers"])
             start(env, *worker, before=inside)

@@ -26,12 +26,12 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from shardtools.errors import (
-    AccessError,
     ExistsError,
+    FullError,
     NotFoundError,
     OutputBusyError,
-    RefusedError,
     StorageError,
+    UnavailableError,
     redact,
 )
 from shardtools.storage import check_stop, current_options, get_storage, read_limited, using
@@ -98,7 +98,7 @@ class Held:
                 try:
                     self._beat()
                 except StorageError:
-                    logger.debug("%s could not be written again", self._url, exc_info=True)
+                    logger.debug("%s could not be written again", redact(self._url), exc_info=True)
 
     def _beat(self) -> None:
         found = _read(self._url)
@@ -116,11 +116,14 @@ class Held:
             raise _Ended
 
     def release(self, keeper: threading.Thread) -> None:
-        """Delete the mark, when the thread that writes it has ended."""
+        """Delete the mark, when the thread that writes it has ended. What was done is done, if that fails."""
         self._ended.set()
         keeper.join()
         if self._lost is None:
-            get_storage(self._url).delete(self._url)
+            try:
+                get_storage(self._url).delete(self._url)
+            except StorageError as error:
+                logger.warning("%s (it marked that this job was writing; delete it)", error)
 
 
 class _Ended(Exception):
@@ -157,8 +160,10 @@ def _acquire(url: str, holder: Holder, take_over: bool) -> bool:
             storage.create_exclusive(url, _dump(holder))
         except ExistsError:
             found = _read(url)
-        except (RefusedError, AccessError):  # it does not create exclusively, or not here
-            logger.debug("%s cannot be created exclusively", url, exc_info=True)
+        except (UnavailableError, FullError):
+            raise
+        except StorageError:  # it does not create exclusively, or not here; some disks have no hard links
+            logger.debug("%s cannot be created exclusively", redact(url), exc_info=True)
             return False
         else:
             return True

@@ -139,7 +139,7 @@ def index(
             )
             for url in urls
         ]
-        run_in_order(tasks, found.append, options, on_shard)
+        run_in_order(tasks, found.append, options, on_shard, [] if check else map(folder_of, urls))
         if not check:
             _write_manifest(sources, found)
     return found
@@ -229,7 +229,7 @@ def export(
             engine.Task(export_source, (ExportTask(url, format, options.on_error),), url, options.storage)
             for url in urls
         ]
-        run_in_order(tasks, found.append, options, on_shard)
+        run_in_order(tasks, found.append, options, on_shard, map(folder_of, urls) if format == "dali" else [])
         entries = [shard.entry for shard in found if shard.entry is not None]
         if format == "dali":
             return found, [dali.index_url(entry.url) for entry in entries]

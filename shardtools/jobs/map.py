@@ -59,7 +59,7 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
         "params": {name: repr(value) for name, value in dict(script.params).items()},
     }
     runs = [engine.Task(map_shard, (task,), task.source, options.storage) for task in tasks]
-    return Plan(target, runs, existing, job, replaced)
+    return Plan(target, runs, existing, job, replaced, urls)
 
 
 def map_shards(

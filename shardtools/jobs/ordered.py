@@ -5,11 +5,12 @@ tasks -> engine -> results, in any order -> InOrder -> take, one after the other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from shardtools import engine
 from shardtools.jobs.options import RunOptions
+from shardtools.jobs.shared import shared
 
 
 class InOrder:
@@ -34,10 +35,14 @@ def run_in_order(
     take: Callable[[Any], None],
     options: RunOptions,
     on_done: Callable[[Any], None] | None = None,
+    written: Iterable[str] = (),
 ) -> None:
     """Run tasks, and call ``take`` with the result of each, in their order; ``on_done`` with each as it comes.
 
+    The tasks read the URLs that are their names, and write to the folders ``written``.
+
     Raises:
+        JobError: a worker of a cluster does not see a file or folder of this machine.
         Exception: the first error.
     """
     errors: list[Exception] = []
@@ -51,6 +56,7 @@ def run_in_order(
             on_done(done.result)
         ordered.add(done.index, done.result)
 
-    engine.run(tasks, land, cluster=options.cluster, jobs=options.jobs)
+    with shared([task.name for task in tasks], written, options) as needs:
+        engine.run(tasks, land, cluster=options.cluster, jobs=options.jobs, needs=needs)
     if errors:
         raise errors[0]

@@ -14,9 +14,10 @@ from shardtools.errors import ShardtoolsError
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, remove
 from shardtools.jobs.report import JobResult, write_report
+from shardtools.jobs.shared import shared
 from shardtools.jobs.target import ShardResult
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
-from shardtools.spec import Destination
+from shardtools.spec import Destination, folder_of
 from shardtools.storage import using
 
 
@@ -24,7 +25,7 @@ from shardtools.storage import using
 class Plan:
     """What a job would do: its ``tasks``, one for each shard of ``destination``; some outputs are ``existing`` already.
 
-    ``replaced`` is what it removes when the dataset is complete.
+    ``replaced`` is what it removes when the dataset is complete, ``sources`` are URLs of what the tasks read.
     ``job`` says in the manifest and the report what made the dataset. A task's function returns a `ShardResult`.
     """
 
@@ -33,6 +34,7 @@ class Plan:
     existing: Sequence[str]
     job: dict[str, Any]
     replaced: Replaced = NOTHING_REPLACED
+    sources: Sequence[str] = ()
 
 
 def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], None] | None = None) -> JobResult:
@@ -42,6 +44,7 @@ def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], 
     ``options.report`` the report is written whether the job succeeds or fails.
 
     Raises:
+        JobError: a worker of a cluster does not see a file or folder of this machine.
         ShardtoolsError: the first error, after the tasks that were running have ended. Complete shards stay, for
             ``resume``.
     """
@@ -92,6 +95,7 @@ def _run(
         if on_shard is not None:
             on_shard(result)
 
-    engine.run(plan.tasks, on_done, cluster=options.cluster, jobs=options.jobs)
+    with shared(plan.sources, map(folder_of, plan.destination.urls()), options) as needs:
+        engine.run(plan.tasks, on_done, cluster=options.cluster, jobs=options.jobs, needs=needs)
     if errors:
         raise errors[0]

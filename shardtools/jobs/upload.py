@@ -186,7 +186,7 @@ def _plan(source: Source, rows: Ints, destination: Destination, layout: UploadOp
     job = {"program": "htupload", "sources": [redact(name) for name in source.names()], **source.notes()}
     if layout.shuffle or layout.split:
         job["seed"] = layout.seed
-    return Plan(target, tasks, existing, job, replaced)
+    return Plan(target, tasks, existing, job, replaced, source.read_by_tasks())
 
 
 def _bounds(source: Source, rows: Ints, destination: Destination, layout: UploadOptions) -> list[int]:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from shardtools.jobs import exclusive
 from shardtools.storage import get_storage
 from tests.cli.command import Argument, Outcome, call, finish, run, start
+from tests.contract.faults import Fault, FaultyProxy
 from tests.dask_cluster import dask_cluster
 from tests.datasets import members, snapshot, tar_bytes, write_shard, written_dataset
 from tests.servers import NginxServer, wait_until
@@ -447,6 +448,19 @@ class TestTwoAtOnce:
         finish(first)
         (folder / "wait").unlink()
         done(sort(folder, "-p", "slow.py", *options, SPEC, f"{place}out-@4.tar"))
+
+    def test_where_nothing_can_be_created_exclusively(self, folder: Path, nginx: NginxServer) -> None:
+        """A server without MOVE, such as many that only take PUT and GET."""
+        refusal = b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n"
+
+        def choose(head: bytes) -> Fault | None:
+            return Fault(when=b"MOVE ", answer=refusal) if head.startswith(b"MOVE ") else None
+
+        with FaultyProxy(nginx.url, choose=choose) as proxy:
+            done(run("--seed", "5", SPEC, f"{proxy.url}out-@3.tar", cwd=folder, program="htshuffle"))
+            assert any(line.startswith("MOVE ") for line in proxy.requests)
+        assert counted([s for shard in read(nginx.root, "out-?.tar") for s in shard]) == EVERYTHING
+        assert not list(nginx.root.rglob("*lock*"))
 
     def leave_a_mark(self, folder: Path) -> Path:
         """Leave what a killed job on another machine would."""

@@ -19,14 +19,15 @@ from shardtools.jobs.exchange.plan import cuts, ranks
 from shardtools.jobs.exchange.planning import ExchangePlan, count_outputs, look_at_outputs
 from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.spill import is_private, make_private, remove_spill
-from shardtools.jobs.exclusive import exclusive
+from shardtools.jobs.exclusive import Held, exclusive
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import remove
 from shardtools.jobs.report import JobResult, Skipped, write_report
+from shardtools.jobs.shared import shared
 from shardtools.jobs.target import ShardResult, digest, read_mark, shard_result, targets
 from shardtools.processors import processors
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
-from shardtools.spec import Destination, beside
+from shardtools.spec import Destination, beside, folder_of
 from shardtools.storage import get_storage, using
 
 
@@ -73,19 +74,33 @@ def _job(plan: ExchangePlan) -> dict[str, Any]:
     return {"program": plan.exchange.program, **plan.exchange.job}
 
 
+@dataclass(frozen=True)
+class _Terms:
+    """How tasks run: by the ``options``, where the ``needs`` are met, and as long as no mark is lost."""
+
+    options: RunOptions
+    needs: Sequence[engine.Need]
+    marks: Sequence[Held]
+
+    def check(self) -> None:
+        """Raise if another job has taken over.
+
+        Raises:
+            OutputBusyError: one has.
+        """
+        for mark in self.marks:
+            mark.check()
+
+
 def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:
     if options.resume and (done := _completed(plan, options)) is not None:
         return done
+    read = [entry.url for entry in plan.inputs]
     with ExitStack() as stack:
         take_over = options.resume or options.overwrite
         marks = [stack.enter_context(exclusive(url, take_over=take_over)) for url in _marks(plan)]
-
-        def check() -> None:
-            for mark in marks:
-                if mark is not None:
-                    mark.check()
-
-        return _run_alone(plan, options, events, check)
+        needs = stack.enter_context(shared(read, [folder_of(plan.destination.spec), plan.spill], options))
+        return _run_alone(plan, _Terms(options, needs, [mark for mark in marks if mark is not None]), events)
 
 
 def _marks(plan: ExchangePlan) -> list[str]:
@@ -94,24 +109,25 @@ def _marks(plan: ExchangePlan) -> list[str]:
     return marks if plan.exchange.spill is None else [*marks, f"{plan.spill}job.lock"]
 
 
-def _run_alone(plan: ExchangePlan, options: RunOptions, events: Events, check: Callable[[], None]) -> JobResult:
-    """Run both passes; ``check`` raises when another job has taken over."""
+def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
+    """Run both passes."""
+    options = terms.options
     plan = _look_again(plan, plan.destination, options)  # another job may have ended since the plan was made
     if is_private(plan.exchange.spill, options):
         make_private(plan.spill)
     _note_job(plan)
-    collected = _collect(plan, options, _both(check, events.on_collected))
+    collected = _collect(plan, terms, events.on_collected)
     runs = tuple(run for part in collected for run in part.runs)
     if plan.destination.is_auto:
         samples, size = sum(part.samples for part in collected), sum(part.size for part in collected)
         plan = _look_again(plan, plan.destination.resolve(count_outputs(plan.exchange, samples, size)), options)
     gather_plan = _cut(plan, runs, sum(part.samples for part in collected))
-    results = _gather(plan, gather_plan, options, _both(check, events.on_output))
+    results = _gather(plan, gather_plan, terms, events.on_output)
     _compare(plan, collected, results)
     job = _job(plan)
     if plan.exchange.treatment.keeps_all:
         job["content"] = f"{sum(part.content for part in collected) % 2**64:016x}"
-    check()
+    terms.check()
     entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in results]
     write_manifest(plan.destination, build_manifest(plan.destination, entries, job))
     remove(plan.replaced)
@@ -124,14 +140,6 @@ def _run_alone(plan: ExchangePlan, options: RunOptions, events: Events, check: C
 def _look_again(plan: ExchangePlan, destination: Destination, options: RunOptions) -> ExchangePlan:
     existing, replaced = look_at_outputs(destination, plan.inputs, options)
     return replace(plan, destination=destination, existing=existing, replaced=replaced)
-
-
-def _both(check: Callable[[], None], on_done: Callable[[Any], None]) -> Callable[[Any], None]:
-    def both(result: Any) -> None:
-        check()
-        on_done(result)
-
-    return both
 
 
 def _cut(plan: ExchangePlan, runs: tuple[Run, ...], samples: int) -> GatherPlan:
@@ -163,7 +171,8 @@ def _note_job(plan: ExchangePlan) -> None:
         sink.write(json.dumps(_job(plan)).encode())
 
 
-def _collect(plan: ExchangePlan, options: RunOptions, on_done: Callable[[Collected], None]) -> list[Collected]:
+def _collect(plan: ExchangePlan, terms: _Terms, on_done: Callable[[Collected], None]) -> list[Collected]:
+    options = terms.options
     ahead = len(plan.groups) < (options.jobs or processors())
     repeats = bool(plan.exchange.treatment.merge) or plan.exchange.treatment.on_duplicate != "error"
     tasks = [
@@ -188,13 +197,15 @@ def _collect(plan: ExchangePlan, options: RunOptions, on_done: Callable[[Collect
         )
         for number, group in enumerate(plan.groups)
     ]
-    return _run_all(tasks, options, on_done)
+    return _run_all(tasks, terms, on_done)
 
 
-def _run_all(tasks: Sequence[engine.Task], options: RunOptions, on_done: Callable[[Any], None]) -> list[Any]:
+def _run_all(tasks: Sequence[engine.Task], terms: _Terms, on_done: Callable[[Any], None]) -> list[Any]:
     """Run tasks and return their results, in order.
 
     Raises:
+        OutputBusyError: another job has taken over.
+        JobError: a worker of a cluster does not see a file or folder of this machine.
         Exception: the first error.
     """
     results: dict[int, Any] = {}
@@ -205,9 +216,10 @@ def _run_all(tasks: Sequence[engine.Task], options: RunOptions, on_done: Callabl
             errors.append(done.error)
             return
         results[done.index] = done.result
+        terms.check()
         on_done(done.result)
 
-    engine.run(tasks, land, cluster=options.cluster, jobs=options.jobs)
+    engine.run(tasks, land, cluster=terms.options.cluster, jobs=terms.options.jobs, needs=terms.needs)
     if errors:
         raise errors[0]
     return [results[number] for number in range(len(tasks))]
@@ -218,8 +230,9 @@ def _fingerprint(plan: ExchangePlan, number: int, destination: Destination) -> s
 
 
 def _gather(
-    plan: ExchangePlan, gather_plan: GatherPlan, options: RunOptions, on_done: Callable[[ShardResult], None]
+    plan: ExchangePlan, gather_plan: GatherPlan, terms: _Terms, on_done: Callable[[ShardResult], None]
 ) -> list[ShardResult]:
+    options = terms.options
     url = f"{plan.spill}plan.npz"
     job = digest(
         {"job": plan.fingerprint, "outputs": plan.destination.count, "runs": [run.url for run in gather_plan.runs]}
@@ -245,7 +258,7 @@ def _gather(
         )
         for number, target in enumerate(targets(plan.destination, options, set(plan.existing), plan.replaced))
     ]
-    return _run_all(tasks, options, on_done)
+    return _run_all(tasks, terms, on_done)
 
 
 def _compare(plan: ExchangePlan, collected: Sequence[Collected], results: Sequence[ShardResult]) -> None:

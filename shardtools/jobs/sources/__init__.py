@@ -72,6 +72,10 @@ class Source(ABC):
         """Return the URLs of what it was made from."""
         return [self.name]
 
+    def read_by_tasks(self) -> Sequence[str]:
+        """Return URLs of what its parts read, of many files some."""
+        return self.names()
+
     def place(self, row: int) -> str:
         """Return where the sample at ``row`` is, for messages."""
         return self.name

@@ -52,6 +52,9 @@ class JoinedSource(Source):
     def names(self) -> Sequence[str]:
         return [name for source in self._sources for name in source.names()]
 
+    def read_by_tasks(self) -> Sequence[str]:
+        return [url for source in self._sources for url in source.read_by_tasks()]
+
     def place(self, row: int) -> str:
         source, at = self._find(row)
         return source.place(at)

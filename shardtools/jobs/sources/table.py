@@ -10,6 +10,7 @@ import os
 import posixpath
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -106,6 +107,16 @@ class TableSource(Source):
             here += [_values_size(entry[files:]) for entry in entries]
         return sizes
 
+    def read_by_tasks(self) -> Sequence[str]:
+        """Return the table, if the tasks read values from it, and some of the files that it names."""
+        urls = [] if self._table.values is None else [self._table.url]
+        files = len(self._table.rules.files)
+        for row in range(0, len(self), max(len(self) // _FEW, 1)) if files else ():
+            for path in self._rows[row][1 : 1 + files]:
+                with suppress(ShardtoolsError, ValueError):  # reading it will say what is wrong
+                    urls += [file_place(path, self._table.url)] if path else []
+        return urls
+
     def place(self, row: int) -> str:
         return f"{redact(self._table.url)} {self._table.unit} {self._rows.places[row]}"
 
@@ -114,6 +125,7 @@ class TableSource(Source):
 
 
 _BATCH = 4096
+_FEW = 16
 
 
 def _values_size(values: Sequence[Any]) -> int:
