@@ -15,8 +15,8 @@ from shardtools.errors import JobError, OutputExistsError
 from shardtools.jobs.extraction.outputs import Output, output
 from shardtools.jobs.extraction.pieces import Found
 from shardtools.jobs.extraction.rows import EXTRACT, Enough, Extraction, RowsTask, extract_rows
-from shardtools.jobs.extraction.terminal import for_terminal
 from shardtools.jobs.extraction.spill import Spill, sweep
+from shardtools.jobs.extraction.terminal import for_terminal
 from shardtools.jobs.options import RunOptions, expand_sources
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.script import function

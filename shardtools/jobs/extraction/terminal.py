@@ -7,17 +7,17 @@ the bytes as they are.
 from __future__ import annotations
 
 import codecs
-import sys
 from collections.abc import Iterable
 
 from shardtools.errors import printable
 from shardtools.storage import Buffer, Sink
+from shardtools.storage.pipe import results
 
 
 def for_terminal(sink: Sink, destination: str) -> Sink:
     """Return what text is to be written to: ``sink``, or what escapes it if this is a terminal."""
-    shown = destination == "-" and sys.stdout is not None and sys.stdout.isatty()
-    return _Escaping(sink) if shown else sink
+    stream = results() if destination == "-" else None
+    return _Escaping(sink) if stream is not None and stream.isatty() else sink
 
 
 class _Escaping:
