@@ -26,20 +26,20 @@ from typing import Any, overload
 
 import numpy as np
 
-from shardtools.errors import NotFoundError, RefusedError, SpecError
+from shardtools.errors import SpecError
 from shardtools.jobs.options import expand_sources
 from shardtools.processors import processors
 from shardtools.shards import wids
 from shardtools.shards.energon import INFO
-from shardtools.shards.json_text import parse_json
+from shardtools.shards.manifest import find_manifest
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard, keep_freed_memory
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record, records
 from shardtools.shards.tables import Tables
 from shardtools.shards.tar import Ints
-from shardtools.spec import Destination, is_local, name_of
-from shardtools.storage import StorageOptions, read_limited, using
+from shardtools.spec import is_local, name_of
+from shardtools.storage import StorageOptions, using
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class ShardedDataset(Sequence[Record]):
             self._urls = index.urls if index else expand_sources(spec)
             self._start()
             self._told_by = name_of(index.url) if index else "the manifest"
+            self._classes: list[str] | None = None
             self._counts, self._fields = (index.counts, index.fields) if index else self._told()
         self._ends = None if self._counts is None else list(accumulate(self._counts))
 
@@ -82,9 +83,10 @@ class ShardedDataset(Sequence[Record]):
         self._lock = threading.Lock()
         self._shards: OrderedDict[int, OpenShard] = OrderedDict()
         self._pid = os.getpid()
+        self._seen_empty: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("spec", "_options", "_urls", "_counts", "_fields", "_ends", "_told_by")
+        names = ("spec", "_options", "_urls", "_counts", "_fields", "_classes", "_ends", "_told_by")
         return {name: self.__dict__[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -115,19 +117,55 @@ class ShardedDataset(Sequence[Record]):
     def indexed(self, number: int) -> IndexedShard:
         """Return the URL of a shard and its table.
 
+        Shards beside it that have no samples, as the manifest says, are looked at as well: nobody else would open them.
+
         Raises:
             StorageError: it cannot be read.
             ShardError: it is damaged.
             SpecError: the manifest is about another one.
         """
+        self._check_empty(self._empty_beside(number))
+        return self._checked(number)
+
+    def _checked(self, number: int) -> IndexedShard:
+        """Return a shard and its table, if it has as many samples as it is said to have."""
         shard = self._tables.get(number)
-        if self._counts is not None and len(shard.table) != self._counts[number]:
-            what = f"it has {len(shard.table):,} samples, and {self._counts[number]:,} in {self._told_by}"
-            fix = "delete the manifest, or make it again with htindex"
-            if self._told_by != "the manifest":
-                fix = "name the shards, and make their manifest with htindex"
-            raise SpecError(what, url=self._urls[number], fix=fix)
+        self._compare(number, len(shard.table))
         return shard
+
+    def _compare(self, number: int, count: int) -> None:
+        """Raise if a shard, which has ``count`` samples, is said to have another number of them."""
+        if self._counts is None or count == self._counts[number]:
+            return
+        what = f"it has {count:,} samples, and {self._counts[number]:,} in {self._told_by}"
+        fix = "delete the manifest, or make it again with htindex"
+        if self._told_by != "the manifest":
+            fix = "name the shards, and make their manifest with htindex"
+        raise SpecError(what, url=self._urls[number], fix=fix)
+
+    def _empty_beside(self, number: int) -> list[int]:
+        """Return the empty shards right before one that has samples; and those after it, if it is the last.
+
+        Whoever goes through all samples opens every shard that has some, and so has all others looked at.
+        """
+        counts = self._counts
+        if counts is None or not counts[number]:
+            return []
+        found = []
+        for step in (-1, 1):
+            at = number + step
+            while 0 <= at < len(counts) and not counts[at]:
+                found.append(at)
+                at += step
+            if step == 1 and at < len(counts):  # the next one that has samples will look
+                found = [other for other in found if other < number]
+        return found
+
+    def _check_empty(self, numbers: Sequence[int]) -> None:
+        """Raise if a shard has samples that is said to have none; each is looked at once."""
+        if unseen := [number for number in numbers if number not in self._seen_empty]:
+            self._map(self._checked, unseen)
+            self._seen_empty.update(unseen)
 
     def shard(self, number: int) -> OpenShard:
         """Return a shard, open.
@@ -143,15 +181,9 @@ class ShardedDataset(Sequence[Record]):
         Without a manifest, Energon may have counted the samples.
         """
         specs = [self.spec] if isinstance(self.spec, str) else list(self.spec)
-        if len(specs) == 1:
-            try:
-                url = Destination(specs[0]).manifest
-                manifest = parse_json(read_limited(url, "manifest"), url)
-                entries = manifest["shardlist"]
-                if [name_of(entry["url"]) for entry in entries] == list(map(name_of, self._urls)):
-                    return [int(entry["nsamples"]) for entry in entries], tuple(manifest.get("fields", ())) or None
-            except (SpecError, NotFoundError, RefusedError, ValueError, KeyError, TypeError):
-                pass  # the shards tell it as well
+        if len(specs) == 1 and (manifest := find_manifest(specs[0], self._urls)) is not None:
+            self._classes = manifest.classes
+            return list(manifest.counts), tuple(manifest.fields) if manifest.fields else None
         if (counts := self._tables.energon.counts()) is not None:
             self._told_by = INFO
         return counts, None
@@ -160,7 +192,10 @@ class ShardedDataset(Sequence[Record]):
         """Return where each shard ends among the samples."""
         if self._ends is None:
             self._counts = self._of_all(lambda shard: len(shard.table))
+            self._seen_empty.update(range(len(self._counts)))
             self._ends = list(accumulate(self._counts))
+        if not self._ends[-1]:  # no shard will be opened that has samples
+            self._check_empty(range(len(self._ends)))
         return self._ends
 
     def _of_all(self, call: Callable[[IndexedShard], Any]) -> list[Any]:
@@ -168,7 +203,7 @@ class ShardedDataset(Sequence[Record]):
         total, told, found = len(self._urls), time.monotonic() + PATIENCE, []
         # Of this machine, more threads than it has processors would wait for each other.
         threads = processors() if all(map(is_local, self._urls)) else THREADS
-        with closing(self._each(lambda number: call(self.indexed(number)), range(total), threads)) as results:
+        with closing(self._each(lambda number: call(self._checked(number)), range(total), threads)) as results:
             for result in results:
                 found.append(result)
                 if time.monotonic() > told:
@@ -226,6 +261,11 @@ class ShardedDataset(Sequence[Record]):
         return self._fields
 
     @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes that the numbers in the field ``cls`` stand for, None if the manifest has none."""
+        return None if self._classes is None else list(self._classes)
+
+    @property
     def keys(self) -> list[str]:
         """The keys of all samples, in order."""
         return list(chain.from_iterable(self._of_all(lambda shard: shard.table.keys.tolist())))
@@ -265,13 +305,20 @@ class ShardedDataset(Sequence[Record]):
         return self.records(normalize(index, len(self)))
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield all samples, in order, shard by shard from the start of each."""
-        for url in self._urls:
+        """Yield all samples, in order, shard by shard from the start of each.
+
+        Raises:
+            SpecError: a shard has another number of samples than its manifest says.
+        """
+        for number, url in enumerate(self._urls):
+            found = 0
             with using(self._options):
                 reader = ShardReader(url, ahead=True)
             with reader:
                 for block in reader:
+                    found += len(block)
                     yield from records(block)
+            self._compare(number, found)
 
     def _locate(self, index: int) -> tuple[int, int]:
         ends = self._ends or self._bounds()

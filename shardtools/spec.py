@@ -242,6 +242,15 @@ def _flatten(specs: str | Iterable[str]) -> Iterator[str]:
         yield from _split_list(spec)
 
 
+def parts_of(specs: str | Iterable[str]) -> list[str]:
+    """Return the single specs of ``specs``, which may be lists and hold several with ``::`` between them.
+
+    >>> parts_of(["a-@2.tar::b-@3.tar", "c.tar"])
+    ['a-@2.tar', 'b-@3.tar', 'c.tar']
+    """
+    return list(_flatten(specs))
+
+
 def expand(specs: str | Iterable[str], list_urls: Callable[[str], Sequence[str]] | None = None) -> list[str]:
     """Return the URLs of all shards that ``specs`` name, in order; paths are made absolute.
 

@@ -23,6 +23,7 @@ from shardtools.cli.common import (
 
 if TYPE_CHECKING:
     from shardtools.jobs.extraction.formats import Binary, Layout
+    from shardtools.jobs.extraction.statistics import Counts
     from shardtools.jobs.extraction.where import Condition
     from shardtools.jobs.options import RunOptions
     from shardtools.shards.samples import Record
@@ -264,14 +265,23 @@ def _count(given: dict[str, Any], options: RunOptions) -> int:
         )
     ordered = sorted(found.values.items(), key=lambda item: (-item[1], item[0]))
     if layout.format == "jsonl":
-        lines = [json.dumps({"value": value, "count": count}, ensure_ascii=False) for value, count in ordered]
+        lines = [json.dumps(_counted(found, value, count), ensure_ascii=False) for value, count in ordered]
     else:
-        rows = Rows("", [str(count) for _, count in ordered], {"value": [value for value, _ in ordered]})
-        head = ["count,value"] if layout.format == "csv" else []
+        columns = {"value": [value for value, _ in ordered]}
+        if found.classes is not None:
+            columns["name"] = [found.name_of(value) for value, _ in ordered]
+        rows = Rows("", [str(count) for _, count in ordered], columns)
+        head = [",".join(["count", *columns])] if layout.format == "csv" else []
         text = encoder(Layout("csv" if layout.format == "csv" else "tsv")).encode(rows)
         lines = head + text.decode("utf-8", "surrogateescape").split("\n")[:-1]
     _write(given, options, lines)
     return _end(given, {"samples": found.samples, "missing": found.missing}, found.skipped)
+
+
+def _counted(found: Counts, value: str, count: int) -> dict[str, Any]:
+    """Return how often a value occurs as JSON data, with the name of its class if it has one."""
+    name = found.name_of(value)
+    return {"value": value, **({"name": name} if name else {}), "count": count}
 
 
 def _histogram(given: dict[str, Any], options: RunOptions) -> int:

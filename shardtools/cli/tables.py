@@ -11,7 +11,7 @@ from shardtools.jobs.extraction.statistics import FieldStatistics, Statistics, m
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FEW = 20
-"""So many different whole numbers get a bar each."""
+"""So many different whole numbers get a bar each, and so many classes a line."""
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
@@ -47,6 +47,12 @@ def statistics_table(found: Statistics) -> list[str]:
     if shapes:
         head = ["image", "width", "height", "sizes", "most frequent"]
         lines += ["", *aligned([head, *(_image_row(name, counts) for name, counts in shapes.items())])]
+    if found.classes:
+        shown = [name if name.isprintable() else ascii(name) for name in found.classes[:_FEW]]
+        few = [[str(number), name] for number, name in enumerate(shown)]
+        lines += ["", *aligned([["class", "name"], *few], left=2)]
+        if len(found.classes) > _FEW:
+            lines.append(f"… and {len(found.classes) - _FEW:,} more, which --format jsonl has")
     return lines
 
 

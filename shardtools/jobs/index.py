@@ -30,7 +30,7 @@ from shardtools.jobs.options import OnError, RunOptions, expand_sources
 from shardtools.jobs.ordered import run_in_order
 from shardtools.shards import dali, wids
 from shardtools.shards.indexing import index_shard
-from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
+from shardtools.shards.manifest import ShardEntry, build_manifest, find_manifest, write_manifest
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
 from shardtools.spec import Destination, absolute, folder_of, identity, name_of, split_path
@@ -154,11 +154,12 @@ def _write_manifest(sources: str | Sequence[str], found: Sequence[Indexed]) -> N
         destination = Destination(specs[0])
     except SpecError:
         return
-    if not any(shard.made for shard in found) and get_storage(destination.manifest).exists(destination.manifest):
+    before = find_manifest(specs[0], [entry.url for entry in entries])
+    is_right = before is not None and before.counts == tuple(entry.nsamples for entry in entries)
+    if is_right and not any(shard.made for shard in found):
         return
-    write_manifest(
-        destination, build_manifest(destination, entries, {"program": "htindex", "sources": [redact(specs[0])]})
-    )
+    job = {"program": "htindex", "sources": [redact(specs[0])]}
+    write_manifest(destination, build_manifest(destination, entries, job, before and before.facts))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from shardtools.jobs.run import Plan, run_plan
 from shardtools.jobs.script import Script, function
 from shardtools.jobs.target import ShardResult, targets
 from shardtools.processors import processors
+from shardtools.shards.manifest import common_facts
 from shardtools.spec import Destination
 from shardtools.storage import using
 
@@ -47,9 +48,10 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
         check_outputs(urls, target, options.report)
         existing = refuse_existing(target, options)
         replaced = find_replaced(target, urls, options)
+        facts = {} if target.spec == "-" else common_facts(sources)
     ahead = len(urls) < (options.jobs or processors())
     tasks = [
-        MapTask(source, shard, script, on_error=options.on_error, ahead=ahead)
+        MapTask(source, shard, script, on_error=options.on_error, ahead=ahead, has_classes="classes" in facts)
         for source, shard in zip(urls, targets(target, options, set(existing), replaced), strict=True)
     ]
     job = {
@@ -59,7 +61,7 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
         "params": {name: repr(value) for name, value in dict(script.params).items()},
     }
     runs = [engine.Task(map_shard, (task,), task.source, options.storage) for task in tasks]
-    return Plan(target, runs, existing, job, replaced, urls)
+    return Plan(target, runs, existing, job, replaced, urls, facts)
 
 
 def map_shards(

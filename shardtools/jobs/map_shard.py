@@ -5,7 +5,7 @@ ShardReader -> blocks -> records -> process_sample -> Composer -> ShardWriter ->
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import compress
 from typing import Any
@@ -26,6 +26,7 @@ from shardtools.jobs.target import (
     shard_result,
     write_target,
 )
+from shardtools.shards.manifest import CLASS_FIELD
 from shardtools.shards.reader import Block, ShardReader
 from shardtools.shards.samples import Composer, Members, Record, records, repeated_key
 from shardtools.shards.writer import ShardWriter
@@ -38,13 +39,17 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class MapTask:
-    """What one task does: map ``source`` to ``target`` by ``script``; ``ahead`` reads in a thread of its own."""
+    """What one task does: map ``source`` to ``target`` by ``script``; ``ahead`` reads in a thread of its own.
+
+    ``has_classes`` says that the numbers in the field ``cls`` have names, so that it matters whether they change.
+    """
 
     source: str
     target: Target
     script: Script
     on_error: OnError = "fail"
     ahead: bool = False
+    has_classes: bool = False
 
 
 class _SourceError(Exception):
@@ -152,6 +157,7 @@ class _Mapper:
         self._composer = Composer()
         self._read = self._dropped = self._others = 0
         self._skipped: list[tuple[str, str]] = []
+        self._relabelled = False
 
     def job(self, print_of_task: str, written: int) -> dict[str, Any]:
         """Return what the sidecar says of the job."""
@@ -161,6 +167,7 @@ class _Mapper:
             "fingerprint": print_of_task,
             "counts": asdict(counts),
             "skipped": [list(entry) for entry in self._skipped],
+            **({"relabelled": True} if self._relabelled else {}),
         }
 
     def on_repeat(self, key: str) -> None:
@@ -193,7 +200,7 @@ class _Mapper:
     def _map_each(self, source: Iterator[Record], writer: ShardWriter) -> None:
         for record in source:
             check_cancelled()
-            key = record["key"]
+            key, label = record["key"], record.get(CLASS_FIELD)
             try:
                 samples = self._process(record)
             except ShardtoolsError as error:
@@ -201,7 +208,15 @@ class _Mapper:
                 continue
             self._dropped += not samples
             for sample in samples:
+                self._note_label(sample[1], [label])
                 writer.add(*sample)
+
+    def _note_label(self, members: Members, labels: Collection[bytes | None]) -> None:
+        """Note if a sample has another class than any of ``labels``, so that the names of classes may be wrong."""
+        layout, values = members
+        if self._task.has_classes and not self._relabelled and CLASS_FIELD in layout.fields:
+            label = values[layout.fields.index(CLASS_FIELD)].strip()
+            self._relabelled = all(other is None or other.strip() != label for other in labels)
 
     def _process(self, record: Record) -> list[tuple[str, Members]]:
         """Return what the script makes of one sample."""
@@ -215,6 +230,7 @@ class _Mapper:
     def _map_together(self, source: list[Record], writer: ShardWriter) -> None:
         """Map samples by ``process_samples``; an error concerns them all, since nobody can tell whose it is."""
         keys = [record["key"] for record in source]
+        labels = {record["key"]: record.get(CLASS_FIELD) for record in source} if self._task.has_classes else {}
         check_cancelled()
         try:
             samples = self._compose_all(self._run(self._call.call, iter(source)), "yield records (dicts) from it")
@@ -222,8 +238,10 @@ class _Mapper:
             self._fail(error, *keys)
             return
         self._dropped += max(0, len(keys) - len(samples))
-        for sample in samples:
-            writer.add(*sample)
+        known = set(labels.values())
+        for key, members in samples:
+            self._note_label(members, [labels[key]] if key in labels else known)
+            writer.add(key, members)
 
     def _compose_all(self, returned: object, fix: str) -> list[tuple[str, Members]]:
         if isinstance(returned, str | bytes | Mapping) or not isinstance(returned, Iterable):

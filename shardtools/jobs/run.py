@@ -5,12 +5,13 @@ plan -> engine -> ShardResults -> manifest, report
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from shardtools import engine
-from shardtools.errors import ShardtoolsError
+from shardtools.errors import ShardtoolsError, redact
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, remove
 from shardtools.jobs.report import JobResult, write_report
@@ -20,13 +21,16 @@ from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifes
 from shardtools.spec import Destination, folder_of
 from shardtools.storage import using
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Plan:
     """What a job would do: its ``tasks``, one for each shard of ``destination``; some outputs are ``existing`` already.
 
     ``replaced`` is what it removes when the dataset is complete, ``sources`` are URLs of what the tasks read.
-    ``job`` says in the manifest and the report what made the dataset. A task's function returns a `ShardResult`.
+    ``job`` says in the manifest and the report what made the dataset, ``facts`` in the manifest what else is true of
+    its samples. A task's function returns a `ShardResult`.
     """
 
     destination: Destination
@@ -35,6 +39,7 @@ class Plan:
     job: dict[str, Any]
     replaced: Replaced = NOTHING_REPLACED
     sources: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], None] | None = None) -> JobResult:
@@ -59,11 +64,24 @@ def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], 
         result = _result(plan, results)
         if not result.failures and plan.destination.spec != "-":
             entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in result.shards]
-            write_manifest(plan.destination, build_manifest(plan.destination, entries, plan.job))
+            facts = _facts(plan, result)
+            write_manifest(plan.destination, build_manifest(plan.destination, entries, plan.job, facts))
             remove(plan.replaced)
         if options.report:
             write_report(options.report, plan.job, result, None)
     return result
+
+
+def _facts(plan: Plan, result: JobResult) -> dict[str, Any]:
+    """Return the facts that are true of the outputs: names of classes are not if their numbers were changed."""
+    facts = dict(plan.facts)
+    if facts.get("classes") and any(shard.relabelled for shard in result.shards):
+        del facts["classes"]
+        logger.warning(
+            "%s: the script changed the numbers of classes, so their names are left out; write them into %s",
+            redact(plan.destination.spec), redact(plan.destination.manifest),
+        )  # fmt: skip
+    return facts
 
 
 def _report_failure(url: str, plan: Plan, result: JobResult, error: BaseException) -> None:

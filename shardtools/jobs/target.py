@@ -92,7 +92,8 @@ class ShardResult:
     ``source_size`` and ``filesize`` are bytes as stored. ``resumed`` says that the shard was there already.
     ``failure`` is why the source could not be read, in which case nothing was written; only with ``on_error="skip"``.
     ``skipped`` has key and reason of each sample that was left out where there is no sidecar to hold them. ``content``
-    is, for jobs that keep samples as they are, a hash of them all in hexadecimal digits.
+    is, for jobs that keep samples as they are, a hash of them all in hexadecimal digits. ``relabelled`` says that a
+    script changed what the samples' classes are.
     """
 
     source: str
@@ -106,6 +107,7 @@ class ShardResult:
     failure: str | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     content: str = ""
+    relabelled: bool = False
 
 
 def shard_result(source: str, source_size: int, target: str, sidecar: Sidecar, *, resumed: bool = False) -> ShardResult:
@@ -122,6 +124,7 @@ def shard_result(source: str, source_size: int, target: str, sidecar: Sidecar, *
         resumed=resumed,
         skipped=skipped,
         content=sidecar.job.get("content", ""),
+        relabelled=sidecar.job.get("relabelled") is True,
     )
 
 

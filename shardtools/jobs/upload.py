@@ -183,10 +183,10 @@ def _plan(source: Source, rows: Ints, destination: Destination, layout: UploadOp
             bounds[:-1], bounds[1:], targets(target, options, set(existing), replaced), strict=True
         )
     ]
-    job = {"program": "htupload", "sources": [redact(name) for name in source.names()], **source.notes()}
+    job = {"program": "htupload", "sources": [redact(name) for name in source.names()]}
     if layout.shuffle or layout.split:
         job["seed"] = layout.seed
-    return Plan(target, tasks, existing, job, replaced, source.read_by_tasks())
+    return Plan(target, tasks, existing, job, replaced, source.read_by_tasks(), source.notes())
 
 
 def _bounds(source: Source, rows: Ints, destination: Destination, layout: UploadOptions) -> list[int]:

@@ -3,19 +3,51 @@
 It is a superset of the shard index that wids reads (version 1): every shard's ``url`` (relative to the manifest where
 they share a folder), ``nsamples``, ``filesize`` and ``checksum``; and for the whole dataset ``nsamples``, ``filesize``,
 ``fields`` (how many samples have each), and the ``job`` that wrote it. It is written last, after every shard.
+
+    write: shards, job, facts -> build_manifest -> write_manifest
+    read:  URL -> read_manifest -> Manifest; specs of sources -> find_manifests -> common_facts -> the next manifest
+
+Every other entry is a fact about the samples, such as ``classes`` (the names of the numbers in the field ``cls``), a
+``description`` or a ``license``. Facts stay true where samples go, and so they go along.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
-from shardtools.errors import redact
-from shardtools.spec import Destination, folder_of, name_of
-from shardtools.storage import get_storage
+from shardtools.errors import (
+    AccessError,
+    CorruptError,
+    JobError,
+    LimitError,
+    NotFoundError,
+    RefusedError,
+    SpecError,
+    redact,
+)
+from shardtools.spec import Destination, expand, folder_of, name_of, parts_of
+from shardtools.storage import get_storage, read_limited
+
+logger = logging.getLogger(__name__)
+
+CLASS_FIELD = "cls"
+"""The field whose numbers ``classes`` names."""
+
+_OWN = frozenset(("__kind__", "wids_version", "name", "nsamples", "filesize", "fields", "shardlist", "job"))
+_OF_WIDS = frozenset(("datasets", "base", "source_url", "weight", "subset"))
+"""What an index for wids may have, and what is true of its own shards only."""
+
+_DEEPEST = 64
+_SPECS = 64
+"""So many specs are asked for their manifests; of more, such as a list of single shards, none should have one."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +61,34 @@ class ShardEntry:
     fields: Mapping[str, int]
 
 
-def build_manifest(destination: Destination, shards: Sequence[ShardEntry], job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a dataset as JSON data."""
+@dataclass(frozen=True)
+class Manifest:
+    """What the manifest at ``url`` says: the ``names`` of its shards (no folders) and how many samples each has.
+
+    ``fields`` says how many samples have each field, and is None if it does not. ``facts`` are what stays true of the
+    samples wherever they go, ``job`` says what wrote the dataset.
+    """
+
+    url: str
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+    fields: Mapping[str, int] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    job: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes, by number; None if it does not say."""
+        return self.facts.get("classes")
+
+
+def build_manifest(
+    destination: Destination,
+    shards: Sequence[ShardEntry],
+    job: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the manifest of a dataset as JSON data; ``facts`` are what else it is to say of the samples."""
     folder = folder_of(destination.manifest)
     return {
         "__kind__": "wids-shard-index-v1",
@@ -39,6 +97,7 @@ def build_manifest(destination: Destination, shards: Sequence[ShardEntry], job: 
         "nsamples": sum(shard.nsamples for shard in shards),
         "filesize": sum(shard.filesize for shard in shards),
         "fields": count_fields(shard.fields for shard in shards),
+        **{name: value for name, value in (facts or {}).items() if name not in _OWN | _OF_WIDS},
         "shardlist": [
             {
                 "url": name_of(shard.url) if folder_of(shard.url) == folder else redact(shard.url),
@@ -69,3 +128,167 @@ def write_manifest(destination: Destination, manifest: Mapping[str, Any]) -> Non
         data = json.dumps(manifest, indent=1).encode()
     with get_storage(destination.manifest).create(destination.manifest) as sink:
         sink.write(data + b"\n")
+
+
+# --- reading
+
+
+def read_manifest(url: str) -> Manifest:
+    """Return what the manifest at ``url`` says, of which nothing is believed that has not the right form.
+
+    Raises:
+        NotFoundError: there is none.
+        StorageError: it cannot be read.
+        CorruptError: it is no manifest, or damaged.
+        LimitError: it is larger than a manifest may be.
+    """
+    try:
+        return _parse(url, json.loads(read_limited(url, "manifest")))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CorruptError | LimitError):
+            raise
+        raise _damaged(url, "it is not JSON, or a number or the nesting is too large") from error
+
+
+def _parse(url: str, data: Any) -> Manifest:
+    if not isinstance(data, dict) or not isinstance(data.get("shardlist"), list):
+        raise _damaged(url, "it has no shardlist")
+    names, counts = [], []
+    for number, entry in enumerate(data["shardlist"]):
+        if not isinstance(entry, dict) or not isinstance(entry.get("url"), str):
+            raise _damaged(url, f"shard {number} has no url")
+        if not _is_count(entry.get("nsamples")):
+            raise _damaged(url, f"the nsamples of {name_of(entry['url'])} is no number of samples")
+        names.append(name_of(entry["url"]))
+        counts.append(entry["nsamples"])
+    if not _is_count(sum(counts)):
+        raise _damaged(url, "it has more samples than can be counted")
+    fields, job = data.get("fields"), data.get("job", {})
+    if fields is not None and not (isinstance(fields, dict) and all(map(_is_count, fields.values()))):
+        raise _damaged(url, "its fields are no numbers of samples")
+    if not isinstance(job, dict):
+        raise _damaged(url, "its job is no object")
+    facts = {name: value for name, value in data.items() if name not in _OWN | _OF_WIDS}
+    classes = facts.get("classes")
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise _damaged(url, "its classes are no list of names")
+    if _is_deep(facts):
+        raise _damaged(url, f"it is nested more than {_DEEPEST} deep")
+    return Manifest(url, tuple(names), tuple(counts), fields or None, facts, job)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_deep(value: object) -> bool:
+    """Return whether JSON data is nested deeper than it can be written again."""
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            part
+            for outer in level
+            if isinstance(outer, dict | list)
+            for part in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
+
+
+def _damaged(url: str, what: str) -> CorruptError:
+    return CorruptError(f"the manifest is damaged: {what}", url=url, fix="delete it, or make it again with htindex")
+
+
+def find_manifest(spec: str, urls: Sequence[str]) -> Manifest | None:
+    """Return the manifest of the shards ``urls`` that ``spec`` names.
+
+    None if there is none, or it is about other shards; or it is damaged, which is logged.
+
+    Raises:
+        StorageError: the storage cannot be reached.
+    """
+    try:
+        manifest = read_manifest(Destination(spec).manifest)
+    except (SpecError, NotFoundError, RefusedError, AccessError):  # some servers forbid what is not there
+        return None
+    except (CorruptError, LimitError) as error:
+        logger.warning("%s (it is not used)", error)
+        return None
+    return manifest if manifest.names == tuple(map(name_of, urls)) else None
+
+
+# --- facts
+
+
+def find_manifests(sources: str | Sequence[str]) -> dict[str, Manifest | None]:
+    """Return the manifest of each spec of some sources, None where there is none.
+
+    Raises:
+        StorageError: the storage cannot be reached.
+    """
+    specs = parts_of(sources)
+    if len(specs) > _SPECS:
+        return dict.fromkeys(specs)
+
+    def find(spec: str) -> Manifest | None:
+        is_dataset = spec != "-" and "*" not in spec and "{" not in spec
+        return find_manifest(spec, expand(spec)) if is_dataset else None
+
+    with ThreadPoolExecutor(min(len(specs), 16)) as pool:
+        found = pool.map(lambda context, spec: context.run(find, spec), [copy_context() for _ in specs], specs)
+        return dict(zip(specs, found, strict=True))
+
+
+def common_facts(sources: str | Sequence[str]) -> dict[str, Any]:
+    """Return what the manifests of all sources say alike of the samples, for a dataset that is made of all of them.
+
+    ``classes`` may be longer in one than in another. They are left out, which is logged, if a source that has the
+    field ``cls`` does not name its classes.
+
+    Raises:
+        JobError: a number stands for one class in one source and for another in another.
+        StorageError: the storage cannot be reached.
+    """
+    found = find_manifests(sources)
+    manifests = list(found.values())
+    first = manifests[0].facts if manifests[0] is not None else {}
+    facts = {
+        name: value
+        for name, value in first.items()
+        if name != "classes" and all(other is not None and other.facts.get(name) == value for other in manifests)
+    }
+    if (classes := _common_classes(found)) is not None:
+        facts["classes"] = classes
+    return facts
+
+
+def class_names(sources: str | Sequence[str]) -> list[str] | None:
+    """Return the names of the classes of some sources, None if they do not have the same.
+
+    Raises:
+        StorageError: the storage cannot be reached.
+    """
+    try:
+        return _common_classes(find_manifests(sources))
+    except JobError:
+        return None
+
+
+def _common_classes(found: Mapping[str, Manifest | None]) -> list[str] | None:
+    named, unnamed = [], []
+    for spec, manifest in found.items():
+        if manifest is not None and manifest.classes is not None:
+            named.append((manifest.classes, spec))
+        elif manifest is None or manifest.fields is None or CLASS_FIELD in manifest.fields:
+            unnamed.append(spec)
+    for (one, spec), (other, second) in pairwise(sorted(named)):
+        for number, (a, b) in enumerate(zip(one, other, strict=False)):
+            if a != b:
+                raise JobError(
+                    f"class {number} is {a!r}, and {b!r} in {redact(second)}",
+                    url=spec,
+                    fix="give the classes the same numbers first, with htmapper, or take classes out of a manifest",
+                )
+    if named and unnamed:
+        logger.warning("%s: its classes have no names, so the result gets none (see its manifest)", redact(unnamed[0]))
+        return None
+    return max((classes for classes, _ in named), key=len, default=None)

@@ -30,6 +30,15 @@ def is_key(name: str) -> bool:
     return bool(base) and "." not in base and "\0" not in name and not name.startswith("./")
 
 
+def names_of(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Return names that a user has given, of which one may be given as it is.
+
+    >>> names_of("cls"), names_of(["jpg", "cls"])
+    (('cls',), ('jpg', 'cls'))
+    """
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def wrong_fields(names: Iterable[str]) -> list[str]:
     """Return those of ``names`` that no field can have."""
     return [name for name in names if not is_field(name)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from shardtools.dataset import ShardedDataset, storage_options
+from shardtools.shards.names import names_of
 from shardtools.torch.assemble import Collate, stack
 from shardtools.torch.control import Control
 from shardtools.torch.loader import MEMORY, Loader, OnError, Settings
@@ -26,7 +27,7 @@ class ShardBatches:
         self,
         source: Source,
         *,
-        fields: Sequence[str],
+        fields: str | Sequence[str],
         decode: bool = False,
         transform: Callable[..., Any] | None = None,
         collate: Collate | Literal["auto"] | None = "auto",
@@ -48,7 +49,7 @@ class ShardBatches:
         if collate == "auto":
             collate = stack if decode or transform is not None else None
         settings = Settings(
-            tuple(fields), decode, transform, collate, shuffle, seed, batch_size, uneven,
+            names_of(fields), decode, transform, collate, shuffle, seed, batch_size, uneven,
             on_error, max_skips, memory, threads,
         )  # fmt: skip
         options = storage_options(cache, retries, timeout)

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from shardtools.dataset import ShardedDataset, storage_options
+from shardtools.shards.names import names_of
 from shardtools.shards.tar import Ints
 from shardtools.torch.assemble import Collate
 from shardtools.torch.control import Control
@@ -29,7 +30,7 @@ class ShardIterable(IterableDataset[Any]):
     Args:
         source: the spec of the shards, or a list of such.
         fields: names of the samples' fields, and of "__key__", "__shard__" (the file's name), "__index__" (the row in
-            it) and "__pad__" (whether the sample is a repeat).
+            it) and "__pad__" (whether the sample is a repeat). A single one may be given as it is.
         decode: whether to decode each field by its extension. Else they are bytes.
         transform: called with a sample's values, in the order of ``fields``; returns the sample.
         collate: makes a batch of a list of samples. "auto" is PyTorch's own where samples are decoded or transformed,
@@ -57,7 +58,7 @@ class ShardIterable(IterableDataset[Any]):
         self,
         source: str | Sequence[str],
         *,
-        fields: Sequence[str],
+        fields: str | Sequence[str],
         decode: bool = False,
         transform: Callable[..., Any] | None = None,
         collate: Collate | Auto | None = "auto",
@@ -80,7 +81,7 @@ class ShardIterable(IterableDataset[Any]):
         if collate == "auto":
             collate = _collate if decode or transform is not None else None
         settings = Settings(
-            tuple(fields), decode, transform, collate, shuffle, seed, batch_size, uneven,
+            names_of(fields), decode, transform, collate, shuffle, seed, batch_size, uneven,
             on_error, max_skips, memory, threads,
         )  # fmt: skip
         options = storage_options(cache, retries, timeout)

@@ -105,8 +105,7 @@ class Loader:
 
     def counts(self) -> list[int]:
         """Return how many samples each shard has; where nothing tells it, all shards are read."""
-        if self.dataset.counts is None:
-            len(self.dataset)
+        len(self.dataset)
         counts = self.dataset.counts
         assert counts is not None
         return counts

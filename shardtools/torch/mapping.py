@@ -13,6 +13,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from shardtools.dataset import ShardedDataset, normalize, storage_options
+from shardtools.shards.names import names_of
 from shardtools.shards.tar import Ints
 from shardtools.storage import StorageOptions, using
 from shardtools.torch.assemble import Raw, Recipe
@@ -35,7 +36,7 @@ class ShardMap(Dataset[Any]):
         self,
         source: str | Sequence[str],
         *,
-        fields: Sequence[str],
+        fields: str | Sequence[str],
         decode: bool = True,
         transform: Callable[..., Any] | None = None,
         threads: int | None = None,
@@ -46,7 +47,7 @@ class ShardMap(Dataset[Any]):
     ):
         self._options = storage_options(cache, retries, timeout)
         self._dataset = ShardedDataset(source, self._options, trust_index=trust_index)
-        self._fields, self._decode, self._transform, self._threads = tuple(fields), decode, transform, threads
+        self._fields, self._decode, self._transform, self._threads = names_of(fields), decode, transform, threads
         self._reader: _Reader | None = None
 
     def __getstate__(self) -> dict[str, Any]:

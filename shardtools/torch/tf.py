@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import JobError, ShardtoolsError
+from shardtools.shards.names import names_of
 from shardtools.shards.open_shard import OpenShard
 from shardtools.spec import name_of
 from shardtools.torch.assemble import Collate, Raw, Recipe
@@ -37,7 +38,7 @@ Names = tuple[str, ...] | str
 
 def to_tf(
     dataset: ShardedDataset,
-    fields: Sequence[str],
+    fields: str | Sequence[str],
     *,
     decode: bool = True,
     transform: Callable[..., Any] | None = None,
@@ -72,12 +73,13 @@ def to_tf(
             the text of which contains ours.
     """
     tf = _tensorflow()
+    fields = names_of(fields)
     find_rank(rank, world_size)
-    names: Names = "collate()" if collate is not None else "transform()" if transform is not None else tuple(fields)
+    names: Names = "collate()" if collate is not None else "transform()" if transform is not None else fields
     if collate is None and (decode or transform is not None):
         collate = partial(_stack, names)
     settings = Settings(
-        tuple(fields), decode, transform, collate, shuffle, seed, batch_size, uneven,
+        fields, decode, transform, collate, shuffle, seed, batch_size, uneven,
         on_error, max_skips, memory, threads,
     )  # fmt: skip
     loader = Loader(dataset, settings, dataset.options, Control())

@@ -26,7 +26,7 @@ class Dataset(ShardedDataset):
         """Return one field of all samples as something like a numpy array; see `FieldView`."""
         return FieldView(self, field, decode=decode, resize=resize)
 
-    def to_tf(self, fields: Sequence[str], **options: Any) -> Any:
+    def to_tf(self, fields: str | Sequence[str], **options: Any) -> Any:
         """Return a `tf.data.Dataset` of batches of ``fields``; for ``options`` see `shardtools.torch.tf.to_tf`."""
         return import_module("shardtools.torch.tf").to_tf(self, fields, **options)
 

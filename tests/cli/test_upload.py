@@ -194,7 +194,7 @@ def test_class_from_folder(folder: Path) -> None:
     assert {name: found[name] for name in TREE} == TREE
     for name in TREE:
         assert found[f"{name[:-4]}.cls"] == (b"0" if name.startswith("cat/") else b"1")
-    assert json.loads((folder / "out-@4.tar.json").read_text())["job"]["classes"] == ["cat", "dog"]
+    assert json.loads((folder / "out-@4.tar.json").read_text())["classes"] == ["cat", "dog"]
 
 
 def test_include_exclude_rename_and_keys(folder: Path) -> None:

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from shardtools.errors import JobError
-from shardtools.torch import ShardBatches, ShardIterable, Window, mix
+from shardtools.errors import JobError, SpecError
+from shardtools.torch import ShardBatches, ShardIterable, ShardMap, Window, mix
 from tests.datasets import write_shard, written_dataset
 from tests.servers import NginxServer, wait_until
-from tests.torch.conftest import TOTAL
+from tests.torch.conftest import TOTAL, samples
 
 STEP = 24
 """The global batch: 24 samples, which 1, 2 and 4 ranks can share."""
@@ -423,3 +423,32 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     loader = DataLoader(train, batch_size=None, num_workers=2)
     assert sum(len(batch[0]) for batch in loader) == 800
     assert train.stats()["samples"] == 1600, "workers' numbers count, too"
+
+
+def test_one_field_is_given_as_it_is(spec: str) -> None:
+    """And not taken for the names of its letters."""
+    for train in (ShardIterable(spec, fields="id"), ShardBatches(spec, fields="id"), ShardMap(spec, fields="id")):
+        assert len(next(iter(train))) == 1
+    assert flat(numbers(ShardBatches(spec, fields="id"))) == list(range(TOTAL))
+
+
+@pytest.mark.parametrize("shard", [0, 2, 4])
+def test_samples_that_the_manifest_hides(tmp_path: Path, shard: int) -> None:
+    """A shard that has none, as the manifest says, is opened by a rank, so that the epoch ends with an error."""
+    written_dataset(tmp_path, "in-@5.tar", samples())
+    path = tmp_path / "in-@5.tar.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["shardlist"][shard]["nsamples"] = 0
+    path.write_text(json.dumps(manifest))
+    failed = 0
+    for rank in range(2):
+        for workers in (0, 2):
+            train = ShardIterable(str(tmp_path / "in-@5.tar"), fields="id", shuffle=True, rank=rank, world_size=2)
+            try:
+                list(DataLoader(train, batch_size=None, num_workers=workers))
+            except SpecError as error:
+                failed += 1
+                assert f"in-{shard}.tar: it has" in str(error) and "and 0 in the manifest" in str(error)
+    assert failed
+    with pytest.raises(SpecError, match="and 0 in the manifest"):
+        list(ShardMap(str(tmp_path / "in-@5.tar"), fields="id"))

@@ -321,3 +321,8 @@ def test_without_tensorflow(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(JobError, match=r"TensorFlow is not installed; pip install 'shardtools\[tensorflow\]'"):
         shardtools.open(spec).to_tf(("id",))
+
+
+def test_one_field_is_given_as_it_is(tf: Any, spec: str) -> None:
+    [first, *_] = shardtools.open(spec).to_tf("id", batch_size=3)
+    assert [part.numpy().tolist() for part in first] == [[0, 1, 2]]

@@ -5,8 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from shardtools.shards.manifest import ShardEntry, build_manifest, count_fields, write_manifest
+import pytest
+
+from shardtools.errors import CorruptError, JobError, LimitError
+from shardtools.limits import Limits
+from shardtools.shards.manifest import (
+    ShardEntry,
+    build_manifest,
+    class_names,
+    common_facts,
+    count_fields,
+    find_manifest,
+    read_manifest,
+    write_manifest,
+)
 from shardtools.spec import Destination
+from shardtools.storage import StorageOptions, using
 
 
 def entries(urls: list[str]) -> list[ShardEntry]:
@@ -69,3 +83,93 @@ def test_names_that_are_not_utf8_read_back(tmp_path: Path) -> None:
     write_manifest(out, manifest)
     loaded = json.loads((tmp_path / "out-@1.tar.json").read_bytes())
     assert loaded == manifest and loaded["shardlist"][0]["url"] == "\udcff.tar"
+
+
+SHARD = {"url": "a-0.tar", "nsamples": 3}
+
+
+def manifest_text(**changed: object) -> str:
+    return json.dumps({"shardlist": [SHARD], "fields": {"cls": 3}, "job": {}} | changed)
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a-@1.tar.json").write_text(manifest_text(classes=["cat"], license="MIT", name="x", base="y"))
+    found = read_manifest(f"{tmp_path}/a-@1.tar.json")
+    assert (found.names, found.counts, found.fields, found.job) == (("a-0.tar",), (3,), {"cls": 3}, {})
+    assert found.facts == {"classes": ["cat"], "license": "MIT"} and found.classes == ["cat"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"shardlist": [], "x": ' + "9" * 100_000 + "}",
+        "[]",
+        "{}",
+        "\udcff",
+        '{"shardlist": {}}',
+        '{"shardlist": [7]}',
+        '{"shardlist": [{"url": 7, "nsamples": 1}]}',
+        *(manifest_text(shardlist=[SHARD | {"nsamples": n}]) for n in (-1, 1.5, "3", None, True, 1 << 63, 10**300)),
+        manifest_text(shardlist=[SHARD | {"nsamples": (1 << 63) - 1}, SHARD]),
+        manifest_text(fields=["cls"]),
+        manifest_text(fields={"cls": -1}),
+        manifest_text(job=[]),
+        manifest_text(classes={"0": "cat"}),
+        manifest_text(classes=[1]),
+        manifest_text(note=json.loads("[" * 200 + "]" * 200)),
+    ],
+    ids=range(24),
+)
+def test_a_manifest_that_is_damaged(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is one of our errors for whoever needs it; for others it is as if there were none, and they are told."""
+    (tmp_path / "a-@1.tar.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(CorruptError, match=r"a-@1\.tar\.json: the manifest is damaged: .*; delete it"):
+        read_manifest(f"{tmp_path}/a-@1.tar.json")
+    assert find_manifest(f"{tmp_path}/a-@1.tar", [f"{tmp_path}/a-0.tar"]) is None
+    assert "the manifest is damaged" in caplog.text
+
+
+def test_a_manifest_that_is_too_large(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a-@1.tar.json").write_text(manifest_text())
+    with using(StorageOptions(limits=Limits(manifest=10))):
+        with pytest.raises(LimitError, match="its manifest has more than 10 bytes"):
+            read_manifest(f"{tmp_path}/a-@1.tar.json")
+        assert find_manifest(f"{tmp_path}/a-@1.tar", [f"{tmp_path}/a-0.tar"]) is None
+    assert find_manifest(f"{tmp_path}/a-@1.tar", [f"{tmp_path}/a-0.tar"]) is not None
+    assert find_manifest(f"{tmp_path}/a-@1.tar", [f"{tmp_path}/b-0.tar"]) is None
+    assert find_manifest(f"{tmp_path}/b-@1.tar", [f"{tmp_path}/b-0.tar"]) is None
+
+
+class TestFacts:
+    def write(self, folder: Path, name: str, **facts: object) -> str:
+        spec = f"{folder}/{name}-@1.tar"
+        shard = {"url": f"{name}-0.tar", "nsamples": 3}
+        (folder / f"{name}-@1.tar.json").write_text(manifest_text(shardlist=[shard], **facts))
+        return spec
+
+    def test_what_all_sources_say_alike(self, tmp_path: Path) -> None:
+        a = self.write(tmp_path, "a", license="MIT", text="one", classes=["cat", "dog"])
+        b = self.write(tmp_path, "b", license="MIT", text="two", classes=["cat", "dog", "emu"])
+        assert common_facts(a) == {"license": "MIT", "text": "one", "classes": ["cat", "dog"]}
+        assert common_facts([a, b]) == common_facts(f"{b}::{a}") == {"license": "MIT", "classes": ["cat", "dog", "emu"]}
+        assert common_facts([a, f"{tmp_path}/nothing-@3.tar"]) == {}
+
+    def test_other_numbers(self, tmp_path: Path) -> None:
+        a = self.write(tmp_path, "a", classes=["cat", "dog"])
+        b = self.write(tmp_path, "b", classes=["dog"])
+        with pytest.raises(JobError, match=r"a-@1\.tar: class 0 is 'cat', and 'dog' in .*b-@1\.tar; give the classes"):
+            common_facts([b, a])
+        assert class_names([b, a]) is None
+
+    def test_no_names(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        a = self.write(tmp_path, "a", classes=["cat", "dog"])
+        b = self.write(tmp_path, "b", fields={"jpg": 3})
+        assert common_facts([a, b]) == {"classes": ["cat", "dog"]} and not caplog.text
+        c = self.write(tmp_path, "c")
+        assert common_facts([a, b, c]) == {} and "c-@1.tar: its classes have no names" in caplog.text
+
+    def test_shards_one_by_one(self, tmp_path: Path) -> None:
+        assert common_facts([f"{tmp_path}/{i}.tar" for i in range(1000)]) == {}

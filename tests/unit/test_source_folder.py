@@ -476,3 +476,9 @@ def test_what_cannot_be_uploaded(tmp_path: Path) -> None:
         open_sources([str(tmp_path / "a.tar")])
     with pytest.raises(SpecError, match="this source is named twice"):
         open_sources([str(tmp_path), f"{tmp_path}/"])
+
+
+def test_one_name_is_given_as_it_is(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a.jpg": b"1", "b.png": b"2"})
+    assert set(samples(open_sources(str(tmp_path), SourceRules(include="*.jpg")))) == {"a"}
+    assert set(samples(list_folder(str(tmp_path), FileRules(exclude="*.jpg")))) == {"b"}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 import shardtools
 from shardtools.errors import NotFoundError, SampleError, SpecError
+from shardtools.torch import ShardBatches
 from shardtools.view import Dataset
 from tests.datasets import written_dataset
 
@@ -148,6 +151,65 @@ class TestDataset:
             SpecError, match=r"in-0\.tar: it has 3 samples, and 10 in the manifest; delete the manifest"
         ):
             shardtools.open(str(tmp_path / "in-@4.tar"))[0]
+
+
+def hide(folder: Path, count: int, *shards: int) -> str:
+    """Let the manifest of a dataset of four shards say that some of them have ``count`` samples; return its spec."""
+    written_dataset(folder, "in-@4.tar", samples())
+    path = folder / "in-@4.tar.json"
+    manifest = json.loads(path.read_bytes())
+    for number in shards:
+        manifest["shardlist"][number]["nsamples"] = count
+    path.write_text(json.dumps(manifest))
+    return str(folder / "in-@4.tar")
+
+
+class TestHiddenSamples:
+    """Whoever goes through all samples meets those of a shard that has none as the manifest says."""
+
+    USES = (
+        list,
+        lambda dataset: dataset[:],
+        lambda dataset: [dataset[i] for i in range(len(dataset))],
+        lambda dataset: np.asarray(dataset.view("cls")),
+        lambda dataset: list(dataset.view("cls")),
+        lambda dataset: dataset.view("x.npy").mean(),
+        lambda dataset: dataset.view("x.npy").to_dask(batch=3).compute(),
+        lambda dataset: dataset.keys,
+        lambda dataset: list(ShardBatches(dataset.spec, fields="cls")),
+        lambda dataset: list(ShardBatches(dataset.spec, fields="cls", shuffle=True, uneven="drop")),
+    )
+
+    @pytest.mark.parametrize("shards", [(0,), (2,), (3,), (2, 3), (0, 2), (0, 2, 3)], ids=str)
+    @pytest.mark.parametrize("use", USES, ids=range(len(USES)))
+    def test_all_of_a_shard(self, tmp_path: Path, use: Callable[[Dataset], object], shards: tuple[int, ...]) -> None:
+        spec = hide(tmp_path, 0, *shards)
+        number = "|".join(map(str, shards))
+        with pytest.raises(SpecError, match=rf"in-({number})\.tar: it has \d+ samples, and 0 in the manifest"):
+            use(shardtools.open(spec))
+
+    @pytest.mark.parametrize("count", [1, 11, 10**15])
+    def test_some_of_a_shard(self, tmp_path: Path, count: int) -> None:
+        spec = hide(tmp_path, count, 0)
+        with pytest.raises(SpecError, match=rf"in-0\.tar: it has 10 samples, and {count:,} in the manifest"):
+            [record["key"] for record in iter(shardtools.open(spec))]
+
+    def test_less_than_none(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Such a manifest is not used, so that the shards tell."""
+        dataset = shardtools.open(hide(tmp_path, -1, 0))
+        assert len(dataset) == TOTAL == len(list(dataset)) and "the nsamples of in-0.tar is no number" in caplog.text
+
+    def test_an_honest_empty_shard_is_looked_at_once(self, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "in-@4.tar", samples())
+        dataset = shardtools.open(str(tmp_path / "in-@4.tar"))
+        asked: list[int] = []
+        get = dataset._tables.get
+        dataset._tables.get = lambda number: (asked.append(number), get(number))[1]  # type: ignore[method-assign]
+        for _ in range(3):
+            assert len(dataset[:]) == len(dataset.view("cls")[:]) == TOTAL
+        assert asked.count(1) == 1
+        del asked[:]
+        assert shardtools.open(str(tmp_path / "in-@4.tar"))[0]["key"] == "k/000" and not asked
 
 
 class TestView:

@@ -129,7 +129,7 @@ def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
         job["content"] = f"{sum(part.content for part in collected) % 2**64:016x}"
     terms.check()
     entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in results]
-    write_manifest(plan.destination, build_manifest(plan.destination, entries, job))
+    write_manifest(plan.destination, build_manifest(plan.destination, entries, job, plan.facts))
     remove(plan.replaced)
     noted = [f"{plan.spill}group-{number:06d}.json" for number in range(len(plan.groups))]
     remove_spill(plan.spill, [*(run.url for run in runs), *noted])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from shardtools.errors import JobError, NotFoundError, SpecError
+from shardtools.errors import JobError, LimitError, NotFoundError, ShardError, SpecError
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.same import Treatment
 from shardtools.jobs.exchange.spill import spill_of
@@ -17,10 +17,11 @@ from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, r
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, find_replaced
 from shardtools.jobs.target import digest
 from shardtools.processors import processors
+from shardtools.shards.manifest import common_facts, read_manifest
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.shards.tar import BLOCK, RECORD
 from shardtools.spec import MAX_SHARDS, Destination, expand, identity, name_of
-from shardtools.storage import get_storage, using
+from shardtools.storage import get_storage, read_limited, using
 
 FORMAT = 2
 """Raised whenever the same job would write other bytes than before."""
@@ -76,7 +77,8 @@ class ExchangePlan:
 
     ``budget`` is how many bytes of samples all tasks of a process hold together, ``share`` how many each, about.
     ``collected`` is the fingerprint of the first pass, ``fingerprint`` that of the whole job. ``existing`` are the
-    outputs that are there, ``replaced`` what is removed at the end.
+    outputs that are there, ``replaced`` what is removed at the end. ``facts`` are what the sources say alike of the
+    samples; of those that a script makes of several they say nothing.
     """
 
     exchange: Exchange
@@ -90,6 +92,7 @@ class ExchangePlan:
     fingerprint: str
     existing: tuple[str, ...]
     replaced: Replaced = NOTHING_REPLACED
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -137,6 +140,7 @@ def plan_exchange(
             digest(whole),
             existing,
             replaced,
+            {} if exchange.treatment.reduce else common_facts(sources),
         )
 
 
@@ -182,13 +186,29 @@ def count_outputs(exchange: Exchange, samples: int, size: int) -> int:
 def earlier_seed(destination: str, spill: str | None, options: RunOptions) -> int | None:
     """Return the seed that an interrupted job, or a complete one, to this destination has drawn; None without one."""
     with using(options.storage):
-        for url in (f"{spill_of(destination, spill, options)}job.json", _manifest(destination)):
+        for read in (_spilt_job, _written_job):
             try:
-                told = json.loads(get_storage(url).read(url))
-                return int(told.get("job", told)["seed"])
-            except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
+                seed = read(destination, spill, options).get("seed")
+            except (NotFoundError, ShardError, LimitError):
                 continue
+            if type(seed) is int and seed >= 0:
+                return seed
     return None
+
+
+def _spilt_job(destination: str, spill: str | None, options: RunOptions) -> Mapping[str, Any]:
+    """Return what the spill of an interrupted job says of it."""
+    url = f"{spill_of(destination, spill, options)}job.json"
+    try:
+        job = json.loads(read_limited(url, "manifest"))
+    except (ValueError, RecursionError):
+        return {}
+    return job if isinstance(job, dict) else {}
+
+
+def _written_job(destination: str, spill: str | None, options: RunOptions) -> Mapping[str, Any]:
+    """Return what the manifest of a complete job says of it."""
+    return read_manifest(_manifest(destination)).job
 
 
 def _manifest(destination: str) -> str:

@@ -44,7 +44,7 @@ class Gathering:
     def __init__(self, out: Output, what: Extraction):
         self._out = out
         self._what = what
-        asked = {*what.fields, *({what.where.field} if what.where and not what.script else ())}
+        asked = {*what.names, *({what.where.field} if what.where and not what.script else ())}
         self._unseen = asked - {"key"}
         self._held: list[Found] = []
         self._schema: tuple[tuple[Any, ...], str] | None = None

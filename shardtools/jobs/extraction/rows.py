@@ -19,6 +19,7 @@ from shardtools.jobs.extraction.spill import Spill
 from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Script, function, where
+from shardtools.shards.names import names_of
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record, records, repeated_key
 
@@ -32,15 +33,21 @@ EXTRACT = "extract_sample"
 class Extraction:
     """Which rows to bring out: ``fields``, or what ``script`` returns, of the samples that ``where`` picks.
 
-    ``missing`` says what becomes of a sample without one of the fields. No more than ``limit`` rows come out.
+    ``missing`` says what becomes of a sample without one of the fields. No more than ``limit`` rows come out. A single
+    field may be given as it is.
     """
 
-    fields: tuple[str, ...] = ()
+    fields: str | tuple[str, ...] = ()
     script: Script | None = None
     where: Condition | None = None
     missing: Missing = "empty"
     limit: int | None = None
     layout: Layout = DEFAULT_LAYOUT
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields."""
+        return names_of(self.fields)
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,8 @@ class _Extractor:
     def _from_fields(self) -> Iterator[Rows]:
         what = self._what
         shown = what.layout.binary != "describe" or what.layout.format == "npy"
-        described = tuple(name for name in what.fields if is_binary(name) and not shown)
-        fields = tuple(name for name in what.fields if name not in described)
+        described = tuple(name for name in what.names if is_binary(name) and not shown)
+        fields = tuple(name for name in what.names if name not in described)
         chunks = ShardChunks(self._task.source, Needs(fields, described, what.where))
         for chunk in chunks:
             yield self._complete(chunk)
@@ -144,7 +151,7 @@ class _Extractor:
 
     def _complete(self, chunk: Chunk) -> Rows:
         """Return the rows of a chunk, without those of samples that lack a field, if that is what was asked for."""
-        columns: Mapping[str, Sequence[Any]] = {name: chunk.columns[name] for name in self._what.fields}
+        columns: Mapping[str, Sequence[Any]] = {name: chunk.columns[name] for name in self._what.names}
         keys: Sequence[str] = chunk.keys
         if self._what.missing != "empty" and any(None in column for column in columns.values()):
             complete = [None not in row for row in zip(*columns.values(), strict=True)]

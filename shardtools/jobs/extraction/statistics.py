@@ -25,6 +25,7 @@ from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError, RunOptions, expand_sources
 from shardtools.jobs.ordered import run_in_order
 from shardtools.shards.fields import extension
+from shardtools.shards.manifest import CLASS_FIELD, class_names
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.table import ShardTable
 from shardtools.storage import using
@@ -63,11 +64,12 @@ class FieldStatistics:
 
 @dataclass
 class Statistics:
-    """What a dataset consists of: samples in each shard, bytes as stored, and its fields by name."""
+    """What a dataset consists of: samples in each shard, bytes as stored, its fields, and the names of classes."""
 
     samples: list[int] = field(default_factory=list)
     filesize: int = 0
     fields: dict[str, FieldStatistics] = field(default_factory=dict)
+    classes: list[str] | None = None
     skipped: Skipped = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -77,6 +79,8 @@ class Statistics:
         if self.samples:
             data["samples_per_shard"] = _spread(Counter(self.samples))
         data["fields"] = {name: entry.as_json(samples) for name, entry in self.fields.items()}
+        if self.classes is not None:
+            data["classes"] = self.classes
         return data
 
 
@@ -86,12 +90,22 @@ def _spread(counts: Counter[int]) -> dict[str, float]:
 
 @dataclass
 class Counts:
-    """How often each value of one field occurs, over ``samples`` samples of which ``missing`` have none."""
+    """How often each value of one field occurs, over ``samples`` samples of which ``missing`` have none.
+
+    ``classes`` are the names of the numbers in the field ``cls``, None if it is another field, or they are not known.
+    """
 
     values: Counter[Any] = field(default_factory=Counter)
     samples: int = 0
     missing: int = 0
     skipped: Skipped = field(default_factory=list)
+    classes: list[str] | None = None
+
+    def name_of(self, value: str) -> str:
+        """Return the name of the class that a value stands for, nothing if it has none."""
+        names = self.classes or []
+        is_number = value.strip().isdecimal() and len(value) < 20
+        return names[int(value)] if is_number and int(value) < len(names) else ""
 
 
 @dataclass(frozen=True)
@@ -270,6 +284,7 @@ def run_statistics(
             for url in expand_sources(sources)
         ]
         run_in_order(tasks, add, options, on_shard)
+        total.classes = class_names(sources)
     total.fields = dict(sorted(total.fields.items()))
     return total
 
@@ -306,6 +321,7 @@ def run_counts(
         run_in_order(tasks, add, options, on_shard)
         if total.samples and total.missing == total.samples:
             raise JobError(f"no sample has the field {field}", fix=f"there are {', '.join(_fields_of(urls[0]))}")
+        total.classes = class_names(sources) if field == CLASS_FIELD else None
     return total
 
 

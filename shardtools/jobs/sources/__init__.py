@@ -81,7 +81,7 @@ class Source(ABC):
         return self.name
 
     def notes(self) -> dict[str, Any]:
-        """Return what the dataset's manifest is to say of the source, such as the names of its classes."""
+        """Return what the dataset's manifest is to say of the samples, such as the names of their classes."""
         return {}
 
     def left_out(self) -> Sequence[tuple[str, str]]:

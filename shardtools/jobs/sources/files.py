@@ -21,6 +21,7 @@ from shardtools.errors import DuplicateKeyError, JobError
 from shardtools.jobs.sources import Ints, Source
 from shardtools.jobs.sources.joined import refuse_repeated_keys
 from shardtools.jobs.sources.names import number_key
+from shardtools.shards.names import names_of
 from shardtools.shards.samples import Composer, Members
 from shardtools.shards.scan import is_meta
 from shardtools.shards.table import encode_name
@@ -46,8 +47,8 @@ class FileRules:
     """
 
     key: KeyRule = "path"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: str | tuple[str, ...] = ()
+    exclude: str | tuple[str, ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
     classes: bool = False
     follow_links: bool = False
@@ -298,8 +299,8 @@ def ordered(folders: Iterable[tuple[str, list[str]]], rules: FileRules, left_out
 
 
 def _filter(rules: FileRules) -> Callable[[str], bool]:
-    include = [compile_pattern(translate(glob)).match for glob in rules.include]
-    exclude = [compile_pattern(translate(glob)).match for glob in rules.exclude]
+    include = [compile_pattern(translate(glob)).match for glob in names_of(rules.include)]
+    exclude = [compile_pattern(translate(glob)).match for glob in names_of(rules.exclude)]
     if not include and not exclude:
         return lambda path: True
 

@@ -15,6 +15,7 @@ from shardtools.jobs.sources import Source
 from shardtools.jobs.sources.files import KEY_RULES, FileRules, FileSource, KeyRule
 from shardtools.jobs.sources.joined import JoinedSource
 from shardtools.jobs.sources.names import number_key
+from shardtools.shards.names import names_of
 from shardtools.spec import absolute, identity, is_local, name_of, scheme_of
 from shardtools.storage import get_storage
 
@@ -32,8 +33,8 @@ class SourceRules:
     """
 
     key: str | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: str | tuple[str, ...] = ()
+    exclude: str | tuple[str, ...] = ()
     rename: Pairs = ()
     classes: bool = False
     files: Pairs = ()
@@ -61,7 +62,7 @@ _TREES = (_FOLDER, _LIST, _ARCHIVE)
 _SHOWN = 30
 
 
-def open_sources(names: Sequence[str], rules: SourceRules = SourceRules()) -> Source:
+def open_sources(names: str | Sequence[str], rules: SourceRules = SourceRules()) -> Source:
     """Return all samples of ``names`` as one source; close it at the end.
 
     A name is that of a folder, ``-`` for a list of paths on standard input, or a spec of archives, tables or arrays.
@@ -73,7 +74,7 @@ def open_sources(names: Sequence[str], rules: SourceRules = SourceRules()) -> So
         ShardError: an archive is damaged.
         StorageError: something cannot be read.
     """
-    urls = _expand(names)
+    urls = _expand(names_of(names))
     kinds = [_kind_of(url) for url in urls]
     _check_rules(rules, kinds)
     sources: list[Source] = []
