@@ -17,6 +17,7 @@ class Limits:
     """The largest number of bytes of each kind of thing.
 
     ``sample``: one sample of a shard, headers included, where it is held in memory.
+    ``value``: a field's value where it is decoded: the points of an image, the arrays of an npz, what a .gz holds.
     ``header``: the extension headers (pax, GNU) of one member.
     ``sidecar``: a sidecar, as stored, and what its table takes in memory.
     ``manifest``: a manifest, or an index for wids.
@@ -28,6 +29,7 @@ class Limits:
     """
 
     sample: int = 4 << 30
+    value: int = 1 << 30
     header: int = 16 << 20
     sidecar: int = 256 << 20
     manifest: int = 512 << 20

@@ -89,8 +89,8 @@ _STORAGE_OPTIONS = [
         "maxima",
         multiple=True,
         metavar="KIND=SIZE",
-        help="Let things from outside be larger than usual: a 'sample', a 'header' of a member, a 'sidecar', "
-        "a 'manifest', an 'index' of another program, a 'listing'.",
+        help="Let things from outside be larger than usual: a 'sample', a 'value' that is decoded, a 'header' of "
+        "a member, a 'sidecar', a 'manifest', an 'index' of another program, a 'listing'.",
     ),
 ]
 _DRY_OPTIONS = [

@@ -20,6 +20,8 @@ Images: ``jpg`` is written at quality 95 (encode it yourself for another), ``web
 take uint16 arrays H×W as well, for depth maps. Floats are refused, since nothing says whether they go up to 1 or 255.
 Decoding gives an array H×W, H×W×3 or H×W×4 of what is seen: a palette is looked up, CMYK turned into RGB, black and
 white into 0 and 255; the first frame only. WebP forgets an alpha channel that is opaque everywhere.
+
+A few bytes may claim to be an image of any size. What would decode to more bytes than `Limits.value` is not decoded.
 """
 
 from __future__ import annotations
@@ -29,16 +31,22 @@ import io
 import json
 import operator
 import re
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from shardtools.errors import FieldError
+from shardtools.errors import FieldError, LimitError
+from shardtools.storage import current_options
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
+
+_PIECE = 1 << 20
+
+Decoded = TypeVar("Decoded")
 
 
 def encode(field: str, value: object, *, url: str | None = None, key: str | None = None) -> bytes:
@@ -95,13 +103,24 @@ def decode(field: str, data: bytes, *, url: str | None = None, key: str | None =
     shardtools.errors.FieldError: a.tar [0001.cls]: the bytes are not .cls: not a decimal number: b'cat'
     """
     codec = _codec_of(field)
-    if codec is None:
-        return data
+    return data if codec is None else decode_by(codec.decode, field, data, url=url, key=key)
+
+
+def decode_by(
+    call: Callable[[bytes], Decoded], field: str, data: bytes, *, url: str | None = None, key: str | None = None
+) -> Decoded:
+    """Return what ``call`` makes of ``data``, the bytes of a field called ``field``; whatever it raises is one error.
+
+    Raises:
+        FieldError: it raised something.
+    """
     try:
-        return codec.decode(data)
+        return call(data)
     except Exception as error:
-        reason = str(error) or type(error).__name__
         member = field if key is None else f"{key}.{field}"
+        if isinstance(error, LimitError):
+            raise FieldError(error.what, url=url, member=member, fix=error.fix) from error
+        reason = str(error) or type(error).__name__
         raise FieldError(f"the bytes are not .{extension(field)}: {reason}", url=url, member=member) from error
 
 
@@ -135,8 +154,18 @@ def _gzipped(inner: Codec) -> Codec:
     return Codec(
         inner.takes,
         lambda value: gzip.compress(inner.encode(value), mtime=0),
-        lambda data: inner.decode(gzip.decompress(data)),
+        lambda data: inner.decode(_gunzip(data)),
     )
+
+
+def _gunzip(data: bytes) -> bytes:
+    limits, pieces, size = current_options().limits, [], 0
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        while piece := file.read(_PIECE):
+            size += len(piece)
+            limits.check("value", size)
+            pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _describe(value: object) -> str:
@@ -250,10 +279,14 @@ def _encode_npz(value: object) -> bytes:
 
 
 def _decode_npz(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    from zipfile import ZipFile
+
     from shardtools.shards.npy import load_npz
 
     if not data.startswith(b"PK"):
         raise ValueError("not a zip file")
+    with ZipFile(io.BytesIO(data)) as archive:  # which reads no more of a member than it says it has
+        current_options().limits.check("value", sum(entry.file_size for entry in archive.infolist()))
     return {name: array.copy(order="K") for name, array in load_npz(data).items()}
 
 
@@ -297,15 +330,46 @@ def _image_of(value: object) -> Image.Image:
     raise ValueError("not uint8")
 
 
+def open_image(data: bytes) -> Image.Image:
+    """Return an image, of which no more than its head was read, whatever size it claims to have.
+
+    It is opened as ``PIL.Image.open`` does, which warns of, or refuses, what is large by a limit of its own.
+
+    Raises:
+        ValueError: it is none that can be read.
+    """
+    from PIL import Image
+
+    Image.preinit()
+    for name in _READABLE:
+        if name not in Image.OPEN:
+            Image.init()  # which imports all others
+        factory, accept = Image.OPEN.get(name, (None, None))
+        try:
+            if factory and (accept is None or accept(data[:16]) in (True, 1)):
+                return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format, or damaged
+            continue
+        except Exception as error:
+            raise ValueError(f"the head of the image is damaged: {error}") from error
+    raise ValueError(f"no image begins with {data[:12]!r}")
+
+
+def check_image(image: Image.Image) -> None:
+    """Raise if an image has more bytes than a value may have, once its points are unpacked.
+
+    Raises:
+        LimitError: it has.
+    """
+    each = {"1": 1, "L": 1, "RGB": 3}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
+    current_options().limits.check("value", image.width * image.height * each)
+
+
 def _decode_image(data: bytes) -> np.ndarray[Any, Any]:
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
 
-    try:
-        image = Image.open(io.BytesIO(data), formats=_READABLE)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"no image begins with {data[:12]!r}") from error
-    with image:
+    with open_image(data) as image:
+        check_image(image)
         if image.mode in ("L", "RGB", "RGBA", "F"):
             return np.array(image)
         if image.mode.startswith("I"):  # 16 bits are "I;16", "I;16B" or, in a PNG read by an older Pillow, "I"

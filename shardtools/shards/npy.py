@@ -113,7 +113,7 @@ def _refuse_others(header: Header) -> None:
     if header.dtype.hasobject:
         raise ValueError("it holds Python objects, which only pickle could read")
     if not header.dtype.itemsize and 0 not in header.shape:
-        raise ValueError("its elements have no bytes")
+        raise ValueError("its elements have no size, so that there could be any number of them")
 
 
 def _array(header: Header, data: bytes, start: int) -> npt.NDArray[Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +22,7 @@ from shardtools.dataset import ShardedDataset, normalize
 from shardtools.errors import FieldError, SampleError
 from shardtools.processors import processors
 from shardtools.shards.fields import decode as decode_field
-from shardtools.shards.fields import extension
+from shardtools.shards.fields import decode_by, extension
 from shardtools.shards.tar import Ints
 from shardtools.view import reductions
 from shardtools.view.stacking import UnequalShapes, resized, stack
@@ -140,7 +141,7 @@ class FieldView:
             return self._decode(data)
         try:
             if self._resize is not None:
-                return resized(data, self._resize)
+                return decode_by(partial(resized, size=self._resize), self.field, data)
             return decode_field(self.field, data)
         except FieldError as error:
             raise error.at(member=f"sample {number:,}") from error

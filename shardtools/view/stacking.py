@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from shardtools.shards.fields import check_image, open_image
 
 Array = npt.NDArray[Any]
 
@@ -42,10 +43,17 @@ def _as_array(value: Any) -> Array:
 
 
 def resized(data: bytes, size: tuple[int, int]) -> Array:
-    """Return an image of (height, width), by bilinear interpolation."""
+    """Return an image of (height, width), by bilinear interpolation.
+
+    Raises:
+        ValueError: it is none.
+        LimitError: it is too large.
+        OSError: it is damaged.
+    """
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
+    with open_image(data) as image:
         image.draft("RGB", (2 * size[1], 2 * size[0]))  # a JPEG can be unpacked smaller, which is faster
+        check_image(image)
         usual = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
         return np.array(usual.resize((size[1], size[0]), Image.Resampling.BILINEAR))

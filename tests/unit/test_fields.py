@@ -1,5 +1,7 @@
 """Values and bytes: round trips, the same bytes every time, what is refused, and webdataset reading and being read."""
 
+import contextlib
+import gzip
 import io
 import json
 import pickle
@@ -8,6 +10,8 @@ import sys
 import tarfile
 import warnings
 import zipfile
+import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +23,9 @@ from webdataset.autodecode import Decoder, basichandlers, imagehandler
 from webdataset.writer import TarWriter
 
 from shardtools.errors import FieldError
+from shardtools.limits import Limits
 from shardtools.shards.fields import decode, encode
+from shardtools.storage import StorageOptions, using
 
 NUMBERS = ("cls", "cls2", "class", "index", "inx", "count", "id")
 TEXTS = ("txt", "text", "transcript")
@@ -399,3 +405,89 @@ def test_json_bytes_are_those_of_webdataset(value: object) -> None:
 
 def test_the_case_of_an_extension_does_not_matter() -> None:
     assert decode("a.CLS", encode("a.Cls", 3)) == 3
+
+
+# what others claim
+
+
+def npy_head(descr: str, *shape: int) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def png_head(width: int, height: int) -> bytes:
+    """Return a small PNG that claims to be of any size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+
+
+def zipped(data: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", data)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        npy_head("<f8", 1 << 60),
+        npy_head("<f8", 0, 1 << 70),
+        npy_head("<U0", 1 << 60),
+        npy_head("|V0", 1 << 60),
+        npy_head("|V0", 10**30),
+        npy_head("<f8", *[2] * 65),
+    ],
+)
+@pytest.mark.timeout(20)
+def test_arrays_that_claim_to_be_large(data: bytes) -> None:
+    for field, bytes_ in (("npy", data), ("npz", zipped(data)), ("npy.gz", gzip.compress(data))):
+        with pytest.raises(FieldError, match="the bytes are not"):
+            decode(field, bytes_)
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1)])
+def test_images_that_claim_to_be_large(width: int, height: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(FieldError, match=r"more than 1,073,741,824 bytes, .* --max value="):
+            decode("png", png_head(width, height))
+
+
+def test_large_images_that_are_none_too_large() -> None:
+    """Pillow would warn of this one, which is large but may be what it says."""
+    image = np.zeros((9_500, 9_500), np.uint8)
+    data = encode("png", image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(decode("png", data), image)
+        with using(StorageOptions(limits=Limits(value=image.size - 1))), pytest.raises(FieldError, match="the limit"):
+            decode("png", data)
+
+
+@pytest.mark.parametrize("field", ["txt.gz", "npz"])
+def test_what_unpacks_to_more_than_a_value_may_be(field: str) -> None:
+    data = gzip.compress(bytes(10_000)) if field == "txt.gz" else encode("npz", {"a": np.zeros(10_000, np.uint8)})
+    with using(StorageOptions(limits=Limits(value=9_999))), pytest.raises(FieldError, match="9,999 bytes, which is"):
+        decode(field, data)
+    decode(field, data)
+
+
+@given(st.sampled_from(["png", "jpg", "gif", "tif", "bmp", "webp", "ppm"]), st.data())
+def test_images_that_are_damaged(kind: str, draw: Any) -> None:
+    """Whatever a byte is changed to, it is an array or our error."""
+    stream = io.BytesIO()
+    Image.new("RGB", (5, 4), (1, 2, 3)).save(stream, {"jpg": "JPEG", "tif": "TIFF"}.get(kind, kind.upper()))
+    data = bytearray(stream.getvalue())
+    for _ in range(3):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    field = "png" if kind == "gif" else kind
+    with warnings.catch_warnings(), contextlib.suppress(FieldError):
+        warnings.simplefilter("ignore")
+        with using(StorageOptions(limits=Limits(value=1 << 20))):
+            assert isinstance(decode(field, bytes(data[: draw.draw(st.integers(1, len(data)))])), np.ndarray)

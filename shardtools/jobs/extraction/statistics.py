@@ -8,7 +8,6 @@ Sizes come from the sidecars, where there are any, without a look at the shards.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -24,7 +23,7 @@ from shardtools.jobs.extraction.formats import is_binary, show
 from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError, RunOptions, expand_sources
 from shardtools.jobs.ordered import run_in_order
-from shardtools.shards.fields import extension
+from shardtools.shards.fields import extension, open_image
 from shardtools.shards.manifest import CLASS_FIELD, class_names
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.table import ShardTable
@@ -205,14 +204,13 @@ def _decode(task: StatisticsTask, found: Statistics) -> None:
 
 
 def _shape(data: bytes) -> tuple[int, int]:
-    """Return width and height of an image, without unpacking it."""
-    from PIL import Image, UnidentifiedImageError
+    """Return width and height of an image, without unpacking it.
 
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"no image begins with {data[:12]!r}") from error
+    Raises:
+        ValueError: it is none.
+    """
+    with open_image(data) as image:
+        return image.size
 
 
 def count_values(task: CountTask) -> Counts:
