@@ -330,16 +330,36 @@ class ShardedDataset(Sequence[Record]):
         shard = bisect_right(ends, index)
         return shard, index - (ends[shard - 1] if shard else 0)
 
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
+        """Return the number of the first sample whose key is ``value``, from ``start`` up to ``stop``.
+
+        Raises:
+            ValueError: there is none.
+        """
+        first, last, _ = slice(start, stop).indices(len(self))
+        for shard, row in self._find_all(value) if isinstance(value, str) else ():
+            number = row + (self._bounds()[shard - 1] if shard else 0)
+            if first <= number < last:
+                return number
+        raise ValueError(f"no sample has the key {value!r}")
+
+    def count(self, value: Any) -> int:
+        """Return how many samples have the key ``value``; for those of each shard see `counts`."""
+        return sum(1 for _ in self._find_all(value)) if isinstance(value, str) else 0
+
     def _find(self, key: str) -> tuple[int, int] | None:
         """Return shard and row of the first sample with a key."""
+        return next(self._find_all(key), None)
+
+    def _find_all(self, key: str) -> Iterator[tuple[int, int]]:
+        """Yield shard and row of the first sample with a key of each shard that has any."""
         for first in range(0, len(self._urls), THREADS):
             numbers = range(first, min(first + THREADS, len(self._urls)))
             for number, shard in zip(numbers, self._map(self._shard, numbers), strict=True):
                 if shard.rows_of_keys is None:
                     shard.rows_of_keys = {name: row for row, name in reversed(list(enumerate(shard.keys)))}
                 if (row := shard.rows_of_keys.get(key)) is not None:
-                    return number, row
-        return None
+                    yield number, row
 
     def records(self, rows: Ints) -> list[Record]:
         """Return the samples with these numbers, in this order; none is negative."""

@@ -1,15 +1,18 @@
 """One field of all samples as something like a numpy array, of which only what is used is fetched and decoded.
 
-    view[index] -> rows of the first axis, and what is left for numpy -> bytes -> decoded, in threads -> array or view
+    view[index] -> rows of the first axis, and cuts of each sample -> bytes -> decoded, in threads, and cut -> stacked
 
 The first axis is that of samples. A view is lazy: slices, lists of numbers and masks of the first axis, and basic
-indices of the others, give views; one number of the first axis, and ``np.asarray``, give arrays. Whatever cannot be
-done without holding all of it is refused, rather than done in secret.
+indices of the others, give views; one number of the first axis, and ``np.asarray``, give arrays. Samples are cut before
+they are stacked, so that they may differ in shape as long as the cuts do not.
+
+What cannot be done without holding all of it is refused beyond some size, rather than done in secret (see
+``array_like.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -25,7 +28,8 @@ from shardtools.shards.fields import decode as decode_field
 from shardtools.shards.fields import decode_by, extension
 from shardtools.shards.tar import Ints
 from shardtools.view import reductions
-from shardtools.view.stacking import UnequalShapes, resized, stack
+from shardtools.view.array_like import ArrayLike
+from shardtools.view.stacking import UnequalShapes, as_array, resized, stack
 
 BATCH = 256
 """Samples that a reduction or an iteration fetches at a time."""
@@ -36,13 +40,17 @@ Array = npt.NDArray[Any]
 Decode = Callable[[bytes], Any]
 
 
-class FieldView:
+class FieldView(ArrayLike):
     """The field ``field`` of the samples of a dataset.
 
     ``decode`` is "auto" (by the field's extension: images, npy and numbers as arrays, json and text as objects), a
     function of bytes, or None for bytes. ``resize`` = (height, width) makes images of one size. ``shape``, ``dtype``
     and ``ndim`` are those of the first sample, and cost a look at it; a sample of another shape is an error when it
     comes.
+
+    ``view == 3`` and other comparisons, ``np.unique(view)`` and numpy's other functions, `tolist` and `astype` load the
+    view if it has no more than `array_like.LOAD_LIMIT` (1 GiB) of decoded bytes. ``3 in view``, sums and the like take
+    any size.
     """
 
     def __init__(
@@ -64,12 +72,22 @@ class FieldView:
         self._rows: range | Ints = range(len(dataset))
         self._inner: tuple[Any, ...] = ()
         self._first: Array | None = None
+        self._like: tuple[int, tuple[int, ...]] | None = None
 
     def _with(self, rows: range | Ints, inner: tuple[Any, ...]) -> FieldView:
         view = FieldView.__new__(FieldView)
         view.__dict__.update(self.__dict__)
         view._rows, view._inner = rows, inner
-        view._first = self._first if inner == self._inner else None
+        is_first = inner == self._inner and len(rows) > 0 and len(self._rows) > 0 and rows[0] == self._rows[0]
+        view._first = self._first if is_first else None
+        view._like = self._like if inner == self._inner else None
+        return view
+
+    def _alike(self) -> FieldView:
+        """Return the view, all samples of which must have the shape of the first, also where parts of it are loaded."""
+        view = self._with(self._rows, self._inner)
+        if len(self._rows):
+            view._like = int(self._rows[0]), self._example().shape
         return view
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,7 +101,7 @@ class FieldView:
             if not len(self.dataset):
                 raise IndexError("the dataset has no samples, so that its shape is not known")
             rows = self._rows if len(self._rows) else range(1)
-            self._first = self._apply(self._fetch(np.array([rows[0]])))[0]
+            [self._first] = self._cuts(np.array([rows[0]]))
         return self._first
 
     @property
@@ -146,12 +164,23 @@ class FieldView:
         except FieldError as error:
             raise error.at(member=f"sample {number:,}") from error
 
-    def _apply(self, values: Sequence[Any]) -> Array:
-        """Return values as one array, and what was asked for of it."""
-        stacked = stack(values)
+    def _cut(self, value: Any, number: int) -> Array:
+        """Return what was asked for of a sample.
+
+        Raises:
+            IndexError: it has no such part.
+        """
+        array = as_array(value)
         for index in self._inner:
-            stacked = stacked[(slice(None), *index)]
-        return stacked
+            try:
+                array = array[index if any(part is Ellipsis for part in index) else (*index, ...)]
+            except IndexError as error:
+                raise IndexError(f"sample {number:,}: {error}") from error
+        return array
+
+    def _cuts(self, numbers: Ints) -> list[Array]:
+        """Return what was asked for of samples, by their numbers in the dataset."""
+        return [self._cut(value, row) for value, row in zip(self._fetch(numbers), numbers.tolist(), strict=True)]
 
     def _load(self, rows: range | Ints) -> Array:
         """Return samples as one array."""
@@ -161,12 +190,16 @@ class FieldView:
             return np.empty((0, *example.shape), example.dtype)
         unique, places = np.unique(numbers, return_inverse=True)
         try:
-            loaded = self._apply(self._fetch(unique))
+            loaded = stack(self._cuts(unique))
         except UnequalShapes as error:
-            a, b = unique[error.first], unique[error.second]
-            what = f"samples {a:,} and {b:,} have the shapes {error.shapes[0]} and {error.shapes[1]}"
-            raise SampleError(what, member=self.field, fix="use view.ragged, or resize=(height, width)") from None
+            raise self._unequal(unique[error.first], unique[error.second], error.shapes) from None
+        if self._like is not None and loaded.shape[1:] != self._like[1]:
+            raise self._unequal(self._like[0], unique[0], (self._like[1], loaded.shape[1:]))
         return loaded if np.array_equal(unique, numbers) else loaded[places]
+
+    def _unequal(self, one: int, other: int, shapes: tuple[Any, Any]) -> SampleError:
+        what = f"samples {one:,} and {other:,} have the shapes {shapes[0]} and {shapes[1]}"
+        return SampleError(what, member=self.field, fix="use view.ragged, or resize=(height, width)")
 
     # --- indexing
 
@@ -188,8 +221,8 @@ class FieldView:
                 return self._narrowed(rows, rest)
             return self._load(rows)[(slice(None), *rest)]
         numbers = normalize(first, len(self))
-        if numbers.ndim == 1 and all(_is_full(part) for part in rest):
-            return self._narrowed(np.asarray(self._rows, np.int64)[numbers], ())
+        if numbers.ndim == 1 and all(_is_basic(part) for part in rest):
+            return self._narrowed(np.asarray(self._rows, np.int64)[numbers], rest)
         unique, places = np.unique(numbers, return_inverse=True)
         loaded = self._load(np.asarray(self._rows, np.int64)[unique])
         return loaded[(places.reshape(numbers.shape), *rest)]
@@ -216,11 +249,11 @@ class FieldView:
     def _single(self, number: int, rest: tuple[Any, ...]) -> Any:
         if not -len(self) <= number < len(self):
             raise IndexError(f"index {number} is out of bounds for axis 0 with size {len(self)}")
-        [value] = self._fetch(np.array([self._rows[number]]))
+        row = np.array([self._rows[number]])
         if not rest and not self._inner:
-            return value
-        array = self._apply([value])[0]
-        return array[rest] if rest else array
+            return self._fetch(row)[0]
+        [array] = self._cuts(row)
+        return array[np.newaxis][(0, *rest)] if rest else array[()]
 
     def _narrowed(self, rows: range | Ints, rest: tuple[Any, ...]) -> FieldView:
         if not any(not _is_full(part) for part in rest):
@@ -241,8 +274,13 @@ class FieldView:
     def __iter__(self) -> Iterator[Any]:
         """Yield the value of each sample, some fetched at a time."""
         for rows in self._batches():
-            values = self._fetch(np.asarray(rows, np.int64))
-            yield from values if not self._inner else (self._apply([value])[0] for value in values)
+            numbers = np.asarray(rows, np.int64)
+            yield from self._fetch(numbers) if not self._inner else (array[()] for array in self._cuts(numbers))
+
+    def pieces(self, rows: int) -> Iterator[FieldView]:
+        """Yield the view in parts of so many samples, all of one shape; an empty one as it is."""
+        view = self._alike()
+        return (view._with(view._rows[at : at + rows], view._inner) for at in range(0, max(len(view), 1), rows))
 
     def _batches(self) -> Iterator[range | Ints]:
         return (self._rows[at : at + BATCH] for at in range(0, len(self), BATCH))
@@ -260,9 +298,9 @@ class FieldView:
         import dask.array as da
         from dask import delayed
 
-        shape, dtype = self.shape, self.dtype
+        shape, dtype, alike = self.shape, self.dtype, self._alike()
         parts = [
-            da.from_delayed(delayed(np.asarray)(self[start:stop]), (stop - start, *shape[1:]), dtype)
+            da.from_delayed(delayed(np.asarray)(alike[start:stop]), (stop - start, *shape[1:]), dtype)
             for start, stop in self._chunks(batch)
         ]
         return da.concatenate(parts) if parts else da.empty(shape, dtype=dtype)
@@ -314,23 +352,6 @@ class FieldView:
         """Return the standard deviation."""
         return np.sqrt(self.var(axis, ddof))
 
-    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Do what can be done in a stream; refuse what would load all samples without saying so."""
-        if func in _KNOWN and args and args[0] is self:
-            return getattr(self, _KNOWN[func])
-        name = _STREAMED.get(func)
-        if name is None or not args or args[0] is not self:
-            raise TypeError(f"np.{func.__name__} would load all samples: take np.asarray of what you need first")
-        return getattr(self, name)(*args[1:], **kwargs)
-
-    __array_ufunc__ = None  # arithmetic would load all samples, too
-
-
-_KNOWN: dict[Any, str] = {np.shape: "shape", np.ndim: "ndim", np.size: "size"}
-_STREAMED: dict[Any, str] = {
-    getattr(np, name): name for name in ("sum", "min", "max", "any", "all", "mean", "var", "std")
-}
-
 
 class Ragged:
     """The samples of a view one by one: slices give lists."""
@@ -346,9 +367,9 @@ class Ragged:
 
     def __getitem__(self, index: Any) -> Any:
         """Return one value, or a list of some."""
-        if isinstance(index, int | np.integer):
-            return self._view[index]
-        return list(self._view[index])
+        found = self._view[index]
+        first = index[0] if isinstance(index, tuple) and index else index
+        return found if isinstance(first, int | np.integer) else list(found)
 
 
 def _is_mask(part: Any) -> bool:

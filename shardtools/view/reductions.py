@@ -72,8 +72,7 @@ def _axes(axis: Any, ndim: int) -> Axes:
 def _fold(view: FieldView, of: Callable[..., Any], arguments: tuple[Any, ...], join: Callable[..., Any]) -> Any:
     """Return the parts that ``of`` makes of batches, joined in order, so that the result never depends on timing."""
     spec = str(view.dataset.spec)
-    batches = [view[at : at + BATCH] for at in range(0, max(len(view), 1), BATCH)]
-    tasks = [engine.Task(of, (batch, *arguments), spec) for batch in batches]
+    tasks = [engine.Task(of, (batch, *arguments), spec) for batch in view.pieces(BATCH)]
     found: list[Any] = []
 
     def take(part: Any) -> None:

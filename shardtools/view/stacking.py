@@ -21,9 +21,12 @@ class UnequalShapes(Exception):
         self.first, self.second, self.shapes = first, second, shapes
 
 
-def stack(values: Sequence[Any]) -> Array:
-    """Return values as an array with one more axis: of numbers, or of objects where they are none."""
-    arrays = [value if isinstance(value, np.ndarray) else _as_array(value) for value in values]
+def stack(arrays: Sequence[Array]) -> Array:
+    """Return arrays as one with one more axis.
+
+    Raises:
+        UnequalShapes: they do not have one shape.
+    """
     first = arrays[0]
     for i, array in enumerate(arrays):
         if array.shape != first.shape:
@@ -31,8 +34,10 @@ def stack(values: Sequence[Any]) -> Array:
     return np.stack(arrays)
 
 
-def _as_array(value: Any) -> Array:
-    """Return a number as an array of it, and any other object as one element."""
+def as_array(value: Any) -> Array:
+    """Return a number as an array of it, and any other object that is no array as one element."""
+    if isinstance(value, np.ndarray):
+        return value
     if isinstance(value, bool | int | float | complex | np.generic):
         return np.asarray(value)
     if isinstance(value, list | tuple) and value and all(isinstance(part, int | float) for part in value):

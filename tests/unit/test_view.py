@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 import shardtools
 from shardtools.errors import NotFoundError, SampleError, SpecError
 from shardtools.torch import ShardBatches
-from shardtools.view import Dataset
+from shardtools.view import Dataset, FieldView
 from tests.datasets import written_dataset
 
 SIZES = (10, 0, 7, 6)
@@ -108,6 +108,24 @@ class TestDataset:
         assert "k/022" in dataset and "k/023" not in dataset and 5 not in dataset
         with pytest.raises(KeyError):
             dataset["nothing"]
+
+    def test_index_and_count_are_of_keys(self, dataset: Dataset) -> None:
+        assert [dataset.index(key) for key in ("k/000", "k/009", "k/010", "k/022")] == [0, 9, 10, 22]
+        assert dataset.index("k/010", 10, 11) == 10 and dataset.index("k/010", -20) == 10
+        for value, *bounds in [("k/023",), (5,), (dataset[0],), ("k/010", 11), ("k/010", 0, 10)]:
+            with pytest.raises(ValueError, match="no sample has the key"):
+                dataset.index(value, *bounds)
+        assert (dataset.count("k/010"), dataset.count("k/023"), dataset.count(dataset[0]), dataset.count(3)) == (
+            1,
+            0,
+            0,
+            0,
+        )
+
+    def test_a_key_in_several_shards(self, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "in-@3.tar", [[{"key": key, "cls": 1} for key in keys] for keys in ("ab", "bc", "b")])
+        dataset = shardtools.open(str(tmp_path / "in-@3.tar"))
+        assert (dataset.count("b"), dataset.index("b"), dataset.index("b", 2), dataset.index("b", 3)) == (3, 1, 2, 4)
 
     def test_iteration(self, dataset: Dataset) -> None:
         assert [seen(record) for record in dataset] == [expected(i) for i in range(TOTAL)]
@@ -322,14 +340,61 @@ class TestView:
 
     def test_what_is_refused(self, plain: Dataset) -> None:
         view = plain.view("x.npy")
+        for use in (lambda: view + 1, lambda: 1 - view, lambda: -view, lambda: np.sqrt(view), lambda: view @ view):
+            with pytest.raises(TypeError, match=r"would load all samples: take np\.asarray of what you need first"):
+                use()
         with pytest.raises(TypeError, match="would load all samples"):
-            np.median(view)
-        with pytest.raises(TypeError):
-            view + 1
+            view += 1
         with pytest.raises(IndexError, match=r"take np\.asarray of a slice first"):
             view[None]
         with pytest.raises(ValueError, match="always a copy"):
             np.array(view, copy=False)
+
+    def test_comparisons(self, plain: Dataset) -> None:
+        view, other = plain.view("x.npy"), ARRAY[::-1]
+        for compare in (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal):
+            assert np.array_equal(compare(view, 100), compare(ARRAY, 100))
+            assert np.array_equal(compare(other, view), compare(other, ARRAY))
+        assert np.array_equal(view == 3, ARRAY == 3) and np.array_equal(view[:, 1] > 3, ARRAY[:, 1] > 3)
+        assert np.flatnonzero(plain.view("cls") == 3).tolist() == [i for i in range(TOTAL) if i % 5 == 3]
+        assert (plain.view("txt") == "no 7").tolist() == [i == 7 for i in range(TOTAL)]
+        assert (view[:0] == 3).shape == (0, 4, 5, 3)
+
+    def test_membership(self, plain: Dataset) -> None:
+        for value in (3, 199, 200, -1):
+            assert (value in plain.view("x.npy")) == (value in ARRAY)
+        assert 4 in plain.view("cls") and 5 not in plain.view("cls") and "no 22" in plain.view("txt")
+
+    def test_truth_and_hash(self, plain: Dataset) -> None:
+        for view in (plain.view("x.npy"), plain.view("cls")[:1], plain.view("cls")[:0]):
+            with pytest.raises(ValueError, match="neither true nor false: ask for len"):
+                bool(view)
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(plain.view("x.npy"))
+
+    def test_functions_that_load_all(self, plain: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shardtools.view.array_like._PIECE", 200)
+        view, labels = plain.view("x.npy"), plain.view("cls")
+        assert np.array_equal(np.concatenate([view, ARRAY, view[:2]]), np.concatenate([ARRAY, ARRAY, ARRAY[:2]]))
+        assert [part.tolist() for part in np.unique(labels, return_counts=True)] == [[0, 1, 2, 3, 4], [5, 5, 5, 4, 4]]
+        assert np.array_equal(view.astype("f4"), ARRAY.astype("f4")) and view.astype("f4").dtype == np.float32
+        assert view.tolist() == ARRAY.tolist() and plain.view("txt")[:2].tolist() == ["no 0", "no 1"]
+        assert np.median(view) == np.median(ARRAY) and labels[:0].tolist() == []
+        assert np.array_equal(np.sum(view, axis=0, keepdims=True), np.sum(ARRAY, axis=0, keepdims=True))
+
+    @pytest.mark.parametrize("field", ["x.npy", "txt"])
+    def test_what_is_too_large_for_that(self, plain: Dataset, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of text it is found out while it is loaded, a piece at a time."""
+        monkeypatch.setattr("shardtools.view.array_like._PIECE", 100)
+        monkeypatch.setattr("shardtools.view.array_like.LOAD_LIMIT", 200)
+        view = plain.view(field)
+        for use in (
+            lambda: view == 3, lambda: np.unique(view), lambda: np.concatenate([view]), view.tolist,
+            lambda: view.astype(object), lambda: np.median(view), lambda: np.full(view.shape, 3) != view,
+        ):  # fmt: skip
+            with pytest.raises(TypeError, match=r"would load more than 200 decoded bytes: take np\.asarray of"):
+                use()
+        assert 3 not in plain.view("txt") and len(np.asarray(view)) == TOTAL
 
     @pytest.mark.parametrize("part", [slice(None), slice(3, -2, 2), slice(None, None, -3), slice(0, 0)])
     def test_chunks_end_with_shards(self, plain: Dataset, part: slice) -> None:
@@ -352,3 +417,75 @@ class TestView:
         view = plain.view("x.npy")[3:9, 1:]
         again = pickle.loads(pickle.dumps(view))
         assert np.array_equal(np.asarray(again), ARRAY[3:9, 1:]) and len(pickle.dumps(view)) < 4000
+
+
+PHOTOS = [
+    np.random.default_rng(i).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    for i, (height, width) in enumerate([(9, 12), (12, 9), (7, 7), (9, 12), (20, 8), (8, 8)])
+]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> FieldView:
+    folder = tmp_path_factory.mktemp("photos")
+    rows = [[{"key": f"{i}", "png": PHOTOS[i]} for i in part] for part in (range(4), range(4, 6))]
+    written_dataset(folder, "in-@2.tar", rows)
+    return shardtools.open(str(folder / "in-@2.tar")).view("png")
+
+
+class TestPhotosOfDifferentSizes:
+    """Each is cut before they are stacked."""
+
+    @pytest.mark.parametrize(
+        "cut",
+        [
+            np.s_[2:6, 1:7], np.s_[:7, :7], np.s_[:7, :7, 1], np.s_[..., :4, :4, :], np.s_[-3:, -2:], np.s_[3, 4],
+            np.s_[6::-2, 5::-1], np.s_[1, :5, ::-1], np.s_[0, 0, 0], np.s_[..., 2, 2, 0], np.s_[None, :2, :2],
+            np.s_[-1, -1], np.s_[:0, :0],
+        ],
+        ids=str,
+    )  # fmt: skip
+    @pytest.mark.parametrize("first", [slice(None), slice(1, 5), slice(None, None, -2), [3, 0, 3, -1]], ids=str)
+    def test_cuts(self, photos: FieldView, first: Any, cut: Any) -> None:
+        expected = np.stack([photo[cut] for photo in np.array(PHOTOS, object)[first]])
+        if any(part is Ellipsis for part in cut) and not isinstance(first, slice):
+            cut = cut[1:]
+        view = photos[cut] if cut[0] is Ellipsis and first == slice(None) else photos[(first, *cut)]
+        assert np.array_equal(np.asarray(view), expected) and view.shape == expected.shape
+        assert np.array_equal(view.to_dask(batch=2).compute(), expected)
+        assert all(map(np.array_equal, view, expected)) and np.array_equal(view[-1], expected[-1])
+        assert all(map(np.array_equal, photos.ragged[(first, *cut)], expected))
+        if expected.size:
+            assert view.max() == expected.max() and view.mean() == pytest.approx(expected.mean())
+            assert np.array_equal(view.sum(axis=0), expected.sum(axis=0))
+
+    def test_cuts_that_still_differ(self, photos: FieldView) -> None:
+        what = r"samples 0 and 1 have the shapes \(9, 2, 3\) and \(12, 2, 3\); use view.ragged, or resize"
+        for use in (np.asarray, lambda view: view.mean(), np.unique):
+            with pytest.raises(SampleError, match=what):
+                use(photos[:, :, :2])
+        assert [part.shape for part in photos.ragged[:, :, :2]] == [(len(photo), 2, 3) for photo in PHOTOS]
+        assert photos[3, :, 5].shape == (9, 3) and photos.ragged[3, 2:].shape == (7, 12, 3)
+
+    def test_samples_that_are_loaded_apart(self, photos: FieldView, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They must be alike as well, though no two of them are ever stacked."""
+        monkeypatch.setattr("shardtools.view.reductions.BATCH", 1)
+        monkeypatch.setattr("shardtools.view.array_like._PIECE", 1)
+        what = r"samples 0 and 4 have the shapes \(9, 12, 3\) and \(20, 8, 3\); use view.ragged, or resize"
+        view = photos[[0, 3, 4]]
+        for use in (
+            lambda: view.mean(), lambda: view.max(axis=(0, 1, 2, 3)), lambda: view.tolist(),
+            lambda: view.to_dask(batch=1).mean().compute(),
+        ):  # fmt: skip
+            with pytest.raises(SampleError, match=what):
+                use()
+        assert photos.shape == (6, 9, 12, 3) and photos[4:].shape == (2, 20, 8, 3)
+
+    def test_a_sample_that_has_no_such_part(self, photos: FieldView) -> None:
+        with pytest.raises(IndexError, match="sample 2: index 8 is out of bounds"):
+            np.asarray(photos[:, 8, :3])
+
+    @pytest.mark.parametrize("index", [np.s_[3, :, [0, 1]], np.s_[3, [0, 1], :, [0, 1]], np.s_[3, [0, 1]]], ids=str)
+    def test_lists_within_one_sample(self, photos: FieldView, index: Any) -> None:
+        stacked = np.stack([PHOTOS[3]] * 4)
+        assert np.array_equal(photos[index], stacked[index])
