@@ -82,7 +82,7 @@ _ENDINGS = {
     help="How to write.  [default: as the name of the output ends, or tsv]",
 )
 @click.option("--header", is_flag=True, help="Begin a tsv with the names of the columns, as a csv does.")
-@click.option("--raw", is_flag=True, help="Write bytes that are no text as they are.")
+@click.option("--raw", is_flag=True, help="Write bytes that are no text as they are; in Parquet, all fields as bytes.")
 @click.option("--base64", is_flag=True, help="Write bytes that are no text as base64.")
 @click.option(
     "--missing",

@@ -22,6 +22,7 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
+import shardtools
 from shardtools.errors import CorruptError
 from shardtools.jobs.extraction.files import place_in
 from shardtools.shards.sidecar import read_sidecar, write_sidecar
@@ -175,9 +176,21 @@ class TestFormats:
         assert found == [{name: s[name] for name in ("key", "txt", "cls", "json") if name in s} for s in ALL]
 
     def test_parquet(self, folder: Path) -> None:
-        extract(folder, "-f", "txt", "-f", "cls", "-f", "png", "--raw", "-o", "a.parquet", "--overwrite")
+        extract(folder, "-f", "txt", "-f", "cls", "-f", "png", "-o", "a.parquet", "--overwrite")
         found = parquet.read_table(folder / "a.parquet").to_pylist()
         assert found == [{"key": s["key"], "txt": s.get("txt"), "cls": s["cls"], "png": s["png"]} for s in ALL]
+        extract(folder, "-f", "cls", "-f", "png", "--raw", "-o", "a.parquet", "--overwrite")
+        found = parquet.read_table(folder / "a.parquet").to_pylist()
+        assert found == [{"key": s["key"], "cls": b"%d" % s["cls"], "png": s["png"]} for s in ALL]  # type: ignore[str-bytes-safe]
+        extract(folder, "-f", "cls", "-f", "png", "--base64", "-o", "a.parquet", "--overwrite", "--limit", "3")
+        found = parquet.read_table(folder / "a.parquet").to_pylist()
+        assert (
+            found
+            == [
+                {"key": s["key"], "cls": s["cls"], "png": base64.b64encode(s["png"]).decode()}  # type: ignore[arg-type]
+                for s in ALL[:3]
+            ]
+        )
 
     def test_npy(self, folder: Path) -> None:
         outcome = extract(folder, "-f", "cls", "-o", "a.npy", "--overwrite")
@@ -214,6 +227,102 @@ class TestFormats:
         assert extracted.status == 0 and (tmp_path / "x.tsv").read_bytes() == b"a\xff\\tb\tt\n"
         call("x-@1.tar", "-f", "txt", "-o", "x.jsonl", cwd=tmp_path, program="htextract")
         assert json.loads((tmp_path / "x.jsonl").read_text()) == {"key": "a\udcff\tb", "txt": "t"}
+
+
+UNUSUAL: list[list[dict[str, bytes]]] = [
+    [
+        {"jpg": b"\xff\xd8 no real one \0", "cls": b"7", "txt": b"a cat", "json": b'{"a": 1}', "seg.png": b"\0\0"},
+        {"jpg": b"", "cls": b" 7\n", "txt": b"", "json": b'{ "a":1 }\n'},
+        {"cls": b"007", "txt": b"caf\xe9\xff", "json": b"\xff\xfe", "x": b"text", "seg.png": b""},
+    ],
+    [],
+    [
+        {"jpg": b"\x80" * 100_000, "cls": b"-0", "txt": "caf\\xe9 ☃\0\r\n".encode(), "seg.png": bytes(range(256))},
+        {"jpg": b"text", "cls": b"9223372036854775807", "json": b"no json", "meta.txt": b"\xc3"},
+    ],
+]
+
+
+class TestThereAndBack:
+    """What htextract writes as Parquet or npy, htupload reads back as the same bytes."""
+
+    def write(self, folder: Path) -> list[dict[str, object]]:
+        rows = [
+            [{"key": f"{'abc'[i]}/é {j}", **fields} for j, fields in enumerate(some)] for i, some in enumerate(UNUSUAL)
+        ]
+        written_dataset(folder, "in-@3.tgz", rows)
+        return [row for some in rows for row in some]
+
+    @pytest.mark.parametrize("more", [[], ["--raw"], ["-j", "1", "--limit", "100"]], ids=str)
+    @pytest.mark.parametrize(
+        "fields", [["jpg", "cls"], ["cls", "txt", "json", "seg.png", "x", "meta.txt", "jpg"]], ids=str
+    )
+    def test_parquet(self, tmp_path: Path, fields: list[str], more: list[str]) -> None:
+        rows = self.write(tmp_path)
+        options = [text for name in fields for text in ("-f", name)]
+        outcome = call("in-@3.tgz", *options, *more, "-o", "x.parquet", cwd=tmp_path, program="htextract")
+        assert outcome.status == 0, outcome
+        table = parquet.read_table(tmp_path / "x.parquet")
+        assert table.column_names == ["key", *fields]
+        kinds = {"cls": "int64", "txt": "string", "json": "string", "meta.txt": "string"} if "--raw" not in more else {}
+        assert [str(table.schema.field(name).type) for name in fields] == [kinds.get(name, "binary") for name in fields]
+        assert call("x.parquet", "out-@2.tar", cwd=tmp_path, program="htupload").status == 0
+        found = [dict(record) for record in shardtools.open(str(tmp_path / "out-@2.tar"))]
+        assert found == [{name: row[name] for name in ("key", *fields) if name in row} for row in rows]
+
+    def test_a_column_of_other_name(self, tmp_path: Path) -> None:
+        rows = self.write(tmp_path)
+        call("in-@3.tgz", "-f", "cls", "-f", "json", "-o", "x.parquet", cwd=tmp_path, program="htextract")
+        call("--value", "label=cls", "x.parquet", "out-@1.tar", cwd=tmp_path, program="htupload")
+        assert [record["label"] for record in shardtools.open(str(tmp_path / "out-@1.tar"))] == [r["cls"] for r in rows]
+
+    def test_cells_that_somebody_has_changed(self, tmp_path: Path) -> None:
+        """What is noted for a row is used only if the row is still what it was."""
+        self.write(tmp_path)
+        call("in-@3.tgz", "-f", "cls", "-o", "x.parquet", cwd=tmp_path, program="htextract")
+        meta = parquet.ParquetFile(tmp_path / "x.parquet").metadata.metadata
+        table = parquet.read_table(tmp_path / "x.parquet")
+        turned = table.take(list(range(len(table)))[::-1])
+        with parquet.ParquetWriter(tmp_path / "x.parquet", turned.schema) as writer:
+            writer.write_table(turned)
+            writer.add_key_value_metadata({b"shardtools": meta[b"shardtools"]})
+        call("x.parquet", "out-@1.tar", cwd=tmp_path, program="htupload")
+        found = [int(record["cls"]) for record in shardtools.open(str(tmp_path / "out-@1.tar"))]
+        assert found == turned.column("cls").to_pylist()
+
+    def test_too_much_that_is_no_text(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.write(tmp_path)
+        monkeypatch.setattr("shardtools.jobs.extraction.outputs.MOST_UNTOLD", 5)
+        message = check_failure(
+            "in-@3.tgz", "-f", "txt", "-o", "x.parquet", cwd=tmp_path, program="htextract", status=2
+        )
+        assert "more than 16,777,216 bytes" in message and message.endswith(
+            "use --raw, which writes all fields as bytes"
+        )
+        assert not (tmp_path / "x.parquet").exists()
+
+    @pytest.mark.parametrize("label", [b"", b"cat", b"9223372036854775808"])
+    def test_what_is_no_number(self, tmp_path: Path, label: bytes) -> None:
+        written_dataset(tmp_path, "x-@1.tar", [[{"key": "a", "cls": label}]])
+        message = check_failure("x-@1.tar", "-f", "cls", "-o", "x.parquet", cwd=tmp_path, program="htextract")
+        assert "x-0.tar [a.cls]: " in message and message.endswith("use --raw, which writes bytes, or another format")
+        call("x-@1.tar", "-f", "cls", "--raw", "-o", "x.parquet", cwd=tmp_path, program="htextract")
+        call("x.parquet", "out-@1.tar", cwd=tmp_path, program="htupload")
+        assert shardtools.open(str(tmp_path / "out-@1.tar"))[0]["cls"] == label
+
+    def test_npy(self, tmp_path: Path) -> None:
+        values = [b"ab\0\0", b"\0\0\0\0", b"\xff\xfe\0a"]
+        written_dataset(tmp_path, "x-@1.tar", [[{"key": f"{i}", "bin": value} for i, value in enumerate(values)]])
+        assert call("x-@1.tar", "-f", "bin", "-o", "x.npy", cwd=tmp_path, program="htextract").status == 0
+        assert [row.tobytes() for row in np.load(tmp_path / "x.npy", allow_pickle=False)] == values
+        call("--as", "bin=x", "x.npy", "out-@1.tar", cwd=tmp_path, program="htupload")
+        assert [record["bin"] for record in shardtools.open(str(tmp_path / "out-@1.tar"))] == values
+
+    @pytest.mark.parametrize("value", [b"abc", b""])
+    def test_npy_of_different_lengths(self, tmp_path: Path, value: bytes) -> None:
+        written_dataset(tmp_path, "x-@1.tar", [[{"key": "a", "bin": b"ab"}, {"key": "b", "bin": value}]])
+        message = check_failure("x-@1.tar", "-f", "bin", "-o", "x.npy", cwd=tmp_path, program="htextract")
+        assert "x-0.tar [b.bin]: " in message and message.endswith("use another format, such as parquet")
 
 
 class TestScript:

@@ -20,18 +20,17 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from shardtools.errors import FieldError, JobError, SampleError
+from shardtools.jobs.cells import ENTRY, INTEGERS, JSON, MARK, Untold, dump_untold, from_cell, kind_of, to_cell
 from shardtools.jobs.extraction.chunks import Blob, describe
 from shardtools.shards.fields import decode, extension
 
 Format = Literal["tsv", "csv", "jsonl", "parquet", "npy"]
 Binary = Literal["describe", "raw", "base64"]
-"""What becomes of bytes that are no text: size and checksum, the bytes themselves, or base64."""
+"""What becomes of bytes that are no text: size and checksum, the bytes themselves, or base64.
 
-INTEGERS = frozenset(("cls", "cls2", "class", "index", "inx", "count", "id"))
-_JSON = frozenset(("json", "jsn"))
-_TEXT = frozenset(
-    ("txt", "text", "transcript", "jsonl", "csv", "tsv", "xml", "html", "md", "yaml", "yml", "srt", "vtt")
-)
+In a Parquet file bytes are bytes unless base64 is asked for, and raw makes bytes of text and numbers, too.
+"""
+
 _KNOWN_BINARY = frozenset(
     (
         *("png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm", "tif", "tiff", "gif", "ico", "exr", "dcm", "nii", "pdf"),
@@ -143,7 +142,10 @@ class _JsonEncoder:
 
 
 class _ParquetEncoder:
-    """Encodes rows as Arrow's stream format, which the output joins to a Parquet file."""
+    """Encodes rows as Arrow's stream format, which the output joins to a Parquet file.
+
+    Of fields come cells as `cells` describes them; the metadata of a table has the values that these do not tell.
+    """
 
     def __init__(self, layout: Layout):
         _pyarrow()
@@ -155,9 +157,23 @@ class _ParquetEncoder:
 
         names = ["key", *rows.columns]
         texts = [key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for key in rows.keys]
-        arrays = [arrow.array(texts, arrow.string())]
-        arrays += [self._array(arrow, name, column, rows) for name, column in rows.columns.items()]
-        table = arrow.table(arrays, names=names)
+        arrays, marks = [arrow.array(texts, arrow.string())], list[dict[bytes, bytes] | None]([None])
+        untold: Untold = {}
+        for name, column in rows.columns.items():
+            mark = None
+            if not all(value is None or isinstance(value, bytes) for value in column):
+                arrays.append(self._others(arrow, column))
+            elif self._binary == "base64" and kind_of(name) != "int":
+                texts = [None if value is None else _text(name, value, "base64") for value in column]
+                arrays.append(arrow.array(texts, arrow.string()))
+            else:
+                mark = MARK if self._binary != "base64" else None
+                arrays.append(self._cells(arrow, name, column, rows, untold))
+            marks.append(mark)
+        fields = [
+            arrow.field(name, array.type, metadata=mark) for name, array, mark in zip(names, arrays, marks, strict=True)
+        ]
+        table = arrow.table(arrays, arrow.schema(fields, metadata={ENTRY: dump_untold(untold)} if untold else None))
         kinds = tuple(str(column.type) for column in arrays)
         if self.schema not in (None, (*names, *kinds)):
             raise SampleError("its values are of other types than those before", url=rows.url, fix="use jsonl")
@@ -168,26 +184,31 @@ class _ParquetEncoder:
         data = sink.getvalue()
         return len(data).to_bytes(8, "little") + data
 
-    def _array(self, arrow: Any, name: str, column: Sequence[Any], rows: Rows) -> Any:
-        from_field = all(value is None or isinstance(value, bytes | Blob) for value in column)
-        if not from_field:
-            array = arrow.array([_plain(value) for value in column])
-            return array.cast(arrow.string()) if array.type == arrow.null() else array
-        if extension(name) in INTEGERS:
-            values = [
-                None if value is None else decode(name, value, url=rows.url, key=key)
-                for key, value in zip(rows.keys, column, strict=True)
-            ]
-            return arrow.array(values, arrow.int64())
-        if self._binary == "raw" and not _is_text(name):
+    def _cells(self, arrow: Any, name: str, column: Sequence[bytes | None], rows: Rows, untold: Untold) -> Any:
+        """Return the cells of a field, and note in ``untold`` what they do not tell."""
+        kind = "bytes" if self._binary == "raw" else kind_of(name)
+        if kind == "bytes":
             return arrow.array(column, arrow.binary())
-        return arrow.array(
-            [None if value is None else _text(name, value, self._binary) for value in column], arrow.string()
-        )
+        cells: list[Any] = []
+        for row, (key, data) in enumerate(zip(rows.keys, column, strict=True)):
+            try:
+                cells.append(None if data is None else to_cell(name, data))
+            except FieldError as error:
+                fix = error.fix or "use --raw, which writes bytes, or another format"
+                raise FieldError(error.what, url=rows.url, member=f"{key}.{name}", fix=fix) from error
+            if data is not None and from_cell(cells[-1]) != data:
+                untold[row, name] = data
+        return arrow.array(cells, arrow.int64() if kind == "int" else arrow.string())
+
+    @staticmethod
+    def _others(arrow: Any, column: Sequence[Any]) -> Any:
+        """Return a column of what a script has made."""
+        array = arrow.array([_plain(value) for value in column])
+        return array.cast(arrow.string()) if array.type == arrow.null() else array
 
 
 class _NpyEncoder:
-    """Encodes one column of numbers or arrays of one shape."""
+    """Encodes one column of numbers or arrays of one shape, or of bytes of one length, which are numpy's void."""
 
     def __init__(self, layout: Layout):
         self.schema: Schema = None
@@ -202,7 +223,7 @@ class _NpyEncoder:
             schema = (array.dtype.str, array.shape)
             if self.schema not in (None, schema):
                 what = f"{_shape(schema)} after rows of {_shape(self.schema)}"
-                raise SampleError(what, url=rows.url, member=f"{key}.{name}", fix="use another format, such as jsonl")
+                raise SampleError(what, url=rows.url, member=f"{key}.{name}", fix="use another format, such as parquet")
             self.schema = schema
             parts.append(array.tobytes())
         return b"".join(parts)
@@ -213,9 +234,12 @@ class _NpyEncoder:
             fix = "leave such samples out with --missing skip"
             raise SampleError(f"the sample has no {name}", url=url, member=key, fix=fix)
         decoded = decode(name, value, url=url, key=key) if isinstance(value, bytes) else value
+        if isinstance(decoded, bytes) and decoded:  # not "S", which loses zeros at the end
+            return np.asarray(np.void(decoded))
         array = np.asarray(decoded)
         if array.dtype.kind not in "biufc":
-            what = f"a {type(decoded).__name__} is no number and no array of numbers"
+            kind = type(decoded).__name__ if decoded != b"" else "value without bytes"
+            what = f"a {kind} is no number and no array of numbers"
             raise FieldError(what, url=url, member=f"{key}.{name}", fix="use another format, such as parquet")
         return array
 
@@ -254,10 +278,6 @@ def _same_names(schema: Schema, rows: Rows) -> Schema:
     return names
 
 
-def _is_text(field: str) -> bool:
-    return extension(field) in _TEXT | _JSON
-
-
 def _texts(field: str, column: Sequence[Any], binary: Binary) -> list[str]:
     return ["" if value is None else _text(field, value, binary) for value in column]
 
@@ -290,7 +310,7 @@ def _escaped(column: Sequence[str]) -> Sequence[str]:
 
 def _json_value(name: str, value: Any, binary: Binary, url: str, key: str) -> Any:
     if isinstance(value, bytes):
-        if extension(name) in INTEGERS | _JSON:
+        if extension(name) in INTEGERS | JSON:
             return decode(name, value, url=url, key=key)
         return _text(name, value, binary)
     return str(value) if isinstance(value, Blob) else _plain(value)

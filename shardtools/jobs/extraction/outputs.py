@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from shardtools.errors import JobError
+from shardtools.jobs.cells import ENTRY, MOST_UNTOLD, Untold, dump_untold, parse_untold
 from shardtools.jobs.extraction.formats import Layout, Rows, Schema, encoder
 from shardtools.storage import Sink
 
@@ -45,6 +47,9 @@ class _ParquetOutput(Output):
     def __init__(self, sink: Sink, layout: Layout):
         super().__init__(sink, layout)
         self._writer: Any = None
+        self._rows = 0
+        self._untold: Untold = {}
+        self._room = MOST_UNTOLD
 
     def add(self, schema: Schema, content: BinaryIO, size: int) -> None:
         import pyarrow as arrow
@@ -53,12 +58,30 @@ class _ParquetOutput(Output):
         while content.tell() < size:
             length = int.from_bytes(content.read(8), "little")
             table = arrow.ipc.open_stream(content.read(length)).read_all()
+            self._note(parse_untold((table.schema.metadata or {}).get(ENTRY)))
+            self._rows += table.num_rows
+            table = table.replace_schema_metadata(None)
             if self._writer is None:
                 self._writer = parquet.ParquetWriter(arrow.PythonFile(_Forward(self._sink), "w"), table.schema)
             self._writer.write_table(table)
 
+    def _note(self, untold: Untold) -> None:
+        """Keep the values that the cells of the next rows do not tell.
+
+        Raises:
+            JobError: they are too many.
+        """
+        for (row, column), data in untold.items():
+            self._untold[self._rows + row, column] = data
+            self._room -= len(data)
+            if self._room < 0:
+                what = f"more than {MOST_UNTOLD:,} bytes of {column} and others are no text in UTF-8 or no plain number"
+                raise JobError(what, fix="use --raw, which writes all fields as bytes")
+
     def finish(self) -> None:
         if self._writer is not None:
+            if self._untold:
+                self._writer.add_key_value_metadata({ENTRY: dump_untold(self._untold)})
             self._writer.close()
 
 

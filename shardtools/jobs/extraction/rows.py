@@ -137,7 +137,7 @@ class _Extractor:
 
     def _from_fields(self) -> Iterator[Rows]:
         what = self._what
-        shown = what.layout.binary != "describe" or what.layout.format == "npy"
+        shown = what.layout.binary != "describe" or what.layout.format in ("npy", "parquet")
         described = tuple(name for name in what.names if is_binary(name) and not shown)
         fields = tuple(name for name in what.names if name not in described)
         chunks = ShardChunks(self._task.source, Needs(fields, described, what.where))

@@ -160,6 +160,8 @@ class ArrayPart:
             if not as_array:
                 # An image or a number has no byte order; a row of a one-dimensional array is a scalar.
                 value = value.astype(value.dtype.newbyteorder("="), copy=False)[()]
+            if value.dtype.kind == "V" and value.dtype.names is None:  # which is bytes
+                value = value.tobytes()
             record[field] = bytes(encode(field, value, url=self._file.url, key=key))
         if self._read > _FORGET_BYTES:
             self._open.forget_pages()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shardtools.errors import ChangedError, CorruptError, JobError, LimitError, RefusedError, ShardtoolsError
+from shardtools.jobs.cells import ENTRY, MARK, Untold, parse_untold, restored
 from shardtools.jobs.sources import Ints
 from shardtools.jobs.sources.names import number_key
 from shardtools.jobs.sources.rows import Rows, RowsBuilder
@@ -41,13 +42,15 @@ _FETCH_SIZE = 4 << 20
 class ParquetValues:
     """Columns of a Parquet file, as it was when it was listed: each field with the path to its column.
 
-    They are ``small`` if all of them together take so few bytes that a task may read them all for some rows.
+    They are ``small`` if all of them together take so few bytes that a task may read them all for some rows. The cells of
+    ``marked`` columns stand for the bytes of a field, as htextract has written them.
     """
 
     url: str
     stat: Stat
     columns: tuple[tuple[str, tuple[str, ...]], ...]
     small: bool
+    marked: frozenset[str] = frozenset()
 
     def sizes(self) -> Ints:
         """Return about how many bytes the values of each row take: the average of its row group."""
@@ -60,7 +63,7 @@ class ParquetValues:
 def open_parquet(url: str, rules: TableRules) -> tuple[TableRules, Rows, ParquetValues | None]:
     """Return the rules, the rows with their keys and paths, and where the values are, None if there are none.
 
-    Without rules, each column of bytes becomes a field of its name.
+    Without rules, each column that htextract has marked becomes a field of its name; if there is none, each of bytes.
 
     Raises:
         JobError: there is no pyarrow, the file is not Parquet, or does not have what the rules want.
@@ -73,7 +76,8 @@ def open_parquet(url: str, rules: TableRules) -> tuple[TableRules, Rows, Parquet
         leaves = _leaves(schema)
         key = key_column(rules, _key_candidates(schema) if rules.key is None else leaves, url)
         if not rules.columns():
-            binary = tuple((name, name) for name in _binary_columns(schema) if name != key)
+            found = _marked_columns(schema) or _binary_columns(schema)
+            binary = tuple((name, name) for name in found if name != key)
             if not binary:
                 raise no_rules(leaves, url)
             rules = replace(rules, values=binary)
@@ -83,7 +87,8 @@ def open_parquet(url: str, rules: TableRules) -> tuple[TableRules, Rows, Parquet
         rows = _read_keys(file, url, key_path, [paths[column] for _, column in rules.files])
         columns = tuple((field, paths[column]) for field, column in rules.values)
         size = sum(_bytes_of(file.metadata.row_group(i), columns) for i in range(file.metadata.num_row_groups))
-    return rules, rows, ParquetValues(url, stat, columns, size <= _SMALL) if columns else None
+        marked = frozenset(_marked_columns(schema))
+    return rules, rows, ParquetValues(url, stat, columns, size <= _SMALL, marked) if columns else None
 
 
 def _read_keys(file: Any, url: str, key: tuple[str, ...] | None, paths: Sequence[tuple[str, ...]]) -> Rows:
@@ -114,6 +119,7 @@ class ParquetReader:
         self._start = 0
         self._columns: list[Any] = []
         self._kept: dict[int, list[Any]] | None = None
+        self._untold: Untold = {}
 
     def read(self, place: int) -> list[Any]:
         """Return the values of the row at ``place``, as Python values, or numpy arrays for fields like ``npy``.
@@ -150,13 +156,20 @@ class ParquetReader:
                 raise CorruptError(what, url=self._values.url, fix="write it again")
         row = place - self._start
         named = zip(self._values.columns, self._columns, strict=True)
-        return [_value(column[row], extension(field)) for (field, _), column in named]
+        return [self._value(field, path, column[row], place) for (field, path), column in named]
+
+    def _value(self, field: str, path: tuple[str, ...], scalar: Any, place: int) -> Any:
+        name = path[0]
+        if name not in self._values.marked or not scalar.is_valid:
+            return _value(scalar, extension(field))
+        return restored(name, scalar.as_py(), self._untold.get((place, name)))
 
     def _read(self, place: int) -> Iterator[tuple[int, list[Any]]]:
         """Yield batches of the row groups with rows that are wanted, from that of ``place`` on: first row, columns."""
         url, columns = self._values.url, self._values.columns
         with _opened(url, self._values.stat) as file:
             start = 0
+            self._untold = parse_untold((file.metadata.metadata or {}).get(ENTRY)) if self._values.marked else {}
             for i in range(file.metadata.num_row_groups):
                 group = file.metadata.row_group(i)
                 stop = start + group.num_rows
@@ -350,6 +363,10 @@ def _binary_columns(schema: Any) -> list[str]:
     types = _pyarrow().types
     kinds = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
     return [field.name for field in schema if any(kind(field.type) for kind in kinds)]
+
+
+def _marked_columns(schema: Any) -> list[str]:
+    return [field.name for field in schema if MARK.items() <= (field.metadata or {}).items()]
 
 
 def _bytes_of(group: Any, columns: Sequence[tuple[str, tuple[str, ...]]]) -> int:

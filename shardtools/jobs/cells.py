@@ -1,0 +1,98 @@
+"""The bytes of fields as the cells of a Parquet table, and back: what htextract writes and htupload reads.
+
+    bytes -> to_cell -> int, str or bytes, by the field's name -> (a table) -> from_cell -> the same bytes
+
+A column that holds fields is marked in its metadata. A few values are not told by their cells, such as text that is no
+UTF-8, or a number with a line's end: those have their bytes in the metadata of the file, by row and column, and are
+taken from there if the cell is still what it was.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from shardtools.errors import FieldError
+from shardtools.shards.fields import decode, extension
+
+INTEGERS = frozenset(("cls", "cls2", "class", "index", "inx", "count", "id"))
+JSON = frozenset(("json", "jsn"))
+TEXT = frozenset(("txt", "text", "transcript", "jsonl", "csv", "tsv", "xml", "html", "md", "yaml", "yml", "srt", "vtt"))
+
+MARK = {b"shardtools": b"field"}
+"""The metadata of a column that holds the bytes of a field."""
+
+ENTRY = b"shardtools"
+"""The entry of a file's metadata, or of a part's, that has the values that cells do not tell."""
+
+MOST_UNTOLD = 16 << 20
+"""Bytes that the values may take together that cells do not tell."""
+
+Kind = Literal["int", "text", "bytes"]
+Cell = int | str | bytes
+Untold = dict[tuple[int, str], bytes]
+"""Values that their cells do not tell, by row and column."""
+
+
+def kind_of(field: str) -> Kind:
+    """Return what the cells of a field are.
+
+    >>> kind_of("cls"), kind_of("meta.json"), kind_of("seg.png"), kind_of("whatever")
+    ('int', 'text', 'bytes', 'bytes')
+    """
+    last = extension(field)
+    return "int" if last in INTEGERS else "text" if last in TEXT | JSON else "bytes"
+
+
+def to_cell(field: str, data: bytes) -> Cell:
+    """Return the cell for the bytes of a field.
+
+    Raises:
+        FieldError: it is a number's field, and they are no number of 64 bits.
+    """
+    kind = kind_of(field)
+    if kind == "bytes":
+        return data
+    if kind == "text":
+        return data.decode("utf-8", "backslashreplace")
+    number = decode(field, data)
+    if not isinstance(number, int) or not -(1 << 63) <= number < 1 << 63:
+        raise FieldError("the number has more than 64 bits")
+    return number
+
+
+def from_cell(cell: Cell) -> bytes:
+    """Return the bytes that a cell stands for.
+
+    >>> [from_cell(to_cell(field, data)) for field, data in (("cls", b"7"), ("txt", b"a"), ("jpg", b"\\xff"))]
+    [b'7', b'a', b'\\xff']
+    """
+    return cell if isinstance(cell, bytes) else str(cell).encode()
+
+
+def restored(field: str, cell: Cell, untold: bytes | None) -> bytes:
+    """Return the bytes of a field, given its cell and those that are noted for it, which may be about another cell."""
+    if untold is not None:
+        try:
+            if to_cell(field, untold) == cell:
+                return untold
+        except FieldError:  # the note is about something else
+            pass
+    return from_cell(cell)
+
+
+def dump_untold(values: Mapping[tuple[int, str], bytes]) -> bytes:
+    """Return values that cells do not tell as an entry of metadata."""
+    entries = [[row, column, base64.b64encode(data).decode()] for (row, column), data in values.items()]
+    return json.dumps({"version": 1, "untold": entries}, ensure_ascii=False).encode()
+
+
+def parse_untold(data: bytes | None) -> Untold:
+    """Return what `dump_untold` gave ``data`` for; nothing if it is something else."""
+    try:
+        entries: Iterable[Any] = json.loads(data or b"{}").get("untold", [])
+        return {(int(row), str(column)): base64.b64decode(text) for row, column, text in entries}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
