@@ -84,6 +84,7 @@ class ShardedDataset(Sequence[Record]):
         self._shards: OrderedDict[int, OpenShard] = OrderedDict()
         self._pid = os.getpid()
         self._seen_empty: set[int] = set()
+        self._seen_fields: frozenset[str] = frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("spec", "_options", "_urls", "_counts", "_fields", "_classes", "_ends", "_told_by")
@@ -131,6 +132,8 @@ class ShardedDataset(Sequence[Record]):
         """Return a shard and its table, if it has as many samples as it is said to have."""
         shard = self._tables.get(number)
         self._compare(number, len(shard.table))
+        if not self._seen_fields.issuperset(shard.table.fields):
+            self._seen_fields |= frozenset(shard.table.fields)
         return shard
 
     def _compare(self, number: int, count: int) -> None:
@@ -259,6 +262,11 @@ class ShardedDataset(Sequence[Record]):
         if self._fields is None:
             self._fields = tuple(sorted(set(chain.from_iterable(self._of_all(lambda shard: shard.table.fields)))))
         return self._fields
+
+    @property
+    def known_fields(self) -> tuple[str, ...]:
+        """The names of the fields as far as they are known by the manifest, or the shards used so far."""
+        return tuple(sorted(self._seen_fields.union(self._fields or ())))
 
     @property
     def classes(self) -> list[str] | None:

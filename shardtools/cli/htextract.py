@@ -235,6 +235,7 @@ def _progress(given: dict[str, Any], options: RunOptions, *, shows: bool) -> Pro
 def _stats(given: dict[str, Any], options: RunOptions) -> int:
     from shardtools.cli.tables import statistics_table
     from shardtools.jobs.extraction.statistics import run_statistics
+    from shardtools.shards.names import case_warnings
 
     with _progress(given, options, shows=False) as progress:
         found = run_statistics(
@@ -247,6 +248,8 @@ def _stats(given: dict[str, Any], options: RunOptions) -> int:
         _write(given, options, [json.dumps(found.as_json(), ensure_ascii=False)])
     else:
         _write(given, options, statistics_table(found))
+    for warning in case_warnings(found.fields):
+        tell(f"htextract: {warning}", err=True)
     return _end(given, {"shards": len(found.samples), "samples": sum(found.samples)}, found.skipped)
 
 

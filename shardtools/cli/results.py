@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def show_result(program: str, result: JobResult, seconds: float, report: str | None, more: Sequence[str] = ()) -> None:
     """Say in one line what was written, with ``more`` at its end; and on standard error what was skipped."""
     from shardtools.errors import redact
+    from shardtools.shards.names import case_warnings
 
     counts = result.counts
     parts = [
@@ -31,6 +32,8 @@ def show_result(program: str, result: JobResult, seconds: float, report: str | N
     if counts.skipped:
         parts.append(f"{format_count(counts.skipped, 'sample')} skipped")
     tell(f"{redact(result.destination)}: {', '.join([*parts, *more])}", err=result.destination == "-")
+    for warning in case_warnings(name for shard in result.shards for name in shard.fields):
+        tell(f"{program}: {warning}", err=True)
     if not result.is_whole:
         _show_skipped(program, result, report)
 

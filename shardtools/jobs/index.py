@@ -159,7 +159,7 @@ def _write_manifest(sources: str | Sequence[str], found: Sequence[Indexed]) -> N
     if is_right and not any(shard.made for shard in found):
         return
     job = {"program": "htindex", "sources": [redact(specs[0])]}
-    write_manifest(destination, build_manifest(destination, entries, job, before and before.facts))
+    write_manifest(destination, build_manifest(destination, entries, job, before.facts if before else None))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from math import isclose
+from typing import Any
 
 import numpy as np
 
@@ -183,7 +184,7 @@ def _plan(source: Source, rows: Ints, destination: Destination, layout: UploadOp
             bounds[:-1], bounds[1:], targets(target, options, set(existing), replaced), strict=True
         )
     ]
-    job = {"program": "htupload", "sources": [redact(name) for name in source.names()]}
+    job: dict[str, Any] = {"program": "htupload", "sources": [redact(name) for name in source.names()]}
     if layout.shuffle or layout.split:
         job["seed"] = layout.seed
     return Plan(target, tasks, existing, job, replaced, source.read_by_tasks(), source.notes())

@@ -39,6 +39,45 @@ def names_of(names: str | Iterable[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def differ_in_case(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return groups of names that differ only in case: fields that nobody meant to be two.
+
+    >>> differ_in_case(["jpg", "cls", "JPG", "Jpg"])
+    [('JPG', 'Jpg', 'jpg')]
+    """
+    groups: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        groups.setdefault(name.casefold(), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def case_hint(name: str, names: Iterable[str]) -> str | None:
+    """Return what to do about a field that is asked for, if others of ``names`` differ from it only in case.
+
+    >>> case_hint("jpg", ["JPG", "cls"])
+    'there is JPG, which differs only in case; ask for that, or htupload --rename JPG=jpg'
+    """
+    others = sorted(other for other in names if other != name and other.casefold() == name.casefold())
+    if not others:
+        return None
+    renames = " ".join(f"--rename {other}={name}" for other in others)
+    return f"there is {' and '.join(others)}, which differs only in case; ask for that, or htupload {renames}"
+
+
+def case_warnings(names: Iterable[str]) -> list[str]:
+    """Return a line for each group of names that differ only in case, which says how to make one of them.
+
+    >>> case_warnings(["JPG", "jpg", "cls"])
+    ['fields JPG and jpg differ only in case; htupload --rename JPG=jpg makes them one']
+    """
+    lines = []
+    for group in differ_in_case(names):
+        wanted = group[-1]  # small letters come last
+        renames = " ".join(f"--rename {name}={wanted}" for name in group[:-1])
+        lines.append(f"fields {' and '.join(group)} differ only in case; htupload {renames} makes them one")
+    return lines
+
+
 def wrong_fields(names: Iterable[str]) -> list[str]:
     """Return those of ``names`` that no field can have."""
     return [name for name in names if not is_field(name)]

@@ -13,6 +13,7 @@ from typing import Any
 
 from shardtools.errors import FieldError, SampleError, ShardtoolsError
 from shardtools.shards.fields import decode as decode_field
+from shardtools.shards.names import case_hint
 
 Collate = Callable[[list[Any]], Any]
 
@@ -46,7 +47,8 @@ class Batch:
 class Recipe:
     """How batches are made of samples of the fields and special names ``names``.
 
-    ``name`` returns the URL and the key of a sample by its number, for errors.
+    ``name`` returns the URL and the key of a sample by its number, for errors, and ``known`` the fields of the dataset
+    as far as they are known.
     """
 
     names: tuple[str, ...]
@@ -54,6 +56,7 @@ class Recipe:
     transform: Callable[..., Any] | None
     collate: Collate | None
     name: Callable[[int], tuple[str, str]]
+    known: Callable[[], Sequence[str]] = tuple
 
     @property
     def works(self) -> bool:
@@ -128,7 +131,7 @@ class Recipe:
         for name, value in zip(self.names, values, strict=True):
             if value is None:
                 url, key = self.name(raw.numbers[place])
-                fix = "leave the field out, or skip such samples by on_error"
+                fix = case_hint(name, self.known()) or "leave the field out, or skip such samples by on_error"
                 raise SampleError(f"the sample has no {name}", url=url, member=key, fix=fix)
         return values
 

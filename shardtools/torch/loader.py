@@ -211,7 +211,10 @@ class Loader:
             options=self._options,
             stats=stats,
         )
-        recipe = Recipe(settings.fields, settings.decode, settings.transform, settings.collate, prefetch.name)
+        recipe = Recipe(
+            settings.fields, settings.decode, settings.transform, settings.collate, prefetch.name,
+            lambda: self.dataset.known_fields,
+        )  # fmt: skip
         judge = Judge(settings, stats)
         with closing(iter(prefetch)) as runs:
             raws = _cut(runs, current.stream)

@@ -94,7 +94,8 @@ class _Reader:
         self._names, self._options = names, options
         self._ends = np.cumsum([0, *(dataset.counts or ())])
         self._shards = Shards(dataset, data_fields(names), options, Stats())
-        self._recipe = Recipe(names, decode, transform, None, partial(_name, self._shards, self._ends))
+        name = partial(_name, self._shards, self._ends)
+        self._recipe = Recipe(names, decode, transform, None, name, lambda: dataset.known_fields)
         self._pool = ThreadPoolExecutor(threads or THREADS, "shardtools-map")
 
     def read(self, numbers: Ints) -> list[Any]:

@@ -149,7 +149,9 @@ def _first_samples(shard: OpenShard, settings: Settings) -> tuple[list[Any], lis
     }  # fmt: skip
     columns = [special[name] if name in special else shard.values(rows, name) for name in settings.fields]
     raw = Raw(columns, rows.tolist(), {})
-    recipe = Recipe(settings.fields, settings.decode, settings.transform, None, lambda row: (url, keys[row]))
+    recipe = Recipe(
+        settings.fields, settings.decode, settings.transform, None, lambda row: (url, keys[row]), lambda: shard.fields
+    )
     samples, errors = [], []
     for place in rows.tolist():
         try:

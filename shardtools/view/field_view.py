@@ -26,6 +26,7 @@ from shardtools.errors import FieldError, SampleError
 from shardtools.processors import processors
 from shardtools.shards.fields import decode as decode_field
 from shardtools.shards.fields import decode_by, extension
+from shardtools.shards.names import case_hint
 from shardtools.shards.tar import Ints
 from shardtools.view import reductions
 from shardtools.view.array_like import ArrayLike
@@ -143,9 +144,8 @@ class FieldView(ArrayLike):
         numbers = rows.tolist()
         if (lacking := next((i for i, data in enumerate(found) if data is None), None)) is not None:
             key = self.dataset[numbers[lacking]]["key"]
-            raise SampleError(
-                f"sample {numbers[lacking]:,} has no {self.field}", member=key, fix="choose other samples"
-            )
+            fix = case_hint(self.field, self.dataset.known_fields) or "choose other samples"
+            raise SampleError(f"sample {numbers[lacking]:,} has no {self.field}", member=key, fix=fix)
         if len(found) < 4:
             return [self._value(data, number) for data, number in zip(found, numbers, strict=True)]
         with ThreadPoolExecutor(processors(), "shardtools-decode") as pool:

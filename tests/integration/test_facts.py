@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 import shardtools
+from shardtools.errors import SampleError
+from shardtools.torch import ShardBatches
 from tests.cli.command import call
 from tests.servers import NginxServer
 
@@ -161,3 +163,37 @@ class TestNames:
         assert dataset.classes == CLASSES and dataset.classes[dataset.view("cls")[5]] == "dog"
         (folder / "in-@2.tar.json").unlink()
         assert shardtools.open(str(folder / "in-@2.tar")).classes is None
+
+
+class TestCase:
+    """Files called .JPG and .jpg become two fields, which nobody means."""
+
+    HINT = "fields JPG and jpg differ only in case; htupload --rename JPG=jpg makes them one"
+
+    @pytest.fixture
+    def mixed(self, tmp_path: Path) -> Path:
+        (tmp_path / "photos").mkdir()
+        for name in ("a.JPG", "b.jpg", "c.jpg"):
+            (tmp_path / "photos" / name).write_bytes(b"x")
+        return tmp_path
+
+    def test_commands_say_so(self, mixed: Path) -> None:
+        assert f"htupload: {self.HINT}" in run("htupload", "photos", "in-@1.tar", cwd=mixed)
+        assert f"htextract: {self.HINT}" in run("htextract", "in-@1.tar", "--stats", cwd=mixed)
+        said = run("htupload", "--rename", "JPG=jpg", "photos", "one-@1.tar", cwd=mixed)
+        assert "case" not in said and shardtools.open(str(mixed / "one-@1.tar")).fields == ("jpg",)
+        assert "case" not in run("htextract", "one-@1.tar", "--stats", cwd=mixed)
+
+    @pytest.mark.parametrize("has_manifest", [True, False])
+    def test_errors_say_so(self, mixed: Path, has_manifest: bool) -> None:
+        run("htupload", "photos", "in-@1.tar", cwd=mixed)
+        if not has_manifest:
+            (mixed / "in-@1.tar.json").unlink()
+        spec = str(mixed / "in-@1.tar")
+        hint = r"there is JPG, which differs only in case; ask for that, or htupload --rename JPG=jpg"
+        with pytest.raises(SampleError, match=rf"the sample has no jpg; {hint}"):
+            list(ShardBatches(spec, fields="jpg"))
+        with pytest.raises(SampleError, match=rf"sample 0 has no jpg; {hint}"):
+            shardtools.open(spec).view("jpg", decode=None)[0]
+        with pytest.raises(SampleError, match="the sample has no png; leave the field out"):
+            list(ShardBatches(spec, fields="png"))

@@ -164,8 +164,8 @@ class _ParquetEncoder:
             if not all(value is None or isinstance(value, bytes) for value in column):
                 arrays.append(self._others(arrow, column))
             elif self._binary == "base64" and kind_of(name) != "int":
-                texts = [None if value is None else _text(name, value, "base64") for value in column]
-                arrays.append(arrow.array(texts, arrow.string()))
+                encoded = [None if value is None else _text(name, value, "base64") for value in column]
+                arrays.append(arrow.array(encoded, arrow.string()))
             else:
                 mark = MARK if self._binary != "base64" else None
                 arrays.append(self._cells(arrow, name, column, rows, untold))

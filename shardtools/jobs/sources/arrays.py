@@ -160,9 +160,8 @@ class ArrayPart:
             if not as_array:
                 # An image or a number has no byte order; a row of a one-dimensional array is a scalar.
                 value = value.astype(value.dtype.newbyteorder("="), copy=False)[()]
-            if value.dtype.kind == "V" and value.dtype.names is None:  # which is bytes
-                value = value.tobytes()
-            record[field] = bytes(encode(field, value, url=self._file.url, key=key))
+            is_bytes = value.dtype.kind == "V" and value.dtype.names is None
+            record[field] = value.tobytes() if is_bytes else bytes(encode(field, value, url=self._file.url, key=key))
         if self._read > _FORGET_BYTES:
             self._open.forget_pages()
             self._read = 0

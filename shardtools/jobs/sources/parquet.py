@@ -42,8 +42,8 @@ _FETCH_SIZE = 4 << 20
 class ParquetValues:
     """Columns of a Parquet file, as it was when it was listed: each field with the path to its column.
 
-    They are ``small`` if all of them together take so few bytes that a task may read them all for some rows. The cells of
-    ``marked`` columns stand for the bytes of a field, as htextract has written them.
+    They are ``small`` if all of them together take so few bytes that a task may read them all for some rows. The cells
+    of ``marked`` columns stand for the bytes of a field, as htextract has written them.
     """
 
     url: str
@@ -366,7 +366,14 @@ def _binary_columns(schema: Any) -> list[str]:
 
 
 def _marked_columns(schema: Any) -> list[str]:
-    return [field.name for field in schema if MARK.items() <= (field.metadata or {}).items()]
+    """Return the columns that htextract has marked, of those types that it writes."""
+    types = _pyarrow().types
+    kinds = (types.is_int64, types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return [
+        field.name
+        for field in schema
+        if MARK.items() <= (field.metadata or {}).items() and any(kind(field.type) for kind in kinds)
+    ]
 
 
 def _bytes_of(group: Any, columns: Sequence[tuple[str, tuple[str, ...]]]) -> int:
