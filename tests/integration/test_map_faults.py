@@ -82,7 +82,7 @@ def test_one_request_in_twenty_fails(folder: Path, nginx: NginxServer) -> None:
 
 def test_without_retries_the_first_failure_is_the_last(folder: Path, nginx: NginxServer) -> None:
     write_dataset(nginx.root, 1, 5)
-    with FaultyProxy(nginx.url, [Fault(answer=BUSY)]) as proxy:
+    with FaultyProxy(nginx.url, [Fault(b"GET /in-0.tar ", answer=BUSY)]) as proxy:
         outcome = run("--retries", "0", "-p", "script.py", f"{proxy.url}in-@1.tar", "o-@1.tar", cwd=folder)
         what = "the server answered 503 Busy; see whether the server is up and reachable, then run again"
         assert outcome.error() == f"{proxy.url}in-0.tar: {what}"
