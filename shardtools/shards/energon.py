@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from shardtools.errors import AccessError, CorruptError, LimitError, NotFoundError, RefusedError
-from shardtools.shards.json_text import parse_json
+from shardtools.json_text import parse_json
 from shardtools.shards.listing import Listing
 from shardtools.shards.tar import BLOCK
 from shardtools.spec import absolute, is_local, scheme_of, split_path

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from shardtools.errors import CorruptError, ShardError, SpecError, redact
-from shardtools.shards.json_text import parse_json
+from shardtools.json_text import parse_json
 from shardtools.shards.manifest import ShardEntry
 from shardtools.shards.table import ShardTable, encode_name
 from shardtools.shards.tar import BLOCK, Ints

@@ -80,13 +80,15 @@ def columns_of(texts: list[bytes]) -> Columns:
     """Return samples with these orders, and one or two members each."""
     counts = np.array([1 + len(text) % 2 for text in texts], np.int64)
     members = np.zeros(int(counts.sum()), MEMBER)
+    members["head"] = 512
     members["size"] = np.arange(len(members)) * 7 % 513
     members["field"] = np.arange(len(members)) % 3
     members["crc32"] = np.arange(len(members)) * 12345 % 2**32
     places = np.zeros(len(texts), PLACE)
     places["index"] = np.arange(len(texts))
-    sizes = np.array([512 * len(text) for text in texts], np.int64)
     first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    ends = np.concatenate(([0], np.cumsum(512 + -(-members["size"].astype(np.int64) // 512) * 512)))
+    sizes = np.diff(ends[first])
     names = Texts.of([b"name-%d" % i for i in range(len(texts))])
     sums = np.arange(len(texts), dtype=np.uint64) * 99
     return Columns(Texts.of(texts), names, places, sizes, sums, first, members, ("a", "b", "c"))

@@ -15,6 +15,7 @@ import shardtools
 LAYERS = [
     "errors",
     "limits",
+    "json_text",
     "processors",
     "spec",
     "storage",

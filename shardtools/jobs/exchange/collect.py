@@ -7,16 +7,15 @@ A task goes through its shards one by one and writes a run whenever it has as ma
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from shardtools.engine import check_cancelled, tasks_at_once
-from shardtools.errors import NotFoundError, ShardError, ShardtoolsError, StorageError
+from shardtools.errors import ShardError, ShardtoolsError, StorageError
 from shardtools.jobs.exchange.columns import (
     MEMBER,
     PLACE,
@@ -29,6 +28,7 @@ from shardtools.jobs.exchange.columns import (
 )
 from shardtools.jobs.exchange.contents import columns_of_batch, records_of
 from shardtools.jobs.exchange.keying import Keying, Orderer
+from shardtools.jobs.exchange.notes import Collected, read_collected, write_collected
 from shardtools.jobs.exchange.order import RANDOM_BYTES, sort_texts
 from shardtools.jobs.exchange.planning import LEAST_BUDGET
 from shardtools.jobs.exchange.reduce import COMBINE, Reducer
@@ -41,7 +41,6 @@ from shardtools.shards.samples import Members, repeated_key
 from shardtools.shards.sidecar import columns_of
 from shardtools.shards.spans import batch_of
 from shardtools.shards.tar import Bytes, Ints
-from shardtools.storage import get_storage
 
 SMALL = 8192
 """The mean size of spans below which they are copied together, rather than written one by one."""
@@ -68,22 +67,6 @@ class CollectTask:
     resume: bool = False
     ahead: bool = False
     combine: Script | None = None
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What a task has collected: its runs, how many samples of how many bytes, and the hash of their content.
-
-    ``others`` counts members that belong to no sample. ``skipped`` has shard, key (None for the whole shard) and reason
-    of all that was left out.
-    """
-
-    runs: tuple[Run, ...]
-    samples: int = 0
-    size: int = 0
-    content: int = 0
-    others: int = 0
-    skipped: tuple[tuple[str, str | None, str], ...] = ()
 
 
 def share_of(budget: int) -> int:
@@ -137,31 +120,12 @@ def collect(task: CollectTask) -> Collected:
     Raises:
         ShardtoolsError: a shard or sample cannot be read, or a run not be written.
     """
-    if task.resume and (done := _marked(task)) is not None:
+    url, of = f"{task.prefix}.json", {"fingerprint": task.fingerprint, "shards": [list(shard) for shard in task.shards]}
+    if task.resume and (done := read_collected(url, of)) is not None:
         return done
     done = _Collector(task).run()
-    mark = {"fingerprint": task.fingerprint, "shards": [list(shard) for shard in task.shards], **asdict(done)}
-    url = f"{task.prefix}.json"
-    with get_storage(url).create(url) as sink:
-        sink.write(json.dumps(mark).encode("utf-8", "surrogateescape"))
+    write_collected(url, done, of)
     return done
-
-
-def _marked(task: CollectTask) -> Collected | None:
-    """Return what this very task has collected before, None if it has not, or the runs are not there."""
-    url = f"{task.prefix}.json"
-    storage = get_storage(url)
-    try:
-        mark = json.loads(storage.read(url))
-        if mark["fingerprint"] != task.fingerprint or mark["shards"] != [list(shard) for shard in task.shards]:
-            return None
-        runs = tuple(Run(**{**entry, "fields": tuple(entry["fields"])}) for entry in mark["runs"])
-        if any(storage.stat(run.url).size != run.filesize for run in runs):
-            return None
-    except (NotFoundError, ValueError, KeyError, TypeError):
-        return None
-    skipped = tuple((url, key, reason) for url, key, reason in mark["skipped"])
-    return Collected(runs, mark["samples"], mark["size"], mark["content"], mark["others"], skipped)
 
 
 class _Collector:

@@ -13,8 +13,9 @@ from typing import Any
 
 from shardtools import engine
 from shardtools.errors import CorruptError, StorageError, redact
-from shardtools.jobs.exchange.collect import Collected, CollectTask, collect
-from shardtools.jobs.exchange.gather import GatherPlan, GatherTask, gather, write_plan
+from shardtools.jobs.exchange.collect import CollectTask, collect
+from shardtools.jobs.exchange.gather import GatherTask, gather
+from shardtools.jobs.exchange.notes import Collected, GatherPlan, write_plan
 from shardtools.jobs.exchange.plan import cuts, ranks
 from shardtools.jobs.exchange.planning import ExchangePlan, count_outputs, look_at_outputs
 from shardtools.jobs.exchange.run import Run

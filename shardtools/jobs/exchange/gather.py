@@ -5,11 +5,8 @@ plan -> columns of the ranges -> merged -> what becomes of samples with one key 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -20,50 +17,17 @@ from shardtools.jobs.exchange.collect import SMALL, share_of, sorted_rows
 from shardtools.jobs.exchange.columns import Columns, content_hash, join_columns, sums_of
 from shardtools.jobs.exchange.contents import records_of
 from shardtools.jobs.exchange.merge import Merger
+from shardtools.jobs.exchange.notes import GatherPlan, read_plan
 from shardtools.jobs.exchange.reduce import REDUCE, Reducer
-from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.same import Treatment, choose
 from shardtools.jobs.target import Counts, ShardResult, Target, commit, is_own, read_mark, shard_result
-from shardtools.shards.npy import load_npz
 from shardtools.shards.samples import Composer
 from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.spans import SpanBatch, SpanWriter, batch_of
 from shardtools.shards.table import spread
 from shardtools.shards.tar import BLOCK, Ints
 from shardtools.shards.writer import ShardWriter
-from shardtools.storage import Sink, get_storage
-
-
-@dataclass(frozen=True)
-class GatherPlan:
-    """The ``runs``, where each output begins in each of them (``cuts``), and the URLs of the input ``shards``.
-
-    ``sources`` tells for each input shard which of the sources that the user named it is of.
-    """
-
-    runs: tuple[Run, ...]
-    cuts: Ints
-    shards: tuple[str, ...]
-    sources: tuple[int, ...]
-
-
-def write_plan(url: str, plan: GatherPlan) -> None:
-    """Write a plan, for the tasks to read."""
-    told = {"runs": [asdict(run) for run in plan.runs], "shards": plan.shards, "sources": plan.sources}
-    file = BytesIO()
-    text = np.frombuffer(json.dumps(told).encode("utf-8", "surrogateescape"), np.uint8)
-    np.savez(file, cuts=plan.cuts, told=text)
-    with get_storage(url).create(url) as sink:
-        sink.write(file.getvalue())
-
-
-@lru_cache(maxsize=4)
-def read_plan(url: str, fingerprint: str) -> GatherPlan:
-    """Return a plan that was written for the job of ``fingerprint``; it is read once in each process."""
-    found = load_npz(get_storage(url).read(url))
-    told = json.loads(found["told"].tobytes().decode("utf-8", "surrogateescape"))
-    runs = tuple(Run(**{**entry, "fields": tuple(entry["fields"])}) for entry in told["runs"])
-    return GatherPlan(runs, found["cuts"], tuple(told["shards"]), tuple(told["sources"]))
+from shardtools.storage import Sink
 
 
 @dataclass(frozen=True)
@@ -124,7 +88,6 @@ def locate(plan: GatherPlan, number: int) -> Located:
     for i in chosen:
         check_cancelled()
         columns, start = plan.runs[i].read_columns(int(low[i]), int(high[i]))
-        plan.runs[i].check(columns)
         parts.append(columns)
         runs.append(np.full(len(columns), i, np.int64))
         starts.append(start + np.cumsum(columns.sizes) - columns.sizes)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from shardtools.errors import CorruptError
 from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns, Texts
-from shardtools.shards.tar import Bytes, Ints
+from shardtools.shards.tar import BLOCK, Bytes, Ints
 from shardtools.spec import is_local
 from shardtools.storage import ByteRange, get_storage
 from shardtools.storage.files import os_errors
@@ -72,7 +72,12 @@ class Run:
         return Texts(np.frombuffer(data, np.uint8), np.frombuffer(ends, _END).astype(np.int64))
 
     def read_columns(self, start: int, stop: int) -> tuple[Columns, int]:
-        """Return what is known of samples ``start`` to ``stop``, and where their spans begin in the object."""
+        """Return what is known of samples ``start`` to ``stop``, and where their spans begin in the object.
+
+        Raises:
+            StorageError: it cannot be read.
+            CorruptError: it is not what was written.
+        """
         storage = get_storage(self.url)
         before = max(start - 1, 0)
         ends_part, rows_part = storage.read_ranges(
@@ -87,6 +92,14 @@ class Run:
         name_ends, member_ends, data_ends = (
             _with_start(rows[name], start) for name in ("name_end", "member_end", "data_end")
         )
+        for ends, size in (
+            (order_ends, self.order_bytes),
+            (name_ends, self.name_bytes),
+            (member_ends, self.members),
+            (data_ends, self.data_bytes),
+        ):
+            if ends[0] < 0 or ends[-1] > size or (np.diff(ends) < 0).any():
+                raise self._damaged()
         orders, members, names = storage.read_ranges(
             self.url,
             [
@@ -108,6 +121,7 @@ class Run:
             np.frombuffer(members, MEMBER),
             self.fields,
         )
+        self._check(columns)
         return columns, int(data_ends[0])
 
     def read_data(self, start: int, stop: int) -> memoryview:
@@ -127,14 +141,21 @@ class Run:
                 os.close(fd)
         return memoryview(mapped)[before:]
 
-    def check(self, columns: Columns) -> None:
-        """Raise if columns that were read cannot be what was written.
+    def _check(self, columns: Columns) -> None:
+        """Raise if columns that were read cannot be what was written: members must fill the spans of their samples."""
+        members = columns.members
+        if len(members) and int(members["field"].max()) >= len(self.fields):
+            raise self._damaged()
+        most = np.uint64(self.data_bytes)
+        if (members["head"] > most).any() or (members["size"] > most).any():
+            raise self._damaged()
+        sizes = members["head"].astype(np.int64) + -(-members["size"].astype(np.int64) // BLOCK) * BLOCK
+        ends = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))[columns.first]
+        if not np.array_equal(np.diff(ends), columns.sizes) or (columns.sizes % BLOCK).any():
+            raise self._damaged()
 
-        Raises:
-            CorruptError: they cannot.
-        """
-        if len(columns.members) and int(columns.members["field"].max()) >= len(self.fields):
-            raise CorruptError("the spill was damaged", url=self.url, fix="delete it and run again")
+    def _damaged(self) -> CorruptError:
+        return CorruptError("the spill was damaged", url=self.url, fix="delete it and run again")
 
 
 def _with_start(ends: npt.NDArray[Any], start: int) -> Ints:

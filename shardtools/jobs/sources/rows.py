@@ -24,7 +24,7 @@ from shardtools.errors import CorruptError, DuplicateKeyError, JobError
 from shardtools.jobs.sources import Ints
 from shardtools.jobs.sources.names import is_key, number_key
 from shardtools.jobs.sources.table_rules import TableRules, key_column, no_rules, require
-from shardtools.shards.json_text import parse_json
+from shardtools.json_text import parse_json
 from shardtools.storage import check_stop, current_options, get_storage
 
 

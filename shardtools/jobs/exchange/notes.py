@@ -1,0 +1,169 @@
+"""What the two passes of an exchange note for each other, and for who resumes: the runs of a group, and the plan.
+
+    collect -> Collected -> group-000000.json        the client -> GatherPlan -> plan.npz -> gather
+
+They lie in the spill, where others may be able to write. So all of it is checked where it is read, and the objects that
+it names must lie in the spill, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from shardtools.errors import CorruptError, NotFoundError
+from shardtools.jobs.exchange.run import Run
+from shardtools.json_text import parse_json
+from shardtools.shards.names import wrong_fields
+from shardtools.shards.npy import load_npz
+from shardtools.shards.tar import Ints
+from shardtools.spec import folder_of
+from shardtools.storage import get_storage
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a task has collected: its runs, how many samples of how many bytes, and the hash of their content.
+
+    ``others`` counts members that belong to no sample. ``skipped`` has shard, key (None for the whole shard) and reason
+    of all that was left out.
+    """
+
+    runs: tuple[Run, ...]
+    samples: int = 0
+    size: int = 0
+    content: int = 0
+    others: int = 0
+    skipped: tuple[tuple[str, str | None, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class GatherPlan:
+    """The ``runs``, where each output begins in each of them (``cuts``), and the URLs of the input ``shards``.
+
+    ``sources`` tells for each input shard which of the sources that the user named it is of.
+    """
+
+    runs: tuple[Run, ...]
+    cuts: Ints
+    shards: tuple[str, ...]
+    sources: tuple[int, ...]
+
+
+def write_collected(url: str, done: Collected, of: Mapping[str, Any]) -> None:
+    """Note what a task has collected; ``of`` says of which task, as JSON data."""
+    with get_storage(url).create(url) as sink:
+        sink.write(json.dumps({**of, **asdict(done)}).encode("utf-8", "surrogateescape"))
+
+
+def read_collected(url: str, of: Mapping[str, Any]) -> Collected | None:
+    """Return what the very task has collected before that ``of`` describes; None if it has not, or the runs are gone.
+
+    Raises:
+        StorageError: the storage cannot be read.
+    """
+    storage = get_storage(url)
+    try:
+        noted = _object(parse_json(storage.read(url), url))
+        if any(noted.get(name) != value for name, value in of.items()):
+            return None
+        done = Collected(
+            tuple(_run(entry, folder_of(url)) for entry in _list(noted.get("runs"))),
+            skipped=tuple(_skipped(entry) for entry in _list(noted.get("skipped"))),
+            **{name: _count(noted.get(name)) for name in ("samples", "size", "content", "others")},
+        )
+        if sum(run.count for run in done.runs) > done.samples:
+            raise ValueError("the runs have more samples than were collected")
+        if any(storage.stat(run.url).size != run.filesize for run in done.runs):
+            return None
+    except (NotFoundError, ValueError):  # an earlier attempt's, or damaged: the task does it again
+        return None
+    return done
+
+
+def write_plan(url: str, plan: GatherPlan) -> None:
+    """Write a plan, for the tasks to read."""
+    told = {"runs": [asdict(run) for run in plan.runs], "shards": plan.shards, "sources": plan.sources}
+    file = BytesIO()
+    text = np.frombuffer(json.dumps(told).encode("utf-8", "surrogateescape"), np.uint8)
+    np.savez(file, cuts=plan.cuts, told=text)
+    with get_storage(url).create(url) as sink:
+        sink.write(file.getvalue())
+
+
+@lru_cache(maxsize=4)
+def read_plan(url: str, fingerprint: str) -> GatherPlan:
+    """Return a plan that was written for the job of ``fingerprint``; it is read once in each process.
+
+    Raises:
+        StorageError: it cannot be read.
+        CorruptError: it is damaged.
+    """
+    data = get_storage(url).read(url)
+    try:
+        return _parse_plan(load_npz(data), url)
+    except (MemoryError, SystemError):  # which say nothing of the bytes
+        raise
+    except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged bytes
+        raise CorruptError("the plan in the spill is damaged", url=url, fix="delete it and run again") from error
+
+
+def _parse_plan(arrays: Mapping[str, Any], url: str) -> GatherPlan:
+    told = _object(parse_json(arrays["told"].tobytes().decode("utf-8", "surrogateescape"), url))
+    runs = tuple(_run(entry, folder_of(url)) for entry in _list(told.get("runs")))
+    shards = tuple(map(_text, _list(told.get("shards"))))
+    sources = tuple(map(_count, _list(told.get("sources"))))
+    cuts = arrays["cuts"].astype(np.int64, casting="safe")
+    counts = np.array([run.count for run in runs], np.int64)
+    rises = cuts.ndim == 2 and len(cuts) and cuts.shape[1] == len(runs) and (np.diff(cuts, axis=0) >= 0).all()
+    if not rises or (cuts[0] != 0).any() or (cuts[-1] != counts).any() or len(sources) != len(shards):
+        raise ValueError("its cuts are not those of its runs")
+    return GatherPlan(runs, cuts, shards, sources)
+
+
+def _run(entry: Any, folder: str) -> Run:
+    """Return a run that is noted as JSON data, and lies in ``folder``."""
+    noted = _object(entry)
+    if {*noted} != {field.name for field in fields(Run)}:
+        raise ValueError("this is no run")
+    url = _text(noted["url"])
+    names = tuple(map(_text, _list(noted["fields"])))
+    if folder_of(url) != folder or wrong_fields(names):
+        raise ValueError("a run lies elsewhere, or has fields that cannot be")
+    numbers = ("count", "data_bytes", "order_bytes", "name_bytes", "members")
+    return Run(url=url, fields=names, **{name: _count(noted[name]) for name in numbers})
+
+
+def _skipped(entry: Any) -> tuple[str, str | None, str]:
+    url, key, reason = _list(entry)
+    return _text(url), None if key is None else _text(key), _text(reason)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("this is no object")
+    return value
+
+
+def _list(value: Any) -> Sequence[Any]:
+    if not isinstance(value, list):
+        raise ValueError("this is no list")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("this is no text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise ValueError("this is no number of things")
+    return value
