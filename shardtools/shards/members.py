@@ -166,7 +166,11 @@ class IndexedShard:
         current_options().limits.check("sample", int(self.table.size[members].max(initial=0)), url=self.url)
         if self.foreign:
             return self._read_with_headers(members)
-        found = self._read_spans(members) if self.is_plain else uncut(self._inflate(members))
+        if self.is_plain:
+            start = self.table.offset[members]
+            found = self._read_spans(start, start + self.table.size[members])
+        else:
+            found = uncut(self._inflate(members))
         if self.checksums is not None:
             views = [memoryview(body) for body in found.bodies]
             places = zip(found.body.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
@@ -195,18 +199,23 @@ class IndexedShard:
         return f"{self.table.keys[sample]}.{self.table.fields[self.table.field[member]]}"
 
     def _read_with_headers(self, members: Ints) -> Uncut:
-        """Return the data of members of a plain shard, of which each must stand behind the header that it should."""
-        heads = self.sidecar.columns["head"].astype(np.int64)[members]
-        found = self._read_spans(members, heads)
-        headers = Uncut(found.bodies, found.body, found.low - heads, found.low).cut()
-        check_headers(self.url, self.table, members, cast(list[bytes], headers))
-        return found
+        """Return the data of members of a plain shard, of which each must stand behind the header that it should.
 
-    def _read_spans(self, members: Ints, before: Ints | int = 0) -> Uncut:
-        """Return the data of members of a plain shard, in bodies that also have so many bytes ``before`` each."""
-        start = self.table.offset[members]
-        stop = start + self.table.size[members]
-        start -= before
+        What follows the last member of a sample is looked at, too: an index may have left out another one.
+        """
+        last = members[np.isin(members, self.table.first[1:-1] - 1)]
+        looked_at = np.concatenate((members, last + 1))
+        offset, size = self.table.offset[looked_at], self.table.size[looked_at]
+        size[len(members) :] = 0
+        heads = self.sidecar.columns["head"].astype(np.int64)[looked_at]
+        found = self._read_spans(offset - heads, offset + size)
+        headers = Uncut(found.bodies, found.body, found.low, found.low + heads).cut()
+        check_headers(self.url, self.table, looked_at, cast(list[bytes], headers))
+        some = slice(len(members))
+        return Uncut(found.bodies, found.body[some], (found.low + heads)[some], found.high[some])
+
+    def _read_spans(self, start: Ints, stop: Ints) -> Uncut:
+        """Return the bytes of a plain shard from each ``start`` to each ``stop``; close ones are read together."""
         firsts, lasts = merge_close(start, stop, GAP)
         spans = [ByteRange(a, b) for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)]
         bodies = get_storage(self.url).read_ranges(self.url, spans)
@@ -214,7 +223,7 @@ class IndexedShard:
         empty = start == stop  # an empty member may lie anywhere, also where nothing is read
         body[empty] = 0
         low: Ints = np.where(empty, 0, start - (firsts[body] if len(firsts) else 0))
-        return Uncut(bodies or [b""], body, low + before, low + stop - start)
+        return Uncut(bodies or [b""], body, low, low + stop - start)
 
     def _segments(self, members: Ints) -> tuple[list[ByteRange], list[ByteRange]]:
         """Return the parts of the tar file that hold ``members``, from entry point to entry point, and where they lie.

@@ -217,6 +217,18 @@ def test_index_of_dali(folder: Path) -> None:
     run()
 
 
+def test_an_index_that_leaves_out_a_member(folder: Path) -> None:
+    """It lists another member in its place, which is no part of a sample: the sample would lack a field."""
+    place = bare(folder, "left out")
+    good = dali_index(place)
+    for i in range(20):
+        wrong = good.replace(b" d/%02d.txt" % i, b" txt")
+        assert wrong != good
+        (place / "x-0.idx").write_bytes(wrong)
+        with bounds():
+            read_all(f"{place}/x-0.tar")
+
+
 def test_index_of_energon(folder: Path) -> None:
     place = bare(folder, "energon")
     samples, parts = energon_rows(place)
