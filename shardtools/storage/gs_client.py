@@ -39,6 +39,7 @@ from shardtools.storage.http_client import (
     THREADS,
     Client,
     content_range,
+    is_part,
     network_errors,
     status_of,
     timeouts,
@@ -120,7 +121,7 @@ class GsClient(Client):
         """Return size and generation; an emulator that does not tell the generation is asked for it."""
         headers = response.headers
         length = headers.get(_STORED_SIZE) or headers.get("Content-Length", "")
-        size = content_range(response)[2] if response.status_code == 206 else int(length) if length.isdigit() else None
+        size = content_range(response)[2] if is_part(response) else int(length) if length.isdigit() else None
         generation = headers.get(_GENERATION)
         if generation is None:
             bucket, name = (unquote(part) for part in _MEDIA.search(response.url).groups())  # type: ignore[union-attr]

@@ -178,11 +178,9 @@ class Client(ABC):
         headers = response.headers
         validator = headers.get("ETag") or headers.get("Last-Modified")
         settled = _is_settled(headers)
-        if response.status_code == 206:
+        if is_part(response):
             return Stat(content_range(response)[2], validator, settled)
-        length = headers.get("Content-Length", "")
-        chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
-        return Stat(int(length) if length.isdigit() and not chunked else None, validator, settled)
+        return Stat(body_length(response), validator, settled)
 
     def answer_error(
         self, response: requests.Response, url: str, meanings: Mapping[int, Meaning] = MappingProxyType({})
@@ -265,6 +263,24 @@ def content_range(response: requests.Response) -> tuple[int, int, int | None]:
         return -1, -1, None
     start, stop = (int(match[1]), int(match[2]) + 1) if match[1] else (-1, -1)
     return start, stop, None if match[3] == "*" else int(match[3])
+
+
+def is_part(response: requests.Response) -> bool:
+    """Return whether an answer has a part of the object, whatever its status says.
+
+    Some servers answer 200 to a range, with a Content-Range that tells which part it is.
+    """
+    if response.status_code != 200:
+        return response.status_code == 206
+    start, stop, size = content_range(response)
+    return start >= 0 and (start, stop) != (0, size)
+
+
+def body_length(response: requests.Response) -> int | None:
+    """Return the number of bytes of an answer's body, None if its head does not say it."""
+    length = response.headers.get("Content-Length", "")
+    chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    return int(length) if length.isdigit() and not chunked else None
 
 
 def discard(response: requests.Response) -> None:

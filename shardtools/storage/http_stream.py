@@ -12,7 +12,7 @@ from requests import Response
 
 from shardtools.errors import ChangedError, RefusedError, UnavailableError
 from shardtools.storage import ByteRange, Stat, Stream
-from shardtools.storage.http_client import Client, content_range, network_errors
+from shardtools.storage.http_client import Client, body_length, content_range, is_part, network_errors
 from shardtools.storage.ranges import past_end
 from shardtools.storage.retry import Budget, TransientError
 
@@ -165,7 +165,7 @@ class ObjectStream(Stream):
         except BaseException:
             response.close()
             raise
-        self.ranged = response.status_code == 206
+        self.ranged = is_part(response)
         self._behind = 0 if self.ranged else self._position
         return response
 
@@ -179,9 +179,7 @@ class ObjectStream(Stream):
         if response.status_code not in (200, 206):
             raise self._client.answer_error(response, self._url)
         stat = self._client.describe(response)
-        if response.status_code == 206 and content_range(response)[0] != self._position:
-            fix = "read it by a program that follows the server's own protocol"
-            raise RefusedError("the server answers other bytes than it was asked for", url=self._url, fix=fix)
+        self._check_place(response, stat)
         if self._position == self._start:
             self.stat = stat  # also if it was known: the head of the first answer may have been cut off
         elif not self._is_same(stat, conditional and response.status_code == 206):
@@ -190,6 +188,18 @@ class ObjectStream(Stream):
             self._stop = self.stat.size if stat.size is None else stat.size
         elif stat.size is not None and self._span.stop > stat.size:
             raise past_end(self._span, stat.size, self._url)
+
+    def _check_place(self, response: Response, stat: Stat) -> None:
+        """Check that the body begins where it should: a part at `_position`, and else it is the whole object."""
+        length = body_length(response)
+        if is_part(response):
+            start, stop, _ = content_range(response)
+            right = start == self._position and length in (None, stop - start)
+        else:
+            right = None in (length, stat.size) or length == stat.size
+        if not right:
+            fix = "read it by a program that follows the server's own protocol"
+            raise RefusedError("the server answers other bytes than it was asked for", url=self._url, fix=fix)
 
     def _is_same(self, stat: Stat, confirmed: bool) -> bool:
         """``confirmed``: the server has compared the validators itself, and need not repeat its own."""

@@ -27,7 +27,7 @@ class Fault:
     ``answer`` is sent in place of the server's, which never sees the request; ``instead`` in place of an answer that
     the server has given. Otherwise the server's answer is cut off after ``after`` bytes, head included, or so many of
     its body if ``of_body``: by a reset if ``reset``, by silence until the client gives up if ``stall``, and else as if
-    the server had ended it. ``then`` is called before the client can know.
+    the server had ended it. ``then`` is called before the client can know. ``rewrite`` makes another head of its head.
     """
 
     when: bytes = b"GET "
@@ -37,6 +37,7 @@ class Fault:
     of_body: bool = False
     reset: bool = False
     stall: bool = False
+    rewrite: Callable[[bytes], bytes] | None = None
     then: Callable[[], object] = field(default=lambda: None)
 
 
@@ -129,6 +130,9 @@ class FaultyProxy:
                         fault.then()
                         client.sendall(fault.instead)
                         return
+                    if fault.rewrite is not None and b"\r\n\r\n" in data and data.startswith(b"HTTP/"):
+                        head, _, body = data.partition(b"\r\n\r\n")
+                        data = fault.rewrite(head) + b"\r\n\r\n" + body
                     if left < 0:  # the end of the head is in the first data, as all servers here send it
                         left = data.index(b"\r\n\r\n") + 4 + fault.after
                     client.sendall(data[:left])

@@ -178,7 +178,36 @@ def reads(connect: Lines) -> bytes:
     return connect().reads
 
 
+def as_if_whole(head: bytes) -> bytes:
+    """Return the head of a part with the status of a whole object, and without the length that would betray it."""
+    lines = head.replace(b" 206 ", b" 200 ", 1).split(b"\r\n")
+    kept = [line for line in lines if not line.lower().startswith((b"content-length", b"connection"))]
+    return b"\r\n".join([*kept, b"x-goog-stored-content-length: %d" % len(MEGABYTES), b"Connection: close"])
+
+
 class TestReading:
+    @pytest.mark.parametrize("at", [2_500_000, 4_000_000])
+    def test_a_part_that_comes_with_the_status_of_a_whole_object(self, connect: Lines, at: int) -> None:
+        """As Google's storage-testbench answers a read that goes on after a dropped connection."""
+        rest = Fault(reads(connect), after=len(MEGABYTES) - at, of_body=True, rewrite=as_if_whole)
+        line = connect(Fault(reads(connect), after=at, of_body=True), rest)
+        line.put("x.tar", MEGABYTES)
+        assert line.storage.read(line.url("x.tar")) == MEGABYTES
+        assert line.count(line.reads) == 2 and not line.proxy.faults
+
+    def test_a_range_that_comes_with_the_status_of_a_whole_object(self, connect: Lines) -> None:
+        line = connect(Fault(reads(connect), after=1_000, of_body=True, rewrite=as_if_whole))
+        line.put("x.tar", MEGABYTES)
+        assert line.storage.read_ranges(line.url("x.tar"), [ByteRange(5_000, 6_000)]) == [MEGABYTES[5_000:6_000]]
+
+    def test_other_bytes_than_were_asked_for(self, connect: Lines) -> None:
+        other = canned("200 OK", 'ETag: "1"', f"Content-Range: bytes 7-106/{len(MEGABYTES)}", body=OBJECT[:100])
+        line = connect(Fault(reads(connect), answer=other), Fault(reads(connect), answer=other))
+        line.put("x.tar", MEGABYTES)
+        for action in (line.storage.read, lambda url: line.storage.read_ranges(url, [ByteRange(500, 600)])):
+            with pytest.raises(RefusedError, match=r"x\.tar: the server answers other bytes"):
+                action(line.url("x.tar"))
+
     @pytest.mark.parametrize("reset", [True, False])
     @pytest.mark.parametrize("after", [1, 2_500_000, (5 << 20) - 100])
     def test_a_body_that_breaks_off_goes_on(self, connect: Lines, after: int, reset: bool) -> None:
