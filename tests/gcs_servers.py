@@ -26,12 +26,14 @@ import pytest
 
 from tests.servers import ServerError, stop, wait_until
 
-# As it comes it answers one connection after the other, so that a stream that is read slowly holds up all the rest.
 _EMULATOR = """
-import http.server
-http.server.HTTPServer = http.server.ThreadingHTTPServer
 from gcp_storage_emulator.__main__ import main
 main()
+"""
+# As it comes it answers one connection after the other, so that a stream that is read slowly holds up all the rest.
+_WITH_THREADS = """
+import http.server
+http.server.HTTPServer = http.server.ThreadingHTTPServer
 """
 _PAGE = 100
 _UNIT = 1 << 18
@@ -48,8 +50,10 @@ def use_environment(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str
 
 
 @contextmanager
-def gcs_emulator(bucket: str) -> Iterator[str]:
+def gcs_emulator(bucket: str, *, threads: bool = True) -> Iterator[str]:
     """Run gcp-storage-emulator, in memory, and give out its address, without a slash at the end.
+
+    Without ``threads`` it is as it comes, and answers one connection after the other.
 
     Raises:
         ServerError: it did not start.
@@ -59,7 +63,7 @@ def gcs_emulator(bucket: str) -> Iterator[str]:
         port = chosen.getsockname()[1]
     command = ["start", "--host", "127.0.0.1", "--port", str(port), "--in-memory"]
     process = subprocess.Popen(
-        [sys.executable, "-c", _EMULATOR, *command, "--default-bucket", bucket],
+        [sys.executable, "-c", f"{_WITH_THREADS * threads}{_EMULATOR}", *command, "--default-bucket", bucket],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

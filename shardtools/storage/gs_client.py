@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import quote, urlencode
 
 import requests
 from google.auth import exceptions as failures
@@ -33,12 +32,14 @@ from shardtools.errors import (
     NotFoundError,
     RefusedError,
     StorageError,
+    redact,
 )
 from shardtools.storage import Stat
 from shardtools.storage.http_client import (
     THREADS,
     Client,
     content_range,
+    is_address,
     is_part,
     network_errors,
     status_of,
@@ -46,10 +47,10 @@ from shardtools.storage.http_client import (
 )
 from shardtools.storage.retry import RetryPolicy, TransientError
 
-_MEDIA = re.compile(r"/b/([^/?]+)/o/([^/?]+)")
 _CONDITION = "x-shardtools-if-generation"
 _SIGN_IN = "run 'gcloud auth application-default login', or set GOOGLE_APPLICATION_CREDENTIALS"
 _CHECK_RIGHTS = "see what the account may do (storage.objects.get, create, delete, list)"
+_EMULATOR = "STORAGE_EMULATOR_HOST"
 _GENERATION = "x-goog-generation"
 _STORED_SIZE = "x-goog-stored-content-length"
 
@@ -101,6 +102,7 @@ class GsClient(Client):
         self._local = threading.local()
         self._lock = threading.Lock()
         self._accounts: dict[int, _Account] = {}
+        self._tells_generation = True
 
     def exchange(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
         """Return the answer to a request for an object's bytes."""
@@ -111,22 +113,28 @@ class GsClient(Client):
         if generation := sent.pop(_CONDITION, None):
             query["ifGenerationMatch"] = generation
         address = f"/download/storage/v1/b/{quote(bucket, safe='')}/o/{quote(name, safe='')}"
-        return self._request(method, url, address, query, sent, body)
+        known = None if self._tells_generation else self.stat(url).validator
+        response = self._request(method, url, address, query, sent, body)
+        if response.status_code not in (200, 206):
+            return response
+        self._tells_generation = _GENERATION in response.headers
+        if not self._tells_generation:
+            if known is None:  # asked for it first: an emulator may answer nothing else before all of this is read
+                response.close()
+                return self.exchange(method, url, headers, body)
+            response.headers[_GENERATION] = known
+        return response
 
     def stat(self, url: str) -> Stat:
         entry = self.json("GET", url, object_path(url), {"fields": "size,generation"})
         return Stat(int(entry["size"]), str(entry["generation"]))
 
     def describe(self, response: requests.Response) -> Stat:
-        """Return size and generation; an emulator that does not tell the generation is asked for it."""
+        """Return size and generation."""
         headers = response.headers
         length = headers.get(_STORED_SIZE) or headers.get("Content-Length", "")
         size = content_range(response)[2] if is_part(response) else int(length) if length.isdigit() else None
-        generation = headers.get(_GENERATION)
-        if generation is None:
-            bucket, name = (unquote(part) for part in _MEDIA.search(response.url).groups())  # type: ignore[union-attr]
-            generation = self.stat(f"gs://{bucket}/{name}").validator
-        return Stat(size, generation)
+        return Stat(size, headers.get(_GENERATION))
 
     def json(
         self, method: str, url: str, path: str, query: Mapping[str, str] | None = None, body: Any = None
@@ -282,5 +290,15 @@ def _find_account(url: str) -> _Account:
             fix = f"check the file that {CREDENTIALS} names" if named else _SIGN_IN
             raise AccessError(f"the credentials cannot be used ({_said(error)})", url=url, fix=fix) from error
         client = google_storage.Client.create_anonymous_client()
-    credentials = client._credentials
-    return _Account(client._connection.API_BASE_URL.rstrip("/"), credentials)
+    return _Account(_endpoint(client._connection.API_BASE_URL, url), client._credentials)
+
+
+def _endpoint(address: str, url: str) -> str:
+    """Return the address of the service; where none is written for an emulator, its scheme is http."""
+    variable = _EMULATOR if os.environ.get(_EMULATOR) else "API_ENDPOINT_OVERRIDE"
+    if "://" not in address and variable == _EMULATOR:
+        address = f"http://{address}"
+    if not is_address(address):
+        fix = "write it as http://localhost:9023"
+        raise RefusedError(f"{variable} is {redact(address)}, which is no address of a server", url=url, fix=fix)
+    return address.rstrip("/")

@@ -22,6 +22,7 @@ from functools import lru_cache
 from http.client import HTTPException
 from types import MappingProxyType
 from typing import ClassVar, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 from requests import exceptions as failures
@@ -254,6 +255,19 @@ def server_of(url: str) -> str:
     """
     scheme, _, place = split_path(url)[0].partition("://")
     return f"{scheme}://{place.rpartition('@')[2]}".lower()
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is the URL of a web server.
+
+    >>> is_address("http://minio:9000"), is_address("minio:9000"), is_address("http://minio:port")
+    (True, False, False)
+    """
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def content_range(response: requests.Response) -> tuple[int, int, int | None]:

@@ -193,10 +193,14 @@ class ObjectStream(Stream):
         """Check that the body begins where it should: a part at `_position`, and else it is the whole object."""
         length = body_length(response)
         if is_part(response):
-            start, stop, _ = content_range(response)
+            start, stop, size = content_range(response)
+            if size is not None:
+                stop = min(stop, size)  # some echo what they were asked for
             right = start == self._position and length in (None, stop - start)
         else:
             right = None in (length, stat.size) or length == stat.size
+        if not right and self._span is not None and stat.size is not None and self._span.stop > stat.size:
+            raise past_end(self._span, stat.size, self._url)
         if not right:
             fix = "read it by a program that follows the server's own protocol"
             raise RefusedError("the server answers other bytes than it was asked for", url=self._url, fix=fix)

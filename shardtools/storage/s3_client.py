@@ -28,8 +28,8 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 
 from shardtools import __version__
-from shardtools.errors import RefusedError, StorageError
-from shardtools.storage.http_client import Client, timeouts
+from shardtools.errors import RefusedError, StorageError, redact
+from shardtools.storage.http_client import Client, is_address, timeouts
 from shardtools.storage.retry import RetryPolicy, TransientError, retry_after_seconds
 from shardtools.storage.s3_errors import EXPIRED_CODES, answer_error, answered, client_error, is_transient
 
@@ -86,6 +86,7 @@ class _Connected:
         region = self.regions.get(bucket)
         with self.lock:
             if region not in self.apis:
+                self._check_endpoint(bucket)
                 self.apis[region] = self._new_api(region)
             return self.apis[region]
 
@@ -98,7 +99,7 @@ class _Connected:
             special["signature_version"] = "s3v4"  # an address would get one that newer buckets do not take
         if not chosen.get("addressing_style"):
             # Other servers have no host for each bucket. At Amazon an address would name no region but for "virtual".
-            special["s3"] = {"addressing_style": "path" if self._has_endpoint() else "virtual"}
+            special["s3"] = {"addressing_style": "path" if self._endpoint() else "virtual"}
         config = Config(
             connect_timeout=self.timeout[0],
             read_timeout=self.timeout[1],
@@ -111,15 +112,30 @@ class _Connected:
         )
         return self.session.client("s3", region_name=region, config=config)
 
-    def _has_endpoint(self) -> bool:
-        """Return whether the environment or the profile names a server."""
+    def _endpoint(self) -> tuple[str, str] | None:
+        """Return the server that the environment or the profile names, and where it does; None if neither does."""
         found = self.session._session  # botocore's, which knows the configuration
         if found.get_config_variable("ignore_configured_endpoint_urls"):
-            return False
+            return None
+        for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+            if named := os.environ.get(variable):
+                return named, variable
         profile = found.get_scoped_config()
         services = found.full_config.get("services", {}).get(profile.get("services"), {})
-        named = (os.environ.get("AWS_ENDPOINT_URL_S3"), os.environ.get("AWS_ENDPOINT_URL"), profile.get("endpoint_url"))
-        return any(named) or bool(services.get("s3", {}).get("endpoint_url"))
+        named = services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url")
+        return (named, "endpoint_url of the AWS profile") if named else None
+
+    def _check_endpoint(self, bucket: str) -> None:
+        """Raise RefusedError if the server that is named has no usable address."""
+        named = self._endpoint()
+        if named is not None and not is_address(named[0]):
+            address = redact(named[0])
+            example = "minio:9000" if "://" in address else address
+            raise RefusedError(
+                f"{named[1]} is {address}, which is no address of a server",
+                url=f"s3://{bucket}",
+                fix=f"write it as http://{example} or https://{example}",
+            )
 
     def sign(self, method: str, url: str) -> str:
         """Return an address with a signature, good for some minutes, for requests of one kind for one object."""

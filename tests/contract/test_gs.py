@@ -10,9 +10,11 @@ from urllib.parse import quote
 import pytest
 import requests
 
+from shardtools.errors import RefusedError
+from shardtools.storage import ByteRange
 from shardtools.storage.gs import GsStorage
 from shardtools.storage.retry import RetryPolicy
-from tests.contract.suite import BucketContract, Place
+from tests.contract.suite import OBJECT, BucketContract, Place
 from tests.gcs_servers import StrictGcs, gcs_emulator, strict_gcs, use_environment
 
 QUICK = RetryPolicy(attempts=4, base=0.01, cap=0.05)
@@ -105,6 +107,42 @@ class TestEmulator(BucketContract):
 
     @pytest.mark.skip("the emulator's own threads step on each other when many write")
     def test_threads_share_one_storage(self) -> None: ...
+
+
+def test_the_emulator_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it sends a body that no buffer of a socket holds, it answers nothing else."""
+    data = OBJECT * 640
+    with gcs_emulator(BUCKET, threads=False) as address:
+        use_environment(monkeypatch, {"STORAGE_EMULATOR_HOST": address})
+        storage = GsStorage(RetryPolicy(attempts=1), timeout=20)
+        url = f"gs://{BUCKET}/d/x.tar"
+        with storage.create(url) as sink:
+            sink.write(data)
+        assert storage.read(url) == data
+        assert storage.read_ranges(url, [ByteRange(5, 10), ByteRange(9_000_000, 50_000_000)]) == [
+            data[5:10],
+            data[9_000_000:50_000_000],
+        ]
+        with storage.open(url) as stream:
+            stat = stream.stat
+        assert stat == storage.stat(url)
+
+
+@pytest.mark.parametrize("shape", ["{}", "http://{}", "http://{}/"])
+def test_an_emulator_named_with_and_without_a_scheme(
+    server: StrictGcs, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    server.store(BUCKET, "named.tar", OBJECT)
+    use_environment(monkeypatch, {"STORAGE_EMULATOR_HOST": shape.format(server.url.removeprefix("http://"))})
+    assert GsStorage(QUICK).read(f"gs://{BUCKET}/named.tar") == OBJECT
+
+
+@pytest.mark.parametrize("value", ["http://host:port", "ftp://host", "/path", "http://"])
+def test_an_emulator_that_is_no_address(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    use_environment(monkeypatch, {"STORAGE_EMULATOR_HOST": value})
+    for action in (GsStorage(QUICK).read, GsStorage(QUICK).stat):
+        with pytest.raises(RefusedError, match=r"x\.tar: STORAGE_EMULATOR_HOST is .*; write it as http://"):
+            action(f"gs://{BUCKET}/x.tar")
 
 
 class TestStrict(BucketContract):

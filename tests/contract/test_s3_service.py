@@ -352,6 +352,26 @@ class TestEndpoints:
                     call(f"s3://{bucket}/x.tar")
         assert {request.split()[1] for request in asked} == {f"{host}:443"}
 
+    @pytest.mark.parametrize("value", ["minio:9000", "minio", "http://minio:port", "ftp://minio:9000"])
+    @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "profile"])
+    def test_that_is_no_address(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str
+    ) -> None:
+        config = tmp_path / "config"
+        config.write_text(f"[default]\nendpoint_url = {value}\n" if variable == "profile" else "")
+        named = {} if variable == "profile" else {variable: value}
+        keys = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "s3cr3t"}
+        use_environment(monkeypatch, {**keys, **named, "AWS_CONFIG_FILE": str(config)})
+        storage = S3Storage(RetryPolicy(attempts=1))
+
+        def create(url: str) -> None:
+            with storage.create(url) as sink:
+                sink.write(b"x")
+
+        for action in (storage.read, storage.stat, storage.list, storage.delete, create):
+            with pytest.raises(RefusedError, match=rf"{variable} .*{value}, which is no address.*; .*http://minio"):
+                action("s3://bucket/x.tar")
+
 
 @contextmanager
 def tunnel_refuser() -> Iterator[tuple[str, list[str]]]:
