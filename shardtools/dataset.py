@@ -63,7 +63,7 @@ class ShardedDataset(Sequence[Record]):
     def __init__(self, spec: str | Sequence[str], options: StorageOptions, *, trust_index: bool = False):
         """See `shardtools.open`, which makes one."""
         self.spec = spec
-        self._options = options
+        self._options = options = options.naming(spec)
         with using(options):
             index = wids.read_index(spec, trusted=trust_index) if wids.is_index(spec) else None
             self._urls = index.urls if index else expand_sources(spec)

@@ -154,6 +154,37 @@ def identity(url: str) -> str:
     return f"{scheme}://{parts.hostname}:{port}{parts.path}?{parts.query}"
 
 
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def server_of(url: str) -> str:
+    """Return scheme, host and port of a URL, always the same for the same server, and without a user.
+
+    >>> server_of("HTTPS://me:pw@Host:443/a"), server_of("http://host:81/a")
+    ('https://host', 'http://host:81')
+    """
+    scheme, _, place = split_path(url)[0].lower().partition("://")
+    host = place.rpartition("@")[2].removesuffix(_DEFAULT_PORTS.get(scheme, "")).removesuffix(":")
+    return f"{scheme}://{host}"
+
+
+def servers_of(specs: str | Iterable[str]) -> frozenset[str]:
+    """Return the web servers that ``specs`` name, as `server_of` writes them; nothing is looked up or checked.
+
+    >>> sorted(servers_of(["http://me:pw@a/x-@3.tar::b.tar", "{https://c,http://d:81}/{0..9}.tar"]))
+    ['http://a', 'http://d:81', 'https://c']
+    """
+    found: set[str] = set()
+    for spec in _flatten(specs):
+        head = split_path(spec)[0]
+        try:
+            urls = [head] if head and "{" not in head else _expand_braces(spec)
+        except SpecError:  # whoever reads the spec says so
+            continue
+        found.update(server_of(url) for url in urls if url[:4].lower() == "http" and "://" in url)
+    return frozenset(found)
+
+
 def _split_list(spec: str) -> list[str]:
     """Split at ``::``, but not inside the brackets of an IPv6 host."""
     hosts = [match.span() for match in _IPV6.finditer(spec)]

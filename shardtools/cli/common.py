@@ -120,11 +120,18 @@ def _add(command: Function, *groups: Sequence[Callable[[Function], Function]]) -
     return command
 
 
-def run_options(given: dict[str, Any]) -> RunOptions:
-    """Return the options of a job from those of the command line."""
-    from shardtools.jobs.options import RunOptions
-    from shardtools.storage import StorageOptions
+_NAMING = ("sources", "destination", "output", "report", "spill", "to")
 
+
+def run_options(given: dict[str, Any]) -> RunOptions:
+    """Return the options of a job from those of the command line; storage follows them until the command ends."""
+    from shardtools.jobs.options import RunOptions
+    from shardtools.storage import StorageOptions, using
+
+    storage = StorageOptions(
+        given["retries"], given["timeout"], _cache(given["cache"]), given["verify"], _limits(given["maxima"])
+    ).naming(*(given.get(name) for name in _NAMING))
+    click.get_current_context().with_resource(using(storage))
     return RunOptions(
         cluster=given["cluster"],
         jobs=given["jobs"],
@@ -132,9 +139,7 @@ def run_options(given: dict[str, Any]) -> RunOptions:
         resume=given.get("resume", False),
         on_error=given["on_error"],
         report=given["report"],
-        storage=StorageOptions(
-            given["retries"], given["timeout"], _cache(given["cache"]), given["verify"], _limits(given["maxima"])
-        ),
+        storage=storage,
     )
 
 

@@ -98,7 +98,9 @@ def _tell(given: dict[str, Any], found: Sequence[Indexed], files: Sequence[str],
         "made": len(files) or sum(shard.made for shard in found),
     }
     if given["report"]:
-        write_summary(given["report"], {"program": "htindex", "sources": list(given["sources"])}, counts, failed)
+        write_summary(
+            given["report"], {"program": "htindex", "sources": list(map(redact, given["sources"]))}, counts, failed
+        )
     if not given["quiet"]:
         made = format_count(counts["made"], "sidecar")
         if given["export"]:

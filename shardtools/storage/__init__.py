@@ -15,12 +15,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 from shardtools.errors import NotFoundError, SpecError
 from shardtools.limits import DEFAULT_LIMITS, Limits
-from shardtools.spec import scheme_of
+from shardtools.spec import scheme_of, servers_of
 
 Buffer = bytes | bytearray | memoryview
 """What a sink accepts."""
@@ -93,7 +93,8 @@ class StorageOptions:
     seconds to wait for the next bytes from a server. ``cache``, as ``DIR`` or ``DIR:SIZE``, is a folder that keeps
     what is read from servers (see ``cache.py``). With ``verify`` every shard that is read whole must have a sidecar
     and match its checksum; without it, those that come from a server and have one. ``limits`` says how large things
-    from outside may be.
+    from outside may be. ``named`` are the web servers that the user has named, as `server_of` writes them: only these
+    get the headers of SHARDTOOLS_HTTP_HEADERS that are for no certain place, and no server that a file names.
 
     Raises:
         ValueError: a number makes no sense.
@@ -105,6 +106,7 @@ class StorageOptions:
     cache: str | None = None
     verify: bool = False
     limits: Limits = DEFAULT_LIMITS
+    named: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.retries < 0 or not self.timeout > 0:
@@ -113,6 +115,15 @@ class StorageOptions:
             from shardtools.storage.cache import parse_cache
 
             parse_cache(self.cache)
+
+    def naming(self, *specs: str | Iterable[str] | None) -> StorageOptions:
+        """Return these options for a user who names ``specs``, in words of their own.
+
+        >>> StorageOptions().naming("http://host/a-@3.tar", None).named
+        frozenset({'http://host'})
+        """
+        servers = self.named.union(*(servers_of(spec) for spec in specs if spec))
+        return self if servers == self.named else replace(self, named=servers)
 
 
 DEFAULT_OPTIONS = StorageOptions()

@@ -36,12 +36,14 @@ _PLAIN = "!$&'()*+,:;=@~"
 class HttpStorage(Storage):
     """Objects on web servers. Safe in threads and after a fork; a stream belongs to the process that opened it."""
 
-    def __init__(self, policy: RetryPolicy = DEFAULT_POLICY, timeout: float = 60.0):
-        self._client = HttpClient(policy, timeouts(timeout))
+    def __init__(
+        self, policy: RetryPolicy = DEFAULT_POLICY, timeout: float = 60.0, named: frozenset[str] = frozenset()
+    ):
+        self._client = HttpClient(policy, timeouts(timeout), named)
 
     @classmethod
     def with_options(cls, options: StorageOptions) -> Self:
-        return cls(RetryPolicy.of(options), options.timeout)
+        return cls(RetryPolicy.of(options), options.timeout, options.named)
 
     def open(self, url: str) -> ObjectStream:
         return ObjectStream(self._client, url)

@@ -38,7 +38,6 @@ from shardtools.errors import (
     UnavailableError,
     redact,
 )
-from shardtools.spec import split_path
 from shardtools.storage import Stat
 from shardtools.storage.retry import TRANSIENT_STATUSES, RetryPolicy, TransientError, retry_after_seconds
 
@@ -245,16 +244,6 @@ def connection_error(error: BaseException, url: str) -> Exception:
 def status_of(response: requests.Response) -> str:
     """Return the status of an answer as a text, such as ``404 Not Found``."""
     return f"{response.status_code} {response.reason or ''}".rstrip()
-
-
-def server_of(url: str) -> str:
-    """Return scheme, host and port.
-
-    >>> server_of("HTTP://me:pw@Host:81/a")
-    'http://host:81'
-    """
-    scheme, _, place = split_path(url)[0].partition("://")
-    return f"{scheme}://{place.rpartition('@')[2]}".lower()
 
 
 def is_address(text: str) -> bool:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import requests
 
 from shardtools.errors import ChangedError
+from shardtools.spec import server_of
 from shardtools.storage import ByteRange, Stat
-from shardtools.storage.http_client import Client, content_range, network_errors, server_of
+from shardtools.storage.http_client import Client, content_range, network_errors
 from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.ranges import cut, group, merge, past_end
 

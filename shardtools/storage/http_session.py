@@ -1,15 +1,15 @@
 """Sessions with web servers: pooled connections, credentials, headers, redirects.
 
-Credentials are those that requests finds: ``.netrc``, or ``user:password@`` in the URL. Headers for every request to
-any server come from the environment variable ``SHARDTOOLS_HTTP_HEADERS``, one ``Name: value`` a line. Neither is
-pickled, logged, or part of an error.
+Credentials are those that requests finds: ``.netrc``, or ``user:password@`` in the URL. Headers come from the
+environment variable ``SHARDTOOLS_HTTP_HEADERS``, see ``http_headers.py``. Neither is pickled, logged, part of an error,
+or sent on to the server that a redirect names.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,20 +19,22 @@ from requests.adapters import HTTPAdapter
 
 from shardtools import __version__
 from shardtools.errors import RefusedError
-from shardtools.storage.http_client import MEANINGS, THREADS, Client, bad_url, server_of
+from shardtools.spec import server_of
+from shardtools.storage.http_client import MEANINGS, THREADS, Client, bad_url
+from shardtools.storage.http_headers import HEADERS_VARIABLE, PlacedHeaders, parse_headers
 from shardtools.storage.retry import RetryPolicy
 
-HEADERS_VARIABLE = "SHARDTOOLS_HTTP_HEADERS"
-
 _FOLLOWED = ("GET", "HEAD")
-_AUTH_FIX = f"put the host's login and password into ~/.netrc, or a header into {HEADERS_VARIABLE}"
+_AUTH_FIX = (
+    f"put the host's login and password into ~/.netrc, or a line 'https://HOST/ Name: value' into {HEADERS_VARIABLE}"
+)
 
 
 class HttpClient(Client):
     """Sends requests to web servers; a session is made on first use in each process and thread.
 
     Sessions therefore share no socket. ``timeout`` is how many seconds to wait for a connection, and for the next
-    bytes on it.
+    bytes on it. ``named`` are the servers that the user has named.
     """
 
     meanings = MappingProxyType(
@@ -43,9 +45,10 @@ class HttpClient(Client):
         }
     )
 
-    def __init__(self, policy: RetryPolicy, timeout: tuple[float, float]):
+    def __init__(self, policy: RetryPolicy, timeout: tuple[float, float], named: frozenset[str] = frozenset()):
         super().__init__(policy)
         self._timeout = timeout
+        self._named = named
         self._local = threading.local()
 
     def exchange(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
@@ -66,7 +69,7 @@ class HttpClient(Client):
         """
         state = self._local
         if getattr(state, "pid", None) != os.getpid():
-            state.session = _new_session()
+            state.session = _new_session(parse_headers(os.environ.get(HEADERS_VARIABLE, ""), self._named))
             state.settings = {}
             state.pid = os.getpid()
         server = server_of(url)
@@ -75,17 +78,41 @@ class HttpClient(Client):
         return state.session, state.settings[server]
 
 
-def _new_session() -> requests.Session:
-    session = requests.Session()
+class _Session(requests.Session):
+    """A session in which the headers of the environment go to their own servers, after a redirect, too."""
+
+    def __init__(self, places: PlacedHeaders):
+        super().__init__()
+        self._places = places
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        prepared = super().prepare_request(request)
+        self._add(prepared, {name.lower() for name in request.headers or ()})
+        return prepared
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Take from the request that follows a redirect what belongs to the URL before, and add what to its own."""
+        headers = prepared_request.headers
+        for name, value in self._places.of(response.request.url or "").items():
+            if headers.get(name) == value:
+                del headers[name]
+        super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
+        self._add(prepared_request)
+
+    def _add(self, prepared: requests.PreparedRequest, given: Container[str] = ()) -> None:
+        """Add the headers of the environment to those that are not ``given``; a password of the URL's host wins."""
+        for name, value in self._places.of(prepared.url or "").items():
+            lower = name.lower()
+            if lower not in given and not (lower == "authorization" and lower in prepared.headers):
+                prepared.headers[name] = value
+
+
+def _new_session(places: PlacedHeaders) -> requests.Session:
+    session = _Session(places)
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=THREADS))
     session.headers["User-Agent"] = f"shardtools/{__version__}"
     session.headers["Accept-Encoding"] = "identity"
-    for line in filter(str.strip, os.environ.get(HEADERS_VARIABLE, "").splitlines()):
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            raise RefusedError(f"{HEADERS_VARIABLE} has a line that is no header", fix='write one "Name: value" a line')
-        session.headers[name.strip()] = value.strip()
     return session
 
 

@@ -53,7 +53,7 @@ class ShardBatches:
             on_error, max_skips, memory, threads,
         )  # fmt: skip
         options = storage_options(cache, retries, timeout)
-        self._loader = Loader(ShardedDataset(source, options, trust_index=trust_index), settings, options, Control())
+        self._loader = Loader(ShardedDataset(source, options, trust_index=trust_index), settings, Control())
         self._rank, self._world_size = rank, world_size
 
     @property

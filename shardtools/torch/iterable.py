@@ -90,7 +90,7 @@ class ShardIterable(IterableDataset[Any]):
         self._numbers = shared(torch.zeros(numbers, dtype=torch.int64))
         self._stats = shared(torch.zeros(stats, dtype=torch.float64))
         control = Control(self._numbers.numpy(), self._stats.numpy())
-        self._loader = Loader(ShardedDataset(source, options, trust_index=trust_index), settings, options, control)
+        self._loader = Loader(ShardedDataset(source, options, trust_index=trust_index), settings, control)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a worker that is started anew gets: it may not be able to ask torch.distributed itself."""

@@ -19,7 +19,6 @@ import numpy as np
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import JobError, SampleError, ShardtoolsError
 from shardtools.processors import processors
-from shardtools.storage import StorageOptions
 from shardtools.torch.assemble import Batch, Collate, Raw, Recipe
 from shardtools.torch.control import Control
 from shardtools.torch.order import Shuffle, describe_shuffle, make_order
@@ -93,9 +92,9 @@ class Pass:
 class Loader:
     """The batches of a dataset, an epoch at a time; what `ShardBatches` and `ShardIterable` have in common."""
 
-    def __init__(self, dataset: ShardedDataset, settings: Settings, options: StorageOptions, control: Control):
+    def __init__(self, dataset: ShardedDataset, settings: Settings, control: Control):
         self.dataset, self.settings, self.control = dataset, settings, control
-        self._options = options
+        self._options = dataset.options
         self._digest: str | None = None
         self._pass: Pass | None = None
         self._loaded: State | None = None

@@ -45,8 +45,9 @@ class ShardMap(Dataset[Any]):
         timeout: float = 60.0,
         trust_index: bool = False,
     ):
-        self._options = storage_options(cache, retries, timeout)
-        self._dataset = ShardedDataset(source, self._options, trust_index=trust_index)
+        options = storage_options(cache, retries, timeout)
+        self._dataset = ShardedDataset(source, options, trust_index=trust_index)
+        self._options = self._dataset.options
         self._fields, self._decode, self._transform, self._threads = names_of(fields), decode, transform, threads
         self._reader: _Reader | None = None
 

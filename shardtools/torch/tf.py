@@ -82,7 +82,7 @@ def to_tf(
         fields, decode, transform, collate, shuffle, seed, batch_size, uneven,
         on_error, max_skips, memory, threads,
     )  # fmt: skip
-    loader = Loader(dataset, settings, dataset.options, Control())
+    loader = Loader(dataset, settings, Control())
     if signature is None:
         signature = _describe(tf, _first_batch(loader, names), names)
     batches = partial(_batches, tf, loader, signature, names, count(epoch), rank, world_size)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from shardtools.errors import AccessError, ExistsError
+from shardtools.spec import servers_of
 from shardtools.storage import ByteRange
 from shardtools.storage.http import HttpStorage
 from shardtools.storage.retry import RetryPolicy
@@ -136,7 +137,7 @@ def test_only_writers_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.delenv("NETRC")
 
         monkeypatch.setenv("SHARDTOOLS_HTTP_HEADERS", "X-Other: a: b\n\nAuthorization: Basic bWU6czNjckBldCU=\n")
-        HttpStorage(QUICK).delete(url)
+        HttpStorage(QUICK, named=servers_of(url)).delete(url)
         assert not storage.exists(url)
 
 
