@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.errors import LimitError, NotFoundError, StaleTableError
+from shardtools.errors import LimitError, StaleTableError
 from shardtools.shards.compression import Packing
 from shardtools.shards.npy import Header, load_npz
 from shardtools.shards.sidecar_check import find_fault
 from shardtools.shards.table import Keys, ShardTable
 from shardtools.shards.tar import BLOCK, Ints
 from shardtools.spec import beside
-from shardtools.storage import current_options, get_storage, read_limited
+from shardtools.storage import current_options, get_storage, read_optional
 
 VERSION = 1
 COLUMNS = ("key_data", "key_length", "members", "lead", "head", "size", "field")
@@ -215,11 +215,12 @@ def read_sidecar(url: str, filesize: int | None) -> Sidecar | None:
         StorageError: it cannot be read.
         LimitError: it is larger than a sidecar may be.
     """
+    data = read_optional(sidecar_url(url), "sidecar")
     try:
-        sidecar = parse(read_limited(sidecar_url(url), "sidecar"), url)
-    except (NotFoundError, StaleTableError):
+        sidecar = None if data is None else parse(data, url)
+    except StaleTableError:
         return None
-    return sidecar if filesize in (None, sidecar.filesize) else None
+    return sidecar if sidecar is not None and filesize in (None, sidecar.filesize) else None
 
 
 def write_sidecar(url: str, sidecar: Sidecar) -> None:

@@ -8,7 +8,7 @@ checked, local ones too, and one that has none is an error. Ranges are not: they
 
 from __future__ import annotations
 
-from shardtools.errors import AccessError, CorruptError, RefusedError, StaleTableError
+from shardtools.errors import CorruptError, StaleTableError
 from shardtools.shards.compression import crc32
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.spec import scheme_of
@@ -68,12 +68,7 @@ def expected_checksum(url: str, stat: Stat) -> str | None:
     insist = current_options().verify
     if scheme_of(url) in ("", "file", "-") and not insist:
         return None
-    try:
-        sidecar = None if url == "-" else read_sidecar(url, stat.size)
-    except (AccessError, RefusedError):  # S3 says so of objects that are not there to those who may not list
-        if insist:
-            raise
-        sidecar = None
+    sidecar = None if url == "-" else read_sidecar(url, stat.size)
     if sidecar is None and insist:
         raise StaleTableError(
             "it has no sidecar that is about it, so that it cannot be verified", url=url, fix="leave out --verify"

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
-from shardtools.errors import NotFoundError, SpecError
+from shardtools.errors import AccessError, NotFoundError, RefusedError, SpecError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.spec import scheme_of, servers_of
 
@@ -323,3 +323,19 @@ def read_limited(url: str, kind: str) -> bytes:
             limits.check(kind, size, url=url)
             pieces.append(piece)
     return b"".join(pieces)
+
+
+def read_optional(url: str, kind: str) -> bytes | None:
+    """Return all bytes of an object that need not be there; None if it is not, or may not be read.
+
+    What is not there is forbidden, say some servers: S3 to those who may not list, and every server to a URL that is
+    made of one that was signed for another object. ``kind`` is that of `read_limited`.
+
+    Raises:
+        StorageError: it cannot be read for another reason.
+        LimitError: it is larger than its kind may be.
+    """
+    try:
+        return read_limited(url, kind)
+    except (NotFoundError, AccessError, RefusedError):
+        return None

@@ -93,6 +93,9 @@ class Client(ABC):
     condition: ClassVar[str] = "If-Range"
     """The header that asks for the rest of an object only if it still has the validator that the header names."""
 
+    refuses_head: ClassVar[frozenset[int]] = frozenset({405, 501})
+    """The statuses that say that an object cannot be asked for by HEAD, but perhaps by GET."""
+
     sends_parts: ClassVar[bool] = False
     """Whether the service is known to answer a GET of a byte range with just these bytes."""
 

@@ -45,6 +45,8 @@ class HttpClient(Client):
         }
     )
 
+    refuses_head = frozenset({403, 405, 501})  # 403 by a URL that was signed for GET
+
     def __init__(self, policy: RetryPolicy, timeout: tuple[float, float], named: frozenset[str] = frozenset()):
         super().__init__(policy)
         self._timeout = timeout

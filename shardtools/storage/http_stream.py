@@ -30,12 +30,19 @@ def head(client: Client, url: str) -> Stat:
     if (stat := client.stat(url)) is not None:
         return stat
     response = client.call("HEAD", url)
-    if response.status_code in (405, 501):
-        with ObjectStream(client, url) as stream:  # closed at once, before more than a few buffers are sent
-            return stream.stat
-    if response.status_code != 200:
+    if response.status_code in client.refuses_head:
+        response = _first_byte(client, url)
+    if response.status_code not in (200, 206):
         raise client.answer_error(response, url)
     return client.describe(response)
+
+
+def _first_byte(client: Client, url: str) -> Response:
+    """Return the answer to a GET of as little as possible: one byte, where the server sends parts."""
+    response = client.call("GET", url, {"Range": "bytes=0-0"})
+    if response.status_code == 416:  # it is empty
+        response = client.call("GET", url)
+    return response
 
 
 class ObjectStream(Stream):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from shardtools.errors import JobError, LimitError, NotFoundError, ShardError, SpecError
+from shardtools.errors import AccessError, JobError, LimitError, NotFoundError, ShardError, SpecError
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.same import Treatment
 from shardtools.jobs.exchange.spill import spill_of
 from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, refuse_existing
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, find_replaced
 from shardtools.jobs.target import digest
+from shardtools.json_text import parse_json
 from shardtools.processors import processors
 from shardtools.shards.manifest import common_facts, read_manifest
 from shardtools.shards.sidecar import read_sidecar
@@ -189,7 +189,7 @@ def earlier_seed(destination: str, spill: str | None, options: RunOptions) -> in
         for read in (_spilt_job, _written_job):
             try:
                 seed = read(destination, spill, options).get("seed")
-            except (NotFoundError, ShardError, LimitError):
+            except (NotFoundError, AccessError, ShardError, LimitError):
                 continue
             if type(seed) is int and seed >= 0:
                 return seed
@@ -199,10 +199,7 @@ def earlier_seed(destination: str, spill: str | None, options: RunOptions) -> in
 def _spilt_job(destination: str, spill: str | None, options: RunOptions) -> Mapping[str, Any]:
     """Return what the spill of an interrupted job says of it."""
     url = f"{spill_of(destination, spill, options)}job.json"
-    try:
-        job = json.loads(read_limited(url, "manifest"))
-    except (ValueError, RecursionError):
-        return {}
+    job = parse_json(read_limited(url, "manifest"), url)
     return job if isinstance(job, dict) else {}
 
 
