@@ -18,10 +18,11 @@ from urllib.parse import quote
 
 from shardtools.errors import NotFoundError
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
-from shardtools.storage.gs_client import GsClient, object_path, split_url
+from shardtools.storage.gs_client import GsClient, object_path, odd_answer, split_url
 from shardtools.storage.gs_upload import create_once, resumable_sink
 from shardtools.storage.http_ranges import read_ranges
 from shardtools.storage.http_stream import ObjectStream
+from shardtools.storage.listing import Pages
 from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
 
 
@@ -56,17 +57,18 @@ class GsStorage(Storage):
 
     def list(self, prefix: str) -> list[str]:
         bucket, start = split_url(prefix, prefix=True)
-        folder = prefix[: len(prefix) - len(start)]
-        skip = start.rfind("/") + 1
-        names: list[str] = []
+        pages = Pages(prefix, start)
         query = {"prefix": start, "delimiter": "/", "fields": "items(name),nextPageToken"}
         while True:
             page = self._client.json("GET", prefix, f"/storage/v1/b/{quote(bucket, safe='')}/o", query)
-            names += [entry["name"] for entry in page.get("items", [])]
-            if not page.get("nextPageToken"):
-                break
-            query["pageToken"] = page["nextPageToken"]
-        return sorted(folder + name for name in names if name[skip:] and not name[skip:].startswith("."))
+            try:
+                names = [entry["name"] for entry in page.get("items", [])]
+            except (TypeError, KeyError) as error:
+                raise odd_answer(prefix) from error
+            token = pages.add(names, str(page["nextPageToken"]) if page.get("nextPageToken") else None)
+            if token is None:
+                return pages.urls()
+            query["pageToken"] = token
 
     def delete(self, url: str) -> None:
         try:

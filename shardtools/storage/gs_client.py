@@ -29,19 +29,23 @@ from shardtools import __version__
 from shardtools.errors import (
     AccessError,
     ChangedError,
+    CorruptError,
     NotFoundError,
     RefusedError,
     StorageError,
     redact,
 )
+from shardtools.json_text import parse_json
 from shardtools.storage import Stat
 from shardtools.storage.http_client import (
     THREADS,
     Client,
     content_range,
+    count_of,
     is_address,
     is_part,
     network_errors,
+    read_whole,
     status_of,
     timeouts,
 )
@@ -127,13 +131,16 @@ class GsClient(Client):
 
     def stat(self, url: str) -> Stat:
         entry = self.json("GET", url, object_path(url), {"fields": "size,generation"})
-        return Stat(int(entry["size"]), str(entry["generation"]))
+        size, generation = count_of(entry.get("size")), entry.get("generation")
+        if size is None or generation is None:
+            raise odd_answer(url)
+        return Stat(size, str(generation))
 
     def describe(self, response: requests.Response) -> Stat:
         """Return size and generation."""
         headers = response.headers
-        length = headers.get(_STORED_SIZE) or headers.get("Content-Length", "")
-        size = content_range(response)[2] if is_part(response) else int(length) if length.isdigit() else None
+        length = headers.get(_STORED_SIZE) or headers.get("Content-Length")
+        size = content_range(response)[2] if is_part(response) else count_of(length)
         return Stat(size, headers.get(_GENERATION))
 
     def json(
@@ -164,7 +171,7 @@ class GsClient(Client):
         """
         with network_errors(url):
             response = self._request(method, url, path, query or {}, headers or {}, body)
-            _ = response.content
+        read_whole(response, url)
         if response.status_code >= 400:
             self.check_transient(response)
             raise self.answer_error(response, url)
@@ -257,18 +264,24 @@ def parse(response: requests.Response, url: str) -> dict[str, Any]:
     if not response.content:
         return {}
     try:
-        entry = response.json()
-    except ValueError as error:
+        entry = parse_json(response.content)
+    except CorruptError as error:
         raise TransientError("the answer is not JSON") from error
     if not isinstance(entry, dict):
         raise TransientError("the answer is not what the service answers")
     return entry
 
 
+def odd_answer(url: str) -> RefusedError:
+    """Return the error for JSON that does not say what the service says."""
+    fix = "see whether this is the right endpoint"
+    return RefusedError("the answer is not what the service answers", url=url, fix=fix)
+
+
 def _message(response: requests.Response) -> str:
     try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError, OSError):  # an emulator's answer, or a proxy's: nothing more to learn
+        return str(parse_json(response.content)["error"]["message"])
+    except (CorruptError, KeyError, TypeError, OSError):  # an emulator's answer, or a proxy's: nothing more to learn
         return ""
 
 

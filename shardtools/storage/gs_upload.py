@@ -23,6 +23,7 @@ import requests
 from shardtools.errors import ChangedError, ExistsError, NotFoundError, StorageError
 from shardtools.storage import Buffer
 from shardtools.storage.gs_client import GsClient, object_path, parse, split_url
+from shardtools.storage.http_client import count_of
 from shardtools.storage.retry import Budget, TransientError
 
 PIECE = 8 << 20
@@ -146,8 +147,8 @@ class ResumableSink:
 
     def _arrived(self, response: requests.Response, end: int) -> int:
         """Return how much of the piece that ends at ``end`` the service has, by the Range of its answer."""
-        last = response.headers.get("Range", "").rpartition("-")[2]
-        total = int(last) + 1 if last.isdigit() else 0
+        last = count_of(response.headers.get("Range", "").rpartition("-")[2])
+        total = 0 if last is None else last + 1
         return (total if total == end else total // _UNIT * _UNIT) - self._sent
 
 
@@ -225,7 +226,7 @@ def _compare(client: GsClient, url: str, entry: dict[str, Any], size: int, check
     Raises:
         StorageError: it is.
     """
-    if entry.get("crc32c") == checksum and int(entry.get("size", -1)) == size:
+    if entry.get("crc32c") == checksum and count_of(entry.get("size")) == size:
         return
     generation = entry.get("generation")
     if generation is not None:

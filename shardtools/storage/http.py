@@ -10,20 +10,21 @@ What a server writes is whole or not there at all as long as it renames a finish
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Self
 from urllib.parse import quote, unquote
 
 from shardtools.errors import NotFoundError, RefusedError
+from shardtools.json_text import parse_json
 from shardtools.spec import split_path
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
-from shardtools.storage.http_client import Meaning, network_errors, timeouts
+from shardtools.storage.http_client import Meaning, is_part, read_whole, timeouts
 from shardtools.storage.http_ranges import read_ranges
 from shardtools.storage.http_session import HttpClient
 from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.http_upload import Spool, create_once, remove, store
+from shardtools.storage.listing import check_name
 from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
 
 _LIST_FIX = "turn its JSON listing on (nginx: autoindex_format json), or give the number of shards, as in @1000"
@@ -84,17 +85,16 @@ class HttpStorage(Storage):
         """Return the names of the objects in ``folder``, whose listing is small enough to be read in one go."""
         text = self._client.policy.run(folder, lambda: self._get(folder))
         try:
-            entries = json.loads(text.decode(errors="surrogateescape"))
+            entries = parse_json(text.decode(errors="surrogateescape"))
             if not isinstance(entries, list):
                 raise TypeError("a listing is an array")
-            return [entry["name"] for entry in entries if entry["type"] == "file"]
+            return [check_name(entry["name"], folder) for entry in entries if entry["type"] == "file"]
         except (ValueError, KeyError, TypeError) as error:
             raise RefusedError("the server does not list this folder as JSON", url=folder, fix=_LIST_FIX) from error
 
     def _get(self, url: str) -> bytes:
         """Return the whole answer of one attempt: a listing is made anew each time and cannot be resumed."""
         with closing(self._client.send("GET", url)) as response:
-            if response.status_code != 200:
+            if response.status_code != 200 or is_part(response):
                 raise self._client.answer_error(response, url, _LIST_MEANINGS)
-            with network_errors(url):
-                return bytes(response.raw.read(decode_content=False))
+            return read_whole(response, url)

@@ -38,7 +38,7 @@ from shardtools.errors import (
     UnavailableError,
     redact,
 )
-from shardtools.storage import Stat
+from shardtools.storage import Stat, current_options
 from shardtools.storage.retry import TRANSIENT_STATUSES, RetryPolicy, TransientError, retry_after_seconds
 
 T = TypeVar("T")
@@ -50,9 +50,10 @@ THREADS = 8
 """Requests at a time for one call that needs many."""
 
 _CONNECT_SECONDS = 10.0
+_PIECE = 1 << 20
 _SMALL = 1 << 16  # an answer longer than this costs more to read than a new connection
 _SETTLING_SECONDS = 2  # one for the resolution, one for clocks that do not tick together
-_CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)\s*$", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)\s*$", re.IGNORECASE | re.ASCII)
 _BAD_URLS = (
     failures.InvalidURL,
     failures.InvalidSchema,
@@ -284,9 +285,40 @@ def is_part(response: requests.Response) -> bool:
 
 def body_length(response: requests.Response) -> int | None:
     """Return the number of bytes of an answer's body, None if its head does not say it."""
-    length = response.headers.get("Content-Length", "")
     chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
-    return int(length) if length.isdigit() and not chunked else None
+    return None if chunked else count_of(response.headers.get("Content-Length"))
+
+
+def count_of(text: object) -> int | None:
+    """Return the number of bytes that a text, or JSON, says; None if it is no such number.
+
+    >>> count_of("12"), count_of(12), count_of("-1"), count_of("²"), count_of("9" * 5000), count_of(None)
+    (12, 12, None, None, None, None)
+    """
+    text = str(text)
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
+def read_whole(response: requests.Response, url: str) -> bytes:
+    """Return the body of an answer, which is kept as its ``content``, too.
+
+    Raises:
+        TransientError: the connection broke off.
+        LimitError: it is larger than a listing, which is the largest of what is read so, may be.
+    """
+    limits = current_options().limits
+    pieces, size = [], 0
+    with network_errors(url):
+        while piece := response.raw.read(_PIECE, decode_content=True):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limits.listing:
+                response.close()
+                limits.check("listing", size, url=url)
+    response.close()
+    response._content = b"".join(pieces)
+    response._content_consumed = True  # type: ignore[attr-defined]
+    return response.content
 
 
 def discard(response: requests.Response) -> None:

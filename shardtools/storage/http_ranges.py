@@ -18,9 +18,10 @@ import requests
 from shardtools.errors import ChangedError
 from shardtools.spec import server_of
 from shardtools.storage import ByteRange, Stat
-from shardtools.storage.http_client import Client, content_range, network_errors
+from shardtools.storage.http_client import Client, body_length, content_range, network_errors
 from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.ranges import cut, group, merge, past_end
+from shardtools.storage.retry import TransientError
 
 GROUP_COUNT = 100
 """Ranges in one request: some servers refuse more than 200, or headers of more than 8 KiB."""
@@ -28,8 +29,11 @@ GROUP_COUNT = 100
 GROUP_BYTES = 1 << 24
 """Bytes in one request with several ranges. It is repeated whole when it fails; a longer span goes alone, resumably."""
 
+_PART_HEAD = 4096
+"""Bytes that the head of a part has at most, with what separates it from the part before."""
+
 _BOUNDARY = re.compile(r'\s*multipart/byteranges\s*;.*boundary="?([^";]+)', re.IGNORECASE)
-_PART_RANGE = re.compile(rb"content-range:\s*bytes\s+(\d+)-(\d+)/(\d+)", re.IGNORECASE)
+_PART_RANGE = re.compile(rb"content-range:\s*bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18})(?!\d)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,10 @@ def _attempt_many(client: Client, url: str, spans: Sequence[ByteRange]) -> _Foun
             return None
         with network_errors(url):
             _acknowledge_at_once(response)
-            body = response.raw.read(decode_content=False)
+            longest = _longest(spans)
+            body = response.raw.read(longest, decode_content=False)
+        if len(body) < min(longest, body_length(response) or 0):
+            raise TransientError("the answer ended too early")
         parts, bodies, size = parse_multipart(body, boundary[1].encode("latin-1"))
         if size is not None and spans[-1].stop > size:
             raise past_end(spans[-1], size, url)
@@ -104,6 +111,11 @@ def _attempt_many(client: Client, url: str, spans: Sequence[ByteRange]) -> _Foun
             return _Found(Stat(size, client.describe(response).validator), spans, cut(spans, parts, bodies))
         except LookupError:
             return None
+
+
+def _longest(spans: Sequence[ByteRange]) -> int:
+    """Return how many bytes the answer with so many parts has at most; what follows is none of it."""
+    return sum(span.stop - span.start for span in spans) + _PART_HEAD * (len(spans) + 1)
 
 
 def _acknowledge_at_once(response: requests.Response) -> None:

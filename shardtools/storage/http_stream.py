@@ -30,9 +30,11 @@ def head(client: Client, url: str) -> Stat:
     if (stat := client.stat(url)) is not None:
         return stat
     response = client.call("HEAD", url)
+    right: tuple[int, ...] = (200,)
     if response.status_code in client.refuses_head:
         response = _first_byte(client, url)
-    if response.status_code not in (200, 206):
+        right = (200, 206)
+    if response.status_code not in right:
         raise client.answer_error(response, url)
     return client.describe(response)
 

@@ -18,6 +18,7 @@ from shardtools.errors import NotFoundError
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
 from shardtools.storage.http_ranges import read_ranges
 from shardtools.storage.http_stream import ObjectStream, head
+from shardtools.storage.listing import Pages
 from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
 from shardtools.storage.s3_client import S3Client, split_url
 from shardtools.storage.s3_upload import create_once, part_sink
@@ -58,21 +59,18 @@ class S3Storage(Storage):
 
     def list(self, prefix: str) -> list[str]:
         bucket, start = split_url(prefix, prefix=True)
-        folder = prefix[: len(prefix) - len(start)]
-        skip = start.rfind("/") + 1
+        pages = Pages(prefix, start)
 
         def page(api: Api, token: str | None) -> tuple[list[str], str | None]:
             more = {"ContinuationToken": token} if token else {}
             answer = api.list_objects_v2(Bucket=bucket, Prefix=start, Delimiter="/", **more)  # type: ignore[arg-type]
             return [entry["Key"] for entry in answer.get("Contents", [])], answer.get("NextContinuationToken")
 
-        keys: list[str] = []
         token: str | None = None
         while True:
-            found, token = self._client.run(prefix, lambda api: page(api, token))  # noqa: B023 - called at once
-            keys += found
+            token = pages.add(*self._client.run(prefix, lambda api: page(api, token)))  # noqa: B023 - called at once
             if token is None:
-                return sorted(folder + key for key in keys if key[skip:] and not key[skip:].startswith("."))
+                return pages.urls()
 
     def delete(self, url: str) -> None:
         bucket, key = split_url(url)

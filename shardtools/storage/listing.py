@@ -1,0 +1,66 @@
+"""What servers say that a folder holds: names that are believed to be names, as many as there is room for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shardtools.errors import RefusedError
+from shardtools.storage import current_options
+
+_PAGE = 1 << 16  # bytes that a page is taken to have at least, so that even empty ones come to an end
+
+_FIX = "see whether this is the right server"
+
+
+def check_name(name: object, url: str) -> str:
+    """Return a name that the listing of ``url`` has, if it can be that of something in the folder.
+
+    Raises:
+        RefusedError: it is none, or leads elsewhere.
+    """
+    if not isinstance(name, str) or not name or "/" in name or "\0" in name:
+        raise RefusedError("the server lists what is no name of a file", url=url, fix=_FIX)
+    return name
+
+
+class Pages:
+    """The objects of a bucket whose names begin with ``start`` and have no further slash, from the pages of a listing.
+
+    ``url`` is what is listed.
+    """
+
+    def __init__(self, url: str, start: str):
+        self._url = url
+        self._start = start
+        self._skip = start.rfind("/") + 1
+        self._names: list[str] = []
+        self._size = 0
+        self._tokens: set[str] = set()
+
+    def add(self, names: Iterable[str], token: str | None) -> str | None:
+        """Take the names of a page, and the token of the next one; return the token.
+
+        Raises:
+            RefusedError: a name does not belong here, or the pages come again.
+            LimitError: there are too many.
+        """
+        size = 0
+        for name in names:
+            if not isinstance(name, str) or not name.startswith(self._start):
+                raise RefusedError("the server lists what was not asked for", url=self._url, fix=_FIX)
+            size += len(name)
+            rest = name[self._skip :]
+            if rest and not check_name(rest, self._url).startswith("."):
+                self._names.append(name)
+        self._size += max(size, _PAGE)
+        current_options().limits.check("listing", self._size, url=self._url)
+        if token is not None:
+            if token in self._tokens:
+                raise RefusedError("the server lists the same again and again", url=self._url, fix=_FIX)
+            self._tokens.add(token)
+        return token
+
+    def urls(self) -> list[str]:
+        """Return the URLs of the objects, sorted; hidden ones are left out."""
+        bucket = self._url[: len(self._url) - len(self._start)]
+        return sorted(bucket + name for name in self._names)
