@@ -9,6 +9,7 @@
     │   ├── RefusedError                              the server does not do this: 405, 413, 416, 501
     │   ├── FullError                                 no space left: ENOSPC, 507
     │   ├── ChangedError                              the object was replaced while it was read
+    │   ├── ConflictUnsupportedError                  the server cannot create an object only if there is none
     │   └── UnavailableError     (ConnectionError)    still failing after every retry
     ├── ShardError           (ValueError)         what is inside a shard
     │   ├── TruncatedError                            it ends too early
@@ -149,6 +150,10 @@ class FullError(StorageError):
 
 class ChangedError(StorageError):
     """The object was replaced while it was being read."""
+
+
+class ConflictUnsupportedError(StorageError):
+    """The service cannot tell the first of several writers of an object from the others."""
 
 
 class UnavailableError(StorageError, ConnectionError):

@@ -197,6 +197,10 @@ class GsClient(Client):
             return ChangedError(f"the object is not what it was ({said})", url=url, fix="run again")
         return super().answer_error(response, url)
 
+    def endpoint(self, url: str) -> str:
+        """Return the address of the service."""
+        return self._account(url).endpoint
+
     def _is_without_bucket(self, url: str) -> bool:
         bucket = split_url(url, prefix=True)[0]
         path = f"/storage/v1/b/{quote(bucket, safe='')}"

@@ -22,6 +22,7 @@ import requests
 
 from shardtools.errors import ChangedError, ExistsError, NotFoundError, StorageError
 from shardtools.storage import Buffer
+from shardtools.storage.exclusive import ensure_exclusive
 from shardtools.storage.gs_client import GsClient, object_path, parse, split_url
 from shardtools.storage.http_client import count_of
 from shardtools.storage.retry import Budget, TransientError
@@ -196,14 +197,30 @@ def put_object(client: GsClient, url: str, data: bytes, write_id: str, *, exclus
 def create_once(client: GsClient, url: str, data: bytes) -> None:
     """Create the object only if there is none, as `Storage.create_exclusive` promises.
 
-    The id of the write tells one whose answer was lost from one that has lost.
+    The id of the write tells one whose answer was lost from one that has lost. Whether the service keeps to the
+    condition, which emulators need not, is tried first.
     """
+    place = f"{client.endpoint(url)}/{split_url(url)[0]}"
+    ensure_exclusive(place, url, lambda probe: _wins_twice(client, probe))
     write_id = uuid4().hex
     try:
         put_object(client, url, data, write_id, exclusive=True)
     except ChangedError as error:
         if _write_id_of(_read_entry(client, url)) != write_id:
             raise ExistsError("there is such an object already", url=url, fix="choose another name") from error
+
+
+def _wins_twice(client: GsClient, url: str) -> bool:
+    """Return whether an object can be created twice, each time only if there is none; it is deleted again."""
+    put_object(client, url, b"1", uuid4().hex, exclusive=True)
+    try:
+        put_object(client, url, b"2", uuid4().hex, exclusive=True)
+    except ChangedError:
+        return False
+    finally:
+        with suppress(StorageError):  # who may write need not be allowed to delete
+            client.json("DELETE", url, object_path(url))
+    return True
 
 
 def _read_entry(client: GsClient, url: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ clients win a MOVE of a file. A MOVE of a *collection* with ``Overwrite: F`` has
 ``.name.once/data`` holds the id of the write and the object's bytes. A writer whose answer was lost knows by the id
 that it has won, and when the winner died before its last step, the next writer to lose does that step for it. The
 collection stays, so that nobody can win again, until the object is deleted. Listings do not show it.
+
+Folders that a server does not make by itself, as Apache does not, are made by MKCOL.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from urllib.parse import urlsplit
 import requests
 
 from shardtools.errors import ExistsError, FullError, NotFoundError, RefusedError, StorageError, UnavailableError
-from shardtools.spec import name_of, split_path
+from shardtools.spec import name_of, server_of, split_path
 from shardtools.storage import Buffer, ByteRange
+from shardtools.storage.exclusive import ensure_exclusive
 from shardtools.storage.files import FileSink, batches, os_errors
 from shardtools.storage.http_client import Meaning
 from shardtools.storage.http_ranges import read_ranges
@@ -42,6 +45,8 @@ _PROBE = 4096
 _PROBES = 8
 _ID_LENGTH = 32
 _CREATED = (200, 201, 204)
+_NO_FOLDER = (404, 409)
+_FOLDER_THERE = (201, 405)  # 405: it is there, or the server makes none
 _DELETED = (200, 202, 204, 404, 410)
 _FOLDER_FIX = "make the folder there, or let the server make it (nginx: create_full_put_path on)"
 _PUT_MEANINGS: dict[int, Meaning] = {
@@ -130,10 +135,28 @@ class Spool:
 
 
 def put(client: HttpClient, url: str, body: Spool) -> None:
-    """Store ``body`` as the object, repeating the whole PUT after a transient failure."""
+    """Store ``body`` as the object, repeating the whole PUT after a transient failure; missing folders are made."""
     response = client.call("PUT", url, body=body if len(body) else b"")
+    if response.status_code in _NO_FOLDER and _make_folders(client, url):
+        response = client.call("PUT", url, body=body if len(body) else b"")
     if response.status_code not in _CREATED:
         raise client.answer_error(response, url, _PUT_MEANINGS)
+
+
+def _make_folders(client: HttpClient, url: str) -> bool:
+    """Make the folders above an object; return whether they are there now, as far as the server tells."""
+    before, path, query = split_path(url)
+    missing: list[str] = []
+    while path := path.rstrip("/").rpartition("/")[0]:
+        folder = f"{before}{path}/{query}"
+        status = client.call("MKCOL", folder).status_code
+        if status in _FOLDER_THERE:
+            break
+        if status not in _NO_FOLDER:
+            return False
+        missing.append(folder)
+    made = [client.call("MKCOL", folder).status_code in _FOLDER_THERE for folder in reversed(missing)]
+    return all(made) and bool(made or path)
 
 
 def store(client: HttpClient, url: str, body: Spool) -> None:
@@ -174,18 +197,14 @@ def create_once(client: HttpClient, url: str, data: bytes) -> None:
     """Create the object only if there is none, as `Storage.create_exclusive` promises."""
     if _is_there(client, url):
         raise _exists(url)
-    write_id = uuid.uuid4().hex
-    draft = _hidden(url, f"{write_id}.tmp")
     try:
-        _put_bytes(client, draft + "data", write_id.encode(), data)
-        winner = _claim(client, draft, _hidden(url, "once"), write_id.encode())
+        ensure_exclusive(server_of(url), url, lambda probe: _wins_twice(client, probe))
+        winner = _compete(client, url, data)
     except StorageError as error:
-        _remove(client, draft)
-        raise type(error)(error.what, url=url, fix=error.fix) from error  # the draft's URL would say nothing
+        raise type(error)(error.what, url=url, fix=error.fix) from error  # a hidden URL would say nothing
     if winner is None:
         _put_bytes(client, url, data)
         return
-    _remove(client, draft)
     if not _is_there(client, url):
         _put_bytes(client, url, winner)
     raise _exists(url)
@@ -199,11 +218,34 @@ def remove(client: HttpClient, url: str) -> None:
         raise client.answer_error(response, url)
 
 
+def _compete(client: HttpClient, url: str, data: bytes) -> bytes | None:
+    """Try to be the one that may create the object; return None, or the data of the one that may."""
+    write_id = uuid.uuid4().hex
+    draft = _hidden(url, f"{write_id}.tmp")
+    try:
+        _put_bytes(client, draft + "data", write_id.encode(), data)
+        winner = _claim(client, draft, _hidden(url, "once"), write_id.encode())
+    except StorageError:
+        _remove(client, draft)
+        raise
+    if winner is not None:
+        _remove(client, draft)
+    return winner
+
+
+def _wins_twice(client: HttpClient, url: str) -> bool:
+    """Return whether two can be the one that may create an object; what that leaves is removed again."""
+    try:
+        _compete(client, url, b"1")
+        return _compete(client, url, b"2") is None
+    finally:
+        _remove(client, _hidden(url, "once"))
+
+
 def _claim(client: HttpClient, draft: str, target: str, write_id: bytes) -> bytes | None:
     """Rename the collection ``draft`` to ``target``, which only one can do; return None, or the winner's data."""
     try:
-        path = urlsplit(requests.Request("MOVE", target).prepare().url or target).path
-        response = client.call("MOVE", draft, {"Destination": path, "Overwrite": "F"})
+        response = _move(client, draft, target)
         if response.status_code == 201:
             return None
         failure: StorageError = client.answer_error(response, target)
@@ -216,6 +258,16 @@ def _claim(client: HttpClient, draft: str, target: str, write_id: bytes) -> byte
     except NotFoundError:
         raise failure from None
     return None if stored[:_ID_LENGTH] == write_id else stored[_ID_LENGTH:]
+
+
+def _move(client: HttpClient, source: str, target: str) -> requests.Response:
+    """Rename a collection, if there is nothing at ``target``; return the answer."""
+    parts = urlsplit(requests.Request("MOVE", target).prepare().url or target)
+    response = client.call("MOVE", source, {"Destination": parts.path, "Overwrite": "F"})
+    if response.status_code == 400:  # Apache wants a whole URL, which other servers may not know behind a proxy
+        whole = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        response = client.call("MOVE", source, {"Destination": whole, "Overwrite": "F"})
+    return response
 
 
 def _put_bytes(client: HttpClient, url: str, *parts: bytes) -> None:

@@ -21,6 +21,7 @@ from zlib import crc32
 
 from shardtools.errors import AccessError, ChangedError, ExistsError, NotFoundError, StorageError
 from shardtools.storage import Buffer
+from shardtools.storage.exclusive import ensure_exclusive
 from shardtools.storage.retry import TransientError
 from shardtools.storage.s3_client import S3Client, split_url
 
@@ -206,15 +207,36 @@ def put_object(client: S3Client, url: str, data: bytes, write_id: str, *, exclus
 def create_once(client: S3Client, url: str, data: bytes) -> None:
     """Create the object only if there is none, as `Storage.create_exclusive` promises.
 
-    By If-None-Match, which S3, MinIO and Ceph know; a server that does not would let the last of several win. The id
-    of the write tells one whose answer was lost from one that has lost.
+    By If-None-Match, which S3, MinIO and Ceph know; whether this service does is tried first. The id of the write tells
+    one whose answer was lost from one that has lost.
     """
+    bucket = split_url(url)[0]
+    endpoint = client.run(url, lambda api: api.meta.endpoint_url)
+    ensure_exclusive(f"{endpoint}/{bucket}", url, lambda probe: _wins_twice(client, probe))
     write_id = uuid4().hex
     try:
         put_object(client, url, data, write_id, exclusive=True)
     except ChangedError as error:
         if read_write_id(client, url) != write_id:
             raise ExistsError("there is such an object already", url=url, fix="choose another name") from error
+
+
+def _wins_twice(client: S3Client, url: str) -> bool:
+    """Return whether an object can be created twice, each time only if there is none; it is deleted again."""
+    bucket, key = split_url(url)
+
+    def delete(api: Api) -> None:
+        api.delete_object(Bucket=bucket, Key=key)
+
+    put_object(client, url, b"1", uuid4().hex, exclusive=True)
+    try:
+        put_object(client, url, b"2", uuid4().hex, exclusive=True)
+    except ChangedError:
+        return False
+    finally:
+        with suppress(StorageError):  # who may write need not be allowed to delete
+            client.run(url, delete)
+    return True
 
 
 def read_write_id(client: S3Client, url: str) -> str | None:

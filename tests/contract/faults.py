@@ -45,7 +45,8 @@ class FaultyProxy:
     """A TCP proxy before the server at ``target`` that does ``faults``, each once and in their order.
 
     ``choose`` is asked for a fault for each request that none of these is for. ``requests`` collects the first line of
-    each request, ``heads`` all of its head. With ``listen=False`` connections are refused until `open` is called.
+    each request, ``heads`` all of its head. With ``listen=False`` connections are refused until `open` is called. The
+    header ``drops`` does not reach the server.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class FaultyProxy:
         choose: Callable[[bytes], Fault | None] = lambda head: None,
         *,
         listen: bool = True,
+        drops: str = "",
     ):
         parts = urlsplit(target)
         self._target = (parts.hostname, parts.port)
         self.faults = faults if faults is not None else []
         self._choose = choose
+        self._drops = re.compile(rf"\r\n{drops}:[^\r]*".encode(), re.IGNORECASE) if drops else None
         self.heads: list[str] = []
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -121,7 +124,7 @@ class FaultyProxy:
                             fault.then()
                             client.sendall(fault.answer)
                             return
-                        server.sendall(data)
+                        server.sendall(data if self._drops is None else self._drops.sub(b"", data))
                         continue
                     if fault is None:
                         client.sendall(data)

@@ -20,7 +20,7 @@ from shardtools.storage.http import HttpStorage
 from shardtools.storage.retry import RetryPolicy
 from shardtools.storage.s3 import S3Storage
 from tests.contract.faults import Fault, FaultyProxy
-from tests.contract.suite import MEGABYTES, OBJECT, pattern
+from tests.contract.suite import MEGABYTES, OBJECT, TrustedPlaces, pattern
 from tests.gcs_servers import StrictGcs, strict_gcs
 from tests.gcs_servers import use_environment as use_google
 from tests.moto_server import MotoServer, moto_server
@@ -331,7 +331,10 @@ class TestWriting:
         assert line.get("new.tar") == MEGABYTES
         assert line.waits == WAITS[:1] and line.unfinished() == []
 
-    def test_an_exclusive_create_whose_answer_is_lost_has_won(self, connect: Lines) -> None:
+    def test_an_exclusive_create_whose_answer_is_lost_has_won(
+        self, connect: Lines, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shardtools.storage.exclusive._known", TrustedPlaces())
         name = f"once-{time.monotonic_ns()}"
         line = connect(Fault(connect().writes, after=0))
         line.storage.create_exclusive(line.url(name), b"mine")

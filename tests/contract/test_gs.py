@@ -10,11 +10,11 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from shardtools.errors import RefusedError
+from shardtools.errors import ConflictUnsupportedError, RefusedError
 from shardtools.storage import ByteRange
 from shardtools.storage.gs import GsStorage
 from shardtools.storage.retry import RetryPolicy
-from tests.contract.suite import OBJECT, BucketContract, Place
+from tests.contract.suite import OBJECT, BucketContract, Place, TrustedPlaces
 from tests.gcs_servers import StrictGcs, gcs_emulator, strict_gcs, use_environment
 
 QUICK = RetryPolicy(attempts=4, base=0.01, cap=0.05)
@@ -85,6 +85,7 @@ class TestEmulator(BucketContract):
     @pytest.fixture
     def place(self, address: str, monkeypatch: pytest.MonkeyPatch) -> Place:
         use_environment(monkeypatch, {"STORAGE_EMULATOR_HOST": address})
+        monkeypatch.setattr("shardtools.storage.exclusive._known", TrustedPlaces())
         prefix = f"{uuid.uuid4().hex}/"
         return EmulatorPlace(GsStorage(QUICK), f"gs://{BUCKET}/{prefix}", address, prefix)
 
@@ -98,6 +99,13 @@ class TestEmulator(BucketContract):
 
     @pytest.mark.skip("the emulator ignores preconditions")
     def test_of_many_threads_one_creates(self) -> None: ...
+
+    def test_an_exclusive_create_is_refused(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shardtools.storage.exclusive._known", {})
+        for _ in range(2):
+            with pytest.raises(ConflictUnsupportedError, match=r"d/x: this service lets two .*; let one"):
+                place.storage.create_exclusive(place.url("d/x"), b"mine")
+        assert place.files() == []
 
     @pytest.mark.skip("the emulator answers 206 to a range of nothing")
     def test_a_range_of_an_empty_object_is_past_its_end(self) -> None: ...

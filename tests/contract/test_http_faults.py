@@ -27,7 +27,7 @@ from shardtools.storage import ByteRange, http_upload
 from shardtools.storage.http import HttpStorage
 from shardtools.storage.retry import RetryPolicy
 from tests.contract.faults import Fault, FaultyProxy, PlainServer, plain_server
-from tests.contract.suite import MEGABYTES, OBJECT, Boom, FolderPlace, pattern
+from tests.contract.suite import MEGABYTES, OBJECT, Boom, FolderPlace, TrustedPlaces, pattern
 from tests.servers import NginxServer, stop, wait_until
 
 QUICK = RetryPolicy(attempts=4, base=0.01, cap=0.05)
@@ -479,6 +479,10 @@ class TestWriting:
 
 
 class TestExclusive:
+    @pytest.fixture(autouse=True)
+    def known(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shardtools.storage.exclusive._known", TrustedPlaces())
+
     @pytest.mark.parametrize("when", [b"MOVE ", b"PUT ", b"HEAD "])
     def test_a_lost_answer_is_no_lost_race(self, place: FolderPlace, when: bytes) -> None:
         with Behind(place, Fault(when)) as behind:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from shardtools.errors import ConflictUnsupportedError
 from shardtools.storage.retry import RetryPolicy
 from shardtools.storage.s3 import S3Storage
+from tests.contract.faults import FaultyProxy
 from tests.contract.suite import ODD_NAMES, BucketContract, Place
 from tests.moto_server import MotoServer, moto_server, use_environment
 
@@ -67,3 +69,27 @@ class TestS3(BucketContract):
     def test_odd_names(self, place: Place, name: str) -> None:
         """Without the one with a line break, which moto's server finds no way for."""
         super().test_odd_names(place, name)
+
+
+def test_a_service_that_ignores_if_none_match(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultyProxy(moto.url, drops="If-None-Match") as proxy:
+        use_environment(monkeypatch, {**moto.environment(), "AWS_ENDPOINT_URL": proxy.url.rstrip("/")})
+        prefix = f"{uuid.uuid4().hex}/"
+        place = S3Place(S3Storage(QUICK), f"s3://{BUCKET}/{prefix}", moto.client(), prefix)
+        for name in ("x", "x", "y"):
+            with pytest.raises(ConflictUnsupportedError, match=rf"{name}: this service lets two .*; let one process"):
+                place.storage.create_exclusive(place.url(name), b"mine")
+        assert place.files() == []
+        assert sum(line.startswith("PUT ") for line in proxy.requests) == 2  # it is asked once
+
+
+def test_one_that_keeps_to_it_is_asked_once(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultyProxy(moto.url) as proxy:
+        use_environment(monkeypatch, {**moto.environment(), "AWS_ENDPOINT_URL": proxy.url.rstrip("/")})
+        prefix = f"{uuid.uuid4().hex}/"
+        place = S3Place(S3Storage(QUICK), f"s3://{BUCKET}/{prefix}", moto.client(), prefix)
+        for name in ("x", "y", "z"):
+            place.storage.create_exclusive(place.url(name), b"mine")
+        S3Storage(QUICK, timeout=5).create_exclusive(place.url("w"), b"mine")
+        assert place.files() == [prefix + name for name in "wxyz"]
+        assert sum(line.startswith("PUT ") for line in proxy.requests) == 2 + 4

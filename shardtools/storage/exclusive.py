@@ -1,0 +1,36 @@
+"""Whether a service keeps to "create only if there is none".
+
+Some take such a request, ignore the condition without a word, and let every one of several writers win. So each is
+asked, once in each process, with an object that is thrown away: whoever creates it a second time must be refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import uuid4
+
+from shardtools.errors import ConflictUnsupportedError
+from shardtools.spec import folder_of
+
+_known: dict[str, bool] = {}  # a place, and whether it keeps to it; a fork may know what its parent knew
+
+
+def ensure_exclusive(place: str, url: str, wins_twice: Callable[[str], bool]) -> None:
+    """Raise if ``place``, a service or a bucket of one, lets two writers create the same object.
+
+    ``wins_twice`` creates the object at the URL that it is given twice, removes it, and returns whether the second time
+    succeeded, too. ``url`` is that of the object that is to be created.
+
+    Raises:
+        ConflictUnsupportedError: it does.
+        StorageError: it cannot be asked.
+    """
+    if place not in _known:
+        _known[place] = not wins_twice(f"{folder_of(url)}.shardtools-{uuid4().hex}")
+    if not _known[place]:
+        raise ConflictUnsupportedError(
+            "this service lets two writers create the same object, each as the only one",
+            url=url,
+            fix="let one process alone write there, which can replace objects instead; for several, use a service that "
+            "keeps to If-None-Match, such as S3, MinIO or Google's, or to MOVE, such as nginx or Apache",
+        )
