@@ -46,7 +46,12 @@ _PROBES = 8
 _ID_LENGTH = 32
 _CREATED = (200, 201, 204)
 _NO_FOLDER = (404, 409)
-_FOLDER_THERE = (201, 405)  # 405: it is there, or the server makes none
+_ATTEMPTS = 3
+_FOLDER_THERE = (
+    201,
+    403,
+    405,
+)  # 405: it is there, or the server makes none; 403: another has just made it, at Apache's
 _DELETED = (200, 202, 204, 404, 410)
 _FOLDER_FIX = "make the folder there, or let the server make it (nginx: create_full_put_path on)"
 _PUT_MEANINGS: dict[int, Meaning] = {
@@ -137,16 +142,19 @@ class Spool:
 def put(client: HttpClient, url: str, body: Spool) -> None:
     """Store ``body`` as the object, repeating the whole PUT after a transient failure; missing folders are made."""
     response = client.call("PUT", url, body=body if len(body) else b"")
-    if response.status_code in _NO_FOLDER and _make_folders(client, url):
+    for _ in range(_ATTEMPTS):  # several that make the same folders may be in each other's way
+        if response.status_code not in _NO_FOLDER or not _make_folders(client, url):
+            break
         response = client.call("PUT", url, body=body if len(body) else b"")
     if response.status_code not in _CREATED:
         raise client.answer_error(response, url, _PUT_MEANINGS)
 
 
 def _make_folders(client: HttpClient, url: str) -> bool:
-    """Make the folders above an object; return whether they are there now, as far as the server tells."""
+    """Make the folders above an object; return whether any is there now, as far as the server tells."""
     before, path, query = split_path(url)
     missing: list[str] = []
+    status = 0
     while path := path.rstrip("/").rpartition("/")[0]:
         folder = f"{before}{path}/{query}"
         status = client.call("MKCOL", folder).status_code
@@ -156,7 +164,7 @@ def _make_folders(client: HttpClient, url: str) -> bool:
             return False
         missing.append(folder)
     made = [client.call("MKCOL", folder).status_code in _FOLDER_THERE for folder in reversed(missing)]
-    return all(made) and bool(made or path)
+    return status in _FOLDER_THERE or any(made)
 
 
 def store(client: HttpClient, url: str, body: Spool) -> None:
