@@ -12,9 +12,9 @@ from __future__ import annotations
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from io import FileIO
+from functools import partial
 from typing import TYPE_CHECKING
 
 from shardtools.errors import (
@@ -24,12 +24,12 @@ from shardtools.errors import (
     RefusedError,
     SpecError,
     StorageError,
-    UnavailableError,
 )
 from shardtools.spec import parse_size, scheme_of
 from shardtools.storage import ByteRange, Sink, Stat, Storage, Stream, check_stop, count
 from shardtools.storage.cache_account import charge
 from shardtools.storage.cache_folder import CacheFolder, Draft, Version
+from shardtools.storage.cache_sums import SUMMED, SummedFile, stored_size
 from shardtools.storage.files import storage_error
 from shardtools.storage.ranges import cut, merge, past_end
 
@@ -46,6 +46,7 @@ GAP = 4096
 
 _ATTEMPTS = 2  # at an object that keeps changing, before it is read past the cache
 _PIECE = 1 << 20
+_MENDED = 8 << 20  # bytes that are fetched anew where one is damaged
 
 
 def parse_cache(text: str) -> tuple[str, int]:
@@ -78,41 +79,63 @@ def parse_cache(text: str) -> tuple[str, int]:
 
 
 class CachedStream(Stream):
-    """An object as its copy in the cache, unbuffered: a large read goes straight into the caller's buffer."""
+    """An object as its copy in the cache, unbuffered: a large read goes straight into the caller's buffer.
 
-    def __init__(self, file: FileIO, url: str, stat: Stat):
+    What does not match its checksums comes from ``repair``, which is given a range.
+    """
+
+    def __init__(self, file: SummedFile, stat: Stat, repair: Callable[[ByteRange], bytes]):
         super().__init__()
         self._file = file
-        self._url = url
+        self._repair = repair
+        self._position = 0
+        self._ahead = memoryview(b"")  # bytes that follow, and were read already
         self.stat = stat
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        try:
-            count = self._file.readinto(buffer) or 0
-        except OSError as error:
-            raise storage_error(error, self._url) from error
-        if count == 0 and memoryview(buffer).nbytes:
-            self._check_end()
+        if self.closed:
+            raise ValueError("read of a closed stream")
+        view = memoryview(buffer).cast("B")
+        left = self._file.size - self._position
+        count = len(view) // SUMMED * SUMMED if len(view) < left else left
+        if self._ahead or not count:
+            if not self._ahead and left and len(view):
+                self._ahead = memoryview(self._next(min(SUMMED, left)))
+            count = min(len(view), len(self._ahead))
+            view[:count] = self._ahead[:count]
+            self._ahead = self._ahead[count:]
+        elif not self._file.read_into(view[:count], self._position):
+            self._ahead = memoryview(self._mend())
+            return self.readinto(buffer)
+        self._position += count
         return count
 
     def readall(self) -> bytes:
-        try:
-            data = self._file.readall()
-        except OSError as error:
-            raise storage_error(error, self._url) from error
-        self._check_end()
-        return data
+        if self.closed:
+            raise ValueError("read of a closed stream")
+        pieces = [bytes(self._ahead)] if self._ahead else []
+        self._position += len(self._ahead)
+        self._ahead = memoryview(b"")
+        while left := self._file.size - self._position:
+            pieces.append(self._next(left))
+            self._position += len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
         self._file.close()
         super().close()
 
-    def _check_end(self) -> None:
-        if self._file.tell() != self.stat.size:
-            raise UnavailableError("its copy in the cache was cut off", url=self._url, fix="run again")
+    def _next(self, count: int) -> bytes:
+        """Return the ``count`` bytes that follow, or others of those that follow where these are damaged."""
+        data = self._file.read(self._position, self._position + count)
+        return self._mend() if data is None else data
+
+    def _mend(self) -> bytes:
+        """Return some of the bytes that follow, from where they are not damaged."""
+        return self._repair(ByteRange(self._position, min(self._position + _MENDED, self._file.size)))
 
 
 class CachedStorage(Storage):
@@ -188,7 +211,7 @@ class CachedStorage(Storage):
         """Return an object's copy, which is made if there is none; None if there can be none."""
         for _ in range(_ATTEMPTS):
             stat = self._settled(url)
-            if stat is None or stat.size is None or charge(stat.size) > self._folder.limit:
+            if stat is None or stat.size is None or charge(stored_size(stat.size)) > self._folder.limit:
                 break
             try:
                 file = self._copy(url, stat)
@@ -197,10 +220,20 @@ class CachedStorage(Storage):
             except OSError as error:
                 self._tell(error)
                 break
-            return None if file is None else CachedStream(file, url, stat)
+            if file is None:
+                return None
+            return CachedStream(file, stat, partial(self._repair, url, stat, self._folder.version(url, stat)))
         return None
 
-    def _copy(self, url: str, stat: Stat) -> FileIO | None:
+    def _repair(self, url: str, stat: Stat, version: Version, span: ByteRange) -> bytes:
+        """Return the bytes of a range that are damaged in the copy of an object, which is removed."""
+        self._folder.discard(version, ByteRange(0, version.size))
+        [data] = self._inner.read_ranges(url, [span])
+        if self._inner.stat(url) != stat:
+            raise ChangedError("the object was replaced while it was read", url=url, fix="run again")
+        return data
+
+    def _copy(self, url: str, stat: Stat) -> SummedFile | None:
         version = self._folder.version(url, stat)
         file = self._folder.open_whole(version)
         count("cache_misses" if file is None else "cache_hits")
@@ -209,7 +242,7 @@ class CachedStorage(Storage):
         with self._folder.draft(version, self._patience) as draft:
             return self._folder.open_whole(version) if draft is None else self._download(url, stat, draft)
 
-    def _download(self, url: str, stat: Stat, draft: Draft) -> FileIO | None:
+    def _download(self, url: str, stat: Stat, draft: Draft) -> SummedFile | None:
         """Fill the draft and return it as a file; None if there is no room for it."""
         if not draft.reserve():
             return None

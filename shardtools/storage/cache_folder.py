@@ -1,7 +1,7 @@
 """The folder of a cache: what lies in it, and who may change it when.
 
     DIR/account                          how many bytes are taken, see cache_account.py
-    DIR/objects/UU/URL/VERSION-0-500     bytes 0 to 500 of one version of an object
+    DIR/objects/UU/URL/VERSION-0-500     bytes 0 to 500 of one version of an object, and their checksums
     DIR/drafts/VERSION                   an object that somebody downloads
 
 ``URL`` and ``VERSION`` are hashes, so that nothing secret can be read from a name. An entry comes by a rename, whole,
@@ -14,21 +14,24 @@ Methods raise OSError when the folder cannot do what is asked. The caller can al
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
-from io import FileIO
 from itertools import groupby
 
 from shardtools.errors import FullError, JobError
 from shardtools.spec import identity
 from shardtools.storage import ByteRange, Stat, check_stop
 from shardtools.storage.cache_account import ENTRY, Account, charge, held
+from shardtools.storage.cache_sums import SummedFile, Sums, stored_size, sums_of
 from shardtools.storage.file_lock import close_lock, open_lock, release, wait_for_lock
 from shardtools.storage.files import storage_error
+
+logger = logging.getLogger(__name__)
 
 _TOUCH_SECONDS = 60  # how old the mark of an entry's last use may be
 _MOST_LISTINGS = 256
@@ -65,10 +68,11 @@ class Draft:
         self._fd = fd
         self._path = path
         self._reserved = 0
+        self._sums = Sums()
 
     def reserve(self) -> bool:
         """Take room for all of the object; return whether there is enough."""
-        size = self._version.size
+        size = stored_size(self._version.size)
         with self._folder.held() as account:
             if not account.make_room(charge(size)):
                 return False
@@ -78,10 +82,12 @@ class Draft:
 
     def write(self, data: memoryview) -> None:
         """Write the bytes that follow."""
+        self._sums.add(data)
         _write(self._fd, data)
 
-    def publish(self) -> FileIO:
+    def publish(self) -> SummedFile:
         """Make the draft an entry, in place of all others of its URL, and return it as a file to read."""
+        _write(self._fd, memoryview(self._sums.finish()))
         with self._folder.held() as account:
             os.makedirs(self._version.folder, exist_ok=True)
             os.rename(self._path, self._version.whole)
@@ -90,8 +96,7 @@ class Draft:
             _drop(account, self._version.folder, [name for name in os.listdir(self._version.folder) if name != whole])
         release(self._fd)
         fd, self._fd = self._fd, -1
-        os.lseek(fd, 0, os.SEEK_SET)
-        return FileIO(fd, "r")
+        return SummedFile(fd, self._version.size)
 
     def close(self) -> None:
         """Remove the draft, unless it was published."""
@@ -156,10 +161,10 @@ class CacheFolder:
 
     # --- reading
 
-    def open_whole(self, version: Version) -> FileIO | None:
+    def open_whole(self, version: Version) -> SummedFile | None:
         """Return the file with all of an object, None if there is none."""
         fd = _open_entry(version, ByteRange(0, version.size))
-        return None if fd is None else FileIO(fd, "r")
+        return None if fd is None else SummedFile(fd, version.size)
 
     def spans(self, version: Version) -> list[ByteRange]:
         """Return what there is of an object, sorted, without what lies within another: the stops rise as the starts do.
@@ -179,20 +184,30 @@ class CacheFolder:
             self._listings[version.folder + version.key] = known
         return known[1]
 
-    @staticmethod
-    def read(version: Version, parts: Sequence[tuple[ByteRange, ByteRange]]) -> dict[ByteRange, bytes]:
-        """Return the bytes of each part, given with the span of the entry that has it, of those that are there."""
+    def read(self, version: Version, parts: Sequence[tuple[ByteRange, ByteRange]]) -> dict[ByteRange, bytes]:
+        """Return the bytes of each part, given with the span of the entry that has it, of those that are there.
+
+        An entry that does not match its checksums is removed.
+        """
         found: dict[ByteRange, bytes] = {}
         for span, group in groupby(parts, lambda part: part[1]):
             fd = _open_entry(version, span)
             if fd is None:
                 continue
-            try:
+            with closing(SummedFile(fd, span.stop - span.start)) as file:
                 for part, _ in group:
-                    found[part] = _pread(fd, part.stop - part.start, part.start - span.start)
-            finally:
-                os.close(fd)
+                    data = file.read(part.start - span.start, part.stop - span.start)
+                    if data is None:
+                        self.discard(version, span)
+                        break
+                    found[part] = data
         return found
+
+    def discard(self, version: Version, span: ByteRange) -> None:
+        """Remove the entry with the bytes of ``span``, which are not what they were."""
+        logger.warning("%s: what it kept was damaged, and is fetched again: see to its disk", self.path)
+        with suppress(OSError), self.held() as account:  # it is gone, or another has removed it
+            _drop(account, version.folder, [version.name(span)])
 
     # --- writing
 
@@ -215,7 +230,7 @@ class CacheFolder:
 
     def store(self, version: Version, spans: Sequence[ByteRange], bodies: Sequence[bytes]) -> None:
         """Make entries of some spans of an object, if there is room for all of them."""
-        unused = sum(charge(len(body)) for body in bodies)
+        unused = sum(charge(stored_size(len(body))) for body in bodies)
         with self.held() as account:
             if not account.make_room(unused):
                 return
@@ -225,7 +240,7 @@ class CacheFolder:
                 for span, body in zip(spans, bodies, strict=True):
                     if (name := version.name(span)) not in names:
                         self._create(f"{version.folder}/{name}", body)
-                        unused -= charge(len(body))
+                        unused -= charge(stored_size(len(body)))
             finally:
                 account.add(-unused)
                 # Folders' times are coarse: what came after the listing need not have changed them.
@@ -238,6 +253,7 @@ class CacheFolder:
         try:
             try:
                 _write(fd, memoryview(body))
+                _write(fd, memoryview(sums_of(memoryview(body))))
             finally:
                 os.close(fd)
             os.rename(draft, path)
@@ -312,7 +328,8 @@ def _open_entry(version: Version, span: ByteRange) -> int | None:
         return None
     try:
         status = os.fstat(fd)
-        if status.st_size != span.stop - span.start:  # the machine went down before all of it was on the disk
+        # It is of a version of shardtools that kept no checksums, or the machine went down before all of it was there.
+        if status.st_size != stored_size(span.stop - span.start):
             with suppress(FileNotFoundError):  # somebody else has seen it too
                 os.unlink(path)
             os.close(fd)
@@ -324,17 +341,6 @@ def _open_entry(version: Version, span: ByteRange) -> int | None:
         os.close(fd)
         raise
     return fd
-
-
-def _pread(fd: int, size: int, offset: int) -> bytes:
-    """Return all of ``size`` bytes of an entry, which has them."""
-    data = os.pread(fd, size, offset)
-    while len(data) < size:  # Linux reads at most 2 GiB at once
-        more = os.pread(fd, size - len(data), offset + len(data))
-        if not more:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        data += more
-    return data
 
 
 def _write(fd: int, data: memoryview) -> None:

@@ -26,6 +26,7 @@ from shardtools.storage import ByteRange
 from shardtools.storage.cache import CachedStorage
 from shardtools.storage.cache_account import ENTRY, charge, held
 from shardtools.storage.cache_folder import CacheFolder
+from shardtools.storage.cache_sums import stored_size
 from shardtools.storage.file_lock import close_lock, open_lock, try_lock
 from shardtools.storage.http import HttpStorage
 from shardtools.storage.retry import RetryPolicy
@@ -108,7 +109,8 @@ class World:
             if match := ENTRY.fullmatch(path.name):
                 first, last = int(match[2]), int(match[3])
                 data = path.read_bytes()
-                assert any(data == shard[first:last] for shard in DATA), path
+                assert len(data) == stored_size(last - first)
+                assert any(data[: last - first] == shard[first:last] for shard in DATA), path
                 count += 1
         return count
 
@@ -158,7 +160,7 @@ def test_eight_processes_download_each_shard_once(world: World) -> None:
     wait_until(lambda: world.server.log_path.read_text().count('"HEAD ') == heads, "the log")
     assert world.gets() == {f"/{i}.tar": 1 for i in range(SHARDS)}
     assert world.check_entries() == SHARDS
-    assert world.held_bytes(10**9) == (SHARDS * charge(SIZE),) * 2
+    assert world.held_bytes(10**9) == (SHARDS * charge(stored_size(SIZE)),) * 2
 
 
 @pytest.mark.parametrize("limit", [4 * SIZE, 10**9])
@@ -191,7 +193,7 @@ def test_killed_at_any_moment(world: World, limit: int) -> None:
 
 
 def test_many_processes_never_hold_more_than_the_limit(world: World) -> None:
-    limit = 3 * charge(SIZE) + 50_000
+    limit = 3 * charge(stored_size(SIZE)) + 50_000
     processes = [world.begin(f"{world.kept}:{limit}", rounds=6) for _ in range(4)]
     most = 0
     with killed_at_the_end(*processes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import re
@@ -18,14 +19,16 @@ from hypothesis import strategies as st
 
 from shardtools.errors import AccessError, ChangedError, JobError, NotFoundError, RefusedError, SpecError
 from shardtools.storage import ByteRange, Stat, Storage, StorageOptions, Stream, get_storage, using
-from shardtools.storage.cache import DEFAULT_SIZE, CachedStorage, divide, parse_cache
+from shardtools.storage.cache import DEFAULT_SIZE, CachedStorage, CachedStream, divide, parse_cache
 from shardtools.storage.cache_account import ENTRY, KEPT_PERCENT, charge
 from shardtools.storage.file_lock import close_lock, open_lock, try_lock
 from shardtools.storage.local import FileStream, LocalStorage
 from tests.contract.suite import pattern
 
 BLOCK = 4096
-SIZE = 10 * BLOCK
+TAKEN = 10 * BLOCK
+"""The bytes of a cache that an object of SIZE bytes takes, with its checksums."""
+SIZE = TAKEN - 12
 DATA = pattern(SIZE)
 
 
@@ -53,6 +56,17 @@ class Counting(LocalStorage):
         parts = super().read_ranges(url, ranges)
         self.on_read()
         return parts
+
+
+def flip(path: Path, place: int) -> None:
+    """Change one byte of a file, and nothing that tells of it."""
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.seek(place)
+        [byte] = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.fixture
@@ -176,7 +190,7 @@ class TestWhole:
                 Path(url + ".new").write_bytes(pattern(SIZE, seed))
                 os.replace(url + ".new", url)
                 assert cache.read(url) == pattern(SIZE, seed)
-                assert len(entries(kept)) == 1 and account(kept) == SIZE
+                assert len(entries(kept)) == 1 and account(kept) == TAKEN
             assert stream.readall() == DATA  # what is open is read to its end
         assert len(inner.asked) == 4
 
@@ -303,16 +317,103 @@ class TestWhole:
         process.join(60)
         assert process.exitcode == 0
 
-    def test_a_copy_that_is_cut_off_while_it_is_read(self, cache: CachedStorage, kept: Path, url: str) -> None:
-        for action in (Stream.readall, lambda stream: stream.read(SIZE) and stream.readinto(bytearray(9))):
+    def test_a_copy_that_is_cut_off_while_it_is_read(
+        self, cache: CachedStorage, inner: Counting, kept: Path, url: str
+    ) -> None:
+        for action in (
+            Stream.readall,
+            CachedStream.readall,
+            lambda stream: b"".join(iter(lambda: stream.read(777), b"")),
+        ):
             with cache.open(url) as stream:
-                stream.read(100)
+                assert stream.read(100) == DATA[:100]
                 os.truncate(entries(kept)[0], 1000)
-                with pytest.raises(ConnectionError, match=r"x\.tar: its copy in the cache was cut off; run again"):
-                    action(stream)  # type: ignore[operator]
+                assert action(stream) == DATA[100:]  # type: ignore[operator]
+            assert entries(kept) == []
+            assert cache.read(url) == DATA and len(entries(kept)) == 1
+
+    @pytest.mark.parametrize("place", [0, 1, 16383, 16384, 30_000, SIZE - 1, SIZE, TAKEN - 1])
+    @pytest.mark.parametrize("step", [1, 5000, 16384, 20_000, 10**9])
+    def test_a_flipped_byte_is_fetched_again(
+        self, cache: CachedStorage, inner: Counting, kept: Path, url: str, place: int, step: int
+    ) -> None:
+        cache.read(url)
+        flip(entries(kept)[0], place)
+        with cache.open(url) as stream:
+            assert b"".join(iter(lambda: stream.read(step), b"")) == DATA
+        assert entries(kept) == [] and account(kept) == 0
+        assert len(inner.asked) == 2 and inner.asked[1] != "all"
+        assert cache.read(url) == DATA == cache.read(url) and len(inner.asked) == 3
+
+    @pytest.mark.parametrize("place", [0, 20_000, SIZE])
+    def test_a_flipped_byte_of_what_is_read_at_once(
+        self, cache: CachedStorage, inner: Counting, kept: Path, url: str, place: int
+    ) -> None:
+        cache.read(url)
+        flip(entries(kept)[0], place)
+        assert cache.read(url) == DATA and entries(kept) == []
+
+    def test_an_object_replaced_since_is_not_mended(self, cache: CachedStorage, kept: Path, url: str) -> None:
+        cache.read(url)
+        flip(entries(kept)[0], 0)
+        with cache.open(url) as stream:
+            Path(url).write_bytes(pattern(SIZE, 1))
+            with pytest.raises(ChangedError, match=r"x\.tar: the object was replaced"):
+                stream.read(100)
+
+    def test_many_blocks_and_many_flips(self, cache: CachedStorage, kept: Path, tmp_path: Path) -> None:
+        data = pattern(700_000)
+        (tmp_path / "large").write_bytes(data)
+        cache.read(f"{tmp_path}/large")
+        for place in range(1000, 700_000, 50_000):
+            flip(entries(kept)[0], place)
+        with cache.open(f"{tmp_path}/large") as stream:
+            got = bytearray()
+            for step in itertools.cycle((100, 70_000, 16_384)):
+                if not (piece := stream.read(step)):
+                    break
+                got += piece
+        assert got == data
+
+    def test_a_folder_of_before_there_were_checksums(
+        self, cache: CachedStorage, inner: Counting, kept: Path, url: str
+    ) -> None:
+        cache.read(url)
+        read(cache, f"{url}x" if Path(f"{url}x").write_bytes(DATA) else "", (10, 20))
+        for path in entries(kept):
+            os.truncate(path, int(path.name.rpartition("-")[2]) - int(path.name.split("-")[1]))
+        inner.asked.clear()
+        assert cache.read(url) == DATA and read(cache, f"{url}x", (10, 20)) == [DATA[10:20]]
+        assert inner.asked == ["all", [(10, 20)]]
+        assert cache.read(url) == DATA and read(cache, f"{url}x", (10, 20)) == [DATA[10:20]]
+        assert len(inner.asked) == 2
 
 
 class TestRanges:
+    @pytest.mark.parametrize("place", [0, 5, 9, 10, 13])
+    def test_a_flipped_byte_is_fetched_again(
+        self, cache: CachedStorage, inner: Counting, kept: Path, url: str, place: int
+    ) -> None:
+        for _ in range(2):
+            assert read(cache, url, (100, 110), (9000, 9010)) == [DATA[100:110], DATA[9000:9010]]
+        assert len(inner.asked) == 1
+        [entry] = [path for path in entries(kept) if path.name.endswith("-100-110")]
+        flip(entry, place)
+        for _ in range(2):
+            assert read(cache, url, (100, 110), (9000, 9010)) == [DATA[100:110], DATA[9000:9010]]
+        assert inner.asked[1:] == [[(100, 110)]] and account(kept) == 2 * BLOCK
+
+    @pytest.mark.parametrize(
+        ("bounds", "hit"), [((100, 200), True), ((16_000, 17_000), True), ((17_000, 40_000), False)]
+    )
+    def test_only_blocks_that_are_asked_for_are_looked_at(
+        self, cache: CachedStorage, inner: Counting, kept: Path, url: str, bounds: tuple[int, int], hit: bool
+    ) -> None:
+        cache.read(url)
+        flip(entries(kept)[0], 1000)
+        assert read(cache, url, bounds) == [DATA[slice(*bounds)]]
+        assert inner.asked[1:] == [[bounds]] * hit
+
     def test_only_what_is_missing_is_fetched(self, cache: CachedStorage, inner: Counting, kept: Path, url: str) -> None:
         assert read(cache, url, (5000, 6000), (0, 10)) == [DATA[5000:6000], DATA[:10]]
         assert read(cache, url, (5500, 5600), (0, 10), (2, 3)) == [DATA[5500:5600], DATA[:10], DATA[2:3]]
@@ -324,7 +425,7 @@ class TestRanges:
             [(10, 4000), (7000, SIZE)],
         ]
         assert cache.read(url) == DATA
-        assert account(kept) == SIZE and spans(kept) == [(0, SIZE)]  # the whole object replaces its parts
+        assert account(kept) == TAKEN and spans(kept) == [(0, SIZE)]  # the whole object replaces its parts
 
     def test_ranges_that_lie_close_are_one_entry(
         self, cache: CachedStorage, inner: Counting, kept: Path, url: str
@@ -353,7 +454,7 @@ class TestRanges:
 
         inner.on_read = change
         assert read(cache, url, (0, 10)) == [other[:10]]
-        assert len(inner.asked) == 2 and [path.read_bytes() for path in entries(kept)] == [other[:10]]
+        assert len(inner.asked) == 2 and [path.read_bytes()[:10] for path in entries(kept)] == [other[:10]]
 
     def test_past_the_end(self, cache: CachedStorage, inner: Counting, url: str) -> None:
         with pytest.raises(RefusedError, match=f"bytes 0 to {SIZE + 1} were asked for and it has {SIZE}"):
@@ -420,7 +521,7 @@ class TestLimit:
 
     def test_what_was_not_used_for_longest_goes(self, inner: Counting, kept: Path, tmp_path: Path) -> None:
         urls = self.files(tmp_path, 6)
-        cache = CachedStorage(inner, f"{kept}:{4 * SIZE}")
+        cache = CachedStorage(inner, f"{kept}:{4 * TAKEN}")
         for i, url in enumerate(urls[:4]):
             cache.read(url)
             [new] = [path for path in entries(kept) if path.stat().st_mtime > 10**6]
@@ -437,43 +538,43 @@ class TestLimit:
 
     def test_several_go_at_once(self, inner: Counting, kept: Path, tmp_path: Path) -> None:
         """So that not each new one has to look for the oldest of all."""
-        cache = CachedStorage(inner, f"{kept}:{40 * SIZE}")
+        cache = CachedStorage(inner, f"{kept}:{40 * TAKEN}")
         for url in self.files(tmp_path, 41):
             cache.read(url)
-        assert self.total(kept) == 40 * SIZE * KEPT_PERCENT // 100 + SIZE
+        assert self.total(kept) == 40 * TAKEN * KEPT_PERCENT // 100 + TAKEN
 
     def test_it_is_never_more(self, inner: Counting, kept: Path, tmp_path: Path) -> None:
         urls = self.files(tmp_path, 30)
-        cache = CachedStorage(inner, f"{kept}:{5 * SIZE + 100}")
+        cache = CachedStorage(inner, f"{kept}:{5 * TAKEN + 100}")
         for i in range(90):
             url = urls[i * 7 % 30]
             data = pattern(SIZE, i * 7 % 30)
             assert cache.read(url) == data if i % 2 else read(cache, url, (9, 99)) == [data[9:99]]
-            assert self.total(kept) <= account(kept) <= 5 * SIZE + 100
-        assert self.total(kept) == account(kept) > 2 * SIZE
+            assert self.total(kept) <= account(kept) <= 5 * TAKEN + 100
+        assert self.total(kept) == account(kept) > 2 * TAKEN
         assert len(list((kept / "objects").rglob("*"))) < 60  # no heap of empty folders
 
     def test_what_is_larger_is_read_past_it(self, inner: Counting, kept: Path, url: str) -> None:
-        for limit in (1, SIZE - 1):
+        for limit in (1, TAKEN - 1):
             cache = CachedStorage(inner, f"{kept}:{limit}")
             for _ in range(2):
                 assert cache.read(url) == DATA
             assert read(cache, url, (0, SIZE)) == [DATA]
             assert entries(kept) == []
         assert inner.asked == ["all", "all", [(0, SIZE)]] * 2
-        cache = CachedStorage(inner, f"{kept}:{SIZE}")
+        cache = CachedStorage(inner, f"{kept}:{TAKEN}")
         assert cache.read(url) == cache.read(url) == DATA
         assert len(inner.asked) == 7
 
     def test_two_sizes_of_one_folder(self, inner: Counting, kept: Path, tmp_path: Path) -> None:
         urls = self.files(tmp_path, 8)
-        large, small = CachedStorage(inner, f"{kept}:{8 * SIZE}"), CachedStorage(inner, f"{kept}:{2 * SIZE}")
+        large, small = CachedStorage(inner, f"{kept}:{8 * TAKEN}"), CachedStorage(inner, f"{kept}:{2 * TAKEN}")
         for _ in range(3):
             for i, url in enumerate(urls):
                 assert large.read(url) == pattern(SIZE, i)
             assert len(entries(kept)) > 2
-            assert small.read(urls[0] if self.total(kept) <= 2 * SIZE else self.new(tmp_path)) != b""
-            assert self.total(kept) <= 2 * SIZE
+            assert small.read(urls[0] if self.total(kept) <= 2 * TAKEN else self.new(tmp_path)) != b""
+            assert self.total(kept) <= 2 * TAKEN
 
     def new(self, tmp_path: Path) -> str:
         path = tmp_path / f"new-{len(list(tmp_path.iterdir()))}"
@@ -485,8 +586,8 @@ class TestLimit:
         cache = CachedStorage(inner, str(kept))
         for url in urls:
             cache.read(url)
-        read(CachedStorage(inner, f"{kept}:{2 * SIZE}"), urls[0], (0, 1))
-        assert self.total(kept) <= 2 * SIZE and account(kept) == self.total(kept)
+        read(CachedStorage(inner, f"{kept}:{2 * TAKEN}"), urls[0], (0, 1))
+        assert self.total(kept) <= 2 * TAKEN and account(kept) == self.total(kept)
 
     def test_small_entries_count_as_what_the_disk_gives_them(self, inner: Counting, kept: Path, url: str) -> None:
         cache = CachedStorage(inner, f"{kept}:{4 * BLOCK}")
@@ -499,11 +600,11 @@ class TestLimit:
         urls = self.files(tmp_path, 4)
         CachedStorage(inner, str(kept)).read(urls[0])
         (kept / "account").write_bytes(content)
-        cache = CachedStorage(inner, f"{kept}:{2 * SIZE}")
+        cache = CachedStorage(inner, f"{kept}:{2 * TAKEN}")
         for url in urls:
             assert cache.read(url)
         if content != b"0" * 20:  # which nobody but a vandal writes
-            assert self.total(kept) <= account(kept) <= 2 * SIZE
+            assert self.total(kept) <= account(kept) <= 2 * TAKEN
 
     def test_what_the_dead_left_is_swept_and_what_the_living_write_is_not(
         self, inner: Counting, kept: Path, url: str, tmp_path: Path
@@ -512,17 +613,17 @@ class TestLimit:
         drafts = kept / "drafts"
         (drafts / ("a" * 32)).write_bytes(bytes(5 * BLOCK))
         (drafts / ("b" * 32 + "-0-5")).write_bytes(b"")
-        (kept / "account").write_text(f"{SIZE + 5 * BLOCK:020d}")
+        (kept / "account").write_text(f"{TAKEN + 5 * BLOCK:020d}")
         living = open_lock(f"{drafts}/{'c' * 32}")
         try:
             os.ftruncate(living, 3 * BLOCK)
             assert try_lock(living)
             CachedStorage(inner, str(kept)).read(url)
             assert os.listdir(drafts) == ["c" * 32]
-            assert account(kept) == SIZE
+            assert account(kept) == TAKEN
             (kept / "account").write_bytes(b"")
             CachedStorage(inner, str(kept)).read(url)
-            assert account(kept) == SIZE + 3 * BLOCK
+            assert account(kept) == TAKEN + 3 * BLOCK
         finally:
             close_lock(living)
 
@@ -532,7 +633,7 @@ class TestLimit:
         mine = [kept / "notes.txt", kept / "objects" / "x", kept / "objects" / "aa" / "mine" / "photo.jpg"]
         for path in mine:
             path.write_bytes(b"mine" * 100)
-        cache = CachedStorage(inner, f"{kept}:{SIZE}")
+        cache = CachedStorage(inner, f"{kept}:{TAKEN}")
         for url in urls:
             cache.read(url)
         assert [path.read_bytes() for path in mine] == [b"mine" * 100] * 3
