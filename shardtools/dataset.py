@@ -26,7 +26,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from shardtools.errors import SpecError
+from shardtools.errors import SpecError, redact
 from shardtools.jobs.options import expand_sources
 from shardtools.processors import processors
 from shardtools.shards import wids
@@ -96,7 +96,8 @@ class ShardedDataset(Sequence[Record]):
 
     def __repr__(self) -> str:
         shards = f"{len(self._urls)} shard{'s' * (len(self._urls) != 1)}"
-        return f"<{type(self).__name__} {self.spec!r}: {shards}{f', {self._ends[-1]:,} samples' if self._ends else ''}>"
+        spec = redact(self.spec) if isinstance(self.spec, str) else [redact(spec) for spec in self.spec]
+        return f"<{type(self).__name__} {spec!r}: {shards}{f', {self._ends[-1]:,} samples' if self._ends else ''}>"
 
     # --- what is known of the shards
 

@@ -26,7 +26,7 @@
         └── OutputExistsError    (FileExistsError)
             └── OutputBusyError                       another job is writing it
 
-Every error reads as one line, ``URL [member]: what; fix``. Credentials inside a URL are never part of it.
+Every error reads as one line, ``URL [member]: what; fix``. No secret that is known is part of it.
 
 >>> str(NotFoundError("there is no such object", url="http://me:secret@host/a.tar?sig=1", fix="check the name"))
 'http://host/a.tar: there is no such object; check the name'
@@ -34,31 +34,10 @@ Every error reads as one line, ``URL [member]: what; fix``. Credentials inside a
 
 from __future__ import annotations
 
-import re
 from typing import Any, Self
-from urllib.parse import urlsplit, urlunsplit
 
-# One http URL of a text: up to the next spec, or the next URL in braces; "::" may stand inside an IPv6 host.
-_HTTP = re.compile(r"https?://.*?(?=(?<!\[)::(?![^\[]*\])|,https?://|$)", re.IGNORECASE | re.DOTALL)
-
-
-def redact(text: str) -> str:
-    """Return a URL, or a spec that names several, without what may be secret: user, password, and the query.
-
-    >>> redact("https://user:pw@host:81/a@3.tar?X-Amz-Signature=abc")
-    'https://host:81/a@3.tar'
-    >>> redact("data/a@3.tar?x::{http://me:pw@host/b,http://me:pw@host/c}.tar")
-    'data/a@3.tar?x::{http://host/b,http://host/c}.tar'
-    """
-    return _HTTP.sub(_without_secrets, text)
-
-
-def _without_secrets(match: re.Match[str]) -> str:
-    try:
-        parts = urlsplit(match[0])
-    except ValueError:  # an unbalanced bracket, say: nothing of it can be trusted to be harmless
-        return f"{match[0].partition('://')[0]}://…"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+from shardtools.redaction import conceal
+from shardtools.redaction import redact as redact
 
 
 # What moves the cursor, or the order of what is read: C0, DEL, C1, ends of lines and pages, directions of writing; and
@@ -93,11 +72,11 @@ class ShardtoolsError(Exception):
     """
 
     def __init__(self, what: str, *, url: str | None = None, member: str | None = None, fix: str | None = None):
-        super().__init__(what)
-        self.what = what
         self.url = None if url is None else redact(url)
+        self.what = conceal(what)
         self.member = member
-        self.fix = fix
+        self.fix = None if fix is None else conceal(fix)
+        super().__init__(self.what)
 
     def at(self, url: str | None = None, member: str | None = None) -> Self:
         """Return this error with the place it happened at, where that is not known yet."""

@@ -150,7 +150,7 @@ def identity(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port if parts.port not in (None, {"http": 80, "https": 443}[scheme]) else ""
     except ValueError as error:
-        raise SpecError(f"this is no URL: {error}", url=url, fix="check the host and the port") from error
+        raise SpecError("this is no URL", url=url, fix="check the host and the port") from error
     return f"{scheme}://{parts.hostname}:{port}{parts.path}?{parts.query}"
 
 
@@ -268,6 +268,19 @@ def _match_star(url: str, list_urls: Callable[[str], Sequence[str]] | None) -> l
     return found
 
 
+_SERVER_ALONE = re.compile(r"https?://[^/\[\]]*", re.IGNORECASE)
+
+
+def _check_whole(spec: str, pieces: Sequence[str]) -> None:
+    """Raise if a piece of a spec names a server alone: its rest may be the rest of a password, and is then no path."""
+    if len(pieces) > 1 and any(_SERVER_ALONE.fullmatch(piece) for piece in pieces):
+        raise SpecError(
+            "it names a server and nothing on it",
+            url=spec,
+            fix="give the name of a shard; in a password write : / # ? @ as %3A %2F %23 %3F %40",
+        )
+
+
 def _flatten(specs: str | Iterable[str]) -> Iterator[str]:
     for spec in [specs] if isinstance(specs, str) else specs:
         yield from _split_list(spec)
@@ -296,6 +309,8 @@ def expand(specs: str | Iterable[str], list_urls: Callable[[str], Sequence[str]]
     ['/d/b-10.tar', '/e/00.tar', '/e/01.tar']
     """
     urls: list[str] = []
+    for whole in [specs] if isinstance(specs, str) else (specs := list(specs)):
+        _check_whole(whole, _split_list(whole))
     for spec in _flatten(specs):
         if not spec:
             raise SpecError("the spec is empty", fix="name at least one shard")

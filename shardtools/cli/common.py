@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -10,12 +11,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 from shardtools import __version__
 from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, printable
+from shardtools.redaction import conceal, remember
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
@@ -175,6 +178,8 @@ def run_command(program: str, verbose: bool, work: Callable[[], int], *, resumes
     """
     from shardtools.storage.pipe import results_apart
 
+    _open_standard_streams()
+    _hide_secrets()
     interrupted = _INTERRUPTED.format(program, " with --resume to continue" if resumes else "")
     _end_cleanly_on_signals(interrupted)
     for stream in (sys.stdout, sys.stderr):
@@ -194,6 +199,38 @@ def run_command(program: str, verbose: bool, work: Callable[[], int], *, resumes
         usage = isinstance(error, SpecError | JobError) and not isinstance(error, OutputExistsError)
         status = USAGE if usage else FAILED
     sys.exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Let no file that is opened later have the descriptor of a standard stream that is closed.
+
+    Whatever libraries print there would get into it. That standard output is closed is told when it is needed.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
+
+
+class _Concealing(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return conceal(super().format(record))
+
+
+def _hide_secrets() -> None:
+    """Hide in all that is shown what is secret on the command line and in the environment."""
+    for value in click.get_current_context().params.values():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str):
+                remember(text)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Concealing())
+    sys.excepthook = _show_exception
+
+
+def _show_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    tell("".join(traceback.format_exception(kind, error, trace)).rstrip(), err=True)
 
 
 def _end_cleanly_on_signals(message: str) -> None:
@@ -216,7 +253,8 @@ def _end_cleanly_on_signals(message: str) -> None:
 def tell(text: str, *, err: bool = False) -> None:
     """Write a line to standard output or standard error; that nobody reads it any more changes nothing.
 
-    What comes from outside, such as keys, is escaped on standard error, and where it would get to a terminal.
+    On standard error, and where it would get to a terminal, it is without secrets, and what comes from outside, such as
+    keys, is escaped.
     """
     from shardtools.storage.pipe import results
 
@@ -224,7 +262,7 @@ def tell(text: str, *, err: bool = False) -> None:
     if stream is None:  # it is closed
         return
     if err or stream.isatty():
-        text = printable(text)
+        text = printable(conceal(text))
     try:
         click.echo(text, file=stream)
     except BrokenPipeError:

@@ -9,6 +9,7 @@ from typing import Any
 
 from shardtools.errors import redact
 from shardtools.jobs.target import Counts, ShardResult
+from shardtools.redaction import conceal
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.storage import get_storage
 
@@ -106,7 +107,8 @@ def write_summary(
 
 def _write(url: str, report: Mapping[str, Any]) -> None:
     with get_storage(url).create(url) as sink:
-        sink.write(json.dumps(report, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+        text = conceal(json.dumps(report, indent=1, ensure_ascii=False))
+        sink.write(text.encode("utf-8", "surrogateescape") + b"\n")
 
 
 def _told(error: BaseException) -> str:

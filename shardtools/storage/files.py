@@ -48,6 +48,7 @@ _MEANINGS = {
     errno.ENOSPC: _NO_SPACE,
     errno.EDQUOT: _Meaning(FullError, "the disk quota is used up", "free some space, or write elsewhere"),
     errno.EFBIG: _Meaning(FullError, "the file grew past the limit on its size", "make the shards smaller"),
+    errno.EBADF: _Meaning(RefusedError, "it was not opened for this", "check where it was redirected to"),
     errno.EISDIR: _Meaning(RefusedError, "this is a folder", "name a file"),
     errno.ENAMETOOLONG: _Meaning(RefusedError, "the name is too long", "choose a shorter name"),
     errno.ELOOP: _NO_LOOP,

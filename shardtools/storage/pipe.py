@@ -139,7 +139,7 @@ class PipeStorage(Storage):
         stream = results()
         target = getattr(stream, "buffer", None)
         if stream is None or target is None:
-            raise RefusedError("there is no standard output", url=url, fix="give the URL of a shard")
+            raise RefusedError("there is no standard output", url=url, fix="open it, or name a file to write")
         with os_errors(url):
             stream.flush()
         try:

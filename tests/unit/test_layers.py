@@ -13,6 +13,7 @@ import pytest
 import shardtools
 
 LAYERS = [
+    "redaction",
     "errors",
     "limits",
     "json_text",

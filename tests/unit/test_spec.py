@@ -232,7 +232,7 @@ class TestLists:
         "url", ["http://host:port/a", "http://host:99999/a", "http://[::1/a", "https://me:pw@[x]/a"]
     )
     def test_no_url(self, url: str) -> None:
-        with pytest.raises(SpecError, match=r"this is no URL: .*; check the host and the port") as caught:
+        with pytest.raises(SpecError, match="this is no URL; check the host and the port") as caught:
             expand(url)
         assert "pw" not in str(caught.value)
 
