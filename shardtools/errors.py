@@ -34,11 +34,11 @@ Every error reads as one line, ``URL [member]: what; fix``. No secret that is kn
 
 from __future__ import annotations
 
+import re
 from typing import Any, Self
 
 from shardtools.redaction import conceal
 from shardtools.redaction import redact as redact
-
 
 # What moves the cursor, or the order of what is read: C0, DEL, C1, ends of lines and pages, directions of writing; and
 # bytes that are no text, since a terminal may take some of them for C1.
