@@ -17,9 +17,9 @@ import zlib
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, Protocol
 
-from isal import igzip, isal_zlib
+from isal import igzip_lib, isal_zlib
 
-from shardtools.errors import CorruptError, SpecError, StorageError, TruncatedError
+from shardtools.errors import CorruptError, ShardError, SpecError, StorageError, TruncatedError
 from shardtools.shards.tar import REPAIR
 from shardtools.spec import name_of
 from shardtools.storage import ByteRange, get_storage
@@ -36,6 +36,9 @@ _PIECE = 4 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = b"\x2a\x4d\x18"
+
+_LARGEST_WINDOW = 128 << 20
+"""Bytes of memory that unpacking zstd data may take: what zstd itself allows without being asked."""
 
 # Level 1 of isal compresses about as well as zlib's default at five to ten times its speed; level 3 of zstd is its own
 # default.
@@ -246,7 +249,7 @@ class _Unpacked:
         damage = ""
         try:
             data = self._file.read(len(buffer))
-        except StorageError:
+        except (StorageError, ShardError):
             raise
         except EOFError as error:
             raise TruncatedError(f"the {self._kind} data end too early", url=self._url, fix=REPAIR) from error
@@ -256,6 +259,68 @@ class _Unpacked:
             raise CorruptError(f"the {self._kind} data are damaged ({damage})", url=self._url, fix=REPAIR)
         buffer[: len(data)] = data
         return len(data)
+
+
+_READ = 1 << 18
+"""Bytes to read or to unpack at a time: few enough to stay in the processor's cache."""
+
+
+class _GzipMembers:
+    """What gzip members hold, one after another.
+
+    As gzip programs do, it takes zeros after a member for padding, and a newline after the last one for a slip.
+    """
+
+    def __init__(self, source: Source, url: str):
+        self._source, self._url = source, url
+        self._piece = memoryview(bytearray(_READ))
+        self._member: Any = _gzip_member()
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at most ``size``; b"" at the end.
+
+        Raises:
+            EOFError: the last member is not complete.
+            CorruptError: what follows a member is no gzip member.
+        """
+        while True:
+            if self._member.eof and not self._next_member():
+                return b""
+            if not self._rest and self._member.needs_input:
+                self._rest = self._more()
+                if not self._rest:
+                    raise EOFError
+            packed, self._rest = self._rest, b""
+            data: bytes = self._member.decompress(packed, min(size, _READ))
+            if self._member.eof:
+                self._rest = self._member.unused_data
+            if data:
+                return data
+
+    def _more(self) -> bytes:
+        return self._piece[: self._source.readinto(self._piece) or 0].tobytes()
+
+    def _next_member(self) -> bool:
+        """Begin with the member that follows the one that has ended; return whether there is one."""
+        rest = self._rest.lstrip(b"\0")
+        while len(rest) < len(GZIP_MAGIC) and (more := self._more()):
+            rest = (rest + more).lstrip(b"\0")
+        if rest in (b"", b"\n"):
+            return False
+        if not (rest.startswith(GZIP_MAGIC) or GZIP_MAGIC.startswith(rest)):
+            raise _garbage("gzip", rest, self._url)
+        self._member, self._rest = _gzip_member(), rest
+        return True
+
+
+def _gzip_member() -> Any:
+    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+
+
+def _garbage(kind: str, rest: bytes, url: str) -> CorruptError:
+    what = f"the {kind} data are complete, and followed by bytes that are not {kind}: {rest[:12]!r}"
+    return CorruptError(what, url=url, fix="cut these off, or fetch or make the shard again")
 
 
 class _Rejoined(io.RawIOBase):
@@ -278,11 +343,15 @@ class _Rejoined(io.RawIOBase):
 
 
 class _WholeFrames(io.RawIOBase):
-    """Passes zstd data on, and raises EOFError where they end inside a frame, which zstandard does not tell."""
+    """Passes zstd data on, and raises EOFError where they end inside a frame, which zstandard does not tell.
 
-    def __init__(self, source: Source):
-        self._source = source
-        self._parser = _zstd_parts()
+    Raises, while it is read:
+        CorruptError: a frame cannot be unpacked here, or something else follows one.
+    """
+
+    def __init__(self, source: Source, url: str):
+        self._source, self._url = source, url
+        self._parser = _zstd_parts(url)
         self._skip, self._need, self._is_whole = next(self._parser)
         self._held = b""
 
@@ -305,16 +374,21 @@ class _WholeFrames(io.RawIOBase):
             taken = data[: self._need - len(self._held)]
             self._held += taken.tobytes()
             data = data[len(taken) :]
+            if self._held and self._is_whole and not _begins_frame(self._held):
+                raise _garbage("zstd", self._held, self._url)
             if self._skip or len(self._held) < self._need:
                 return
             self._skip, self._need, self._is_whole = self._parser.send(self._held)
             self._held = b""
 
 
-def _zstd_parts() -> Generator[tuple[int, int, bool], bytes, None]:
+def _zstd_parts(url: str) -> Generator[tuple[int, int, bool], bytes, None]:
     """Follow the headers of zstd frames and of the blocks in them (RFC 8878).
 
     Yields how many bytes to skip, how many to send then, and whether the data may end in between.
+
+    Raises:
+        CorruptError: a frame cannot be unpacked here.
     """
     skip = 0
     while True:
@@ -324,12 +398,29 @@ def _zstd_parts() -> Generator[tuple[int, int, bool], bytes, None]:
             continue
         flags = head[4]
         one_segment = flags >> 5 & 1
+        _check_frame(flags, 0 if one_segment else head[5], url)
         length = 6 - one_segment + (0, 1, 2, 4)[flags & 3] + (one_segment, 2, 4, 8)[flags >> 6]
         more = yield 0, length + 3 - len(head), False
         block = int.from_bytes((head + more)[-3:], "little")
         while not block & 1:
             block = int.from_bytes((yield _block_size(block), 3, False), "little")
         skip = _block_size(block) + (flags >> 2 & 1) * 4
+
+
+def _begins_frame(head: bytes) -> bool:
+    """Return whether ``head``, which may be cut off, begins a frame of zstd."""
+    is_skippable = head[0] & 0xF0 == 0x50 and _SKIPPABLE.startswith(head[1:4])
+    return is_skippable or ZSTD_MAGIC.startswith(head[:4])
+
+
+def _check_frame(flags: int, window: int, url: str) -> None:
+    """Raise if a frame's descriptors say that it cannot be unpacked here."""
+    if flags & 3:
+        fix = "pack it again without -D"
+        raise CorruptError("the shard is packed by zstd with a dictionary, which is not in it", url=url, fix=fix)
+    if (8 + (window & 7)) << (window >> 3) + 7 > _LARGEST_WINDOW:
+        what = f"unpacking the shard's zstd data needs more than {_LARGEST_WINDOW >> 20} MB of memory"
+        raise CorruptError(what, url=url, fix="pack it again without --long and --ultra")
 
 
 def _block_size(header: int) -> int:
@@ -349,13 +440,13 @@ def unpack(head: bytes, rest: Source, url: str) -> Source:
     """
     stream: Any = _Rejoined(head, rest)
     if head.startswith(GZIP_MAGIC):
-        opened: Any = igzip.open(stream, "rb")  # type: ignore[no-untyped-call]
         damage: Any = isal_zlib.error
-        return _Unpacked(opened, url, "gzip", damage)
+        return _Unpacked(_GzipMembers(stream, url), url, "gzip", damage)
     import zstandard
 
-    frames: Any = _WholeFrames(stream)
-    reader = zstandard.ZstdDecompressor().stream_reader(frames, read_size=1 << 20, read_across_frames=True)
+    frames: Any = _WholeFrames(stream, url)
+    unpacker = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
+    reader = unpacker.stream_reader(frames, read_size=1 << 20, read_across_frames=True)
     return _Unpacked(reader, url, "zstd", zstandard.ZstdError)
 
 

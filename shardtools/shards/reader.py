@@ -3,7 +3,8 @@
     storage -> unpack -> buffer -> scan -> Block (buffer and table) -> the next buffer begins with the incomplete sample
 
 A shard is never held whole: a reader needs one buffer (three with ``ahead``) of ``block_size`` bytes, or, where that is
-more, of the size of the largest sample and the first member behind it, which tells that the sample is whole.
+more, of the size of the largest sample. Room is made as bytes arrive, not as headers claim: a few bytes of a stranger
+may claim, or unpack to, any number.
 """
 
 from __future__ import annotations
@@ -19,19 +20,18 @@ from typing import Any
 import numpy as np
 
 from shardtools.shards.compression import Packing, Source, packing_of, unpack
-from shardtools.shards.scan import scan
+from shardtools.shards.kinds import check_tar
+from shardtools.shards.scan import Scan, scan
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK, Bytes, Ints
 from shardtools.shards.verify import CheckedStream, expected_checksum
-from shardtools.storage import Stat, get_storage
+from shardtools.spec import is_local
+from shardtools.storage import Stat, current_options, get_storage
 
 BLOCK_SIZE = 8 << 20
 """Bytes of tar file in a block, by default: small enough to stay in the processor's cache."""
 
 _PAGE = 4096
-
-_BELIEVED = 1 << 30
-"""Bytes to make room for on a header's word; nothing is used before it is filled."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class ShardReader:
 
     Raises, when made or while read:
         StorageError: the shard cannot be read.
-        ShardError: it is truncated or damaged, or does not match its sidecar (see `shardtools.shards.verify`).
+        ShardError: it is no shard, truncated or damaged, or does not match its sidecar (see ``verify.py``).
+        LimitError: a sample is larger than the options of storage allow (see `shardtools.limits`).
     """
 
     def __init__(self, url: str, *, block_size: int = BLOCK_SIZE, ahead: bool = False, measure: bool = False):
@@ -103,6 +104,7 @@ class ShardReader:
         self._measure = measure
         self._block_size = max(block_size // BLOCK, 1) * BLOCK
         self._ahead = ahead
+        self._limits = current_options().limits
         self._stream = get_storage(url).open(url)
         self._checked = self._check()
         self._stopped = threading.Event()
@@ -153,6 +155,7 @@ class ShardReader:
         turn, size, filled, base, index = 0, self._block_size, 0, 0, 0
         raw = self._checked or self._stream
         source: Source = raw
+        packing = None
         ended = final = False
         while not final:
             buffer = pool[turn][:size]
@@ -162,7 +165,9 @@ class ShardReader:
             if base == 0 and source is raw and self.packing != "tar":
                 source, filled, final = unpack(buffer[:filled].tobytes(), raw, self.url), 0, False
                 continue
-            found = scan(buffer[:filled], base=base, final=final, ended=ended, url=self.url)
+            if base == 0:
+                check_tar(buffer[: min(filled, BLOCK)].tobytes(), self.url, packing=None if source is raw else self.packing)
+            found = scan(buffer[:filled], base=base, final=final, ended=ended, limits=self._limits, url=self.url)
             table, ended = found.table, found.ended
             if len(table) or table.other:
                 block = Block(self.url, buffer[: found.consumed].data, base, table, index)
@@ -171,23 +176,36 @@ class ShardReader:
                 index += len(table)
                 turn = (turn + 1) % buffers  # only now: the others may be in use, with blocks given out before
             filled -= found.consumed
-            size = self._size_for(filled, found.wanted)
+            left = None if source is not raw or self.stat.size is None else self.stat.size - base - found.consumed
+            if not final:
+                self._check_limit(found, filled, left)
+            size = self._size_for(filled, found.wanted, left)
             pool[turn] = _room(pool[turn], size)
             pool[turn][:filled] = buffer[found.consumed : found.consumed + filled]
             base += found.consumed
         if self._checked is not None:
             self._checked.check()
 
-    def _size_for(self, filled: int, wanted: int) -> int:
+    def _check_limit(self, found: Scan, filled: int, left: int | None) -> None:
+        """Raise if the sample that is incomplete is too large: as far as it has come, or as its last header says.
+
+        What a header says that the shard, of which ``left`` bytes are left, cannot hold is not taken at its word: the
+        shard was cut off, which is what will be told.
+        """
+        size = found.wanted if left is None or found.wanted <= left else filled
+        self._limits.check("sample", max(size, filled), url=self.url, member=found.member)
+
+    def _size_for(self, filled: int, wanted: int, left: int | None) -> int:
         """Return the size of the next buffer, which begins with ``filled`` bytes of a sample that is incomplete.
 
-        A large member gets what its header asks for, as far as that can be believed, and many small ones half as much
-        again.
+        A large member gets what its header asks for where a file of this machine has as much ``left``, and else twice
+        what has come of it; many small ones get half as much again.
         """
         if filled <= self._block_size // 2:
             return self._block_size
-        wanted = min(wanted, max(_BELIEVED, 2 * filled))
-        return max(filled + filled // 2, max(filled, wanted) + self._block_size) // BLOCK * BLOCK
+        enough = max(filled + filled // 2, max(filled, wanted) + self._block_size)
+        there = left if left is not None and is_local(self.url) else 0
+        return min(enough, max(2 * filled, there)) // BLOCK * BLOCK
 
 
 def _room(buffer: Bytes, size: int) -> Bytes:

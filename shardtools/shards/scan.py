@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import CorruptError, DuplicateKeyError
+from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.shards import tar
 from shardtools.shards.names import is_field
 from shardtools.shards.table import Keys, ShardTable, decode_name, join, repeated_fields
@@ -26,6 +27,9 @@ from shardtools.shards.tar import BLOCK, TYPE_AT, Bytes, Ints
 _CHUNK = 3072
 """Headers looked at together: few enough for the passes over them to stay in the processor's cache, and enough for
 threads that scan at the same time not to wait for each other at every step."""
+
+_WIDE = 1 << 24
+"""Bytes of names looked at together, each as long as the longest, at most: one long name does not cost much then."""
 
 _SLASH, _DOT, _UNDERSCORE = b"/._"
 _META = re.compile(rb"__[^/]*__(/|\Z)")  # the rule of webdataset
@@ -37,16 +41,26 @@ class Scan:
 
     ``table`` has offsets in the shard. The samples end at ``consumed`` in the buffer; what follows it belongs to the
     next buffer. ``ended`` says that an end-of-archive mark was the last thing seen. ``wanted`` is how many bytes the
-    next buffer must have to hold the member that is incomplete in this one, 0 where none is.
+    next buffer must have to hold the member that is incomplete in this one, 0 where none is, and ``member`` the name
+    of that member, or the key of the sample that is incomplete; None where neither is known.
     """
 
     table: ShardTable
     consumed: int
     ended: bool
     wanted: int = 0
+    member: str | None = None
 
 
-def scan(buffer: Bytes, *, base: int = 0, final: bool = True, ended: bool = False, url: str | None = None) -> Scan:
+def scan(
+    buffer: Bytes,
+    *,
+    base: int = 0,
+    final: bool = True,
+    ended: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    url: str | None = None,
+) -> Scan:
     """Return the table of the whole samples in a buffer that begins at offset ``base`` of the tar file.
 
     With ``final`` the tar file ends with the buffer, so its last sample is whole too. ``ended`` says that the bytes
@@ -56,15 +70,22 @@ def scan(buffer: Bytes, *, base: int = 0, final: bool = True, ended: bool = Fals
         TruncatedError: the tar file ends too early.
         CorruptError: a header is damaged, or a member cannot be part of a record.
         DuplicateKeyError: a sample has two members with one field.
+        LimitError: the extension headers of a member are larger than ``limits`` allow.
     """
-    found = tar.locate(buffer, final=final, ended=ended, base=base, url=url)
-    builder = _Builder(buffer, base, url)
+    found = tar.locate(buffer, final=final, ended=ended, base=base, limits=limits, url=url)
+    builder = _Builder(buffer, base, url, limits)
     for first, stop in pairwise((0, *found.breaks, len(found.start))):
         builder.last_key = None  # a sample does not go on behind an end-of-archive mark
         builder.add(found.start[first:stop], found.size[first:stop])
     ended = found.ended or (ended and not len(buffer))
-    result = builder.finish(len(buffer) if found.ended else found.stop, whole=final or ended, ended=ended)
-    return replace(result, wanted=found.wanted - result.consumed) if found.wanted else result
+    whole = final or ended or builder.ends_before(found.incomplete)
+    result = builder.finish(len(buffer) if found.ended else found.stop, whole=whole, ended=ended)
+    member = found.incomplete.name if found.incomplete is not None else builder.last_key
+    return replace(
+        result,
+        wanted=found.wanted - result.consumed if found.wanted else 0,
+        member=None if member is None else tar.show_name(member),
+    )
 
 
 def scan_located(buffer: Bytes, start: Ints, size: Ints, url: str | None) -> ShardTable:
@@ -75,7 +96,7 @@ def scan_located(buffer: Bytes, start: Ints, size: Ints, url: str | None) -> Sha
     Raises:
         CorruptError, DuplicateKeyError: as `scan` does.
     """
-    builder = _Builder(buffer, 0, url)
+    builder = _Builder(buffer, 0, url, DEFAULT_LIMITS)
     builder.add(start, size)
     return builder.finish(len(buffer), whole=True, ended=True).table
 
@@ -87,6 +108,7 @@ class _Builder:
     buffer: Bytes
     base: int
     url: str | None
+    limits: Limits
     others: list[Ints] = field(default_factory=list)
     members: int = 0
     last_key: bytes | None = None
@@ -100,6 +122,7 @@ class _Builder:
         begin, names = start, {}
         if extension.any():
             begin = _begin(start, extension & (kind != tar.PAX_GLOBAL))
+            self._check_extensions(extension, begin, start, size)
             names = self._extended_names(kind, extension, start, size)
         blocks = self.buffer[: len(self.buffer) // BLOCK * BLOCK].reshape(-1, BLOCK)
         for at in range(0, len(start), _CHUNK):
@@ -112,6 +135,15 @@ class _Builder:
             if len(real):
                 renamed = {i: names[row] for i, row in enumerate((at + real).tolist()) if row in names} if names else {}
                 self._add_members(headers, renamed, begin[rows][real], start[rows][real], size[rows][real])
+
+    def _check_extensions(self, extension: npt.NDArray[np.bool_], begin: Ints, start: Ints, size: Ints) -> None:
+        """Raise if the extension headers of a member, or one for all members, are too large."""
+        length = np.where(extension, size, start - begin)
+        if int(length.max()) > self.limits.header:
+            row = int(length.argmax())
+            row += int((~extension[row:]).argmax())
+            name = tar.header_name(self.buffer[start[row] : start[row] + BLOCK].tobytes())
+            self.limits.check("header", int(length.max()), url=self.url, member=name)
 
     def _extended_names(
         self, kind: Bytes, extension: npt.NDArray[np.bool_], start: Ints, size: Ints
@@ -130,6 +162,12 @@ class _Builder:
         return names
 
     def _add_members(self, headers: Bytes, renamed: dict[int, bytes], begin: Ints, start: Ints, size: Ints) -> None:
+        if len(headers) > 1 and len(headers) * max(map(len, renamed.values()), default=0) > _WIDE:
+            half = len(headers) // 2
+            for low, high in ((0, half), (half, len(headers))):
+                some = {i - low: name for i, name in renamed.items() if low <= i < high}
+                self._add_members(headers[low:high], some, begin[low:high], start[low:high], size[low:high])
+            return
         names = _Names.read(headers, renamed)
         keyed = names.find_keys() & tar.is_regular(headers[:, TYPE_AT])
         if not keyed.all():
@@ -137,6 +175,13 @@ class _Builder:
             names, begin, start, size = names.take(keyed), begin[keyed], start[keyed], size[keyed]
         if len(start):
             self._group(names, begin, start, size)
+
+    def ends_before(self, incomplete: tar.Incomplete | None) -> bool:
+        """Return whether the last sample is whole, because the member that follows, not whole itself, is of another."""
+        if incomplete is None or not incomplete.is_regular or self.last_key is None:
+            return False
+        names = _Names.read(np.zeros((1, BLOCK), np.uint8), {0: incomplete.name})
+        return bool(names.find_keys()[0]) and names.key(0) != self.last_key
 
     def _append(self, **columns: npt.NDArray[Any]) -> None:
         for name, column in columns.items():
@@ -231,7 +276,7 @@ class _Names:
         text = headers[:, :100]
         prefixed = (headers[:, 345] != 0) & (headers[:, 257:263] == np.frombuffer(b"ustar\0", np.uint8)).all(axis=1)
         if overrides or prefixed.any():
-            overrides = {int(i): _ustar_name(headers[i]) for i in np.flatnonzero(prefixed)} | overrides
+            overrides = {int(i): tar.own_name(headers[i].tobytes()) for i in np.flatnonzero(prefixed)} | overrides
             wide = np.zeros((len(text), max(100, *map(len, overrides.values()))), np.uint8)
             wide[:, :100] = text
             for i, name in overrides.items():
@@ -320,9 +365,3 @@ def _first(flags: npt.NDArray[np.bool_]) -> Ints:
     found: Ints = flags.argmax(axis=1)
     found[~flags[np.arange(len(flags)), found]] = width
     return found
-
-
-def _ustar_name(header: Bytes) -> bytes:
-    """Return the name of a ustar header that uses its prefix field."""
-    name, prefix = (header[at].tobytes().split(b"\0", 1)[0] for at in (slice(100), slice(345, 500)))
-    return prefix + b"/" + name

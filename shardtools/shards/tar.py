@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import CorruptError, TruncatedError
+from shardtools.limits import DEFAULT_LIMITS, Limits
 
 BLOCK = 512
 """Bytes in a tar block; headers and data begin at multiples of it."""
@@ -39,8 +40,8 @@ _MAGIC_WORD = 256 // 4
 _POWERS = 8 ** np.arange(10, -1, -1, dtype=np.int64)
 _EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
 _CHECKSUM = slice(148, 156)
-TYPE_AT = 156
-"""Where in a header its type flag is."""
+TYPE_AT, MAGIC_AT = 156, 257
+"""Where in a header its type flag is, and "ustar"."""
 
 # Type flags: those of extension headers, which describe the member that follows, and those without data.
 PAX, PAX_GLOBAL, _LONG_NAME, _LONG_LINK, _SPARSE = b"xgLKS"
@@ -61,13 +62,22 @@ USUAL = b"\x007" + b"0" + EMPTY + BEFORE_A_MEMBER
 
 
 @dataclass(frozen=True)
+class Incomplete:
+    """A member whose header is in a buffer, and whose data are not, or not all; ``name`` is its whole name."""
+
+    name: bytes
+    is_regular: bool
+
+
+@dataclass(frozen=True)
 class Located:
     """Where the headers of a buffer are: one row for each header, extension headers too.
 
     ``start`` is the header's offset in the buffer and ``size`` that of its data, in bytes. ``stop`` is where the last
     complete member ends. ``ended`` says that an end-of-archive mark follows it and nothing else. ``breaks`` are the
     rows whose headers are the first after an end-of-archive mark inside the buffer: those of concatenated archives.
-    ``wanted`` is the length that the buffer would need to hold the member that is incomplete, 0 where none is.
+    ``wanted`` is the length that the buffer would need to hold the member that is incomplete, 0 where none is;
+    ``incomplete`` is that member, None where its header is not in the buffer.
     """
 
     start: Ints
@@ -76,9 +86,18 @@ class Located:
     ended: bool
     breaks: tuple[int, ...] = ()
     wanted: int = 0
+    incomplete: Incomplete | None = None
 
 
-def locate(data: Bytes, *, final: bool = True, ended: bool = False, base: int = 0, url: str | None = None) -> Located:
+def locate(
+    data: Bytes,
+    *,
+    final: bool = True,
+    ended: bool = False,
+    base: int = 0,
+    limits: Limits = DEFAULT_LIMITS,
+    url: str | None = None,
+) -> Located:
     """Find the headers of the complete members of ``data``, which begins with a header or after an archive's end.
 
     ``final`` says that nothing follows, ``ended`` that the bytes before were an end-of-archive mark, and ``base`` at
@@ -87,8 +106,11 @@ def locate(data: Bytes, *, final: bool = True, ended: bool = False, base: int = 
     Raises:
         TruncatedError: ``final``, and a member is incomplete, or the end-of-archive mark is missing.
         CorruptError: something that is not a header stands where one must be.
+        LimitError: the extension headers of the member that is incomplete are larger than ``limits`` allow.
     """
     found = _locate_ustar(data) or _Walk(data, base, url).run()
+    if not found.ended:
+        found = replace(found, incomplete=_find_incomplete(data, found.stop, base, limits, url))
     if final:
         _check_end(data, found, found.ended or (ended and len(data) < BLOCK), base, url)
     return found
@@ -128,6 +150,30 @@ def _locate_ustar(data: Bytes) -> Located | None:
         found, size = found[:keep], size[:keep]
         stop = int(after[keep - 1]) if keep else 0
     return Located(found * BLOCK, size, stop * BLOCK, ended)
+
+
+def _find_incomplete(data: Bytes, at: int, base: int, limits: Limits, url: str | None) -> Incomplete | None:
+    """Return the member whose headers begin at ``at``, or after the zeros there, if its own header is in the buffer."""
+    begin, name = at, None
+    while at + BLOCK <= len(data):
+        header = data[at : at + BLOCK].tobytes()
+        if not header.strip(b"\0"):
+            at = begin = at + BLOCK
+            continue
+        if not checksum_holds(header):
+            raise _bad_header(url, base + at)
+        kind = header[TYPE_AT]
+        if not _EXTENSIONS[kind]:
+            regular = bool(is_regular(np.frombuffer(header[TYPE_AT : TYPE_AT + 1], np.uint8)).all())
+            return Incomplete(own_name(header) if name is None else name, regular)
+        size = parse_number(header[124:136])
+        stop = at + BLOCK + -(-size // BLOCK) * BLOCK
+        limits.check("header", stop - begin, url=url, member=None if name is None else show_name(name))
+        if stop > len(data):
+            return None
+        name = extended_name(kind, data[at + BLOCK : at + BLOCK + size].tobytes(), offset=base + at, url=url) or name
+        at = stop
+    return None
 
 
 def _without_dangling(kind: Bytes) -> int:
@@ -299,9 +345,20 @@ def _without_member(url: str | None, offset: int) -> CorruptError:
     return CorruptError(f"the extension header at byte {offset} has no member behind it", url=url, fix=REPAIR)
 
 
+def own_name(header: bytes) -> bytes:
+    """Return the name that a header block itself gives to its member, which an extension header may replace."""
+    name, prefix = (header[at].split(b"\0", 1)[0] for at in (slice(100), slice(345, 500)))
+    return prefix + b"/" + name if prefix and header[MAGIC_AT : MAGIC_AT + 6] == b"ustar\0" else name
+
+
+def show_name(name: bytes) -> str:
+    """Return a member's name for messages."""
+    return name.decode("utf-8", "surrogateescape")
+
+
 def header_name(header: bytes) -> str:
-    """Return a header block's own name, for messages."""
-    return header[:100].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+    """Return a header block's own name for messages."""
+    return show_name(own_name(header))
 
 
 def _check_end(data: Bytes, found: Located, ended: bool, base: int, url: str | None) -> None:
@@ -311,11 +368,12 @@ def _check_end(data: Bytes, found: Located, ended: bool, base: int, url: str | N
         if data[len(data) // BLOCK * BLOCK :].any():
             raise CorruptError(f"something follows the end of the archive before byte {offset}", url=url, fix=REPAIR)
         return
-    rest = data[found.stop :].tobytes()
-    if len(rest) >= BLOCK and rest[:BLOCK].strip(b"\0"):
-        name = header_name(rest[:BLOCK])
+    if found.incomplete is not None:
+        name = show_name(found.incomplete.name)
         raise TruncatedError(f"the shard ends at byte {offset}, inside this member", url=url, member=name, fix=REPAIR)
-    if len(rest) % BLOCK:
+    if len(data) - found.stop >= BLOCK and data[found.stop : found.stop + BLOCK].any():
+        raise TruncatedError(f"the shard ends at byte {offset}, inside an extension header", url=url, fix=REPAIR)
+    if (len(data) - found.stop) % BLOCK:
         raise TruncatedError(f"the shard ends at byte {offset}, inside a tar block", url=url, fix=REPAIR)
     raise TruncatedError(f"the shard ends at byte {offset} without an end-of-archive mark", url=url, fix=REPAIR)
 

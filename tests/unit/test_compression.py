@@ -235,14 +235,57 @@ def test_damage_to_any_byte_is_noticed(tmp_path: Path, kind: str) -> None:
     assert noticed > 3 * (len(packed) - 25)
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
-def test_what_follows_packed_data_is_refused(tmp_path: Path, pack: object) -> None:
+@pytest.mark.parametrize(("kind", "pack"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
+def test_what_follows_packed_data_is_refused(tmp_path: Path, kind: str, pack: object) -> None:
     path = tmp_path / "bad.tgz"
     packed = pack(make_tar(files(a_txt=b"1")))  # type: ignore[operator]
-    for garbage in (b"garbage " * 10, b"<html>404</html>\n"):
+    for garbage in (b"garbage " * 10, b"<html>404</html>\n", b"\n\n", b"x"):
         path.write_bytes(packed + garbage)
-        with pytest.raises(ShardError, match="data are damaged"):
+        with pytest.raises(CorruptError) as caught:
             tars.read(path)
+        shown = garbage[:8] if kind == "zstd" else garbage[:12]
+        what = f"the {kind} data are complete, and followed by bytes that are not {kind}: {shown!r}"
+        assert str(caught.value) == f"{path}: {what}; cut these off, or fetch or make the shard again"
+
+
+@pytest.mark.parametrize(
+    "padding", [b"\n", b"\0", bytes(511), bytes(700_000), bytes(10) + b"\n", bytes(700_000) + b"\n"]
+)
+def test_zeros_and_a_newline_after_gzip_data_are_padding(tmp_path: Path, padding: bytes) -> None:
+    data = make_tar(files(a_txt=b"1", b_bin=random.Random(4).randbytes(5000)))
+    path = tmp_path / "a.tgz"
+    path.write_bytes(gzip.compress(data) + padding)
+    assert subprocess.run(["gzip", "-dqc", str(path)], capture_output=True).stdout == data
+    for packed in (gzip.compress(data), gzip.compress(data[:1000]) + bytes(300_000) + gzip.compress(data[1000:])):
+        path.write_bytes(packed + padding)
+        for size in (512, 1 << 20):
+            assert tars.read(path, block_size=size) == tars.expected(data)
+
+
+def test_a_zstd_dictionary_is_missed(tmp_path: Path) -> None:
+    data = make_tar(files(a_txt=b"1"))
+    dictionary = zstandard.train_dictionary(2000, [random.Random(i).randbytes(20) * 5 for i in range(200)])
+    path = tmp_path / "a.tar.zst"
+    path.write_bytes(zstandard.ZstdCompressor(dict_data=dictionary).compress(data))
+    with pytest.raises(CorruptError) as caught:
+        tars.read(path)
+    what = "the shard is packed by zstd with a dictionary, which is not in it; pack it again without -D"
+    assert str(caught.value) == f"{path}: {what}"
+
+
+def test_a_zstd_window_that_takes_too_much_memory(tmp_path: Path) -> None:
+    data = make_tar(files(a_bin=random.Random(0).randbytes(200_000)))
+    path = tmp_path / "a.tar.zst"
+    for window, is_fine in (("27", True), ("28", False)):
+        pack = ["zstd", f"--long={window}", "-c", "-"]
+        path.write_bytes(subprocess.run(pack, input=data, capture_output=True, check=True).stdout)
+        if is_fine:
+            assert tars.read(path) == tars.expected(data)
+            continue
+        with pytest.raises(CorruptError) as caught:
+            tars.read(path)
+        what = "unpacking the shard's zstd data needs more than 128 MB of memory"
+        assert str(caught.value) == f"{path}: {what}; pack it again without --long and --ultra"
 
 
 def test_a_large_shard_is_read_from_any_entry(tmp_path: Path) -> None:

@@ -266,8 +266,8 @@ GOOD = make_tar([Member("a.txt", b"1" * 600), Member("b.txt", b"2" * 600)])
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (b"", TruncatedError, "without an end-of-archive mark"),
-        (b"hello" * 200, CorruptError, "this is no tar file; .*right name"),
+        (b"", TruncatedError, "the file is empty"),
+        (b"hello" * 200, CorruptError, "this is a text file that begins with 'hellohello.*, not a tar file; check"),
         (GOOD[:1000], TruncatedError, r"\[a.txt\]: the archive ends inside this member; fetch or make"),
         (GOOD[:2100], TruncatedError, r"\[b.txt\]: the archive ends inside this member"),
         (GOOD[: 6 * 512], TruncatedError, "ends at byte 3072 without an end-of-archive mark"),
@@ -276,6 +276,7 @@ GOOD = make_tar([Member("a.txt", b"1" * 600), Member("b.txt", b"2" * 600)])
         (archive(header(b"s.txt", 0, kind=b"S")), CorruptError, r"\[s.txt\]: sparse members are not supported"),
         (archive(pax({"GNU.sparse.name": b"s.txt"}), member(b"x", b"")), CorruptError, "sparse"),
         (archive(header(b"x", 1 << 30, kind=b"x")), CorruptError, "the extension header at byte 0 is damaged"),
+        (archive(member(b"x", bytes(17 << 20), kind=b"x")), LimitError, "its header has more than 16,777,216 bytes"),
         (archive(member(b"x", b"nonsense", kind=b"x"), member(b"a.txt", b"")), CorruptError, "malformed pax header"),
         (archive(pax({"size": b"-1536"}), member(b"a.txt", b"")), CorruptError, "malformed pax header at byte 0"),
         (archive(pax({"size": b"9" * 5000}), member(b"a.txt", b"")), CorruptError, "malformed pax header at byte 0"),

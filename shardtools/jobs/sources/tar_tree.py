@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from shardtools.errors import CorruptError, TruncatedError
 from shardtools.jobs.sources import Ints
 from shardtools.jobs.sources.tree import REPAIR, Archive, ArchiveFiles, Tree, to_column
+from shardtools.shards.kinds import check_tar
 from shardtools.shards.table import decode_name
 from shardtools.shards.tar import (
     BLOCK,
@@ -24,6 +25,7 @@ from shardtools.shards.tar import (
     checksum_holds,
     extended_name,
     header_name,
+    own_name,
     parse_number,
     parse_pax,
 )
@@ -98,6 +100,7 @@ class _Headers:
                 os.close(self._fd)
 
     def _members(self) -> Iterator[_Member]:
+        check_tar(self._block(0), self._url)
         at, ended, found = 0, False, 0
         name: bytes | None = None
         resized: int | None = None
@@ -115,7 +118,7 @@ class _Headers:
             else:
                 if resized is not None and kind not in _WITHOUT_DATA:
                     size = resized
-                full = decode_name(_header_name(header) if name is None else name)
+                full = decode_name(own_name(header) if name is None else name)
                 if at + BLOCK + size > self._length:
                     raise TruncatedError("the archive ends inside this member", url=self._url, member=full, fix=REPAIR)
                 yield _Member(kind, full, at + BLOCK, size)
@@ -137,8 +140,6 @@ class _Headers:
 
     def _size_of(self, header: bytes, at: int) -> int:
         if not checksum_holds(header):
-            if at == 0:
-                raise CorruptError("this is no tar file", url=self._url, fix=f"{REPAIR}, or give it its right name")
             raise CorruptError(f"the header checksum at byte {at} is wrong", url=self._url, fix=REPAIR)
         if header[TYPE_AT] == _SPARSE:
             raise CorruptError(
@@ -174,10 +175,3 @@ class _Headers:
 
 
 _BETWEEN_CHECKS = 10_000
-
-
-def _header_name(header: bytes) -> bytes:
-    name = header[:100].split(b"\0", 1)[0]
-    if header[345] and header[257:263] == b"ustar\0":
-        return header[345:500].split(b"\0", 1)[0] + b"/" + name
-    return name

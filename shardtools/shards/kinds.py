@@ -1,0 +1,128 @@
+"""What a file is that should be a shard and is none, told by its first bytes: an error page, a zip file, a PNG image.
+
+the first block of what was opened -> a tar header? -> fine; else what it is, and what to do about it
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+
+from shardtools.errors import CorruptError, TruncatedError
+from shardtools.shards.tar import BLOCK, MAGIC_AT, REPAIR, checksum_holds
+from shardtools.spec import is_local
+
+_REPACK = "unpack it, and pack it with gzip or zstd"
+_UPLOAD = "make shards of it with htupload"
+_UNPACK = "unpack it, and make shards of the folder with htupload"
+_NAME_SHARDS = "name the shards themselves"
+_CHECK = "check the name"
+_PAGE = "check the URL: servers send such pages instead of an object that they do not have"
+_PAGE_ON_DISK = "download the shard again: the server sent this page instead"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a file is: ``what`` completes "this is ...", ``fix`` says what to do."""
+
+    what: str
+    fix: str
+
+
+_BY_START: dict[bytes, _Kind] = {
+    b"PK\x03\x04": _Kind("a zip file", _UPLOAD),
+    b"PK\x05\x06": _Kind("an empty zip file", _CHECK),
+    b"7z\xbc\xaf\x27\x1c": _Kind("a 7z archive", _UNPACK),
+    b"Rar!\x1a\x07": _Kind("a rar archive", _UNPACK),
+    b"BZh": _Kind("a file packed with bzip2", _REPACK),
+    b"\xfd7zXZ\0": _Kind("a file packed with xz", _REPACK),
+    b"\x5d\0\0": _Kind("a file packed with lzma", _REPACK),
+    b"LZIP": _Kind("a file packed with lzip", _REPACK),
+    b"\x04\x22\x4d\x18": _Kind("a file packed with lz4", _REPACK),
+    b"\x02\x21\x4c\x18": _Kind("a file packed with lz4", _REPACK),
+    b"\xff\x06\0\0sNaPpY": _Kind("a file packed with snappy", _REPACK),
+    b"\x89LZO\0": _Kind("a file packed with lzop", _REPACK),
+    b"\x1f\x9d": _Kind("a file packed with compress", _REPACK),
+    b"\x1f\x8b": _Kind("a file packed with gzip", "unpack it once"),
+    b"\x28\xb5\x2f\xfd": _Kind("a file packed with zstd", "unpack it once"),
+    b"\x37\xa4\x30\xec": _Kind("a zstd dictionary", _CHECK),
+    b"\x89PNG\r\n\x1a\n": _Kind("a PNG image", _UPLOAD),
+    b"\xff\xd8\xff": _Kind("a JPEG image", _UPLOAD),
+    b"GIF8": _Kind("a GIF image", _UPLOAD),
+    b"RIFF": _Kind("a RIFF file (WebP, WAV or AVI)", _UPLOAD),
+    b"II*\0": _Kind("a TIFF image", _UPLOAD),
+    b"MM\0*": _Kind("a TIFF image", _UPLOAD),
+    b"%PDF-": _Kind("a PDF file", _UPLOAD),
+    b"PAR1": _Kind("a Parquet file", _UPLOAD),
+    b"\x93NUMPY": _Kind("a .npy file", _UPLOAD),
+    b"\x89HDF\r\n\x1a\n": _Kind("an HDF5 file", _CHECK),
+    b"ARROW1\0\0": _Kind("an Arrow file", _CHECK),
+    b"SQLite format 3\0": _Kind("an SQLite database", _CHECK),
+    b"\x7fELF": _Kind("a program", _CHECK),
+    b"!<arch>\n": _Kind("an ar archive", _UNPACK),
+    b"07070": _Kind("a cpio archive", _UNPACK),
+    b"version https://git-lfs.github.com/": _Kind("a pointer of Git LFS", "fetch the file itself with git lfs pull"),
+}
+
+_HTML = re.compile(
+    rb"\s*(<!--.*?(-->|\Z)\s*)*<(!doctype html|html|head|body|title|script)\b", re.IGNORECASE | re.DOTALL
+)
+_XML, _JSON = re.compile(rb"(\xef\xbb\xbf)?\s*<"), re.compile(rb"(\xef\xbb\xbf)?\s*[\[{]")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_SHOWN = 40
+
+
+def check_tar(head: bytes, url: str | None, *, packing: str | None = None) -> None:
+    """Raise if a file that begins with ``head``, its first tar block or all of it, is certainly no tar file.
+
+    What says that it is one and is damaged is left to those who look at it. ``packing`` is the name of what the tar
+    file was packed with, whose first bytes these would be.
+
+    Raises:
+        TruncatedError: there is not a single byte.
+        CorruptError: it is something else.
+    """
+    if not head:
+        what = "the file is empty" if packing is None else f"the {packing} data unpack to nothing"
+        raise TruncatedError(what, url=url, fix=REPAIR)
+    if not head.strip(b"\0") or (len(head) >= BLOCK and _is_header(head[:BLOCK])):
+        return
+    subject = "this is" if packing is None else f"the {packing} data are"
+    if (kind := _kind_of(head, _PAGE_ON_DISK if url is None or is_local(url) else _PAGE)) is not None:
+        raise CorruptError(f"{subject} {kind.what}, not a tar file", url=url, fix=kind.fix)
+    if len(head) >= BLOCK:
+        raise CorruptError(f"{subject} not a tar file: the first bytes are {head[:12]!r}", url=url, fix=_CHECK)
+
+
+def _is_header(block: bytes) -> bool:
+    return block[MAGIC_AT : MAGIC_AT + 5] == b"ustar" or checksum_holds(block)
+
+
+def _kind_of(head: bytes, page: str) -> _Kind | None:
+    """Return what a file is that is no tar file, None if that is not known; ``page`` is what to do about a web page."""
+    for start, kind in _BY_START.items():
+        if head.startswith(start):
+            return kind
+    text = _text(head)
+    if text is None:
+        return _Kind("an MP4 or HEIF file", _UPLOAD) if head[4:8] == b"ftyp" else None
+    if _HTML.match(head):
+        return _Kind("an HTML page", page)
+    if _XML.match(head):
+        return _Kind("an XML document", page)
+    if _JSON.match(head):
+        return _Kind("a JSON text", _NAME_SHARDS)
+    if len(head) <= 100 and not re.search(r"\s", text):  # it may be the name in a tar header that was cut off
+        return None
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return _Kind(f"a text file that begins with {shown!r}", _CHECK)
+
+
+def _text(head: bytes) -> str | None:
+    """Return the text that ``head`` begins, None if it is none."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError:
+        return None
+    return None if _CONTROL.search(text) else text
