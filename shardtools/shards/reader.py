@@ -169,6 +169,9 @@ class ShardReader:
                 check_tar(buffer[: min(filled, BLOCK)].tobytes(), self.url, packing=None if source is raw else self.packing)
             found = scan(buffer[:filled], base=base, final=final, ended=ended, limits=self._limits, url=self.url)
             table, ended = found.table, found.ended
+            behind = base + found.consumed
+            left = None if source is not raw or self.stat.size is None else self.stat.size - behind
+            self._check_limit(found, filled - found.consumed, left)
             if len(table) or table.other:
                 block = Block(self.url, buffer[: found.consumed].data, base, table, index)
                 repeated = seen.add(block.keys)
@@ -176,24 +179,25 @@ class ShardReader:
                 index += len(table)
                 turn = (turn + 1) % buffers  # only now: the others may be in use, with blocks given out before
             filled -= found.consumed
-            left = None if source is not raw or self.stat.size is None else self.stat.size - base - found.consumed
-            if not final:
-                self._check_limit(found, filled, left)
             size = self._size_for(filled, found.wanted, left)
             pool[turn] = _room(pool[turn], size)
             pool[turn][:filled] = buffer[found.consumed : found.consumed + filled]
-            base += found.consumed
+            base = behind
         if self._checked is not None:
             self._checked.check()
 
     def _check_limit(self, found: Scan, filled: int, left: int | None) -> None:
-        """Raise if the sample that is incomplete is too large: as far as it has come, or as its last header says.
+        """Raise if a sample is too large, also one of which only ``filled`` bytes have come, but whose headers say so.
 
         What a header says that the shard, of which ``left`` bytes are left, cannot hold is not taken at its word: the
         shard was cut off, which is what will be told.
         """
-        size = found.wanted if left is None or found.wanted <= left else filled
-        self._limits.check("sample", max(size, filled), url=self.url, member=found.member)
+        sizes = found.table.stop - found.table.start
+        if len(sizes) and int(sizes.max()) > self._limits.sample:
+            key = found.table.keys[int(sizes.argmax())]
+            self._limits.check("sample", int(sizes.max()), url=self.url, member=key)
+        size = found.size if left is None or found.size <= left else min(found.size, filled)
+        self._limits.check("sample", size, url=self.url, member=found.member)
 
     def _size_for(self, filled: int, wanted: int, left: int | None) -> int:
         """Return the size of the next buffer, which begins with ``filled`` bytes of a sample that is incomplete.

@@ -41,14 +41,15 @@ class Scan:
 
     ``table`` has offsets in the shard. The samples end at ``consumed`` in the buffer; what follows it belongs to the
     next buffer. ``ended`` says that an end-of-archive mark was the last thing seen. ``wanted`` is how many bytes the
-    next buffer must have to hold the member that is incomplete in this one, 0 where none is, and ``member`` the name
-    of that member, or the key of the sample that is incomplete; None where neither is known.
+    next buffer must have to hold the member that is incomplete in this one, 0 where none is. ``size`` is that of the
+    sample that is incomplete, as far as headers tell, and ``member`` the name of its last member, or its key, or None.
     """
 
     table: ShardTable
     consumed: int
     ended: bool
     wanted: int = 0
+    size: int = 0
     member: str | None = None
 
 
@@ -84,6 +85,7 @@ def scan(
     return replace(
         result,
         wanted=found.wanted - result.consumed if found.wanted else 0,
+        size=(found.wanted if found.incomplete is not None else found.stop) - result.consumed,
         member=None if member is None else tar.show_name(member),
     )
 
