@@ -24,6 +24,8 @@ from shardtools.errors import EngineError, SchedulerError, ShardtoolsError
 CONNECT_SECONDS = 5
 """How long a scheduler may take to answer, and then to have a worker."""
 
+_INSTALL = "install shardtools there from the same checkout or wheel as here, with `pip install PATH`"
+
 _ADDRESS = re.compile(r"(tcp://|tls://)?(?:\[([^\]/\s]+)\]|([^:/\s]+)):(\d{1,5})")
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado.application")
 
@@ -145,8 +147,9 @@ def check_workers(client: Client, cluster: str, needs: Sequence[Need]) -> None:
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
     except TimeoutError as error:
+        address = f"--scheduler-file {cluster}" if os.path.isfile(cluster) else cluster
         raise SchedulerError(
-            f"the scheduler at {cluster} has no workers", fix=f"start some with `dask worker {cluster}`"
+            f"the scheduler at {cluster} has no workers", fix=f"start some with `dask worker {address}`"
         ) from error
     # Only functions of the standard library can be sent to where shardtools may not be.
     question, argument = pkgutil.resolve_name, "shardtools:__version__"
@@ -170,8 +173,8 @@ def _check_version(place: str, answer: object) -> None:
     if answer == __version__ or isinstance(answer, OSError):  # OSError: it left just now
         return
     if isinstance(answer, ImportError):
-        raise SchedulerError(f"{place} has no shardtools ({answer})", fix="run `pip install shardtools` there")
+        raise SchedulerError(f"{place} has no shardtools ({answer})", fix=_INSTALL)
     raise SchedulerError(
         f"{place} has another shardtools: {answer} there, {__version__} here",
-        fix=f"run `pip install shardtools=={__version__}` there",
+        fix=_INSTALL,
     )

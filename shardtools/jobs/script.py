@@ -24,6 +24,8 @@ from typing import Any
 
 from shardtools.errors import ScriptError
 
+_CORRECT = "correct the script"
+
 MAX_MESSAGE = 300
 """So many characters of a user's exception are shown in a one-line message."""
 
@@ -70,7 +72,7 @@ def read_script(path: str | os.PathLike[str], assignments: Sequence[str] = ()) -
         raise ScriptError("the script is not UTF-8 text", url=name, fix="save it as UTF-8") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ScriptError(f"the script cannot be read: {reason}", url=name) from error
+        raise ScriptError(f"the script cannot be read: {reason}", url=name, fix="check the name") from error
     params: dict[str, Any] = {}
     for assignment in assignments:
         key, value = _parse_assignment(assignment)
@@ -116,9 +118,10 @@ def _execute(script: Script) -> types.ModuleType:
     try:
         code = compile(script.text, script.name, "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise ScriptError(f"{type(error).__name__}: {error.msg}", url=f"{script.name}:{error.lineno}") from error
+        place = f"{script.name}:{error.lineno}" if error.lineno else script.name
+        raise ScriptError(f"{type(error).__name__}: {error.msg}", url=place, fix=_CORRECT) from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ScriptError(f"the script is not Python: {error}", url=script.name) from error
+        raise ScriptError(f"the script is not Python: {error}", url=script.name, fix=_CORRECT) from error
     module = types.ModuleType(_module_name(script))
     module.__file__ = script.name
     sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
@@ -126,7 +129,8 @@ def _execute(script: Script) -> types.ModuleType:
         exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
-        fix = "install it wherever tasks run: the script travels alone" if isinstance(error, ImportError) else None
+        is_import = isinstance(error, ImportError)
+        fix = "install it wherever tasks run: the script travels alone" if is_import else _CORRECT
         line = _place(error, script)
         raise ScriptError(describe(error), url=f"{script.name}:{line[0]}" if line else script.name, fix=fix) from error
     except BaseException:
@@ -172,7 +176,8 @@ def function(script: Script, *names: str, positional: int = 1) -> Bound:
     name = found[0]
     call = getattr(module, name)
     if not callable(call):
-        raise ScriptError(f"{name} is no function but {type(call).__name__}", url=script.name)
+        what = f"{name} is not a function, but of type {type(call).__name__}"
+        raise ScriptError(what, url=script.name, fix=f"define {_example(name)}")
     if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
         raise ScriptError(f"{name} is async", url=script.name, fix="define a plain function")
     params = dict(script.params)

@@ -102,7 +102,7 @@ def _tensorflow() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "tensorflow":
             raise
-        raise JobError("TensorFlow is not installed", fix="pip install 'shardtools[tensorflow]'") from error
+        raise JobError("TensorFlow is not installed", fix="install it: pip install tensorflow") from error
     return tensorflow
 
 

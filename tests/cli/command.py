@@ -30,13 +30,13 @@ class Outcome:
     err: str
     program: str = "htmapper"
 
-    def error(self, status: int = 1, *, needs_fix: bool = True) -> str:
+    def error(self, status: int = 1) -> str:
         """Return the text of the one line that it failed with, without its beginning."""
         assert self.status == status, self
         assert SECRET not in self.err + self.out
         lines = self.err.splitlines()
         assert len(lines) == 1 and lines[0].startswith(f"{self.program}: error: "), self.err
-        assert "; " in lines[0] or not needs_fix, f"it says nothing about what to do: {lines[0]}"
+        assert "; " in lines[0], f"it says nothing about what to do: {lines[0]}"
         return lines[0].removeprefix(f"{self.program}: error: ")
 
 
@@ -101,11 +101,9 @@ def call(*arguments: Argument, cwd: Path, program: str = "htmapper") -> Outcome:
     return Outcome(result.exit_code, result.stdout, result.stderr, program)
 
 
-def check_failure(
-    *arguments: Argument, cwd: Path, status: int = 1, needs_fix: bool = True, program: str = "htmapper"
-) -> str:
+def check_failure(*arguments: Argument, cwd: Path, status: int = 1, program: str = "htmapper") -> str:
     """Run a command that fails and leaves nothing, with and without -v, and return its message."""
-    message = call(*arguments, cwd=cwd, program=program).error(status, needs_fix=needs_fix)
+    message = call(*arguments, cwd=cwd, program=program).error(status)
     verbose = call("-v", *arguments, cwd=cwd, program=program)
     assert verbose.status == status
     assert verbose.err.startswith("Traceback (most recent call last):\n") or "\nTraceback (most" in verbose.err

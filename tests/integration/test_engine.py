@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import json
 import os
 import shutil
 import signal
@@ -403,6 +404,14 @@ class TestUnusable:
             f"the scheduler at {cluster.address} has no workers; start some with `dask worker {cluster.address}`"
         )
 
+    def test_no_workers_of_a_scheduler_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "s.json"
+        with dask_cluster(workers=0) as cluster, pytest.raises(SchedulerError) as caught:
+            file.write_text(json.dumps({"address": cluster.address}))
+            run(TASKS, str(file))
+        fix = f"start some with `dask worker --scheduler-file {file}`"
+        assert str(caught.value) == f"the scheduler at {file} has no workers; {fix}"
+
     def test_worker_without_shardtools(self, tmp_path: Path) -> None:
         with (
             dask_cluster(workers=1, worker_env=environment(tmp_path, BLOCK)) as cluster,
@@ -411,12 +420,13 @@ class TestUnusable:
             run(TASKS, cluster.address)
         assert "the worker at tcp://127.0.0.1:" in str(caught.value)
         assert "has no shardtools" in str(caught.value)
-        assert str(caught.value).endswith("; run `pip install shardtools` there")
+        advice = "install shardtools there from the same checkout or wheel as here, with `pip install PATH`"
+        assert str(caught.value).endswith(f"; {advice}")
 
     def test_scheduler_without_shardtools(self, tmp_path: Path) -> None:
         with (
             dask_cluster(workers=1, scheduler_env=environment(tmp_path, BLOCK)) as cluster,
-            pytest.raises(SchedulerError, match=r"the scheduler at .* has no shardtools .*pip install shardtools"),
+            pytest.raises(SchedulerError, match=r"the scheduler at .* has no shardtools .*; install shardtools there"),
         ):
             run(TASKS, cluster.address)
 

@@ -164,5 +164,5 @@ def test_worker_without_shardtools(server: NginxServer, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCK)
     with dask_cluster(workers=1, worker_env={"PYTHONPATH": str(tmp_path)}) as bare:
         outcome = run("-c", bare.address, *job("data/in-@5.tgz", "bare/out-@5.tgz"), cwd=server.root)
-    assert "has no shardtools" in outcome.error() and "; run `pip install shardtools" in outcome.error()
+    assert "has no shardtools" in outcome.error() and "; install shardtools there from" in outcome.error()
     assert not (server.root / "bare").exists()

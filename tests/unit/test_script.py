@@ -80,9 +80,9 @@ class TestRead:
         (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
         for name, message in [
             ("none.py", "there is no such script; check the name"),
-            ("", "the script cannot be read: Is a directory"),
+            ("", "the script cannot be read: Is a directory; check the name"),
             ("latin.py", "the script is not UTF-8 text; save it as UTF-8"),
-            ("a\0b", "the script cannot be read: embedded null byte"),
+            ("a\0b", "the script cannot be read: embedded null byte; check the name"),
         ]:
             with pytest.raises(ScriptError) as caught:
                 read_script(tmp_path / name)
@@ -230,7 +230,11 @@ class TestFunction:
                 {},
                 "the script defines process_sample and process_samples; define one of them",
             ),
-            ("process_sample = 3", {}, "process_sample is no function but int"),
+            (
+                "process_sample = 3",
+                {},
+                "process_sample is not a function, but of type int; define process_sample(record)",
+            ),
             ("async def process_sample(r): pass", {}, "process_sample is async; define a plain function"),
             ("async def process_samples(r):\n    yield 1", {}, "process_samples is async; define a plain function"),
             ("def process_sample(): pass", {}, "process_sample takes no argument; define process_sample(record)"),

@@ -643,7 +643,7 @@ except JobError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "reading Parquet needs pyarrow; install shardtools[parquet]\n"
+    assert done.stdout == "reading Parquet needs pyarrow; install it: pip install pyarrow\n"
 
 
 # whole uploads

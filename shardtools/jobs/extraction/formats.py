@@ -347,4 +347,4 @@ def _pyarrow() -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise JobError("Parquet needs pyarrow", fix="pip install 'shardtools[parquet]'") from error
+        raise JobError("Parquet needs pyarrow", fix="install it: pip install pyarrow") from error

@@ -207,7 +207,7 @@ def _pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise JobError("reading Parquet needs pyarrow", fix="install shardtools[parquet]") from error
+        raise JobError("reading Parquet needs pyarrow", fix="install it: pip install pyarrow") from error
     return pyarrow
 
 
