@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
-from shardtools.errors import SpecError
+from shardtools.errors import SpecError, redact
 
 MAX_SHARDS = 1_000_000
 """A spec that names more shards than this is taken for a slip of the finger."""
@@ -217,8 +217,12 @@ def _too_many(spec: str) -> SpecError:
     return SpecError(f"the spec names more than {MAX_SHARDS:,} shards", url=spec, fix="check the number")
 
 
-def _find_count(url: str) -> tuple[str, str, str] | None:
-    """Return the text before the last ``@count`` of the path, the count as written, and the text after it."""
+def find_count(url: str) -> tuple[str, str, str] | None:
+    """Return the text before the last ``@count`` of the path, the count as written, and the text after it.
+
+    >>> find_count("http://me@host/x-@3.tar")
+    ('http://me@host/x-', '3', '.tar')
+    """
     head, path, tail = split_path(url)
     matches = list(_COUNT.finditer(path))
     if not matches:
@@ -281,6 +285,34 @@ def _check_whole(spec: str, pieces: Sequence[str]) -> None:
         )
 
 
+def at_home(text: str) -> str:
+    """Return a path that a user has typed, with the home folder in place of a ``~`` that it begins with.
+
+    A shell does that only where the path stands alone: not in quotes, and not behind ``=`` or ``::``. It is not for
+    paths that others have written.
+
+    >>> at_home("~/a.tar") == os.path.join(os.path.expanduser("~"), "a.tar"), at_home("./~/a.tar")
+    (True, './~/a.tar')
+    """
+    return os.path.expanduser(text) if text.startswith("~") else text
+
+
+def which_spec(specs: Iterable[str], url: str) -> str | None:
+    """Return the one of ``specs``, without ``::`` and braces, that names a shard, or is ``url``, less its secrets.
+
+    >>> which_spec(["/a.tar::http://me:pw@host/{x,y}-@100.tar?sig=1"], "http://host/y-007.tar")
+    'http://me:pw@host/y-@100.tar?sig=1'
+    """
+    for spec in (single for some in _flatten(specs) for single in map(at_home, _expand_braces(some))):
+        shown = redact(absolute(spec))
+        before, digits, after = find_count(shown) or (shown, "", "")
+        number = url[len(before) : len(url) - len(after)]
+        is_one = url == before + number + after and len(number) == len(digits) and (number.isdigit() or not digits)
+        if is_one or url == redact(spec):
+            return spec
+    return None
+
+
 def _flatten(specs: str | Iterable[str]) -> Iterator[str]:
     for spec in [specs] if isinstance(specs, str) else specs:
         yield from _split_list(spec)
@@ -314,8 +346,8 @@ def expand(specs: str | Iterable[str], list_urls: Callable[[str], Sequence[str]]
     for spec in _flatten(specs):
         if not spec:
             raise SpecError("the spec is empty", fix="name at least one shard")
-        for url in _expand_braces(spec):
-            parts = _find_count(url)
+        for url in map(at_home, _expand_braces(spec)):
+            parts = find_count(url)
             if len(urls) + (_count(parts[1], url) if parts else 1) > MAX_SHARDS:
                 raise _too_many(spec)
             for shard in _number(url, parts):
@@ -345,9 +377,9 @@ class Destination:
             raise SpecError(
                 "a destination is one URL", url=spec or None, fix="give one spec with @N, such as out-@1000.tgz"
             )
-        self.spec = absolute(spec)
+        self.spec = absolute(at_home(spec))
         # An @ in the name of the working folder is no count.
-        self._parts = _find_count(self.spec) if _find_count(spec) else None
+        self._parts = find_count(self.spec) if find_count(spec) else None
         self.is_auto = self._parts is not None and self._parts[1] == "auto"
         if self._parts and not self.is_auto:
             _count(self._parts[1], self.spec)

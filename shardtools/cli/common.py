@@ -11,14 +11,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 
 from shardtools import __version__
 from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, printable
 from shardtools.redaction import conceal, remember
+from shardtools.spec import at_home
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
@@ -117,7 +119,29 @@ def reading_options(command: Function) -> Function:
     return _add(command, _ARGUMENTS[:1], _RUN_OPTIONS, _STORAGE_OPTIONS, _TELL_OPTIONS)
 
 
+_PATHS = ("sources", "destination", "output", "report", "script", "spill", "to", "cache", "cluster")
+"""What may begin with ``~``."""
+
+
+def _with_home(command: Function) -> Function:
+    """Return a command whose paths have the home folder in place of a ``~``, which shells leave in ``--report=~/x``."""
+
+    @wraps(command)
+    def with_home(**given: Any) -> Any:
+        for name in _PATHS:
+            value = given.get(name)
+            if isinstance(value, tuple):
+                given[name] = tuple(map(at_home, value))
+            elif value is not None:
+                given[name] = at_home(value)
+        click.get_current_context().params.update(given)
+        return command(**given)
+
+    return cast(Function, with_home)
+
+
 def _add(command: Function, *groups: Sequence[Callable[[Function], Function]]) -> Function:
+    command = _with_home(command)
     for option in reversed([option for group in groups for option in group]):
         command = option(command)
     return command
@@ -195,7 +219,7 @@ def run_command(program: str, verbose: bool, work: Callable[[], int], *, resumes
         if verbose:
             for line in "".join(traceback.format_exception(error)).rstrip().split("\n"):
                 tell(line, err=True)
-        tell(f"{program}: error: {error}", err=True)
+        tell(f"{program}: error: {_with_suggestion(error)}", err=True)
         usage = isinstance(error, SpecError | JobError) and not isinstance(error, OutputExistsError)
         status = USAGE if usage else FAILED
     sys.exit(status)
@@ -231,6 +255,17 @@ def _hide_secrets() -> None:
 
 def _show_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     tell("".join(traceback.format_exception(kind, error, trace)).rstrip(), err=True)
+
+
+def _with_suggestion(error: ShardtoolsError) -> ShardtoolsError:
+    """Return the error with what the user may have meant, where a source is not there and something alike is."""
+    from shardtools.cli.suggestions import suggest
+
+    given = click.get_current_context().params
+    meant = suggest(error, given["sources"], lambda: run_options(given).storage) if "sources" in given else None
+    if meant is None:
+        return error
+    return type(error)(error.what, url=error.url, member=error.member, fix=f"did you mean {meant}?")
 
 
 def _end_cleanly_on_signals(message: str) -> None:

@@ -166,7 +166,9 @@ class ShardReader:
                 source, filled, final = unpack(buffer[:filled].tobytes(), raw, self.url), 0, False
                 continue
             if base == 0:
-                check_tar(buffer[: min(filled, BLOCK)].tobytes(), self.url, packing=None if source is raw else self.packing)
+                check_tar(
+                    buffer[: min(filled, BLOCK)].tobytes(), self.url, packing=None if source is raw else self.packing
+                )
             found = scan(buffer[:filled], base=base, final=final, ended=ended, limits=self._limits, url=self.url)
             table, ended = found.table, found.ended
             behind = base + found.consumed
