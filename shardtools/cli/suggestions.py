@@ -13,11 +13,9 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from shardtools.errors import LimitError, NotFoundError, RefusedError, ShardtoolsError, SpecError, StorageError, redact
+from shardtools.shards.compression import ENDINGS
 from shardtools.spec import absolute, find_count, folder_of, name_of, scheme_of, split_path, which_spec
 from shardtools.storage import StorageOptions, get_storage, using
-
-ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.zst")
-"""How the names of shards end."""
 
 _BESIDE = (".index.npz", ".json", ".idx")
 """How the names of files end that lie beside shards."""

@@ -197,6 +197,10 @@ _PACKERS: dict[str, type[Packer]] = {
 }
 
 
+ENDINGS = tuple(_PACKERS)
+"""How the names of shards end."""
+
+
 def packer_for(url: str) -> Packer:
     """Return a new packer for what the name of a shard ends with; standard output gets a plain tar file.
 
@@ -209,7 +213,7 @@ def packer_for(url: str) -> Packer:
     for ending, packer in _PACKERS.items():
         if name.endswith(ending):
             return packer()
-    raise SpecError("not the name of a shard", url=url, fix=f"end it with one of {', '.join(_PACKERS)}")
+    raise SpecError("not the name of a shard", url=url, fix=f"end it with one of {', '.join(ENDINGS)}")
 
 
 def packing_of(head: bytes) -> Packing:

@@ -23,6 +23,7 @@ from shardtools.shards import tar
 from shardtools.shards.names import is_field
 from shardtools.shards.table import Keys, ShardTable, decode_name, join, repeated_fields
 from shardtools.shards.tar import BLOCK, TYPE_AT, Bytes, Ints
+from shardtools.storage import current_options
 
 _CHUNK = 3072
 """Headers looked at together: few enough for the passes over them to stay in the processor's cache, and enough for
@@ -96,9 +97,9 @@ def scan_located(buffer: Bytes, start: Ints, size: Ints, url: str | None) -> Sha
     The buffer has these headers and the data of extension headers; that of members need not be there.
 
     Raises:
-        CorruptError, DuplicateKeyError: as `scan` does.
+        CorruptError, DuplicateKeyError, LimitError: as `scan` does.
     """
-    builder = _Builder(buffer, 0, url, DEFAULT_LIMITS)
+    builder = _Builder(buffer, 0, url, current_options().limits)
     builder.add(start, size)
     return builder.finish(len(buffer), whole=True, ended=True).table
 
