@@ -177,10 +177,10 @@ def _limits(given: Sequence[str]) -> Limits:
 
     sizes = {}
     for text in given:
-        kind, equals, size = text.partition("=")
-        if not equals or kind not in KINDS:
-            fix = f"write KIND=SIZE, as in sample=8GB; kinds are {', '.join(KINDS)}"
-            raise SpecError(f"--max cannot be {text!r}", fix=fix)
+        kind, _, size = text.partition("=")
+        if kind not in KINDS or not parse_size(size):
+            fix = f"write it as sample=8GB; the kinds are {', '.join(KINDS)}"
+            raise SpecError(f"--max {text}: not of the form KIND=SIZE", fix=fix)
         sizes[kind] = parse_size(size)
     return Limits(**sizes)
 

@@ -171,6 +171,24 @@ class TestExisting:
         assert message == "HERE/out-0.tar: this is a folder; choose another name"
 
 
+class TestLimits:
+    """--max, which lets things from outside be larger or smaller."""
+
+    @pytest.mark.parametrize("text", ["sample", "sample=", "sample=abc", "sample=0", "sample=-1", "shard=1GB", "=1GB"])
+    def test_that_are_none(self, text: str, dataset: Path) -> None:
+        message = fails(dataset, "--max", text, "in-@3.tar", "out-@3.tar", status=2)
+        kinds = "sample, header, sidecar, manifest, index, listing"
+        assert message == f"--max {text}: not of the form KIND=SIZE; write it as sample=8GB; the kinds are {kinds}"
+
+    def test_of_a_sample(self, dataset: Path) -> None:
+        """It travels to where the tasks run."""
+        for where in ("threads", "processes"):
+            options = ("-c", where, "-j", "1", "--max", "sample=1kB", "--max", "header=1GB")
+            message = fails(dataset, *options, "in-0.tar", "out.tar", status=1)
+            said = "its sample has more than 1,000 bytes, which is the limit; if it may be as large as that"
+            assert message == f"HERE/in-0.tar [0/0000]: {said}, raise the limit: --max sample=SIZE"
+
+
 class TestCluster:
     def test_no_scheduler(self, dataset: Path) -> None:
         with socket.socket() as taken:
