@@ -334,7 +334,7 @@ class ShardedDataset(Sequence[Record]):
         total = ends[-1] if ends else 0
         if not 0 <= index < total:
             if not -total <= index < 0:
-                raise IndexError(f"there is no sample {index}: they are {total:,}")
+                raise IndexError(f"index {index} is out of range: the dataset has {total:,} samples")
             index += total
         shard = bisect_right(ends, index)
         return shard, index - (ends[shard - 1] if shard else 0)
@@ -412,16 +412,16 @@ def normalize(index: Any, size: int) -> Ints:
     numbers = np.asarray(index)
     if numbers.dtype == bool:
         if numbers.shape != (size,):
-            raise IndexError(f"a mask of shape {numbers.shape} for {size} samples")
+            raise IndexError(f"the mask has shape {numbers.shape}, and the dataset {size} samples")
         return np.flatnonzero(numbers)
     if numbers.size == 0:
         return numbers.astype(np.int64)
     if numbers.dtype.kind not in "iu":
-        raise TypeError(f"samples are numbered, which {numbers.dtype} is not for")
+        raise TypeError(f"an index must be of integers or truth values, not of {numbers.dtype}")
     numbers = numbers.astype(np.int64)
     if numbers.min() < -size or numbers.max() >= size:
         wrong = numbers[(numbers < -size) | (numbers >= size)].flat[0]
-        raise IndexError(f"there is no sample {wrong}: they are {size:,}")
+        raise IndexError(f"index {wrong} is out of range: the dataset has {size:,} samples")
     return np.where(numbers < 0, numbers + size, numbers)
 
 

@@ -45,7 +45,7 @@ def scheme_of(url: str) -> str:
     ('http', '', '-')
     >>> scheme_of("gs:bucket/a.tar")
     Traceback (most recent call last):
-    shardtools.errors.SpecError: gs:bucket/a.tar: there is no // after gs:; write gs://… , or ./gs:… for a path
+    shardtools.errors.SpecError: gs:bucket/a.tar: // is missing after gs:; write gs://… , or ./gs:… for a path
     """
     if url == "-":
         return "-"
@@ -53,7 +53,7 @@ def scheme_of(url: str) -> str:
         return match[1].lower()
     if match := _INCOMPLETE.match(url):
         fix = f"write {match[0]}//… , or ./{match[0]}… for a path"
-        raise SpecError(f"there is no // after {match[0]}", url=url, fix=fix)
+        raise SpecError(f"// is missing after {match[0]}", url=url, fix=fix)
     return ""
 
 
@@ -150,7 +150,7 @@ def identity(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port if parts.port not in (None, {"http": 80, "https": 443}[scheme]) else ""
     except ValueError as error:
-        raise SpecError("this is no URL", url=url, fix="check the host and the port") from error
+        raise SpecError("this is not a valid URL", url=url, fix="check the host and the port") from error
     return f"{scheme}://{parts.hostname}:{port}{parts.path}?{parts.query}"
 
 
@@ -202,7 +202,7 @@ def _expand_braces(spec: str) -> list[str]:
     try:
         found = list(islice(braceexpand(spec), MAX_SHARDS + 1))
     except UnbalancedBracesError as error:
-        raise SpecError("the braces do not match", url=spec, fix="write {000..123} or {train,val}") from error
+        raise SpecError("unbalanced braces", url=spec, fix="write {000..123} or {train,val}") from error
     if len(found) > MAX_SHARDS:
         raise _too_many(spec)
     return found
@@ -259,16 +259,16 @@ def _match_star(url: str, list_urls: Callable[[str], Sequence[str]] | None) -> l
         return [url]
     folder, _, name = path.rpartition("/")
     if "*" in folder:
-        raise SpecError("a * may only stand in the last component", url=url, fix="use braces for folders")
+        raise SpecError("a * is only allowed in the last part of the path", url=url, fix="use braces for folders")
     if list_urls is None:
-        raise SpecError("a * cannot be used here", url=url, fix="give the number of shards, as in @1000")
+        raise SpecError("a * is not allowed here", url=url, fix="give the number of shards, as in @1000")
     prefix = head + path[: path.index("*")]
     pattern = "*".join(part.replace("[", "[[]").replace("?", "[?]") for part in name.split("*"))
     # A listing over HTTP has names with %-escapes; what a user types after the star may be the character itself.
     names = {url: (name_of(url), unquote(name_of(url))) for url in list_urls(prefix)}
     found = sorted(url for url, spelt in names.items() if any(fnmatchcase(name, pattern) for name in spelt))
     if not found:
-        raise SpecError("nothing matches the *", url=url, fix="check the name")
+        raise SpecError("no shards match this pattern", url=url, fix="check the name")
     return found
 
 
@@ -357,7 +357,7 @@ def expand(specs: str | Iterable[str], list_urls: Callable[[str], Sequence[str]]
     seen: set[str] = set()
     for url in urls:
         if (same := identity(url)) in seen:
-            raise SpecError("two sources name this shard", url=url, fix="name each shard once")
+            raise SpecError("this shard is named twice", url=url, fix="name each shard once")
         seen.add(same)
     return urls
 
@@ -375,7 +375,9 @@ class Destination:
     def __init__(self, spec: str):
         if not spec or len(_split_list(spec)) > 1 or len(_expand_braces(spec)) > 1 or "*" in split_path(spec)[1]:
             raise SpecError(
-                "a destination is one URL", url=spec or None, fix="give one spec with @N, such as out-@1000.tgz"
+                "the destination must be a single URL",
+                url=spec or None,
+                fix="give one spec with @N, such as out-@1000.tgz",
             )
         self.spec = absolute(at_home(spec))
         # An @ in the name of the working folder is no count.

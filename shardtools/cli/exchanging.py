@@ -66,9 +66,9 @@ def limits(given: dict[str, Any]) -> dict[str, Any]:
         text = given[name]
         sizes[name] = None if text is None else parse_size(text)
         if sizes[name] == 0:
-            raise JobError(f"{option} {text}: this is no size", fix="write it as 500MB or 2GB")
+            raise JobError(f"{option} {text}: not a valid size", fix="write it as 500MB or 2GB")
     if given["shard_size"] and given["shard_count"]:
-        raise JobError("--shard-size and --shard-count do not go together", fix="give one of them")
+        raise JobError("--shard-size and --shard-count cannot be used together", fix="give one of them")
     return {**sizes, "spill": given["spill"], "shard_count": given["shard_count"]}
 
 

@@ -151,7 +151,7 @@ def _mode(given: dict[str, Any]) -> str:
     asked += ["sample"] * (given["sample"] is not None or given["index"] is not None)
     if len(asked) > 1 or (given["sample"] is not None and given["index"] is not None):
         what = "--sample and --index" if len(asked) == 1 else " and ".join(f"--{name}" for name in asked)
-        raise JobError(f"{what} do not go together", fix="ask for one thing at a time")
+        raise JobError(f"{what} cannot be used together", fix="ask for one thing at a time")
     mode = asked[0] if asked else "rows"
     names = (
         "fields",
@@ -180,7 +180,7 @@ def _layout(given: dict[str, Any]) -> Layout:
     from shardtools.spec import name_of
 
     if given["raw"] and given["base64"]:
-        raise JobError("--raw and --base64 do not go together", fix="give one of them")
+        raise JobError("--raw and --base64 cannot be used together", fix="give one of them")
     chosen = given["format"]
     if chosen is None:
         name = name_of(given["output"] or "-").lower()
@@ -204,9 +204,9 @@ def _rows(given: dict[str, Any], options: RunOptions) -> int:
     from shardtools.jobs.script import read_script
 
     if sum(bool(given[name]) for name in ("fields", "keys", "script")) > 1:
-        raise JobError("-f, --keys and -p do not go together", fix="choose one of them")
+        raise JobError("-f, --keys and -p cannot be used together", fix="choose one of them")
     if len(set(given["fields"])) < len(given["fields"]):
-        raise JobError("a field is named twice", fix="name each once")
+        raise JobError("a field is given twice with -f", fix="give each field once")
     script = read_script(given["script"], given["assignments"]) if given["script"] else None
     what = Extraction(given["fields"], script, _where(given), given["missing"], given["limit"], _layout(given))
     output = given["output"] or "-"
@@ -337,13 +337,15 @@ def _sample(given: dict[str, Any], options: RunOptions) -> int:
     there = [name for name in record if name != "key"]
     names = given["fields"] or tuple(there)
     if lacking := [name for name in names if name not in there]:
-        fix = f"it has {', '.join(sorted(there))}"
-        raise JobError(f"the sample has no {lacking[0]}", url=record.url, member=record["key"], fix=fix)
+        fix = f"its fields are {', '.join(sorted(there))}"
+        raise JobError(f"the sample has no field {lacking[0]}", url=record.url, member=record["key"], fix=fix)
     if given["to"]:
         _write_files(given, options, record, names)
     elif given["fields"]:
         if len(names) > 1:
-            raise JobError("standard output takes one field", fix="name one with -f, or give a folder by --to")
+            raise JobError(
+                "only one field can be written to standard output", fix="give one with -f, or a folder with --to"
+            )
         output = given["output"] or "-"
         with using(options.storage), get_storage(output).create(output) as sink:
             for_terminal(sink, output).write(record[names[0]])
@@ -367,8 +369,8 @@ def _find(given: dict[str, Any], options: RunOptions) -> Record:
         record: Record = dataset[index] if key is None else dataset[key]
         return record
     except IndexError:
-        what = f"there is no sample {index}: they are {len(dataset):,}"
-        raise JobError(what, fix=f"give a number from 0 to {len(dataset) - 1}") from None
+        what = f"index {index} is out of range: the dataset has {format_count(len(dataset), 'sample')}"
+        raise JobError(what, fix="the first sample has index 0") from None
     except KeyError:
         raise JobError(f"no sample has the key {key}", fix="htextract --keys lists them all") from None
 

@@ -64,9 +64,9 @@ def _index(given: dict[str, Any]) -> int:
 
     if given["check"] and (given["overwrite"] or given["export"]):
         other = "--overwrite" if given["overwrite"] else "--export"
-        raise JobError(f"--check and {other} do not go together", fix="give one of them")
+        raise JobError(f"--check and {other} cannot be used together", fix="give one of them")
     if given["output"] is not None and given["export"] != "wids":
-        raise JobError("--output is for the index for wids", fix="give --export wids with it, or leave it out")
+        raise JobError("--output needs --export wids", fix="add --export wids, or leave out --output")
     options = run_options(given)
     with using(options.storage):
         shards = len(expand_sources(given["sources"]))

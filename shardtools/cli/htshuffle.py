@@ -42,7 +42,7 @@ def _shuffle(given: dict[str, Any]) -> int:
     from shardtools.jobs.exchange.same import Treatment
 
     if given["no_shuffle"] and given["seed"] is not None:
-        raise JobError("--seed and --no-shuffle do not go together", fix="give one of them")
+        raise JobError("--seed and --no-shuffle cannot be used together", fix="give one of them")
     sizes = limits(given)
     treatment = Treatment(on_duplicate=given["on_duplicate"], on_error=given["on_error"])
     if given["no_shuffle"]:

@@ -85,13 +85,13 @@ def _sort(given: dict[str, Any]) -> int:
     if script is not None and COMBINE in names:
         function(script, COMBINE, positional=2)
         if REDUCE not in names:
-            raise JobError(f"{COMBINE} without {REDUCE}", fix=f"define {REDUCE}, which comes after it")
+            raise JobError(f"the script defines {COMBINE} without {REDUCE}", fix=f"define {REDUCE} as well")
     keying = _keying(given, script if SORT_KEY in names else None)
     reduces = REDUCE in names
     if sum([bool(given["merge"]), given["unique"], reduces]) > 1:
-        raise JobError(f"--merge, --unique and {REDUCE} do not go together", fix="choose one of them")
+        raise JobError(f"--merge, --unique and {REDUCE} cannot be used together", fix="choose one of them")
     if given["merge"] and (keying.kind != "key" or given["on_duplicate"] != "error"):
-        raise JobError("--merge is by the key of samples", fix="leave out --by, sort_key and --on-duplicate")
+        raise JobError("--merge always joins samples by their key", fix="leave out --by, sort_key and --on-duplicate")
     treatment = Treatment(
         given["on_duplicate"],
         given["unique"],
@@ -113,11 +113,13 @@ def _keying(given: dict[str, Any], script: Script | None) -> Keying:
 
     if script is not None:
         if given["by"]:
-            raise JobError(f"--by and {SORT_KEY} do not go together", fix="choose one of them")
+            raise JobError(f"--by and {SORT_KEY} cannot be used together", fix="choose one of them")
         return Keying("script", script=script, reverse=given["reverse"])
     what, colon, how = (given["by"] or "key").partition(":")
     if not what or (colon and how not in READINGS):
-        raise JobError(f"--by {given['by']}: this is not WHAT or WHAT:HOW", fix=f"HOW is one of {', '.join(READINGS)}")
+        raise JobError(
+            f"--by {given['by']}: not of the form WHAT or WHAT:HOW", fix=f"HOW is one of {', '.join(READINGS)}"
+        )
     if what == "key":
         return Keying("key", reading=how or "text", reverse=given["reverse"])
     return Keying("field", field=what, reading=how or "text", reverse=given["reverse"])

@@ -205,7 +205,7 @@ def _pairs(option: str, form: str, texts: Iterable[str]) -> Pairs:
     for text in texts:
         before, equals, after = text.partition("=")
         if not (before and equals and after):
-            raise JobError(f"{option} {text}: this is not {form}", fix=f"write it as {option} {form}")
+            raise JobError(f"{option} {text}: not of the form {form}", fix=f"write it as {option} {form}")
         pairs.append((before, after))
     return tuple(pairs)
 
@@ -218,11 +218,13 @@ def _shares(text: str | None) -> tuple[tuple[str, float], ...]:
     except ValueError as error:
         if isinstance(error, JobError):
             raise
-        raise JobError(f"--split {text}: a share is a number", fix="write it as --split train=0.9,val=0.1") from error
+        raise JobError(
+            f"--split {text}: a share must be a number", fix="write it as --split train=0.9,val=0.1"
+        ) from error
 
 
 def _size(text: str) -> int:
     """Return the bytes that a size such as 500MB names."""
     if not (size := parse_size(text.strip())):
-        raise JobError(f"--shard-size {text}: this is no size", fix="write it as 500MB or 2GB")
+        raise JobError(f"--shard-size {text}: not a valid size", fix="write it as 500MB or 2GB")
     return size

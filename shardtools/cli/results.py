@@ -55,4 +55,4 @@ def _show_skipped(program: str, result: JobResult, report: str | None, limit: in
         tell(f"{program}: skipped: {total - limit:,} more; {more}", err=True)
     if result.failures:
         lost = format_count(len(result.failures), "shard")
-        tell(f"{program}: not written: {lost} and the manifest; mend the sources and use --resume", err=True)
+        tell(f"{program}: not written: {lost} and the manifest; correct the sources, then use --resume", err=True)

@@ -82,7 +82,7 @@ def _index(task: IndexTask) -> Indexed:
     stat = get_storage(url).stat(url)
     there = None if task.overwrite else read_sidecar(url, stat.size)
     if there is None and task.check:
-        raise StaleTableError("it has no sidecar that is about it", url=url, fix="make it with htindex")
+        raise StaleTableError("it has no matching sidecar", url=url, fix="make it with htindex")
     if there is not None and not task.check:
         return Indexed(url, _entry(url, there))
     found = index_shard(url, check_cancelled)

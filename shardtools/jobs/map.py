@@ -44,7 +44,7 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
                 fix=f"ask for {len(urls)}, or use htshuffle to change the number of shards",
             )
         if "-" in (*urls, target.spec) and options.cluster != "threads":
-            raise JobError("standard input and output are not on the cluster", fix="leave out -c, or use URLs")
+            raise JobError("standard input and output cannot be used on a cluster", fix="leave out -c, or use URLs")
         check_outputs(urls, target, options.report)
         existing = refuse_existing(target, options)
         replaced = find_replaced(target, urls, options)

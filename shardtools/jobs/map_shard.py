@@ -173,7 +173,8 @@ class _Mapper:
     def on_repeat(self, key: str) -> None:
         """Treat a sample that would have the key of an earlier one."""
         self._fail(
-            DuplicateKeyError("the script returned two samples with this key", fix="give each a key of its own"), key
+            DuplicateKeyError("the script returned two samples with this key", fix="give each sample a key of its own"),
+            key,
         )
 
     def _fail(self, error: ShardtoolsError, *keys: str) -> None:
@@ -254,5 +255,5 @@ class _Mapper:
             return call(argument)
         except (Exception, SystemExit) as error:
             raise SampleError(
-                where(error, self._task.script), fix="mend the script, or leave such samples out with --on-error skip"
+                where(error, self._task.script), fix="correct the script, or skip such samples with --on-error skip"
             ) from error

@@ -207,7 +207,9 @@ def _check_params(script: Script, name: str, call: Callable[..., Any], params: d
     named = takes[min(len(ordinary), positional) :]
     known = [p.name for p in named if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
     if taken := next((p.name for p in takes[: max(positional, 1)] if p.name in params), None):
-        raise ScriptError(f"{name} takes the data as {taken}", url=script.name, fix=f"do not give {taken} with -a")
+        raise ScriptError(
+            f"-a cannot set {taken}: {name} gets the data in it", url=script.name, fix=f"leave out -a {taken}"
+        )
     unknown = [key for key in params if key not in known]
     if unknown and not any(p.kind is kinds.VAR_KEYWORD for p in named):
         fix = f"it takes {', '.join(known)}" if known else f"define {_example(name, unknown[0])}"

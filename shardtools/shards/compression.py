@@ -213,7 +213,7 @@ def packer_for(url: str) -> Packer:
     for ending, packer in _PACKERS.items():
         if name.endswith(ending):
             return packer()
-    raise SpecError("not the name of a shard", url=url, fix=f"end it with one of {', '.join(ENDINGS)}")
+    raise SpecError("this is not the name of a shard", url=url, fix=f"end it with one of {', '.join(ENDINGS)}")
 
 
 def packing_of(head: bytes) -> Packing:
@@ -469,7 +469,7 @@ def inflate(packed: bytes, size: int, packing: Packing, url: str) -> bytes:
         else:
             data = isal_zlib.decompressobj(-15).decompress(packed, size)
     except Exception as error:  # each library has its own kinds for damaged bytes
-        raise CorruptError("part of it cannot be unpacked", url=url, fix=REPAIR) from error
+        raise CorruptError("a part of the shard cannot be unpacked", url=url, fix=REPAIR) from error
     if len(data) != size:
-        raise CorruptError(f"part of it unpacks to {len(data)} bytes, not {size}", url=url, fix=REPAIR)
+        raise CorruptError(f"a part of the shard unpacks to {len(data)} bytes, not {size}", url=url, fix=REPAIR)
     return data

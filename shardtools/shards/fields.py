@@ -71,7 +71,7 @@ def encode(field: str, value: object, *, url: str | None = None, key: str | None
     codec = _codec_of(field)
     if codec is None:
         raise FieldError(
-            f"{_describe(value)} cannot be written: .{extension(field)} is not an extension that shardtools encodes",
+            f"{_describe(value)} cannot be written: shardtools has no encoder for .{extension(field)}",
             url=url,
             member=member,
             fix="give bytes",
@@ -187,7 +187,7 @@ def _encode_text(value: object) -> bytes:
 
 def _encode_int(value: Any) -> bytes:
     if isinstance(value, bool):
-        raise TypeError("True and False are not numbers here")
+        raise TypeError("True and False are not numbers of classes")
     try:
         number = operator.index(value)
     except TypeError:
@@ -242,7 +242,7 @@ def _as_array(value: object) -> np.ndarray[Any, Any]:
         raise TypeError
     array = np.asanyarray(value)
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError("its mask would be lost")
+        raise TypeError("it has a mask, which would be lost")
     if array.dtype.hasobject:
         raise TypeError("it holds Python objects, which only pickle could write")
     return array
@@ -352,7 +352,7 @@ def open_image(data: bytes) -> Image.Image:
             continue
         except Exception as error:
             raise ValueError(f"the head of the image is damaged: {error}") from error
-    raise ValueError(f"no image begins with {data[:12]!r}")
+    raise ValueError(f"not an image: it begins with {data[:12]!r}")
 
 
 def check_image(image: Image.Image) -> None:

@@ -155,7 +155,6 @@ class ShardReader:
         turn, size, filled, base, index = 0, self._block_size, 0, 0, 0
         raw = self._checked or self._stream
         source: Source = raw
-        packing = None
         ended = final = False
         while not final:
             buffer = pool[turn][:size]

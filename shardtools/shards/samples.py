@@ -128,7 +128,7 @@ class Composer:
         key = record["__key__"] if "__key__" in names else record.get("key")
         if not isinstance(key, str):
             raise SampleError(
-                "a record must have its key, a str, as 'key'" if key is None else f"a key must be a str, not {key!r}",
+                "the record has no key" if key is None else f"a key must be a str, not {key!r}",
                 fix='return it with "key": record["key"]',
             )
         layout = self.layout(names, key)
@@ -160,11 +160,13 @@ def _check_key(key: str, layout: Layout) -> None:
     stem = _encoded(key)
     if not base or "." in base or "\0" in key or key.startswith("./") or stem is None:
         raise SampleError(
-            f"{key!r} cannot be a key",
+            f"{key!r} is not a valid key",
             fix="a key is a path in UTF-8 whose last component is not empty and has no dot",
         )
     if key.startswith("__") and any(is_meta(stem + suffix) for suffix in layout.suffixes):
-        raise SampleError(f"{key!r} cannot be a key", fix="readers take names that begin and end with __ for metadata")
+        raise SampleError(
+            f"{key!r} is not a valid key", fix="readers take names that begin and end with __ for metadata"
+        )
 
 
 def _encoded(name: str) -> bytes | None:
@@ -184,7 +186,9 @@ def _layout(names: tuple[Any, ...], key: str) -> Layout:
         if name == "key" or name.startswith("__"):
             continue
         if not name or "/" in name or "\0" in name or _encoded(name) is None:
-            raise SampleError(f"{name!r} cannot be a field", member=key, fix="name fields like png or seg.png")
+            raise SampleError(
+                f"{name!r} is not a valid name of a field", member=key, fix="name fields like png or seg.png"
+            )
         fields.append(name)
     if not fields:
         raise SampleError("the record has no fields", member=key, fix="return None to drop the sample")
@@ -208,5 +212,5 @@ def repeated_key(url: str, key: str) -> DuplicateKeyError:
         "this key occurs again after other samples",
         url=url,
         member=key,
-        fix="htsort --merge outer brings members of one sample together; two samples need two keys",
+        fix="htsort --merge outer joins the members of a sample; different samples need different keys",
     )

@@ -250,7 +250,7 @@ def _check_fields(table: ShardTable, url: str | None) -> None:
         sample = int(np.searchsorted(table.first, clash[0], "right")) - 1
         name = table.fields[table.field[clash[0]]]
         raise CorruptError(
-            f"a field cannot be called {name!r}, a name that records use themselves",
+            f"a field cannot be called {name!r}: this name is reserved",
             url=url,
             member=f"{table.keys[sample]}.{name}",
             fix="rename the member",

@@ -342,7 +342,7 @@ def _bad_header(url: str | None, offset: int) -> CorruptError:
 
 
 def _without_member(url: str | None, offset: int) -> CorruptError:
-    return CorruptError(f"the extension header at byte {offset} has no member behind it", url=url, fix=REPAIR)
+    return CorruptError(f"no member follows the extension header at byte {offset}", url=url, fix=REPAIR)
 
 
 def own_name(header: bytes) -> bytes:
@@ -366,7 +366,9 @@ def _check_end(data: Bytes, found: Located, ended: bool, base: int, url: str | N
     offset = base + len(data)
     if ended:
         if data[len(data) // BLOCK * BLOCK :].any():
-            raise CorruptError(f"something follows the end of the archive before byte {offset}", url=url, fix=REPAIR)
+            raise CorruptError(
+                f"unexpected data after the end of the archive, before byte {offset}", url=url, fix=REPAIR
+            )
         return
     if found.incomplete is not None:
         name = show_name(found.incomplete.name)

@@ -71,6 +71,6 @@ def expected_checksum(url: str, stat: Stat) -> str | None:
     sidecar = None if url == "-" else read_sidecar(url, stat.size)
     if sidecar is None and insist:
         raise StaleTableError(
-            "it has no sidecar that is about it, so that it cannot be verified", url=url, fix="leave out --verify"
+            "it has no matching sidecar, so that it cannot be verified", url=url, fix="leave out --verify"
         )
     return None if sidecar is None else sidecar.checksum

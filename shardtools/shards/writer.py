@@ -115,7 +115,7 @@ class ShardWriter:
 
     def _refuse_repeat(self, key: str) -> None:
         raise DuplicateKeyError(
-            "two samples of the shard would have this key", url=self.url, member=key, fix="give each its own key"
+            "two samples of the shard have this key", url=self.url, member=key, fix="give each sample a key of its own"
         )
 
     def flush(self) -> None:

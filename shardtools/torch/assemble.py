@@ -132,7 +132,7 @@ class Recipe:
             if value is None:
                 url, key = self.name(raw.numbers[place])
                 fix = case_hint(name, self.known()) or "leave the field out, or skip such samples by on_error"
-                raise SampleError(f"the sample has no {name}", url=url, member=key, fix=fix)
+                raise SampleError(f"the sample has no field {name}", url=url, member=key, fix=fix)
         return values
 
     def sample(self, raw: Raw, place: int) -> Any:
@@ -174,7 +174,7 @@ class Recipe:
                 batch.value = self.collate(good)
             except Exception as error:
                 url, key = self.name(batch.raw.numbers[0])
-                what = f"the samples of the batch that begins with this one do not collate: {error}"
+                what = f"the batch that begins with this sample cannot be collated: {error}"
                 raise SampleError(what, url=url, member=key, fix="give transform= or collate=") from error
         elif all(isinstance(sample, tuple) for sample in good):
             batch.value = tuple(map(list, zip(*good, strict=True)))

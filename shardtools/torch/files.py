@@ -56,7 +56,7 @@ class Files:
             fd = os.open(url.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
             if os.fstat(fd).st_size != size:
                 os.close(fd)
-                raise ChangedError("the file was replaced while it was read", url=url, fix="start again")
+                raise ChangedError("the file was replaced while it was read", url=url, fix="run again")
         self._files[url] = file = _File(fd)
         return file
 

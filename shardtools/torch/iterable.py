@@ -127,7 +127,9 @@ class ShardIterable(IterableDataset[Any]):
             TypeError: there is no manifest, and nothing was read yet. htindex writes one.
         """
         if self._loader.dataset.counts is None:
-            raise TypeError(f"nobody knows how many samples {self._loader.dataset!r} has: htindex writes a manifest")
+            raise TypeError(
+                f"the number of samples of {self._loader.dataset!r} is not known: write a manifest with htindex"
+            )
         return self._loader.split(*self._place()).count
 
     def __iter__(self) -> Iterator[Any]:

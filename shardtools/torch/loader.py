@@ -59,16 +59,24 @@ class Settings:
     def __post_init__(self) -> None:
         unknown = [name for name in self.fields if name.startswith("__") and name not in SPECIAL]
         if not self.fields or unknown or len(set(self.fields)) < len(self.fields):
-            what = f"there is no {unknown[0]}" if unknown else "fields must name each field once, and at least one"
+            what = (
+                f"there is no field {unknown[0]}" if unknown else "fields must name each field once, and at least one"
+            )
             raise JobError(what, fix=f"name fields such as jpg, or one of {', '.join(SPECIAL)}")
         if self.batch_size < 1 or self.memory < 1 or (self.threads is not None and self.threads < 1):
-            raise JobError("batch_size, memory and threads are positive numbers", fix="leave out what is unsure")
+            raise JobError(
+                "batch_size, memory and threads must be positive", fix="correct the argument, or leave it out"
+            )
         if self.uneven not in ("drop", "pad", "uneven"):
-            raise JobError(f"there is no uneven={self.uneven!r}", fix="choose drop, pad or uneven")
+            raise JobError(f"uneven={self.uneven!r} is not a valid choice", fix="choose drop, pad or uneven")
         if self.on_error not in ("raise", "skip") and not callable(self.on_error):
-            raise JobError(f"there is no on_error={self.on_error!r}", fix="choose raise or skip, or give a function")
+            raise JobError(
+                f"on_error={self.on_error!r} is not a valid choice", fix="choose raise or skip, or give a function"
+            )
         if isinstance(self.shuffle, str) and self.shuffle != "full":
-            raise JobError(f"there is no shuffle={self.shuffle!r}", fix="choose True, False, full or a Window")
+            raise JobError(
+                f"shuffle={self.shuffle!r} is not a valid choice", fix="choose True, False, full or a Window"
+            )
 
 
 @dataclass
@@ -135,12 +143,15 @@ class Loader:
             return self._worker_state(split, worker, workers)
         if batches is not None:
             if not 0 <= batches <= split.count:
-                raise JobError(f"{batches} batches of {split.count} cannot have been delivered", fix="count again")
+                raise JobError(
+                    f"batches={batches} is out of range: the epoch has {split.count}",
+                    fix="give how many the loop has taken",
+                )
             is_finished, delivered = batches == split.count > 0, split.delivered(batches)
         elif self._pass is not None:
             is_finished, delivered = self._pass.is_finished, self._pass.delivered
         elif self.control.workers:
-            what = "worker processes deliver the batches, so this one does not know how many"
+            what = "worker processes read the batches, so this process does not know how many were taken"
             raise JobError(what, fix="give state_dict(batches=...), or use torchdata's StatefulDataLoader")
         else:
             is_finished, delivered = False, self.control.start
@@ -170,7 +181,7 @@ class Loader:
         check_same(state, self._state(0, 0))
         mine = None if worker is None else (worker, workers, step)
         if state.worker is not None and (mine is None or tuple(state.worker) != mine):
-            what = "the state is of a worker process, and this is none, or another one"
+            what = "the state was saved in a worker process, and this is not the same one"
             raise JobError(what, fix="use as many workers and ranks and the same batch_size as when it was saved")
         self._pass = None
         if worker is None:
@@ -312,7 +323,9 @@ class Judge:
         if self._row > self._in_a_row or self._total > self._in_total:
             count = f"{self._row} in a row" if self._row > self._in_a_row else f"{self._total} in all"
             what = f"too many samples failed, {count}; the latest: {error.what}"
-            raise SampleError(what, url=error.url, member=error.member, fix="raise max_skips, or mend them") from error
+            raise SampleError(
+                what, url=error.url, member=error.member, fix="correct the samples, or raise max_skips"
+            ) from error
 
 
 def _filled(judge: Judge, recipe: Recipe, batches: Iterable[Batch]) -> Generator[Any, None, None]:
@@ -337,4 +350,4 @@ def _filled(judge: Judge, recipe: Recipe, batches: Iterable[Batch]) -> Generator
             if batch.good:
                 yield batch.value
     if empty:
-        raise SampleError("none of the samples can be delivered", fix="see the first error") from latest
+        raise SampleError("no sample of the epoch could be read", fix="see the error that caused this one") from latest

@@ -51,7 +51,9 @@ class Mixture(IterableDataset[Any]):
         self.sources = list(sources)
         given = [float(source.split().total) for source in sources] if weights is None else list(weights)
         if len(given) != len(sources) or not all(weight > 0 for weight in given):
-            raise JobError(f"{given} are no weights of {len(sources)} datasets", fix="give a positive one for each")
+            raise JobError(
+                f"weights={given} do not fit {len(sources)} datasets", fix="give a positive weight for each dataset"
+            )
         self.weights = [weight / sum(given) for weight in given]
         self._stop, self._seed = stop, seed
         numbers, stats = Control.SHAPES
@@ -186,7 +188,10 @@ class Mixture(IterableDataset[Any]):
             if self._done[1] and batches == self._done[0]:
                 return self._state(epoch + 1, 0, [(0, 0)] * len(self.sources))
         elif batches is None and self._control.workers:
-            raise JobError("worker processes deliver the batches", fix="give state_dict(batches=...)")
+            raise JobError(
+                "worker processes read the batches, so this process does not know how many were taken",
+                fix="give state_dict(batches=...)",
+            )
         elif batches is not None:
             first = self._control.begun
         return self._state(epoch, first + (batches or 0), origins)
@@ -244,7 +249,7 @@ class Mixture(IterableDataset[Any]):
         """
         mine = self._state(0, 0, [(0, 0)] * len(self.sources))
         if not isinstance(state, Mapping) or set(mine) - set(state):
-            raise JobError("this is no state of a mixture", fix="give what state_dict() returned")
+            raise JobError("this is not the state of a mixture", fix="give what state_dict() returned")
         for name in ("version", "mixture", "weights", "stop", "seed"):
             if state[name] != mine[name]:
                 raise JobError(f"the state was saved with another {name}", fix=f"load it with the same {name}")

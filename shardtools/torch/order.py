@@ -44,7 +44,9 @@ class Window:
 
     def __post_init__(self) -> None:
         if min(self.ranges, self.rows, self.shards) < 1:
-            raise JobError("ranges, rows and shards of a window are positive numbers", fix="leave out what is unsure")
+            raise JobError(
+                "ranges, rows and shards of a window must be positive", fix="correct the argument, or leave it out"
+            )
 
 
 Shuffle = bool | Literal["full"] | Window

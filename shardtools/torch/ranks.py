@@ -14,11 +14,11 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
         JobError: only one of them is given, or they make no sense.
     """
     if (rank is None) != (world_size is None):
-        raise JobError("rank and world_size belong together", fix="give both, or neither")
+        raise JobError("rank and world_size must be given together", fix="give both, or neither")
     if rank is None or world_size is None:
         rank, world_size = _of_torch() or _of_environment()
     if not 0 <= rank < world_size:
-        raise JobError(f"there is no rank {rank} of {world_size}", fix="ranks are numbered from 0")
+        raise JobError(f"rank {rank} is out of range for world_size {world_size}", fix="ranks are numbered from 0")
     return rank, world_size
 
 
@@ -36,4 +36,4 @@ def _of_environment() -> tuple[int, int]:
     except KeyError:
         return 0, 1
     except ValueError as error:
-        raise JobError("RANK and WORLD_SIZE of the environment are no numbers", fix="unset them") from error
+        raise JobError("the environment variables RANK and WORLD_SIZE are not numbers", fix="unset them") from error

@@ -50,12 +50,15 @@ def parse_state(data: Mapping[str, Any]) -> State:
     """
     try:
         if data["version"] != VERSION:
-            raise JobError(f"the state has version {data['version']}, not {VERSION}", fix="use what saved it")
+            raise JobError(
+                f"the state has version {data['version']}, not {VERSION}",
+                fix="use the version of shardtools that saved it",
+            )
         state = State(**data)
         if min(state.epoch, state.delivered) < 0 or type(state.seed + state.epoch + state.delivered) is not int:
             raise TypeError
     except (KeyError, TypeError) as error:
-        raise JobError("this is no state of a loader", fix="give what state_dict() returned") from error
+        raise JobError("this is not the state of a loader", fix="give what state_dict() returned") from error
     return state
 
 

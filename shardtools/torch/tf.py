@@ -204,7 +204,7 @@ def _column(values: Sequence[Any], name: str) -> Array:
         return np.array(values, dtype=object)
     for value in values:
         if not (isinstance(value, bool | int | float | complex) or hasattr(value, "__array__")):
-            raise JobError(f"{name} has a {type(value).__name__}, which is no tensor", fix=fix)
+            raise JobError(f"{name} has a {type(value).__name__}, which cannot become a tensor", fix=fix)
     arrays = [np.asarray(value) for value in values]
     for array in arrays:
         if array.shape != arrays[0].shape:
@@ -224,7 +224,9 @@ def _array(value: Any, name: str) -> Array:
     if array.dtype.kind in "SU":
         array = array.astype(object)
     if array.dtype == object and not all(isinstance(item, str | bytes) for item in array.flat):
-        raise JobError(f"{name} has objects, which are no tensor", fix="give transform= that makes an array of them")
+        raise JobError(
+            f"{name} holds Python objects, which no tensor can hold", fix="give transform= that makes an array of them"
+        )
     return array
 
 
@@ -282,5 +284,5 @@ def _cast(array: Array, dtype: Any, shape: Any, name: str) -> Array:
         raise JobError(f"{name} has {array.dtype} in a batch, not {dtype.name}", fix=fix)
     made = array.astype(wanted)
     if is_whole and not np.array_equal(made, array):
-        raise JobError(f"{name} has numbers in a batch that are no {dtype.name}", fix=fix)
+        raise JobError(f"{name} has numbers in a batch that {dtype.name} cannot hold", fix=fix)
     return made

@@ -33,35 +33,41 @@ def fails(folder: Path, *arguments: str, status: int) -> str:
 SPECS = {
     "zero shards": (("in-@0.tar", "out-@3.tar"), r"in-@0.tar: the spec names zero shards; give the number"),
     "zero outputs": (("in-@3.tar", "out-@0.tar"), r".*out-@0.tar: the spec names zero shards; give the number"),
-    "no match": (("no-*.tar", "out-@3.tar"), r"no-\*.tar: nothing matches the \*; check the name"),
-    "star in a folder": (("*/in.tar", "out-@3.tar"), r"\*/in.tar: a \* may only stand in the last component; use"),
+    "no match": (("no-*.tar", "out-@3.tar"), r"no-\*.tar: no shards match this pattern; check the name"),
+    "star in a folder": (
+        ("*/in.tar", "out-@3.tar"),
+        r"\*/in.tar: a \* is only allowed in the last part of the path; use",
+    ),
     "the same twice": (
         ("in-0.tar", "in-0.tar", "out-@2.tar"),
-        r"HERE/in-0.tar: two sources name this shard; name each shard once",
+        r"HERE/in-0.tar: this shard is named twice; name each shard once",
     ),
     "the same in other words": (
         ("in-0.tar", "x/..//./in-{0..1}.tar", "out-@3.tar"),
-        r"HERE/in-0.tar: two sources name this shard",
+        r"HERE/in-0.tar: this shard is named twice",
     ),
     "the same as a file URL": (
         ("in-0.tar::file://HERE/in-0.tar", "out-@2.tar"),
-        r"HERE/in-0.tar: two sources name this shard",
+        r"HERE/in-0.tar: this shard is named twice",
     ),
     "the same on a server": (
         ("http://me:s3cr3t@HOST:80/a.tar", "http://host/a.tar", "out-@2.tar"),
-        r"http://host/a.tar: two sources name this shard",
+        r"http://host/a.tar: this shard is named twice",
     ),
-    "braces": (("in-{0..tar", "out.tar"), r"in-\{0..tar: the braces do not match; write"),
+    "braces": (("in-{0..tar", "out.tar"), r"in-\{0..tar: unbalanced braces; write"),
     "auto as a source": (("in-@auto.tar", "out.tar"), r"in-@auto.tar: @auto is for outputs only; give"),
     "an empty source": (("", "out.tar"), r"the spec is empty; name"),
-    "an empty destination": (("in-0.tar", ""), r"a destination is one URL; give one spec"),
-    "two destinations": (("in-@3.tar", "a-@2.tar::b.tar"), r"a-@2.tar::b.tar: a destination is one URL; give one spec"),
+    "an empty destination": (("in-0.tar", ""), r"the destination must be a single URL; give one spec"),
+    "two destinations": (
+        ("in-@3.tar", "a-@2.tar::b.tar"),
+        r"a-@2.tar::b.tar: the destination must be a single URL; give one spec",
+    ),
     "an unknown scheme": (("ftp://host/a.tar", "out.tar"), r"ftp://host/a.tar: unknown scheme ftp:; use a path"),
     "a scheme without slashes": (
         ("gs:bucket/a.tar", "out.tar"),
-        r"gs:bucket/a.tar: there is no // after gs:; write gs://",
+        r"gs:bucket/a.tar: // is missing after gs:; write gs://",
     ),
-    "a destination without slashes": (("in-0.tar", "http:host/a.tar"), r"http:host/a.tar: there is no // after http:"),
+    "a destination without slashes": (("in-0.tar", "http:host/a.tar"), r"http:host/a.tar: // is missing after http:"),
     "an unknown scheme of the destination": (("in-0.tar", "ftp://host/a.tar"), r"ftp://host/a.tar: unknown scheme"),
     "no name of a shard": (("in-@3.tar", "out-@3.zip"), r"HERE/out-0.zip: .*; .*\.tar"),
     "other counts": (
@@ -70,7 +76,10 @@ SPECS = {
     ),
     "many into one": (("in-@3.tar", "out.tar"), r"HERE/out.tar: 3 input shards cannot .* 1 output.*htshuffle"),
     "many into a pipe": (("in-@3.tar", "-"), r"-: 3 input shards cannot be mapped to 1 output .*htshuffle"),
-    "a pipe on processes": (("-c", "processes", "-", "out.tar"), r"standard input and output are not .*; leave out -c"),
+    "a pipe on processes": (
+        ("-c", "processes", "-", "out.tar"),
+        r"standard input and output cannot .*; leave out -c",
+    ),
 }
 
 

@@ -181,7 +181,7 @@ class TestSkip:
             f"htmapper: skipped: {folder}/in-1.tar [1/0002.cls]: the shard ends at byte 5000, inside this member; "
             "fetch or make the shard again",
             f"htmapper: skipped: {folder}/in-3.tar: there is no such file; check the path",
-            "htmapper: not written: 2 shards and the manifest; mend the sources and use --resume",
+            "htmapper: not written: 2 shards and the manifest; correct the sources, then use --resume",
         ]
         complete = snapshot(folder / "whole")
         kept = {f"out-{i}.tar{ending}" for i in (0, 2) for ending in ("", ".index.npz")}

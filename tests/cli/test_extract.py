@@ -108,7 +108,7 @@ class TestRows:
         if folder.name.startswith("sidecars"):
             assert lines(folder, "-f", "txt", "-f", "cls", "-f", "png", "--verify") == expected
         else:
-            assert "in-0.tgz: it has no sidecar" in fails(folder, "-f", "txt", "--verify", "-j", "1")
+            assert "in-0.tgz: it has no matching sidecar" in fails(folder, "-f", "txt", "--verify", "-j", "1")
 
     def test_missing(self, folder: Path) -> None:
         assert len(lines(folder, "-f", "txt", "--missing", "skip")) == sum("txt" in s for s in ALL)
@@ -406,7 +406,7 @@ class TestStatistics:
     def test_a_damaged_image(self, tmp_path: Path) -> None:
         written_dataset(tmp_path, "x-@1.tar", [[{"key": "a", "png": png(0)}, {"key": "b", "png": b"nothing"}]])
         message = check_failure("x-@1.tar", "--stats", "--decode", cwd=tmp_path, program="htextract")
-        assert "x-0.tar [b.png]: no image begins with b'nothing'" in message
+        assert "x-0.tar [b.png]: not an image: it begins with b'nothing'" in message
         skipped = call("x-@1.tar", "--stats", "--decode", "--on-error", "skip", cwd=tmp_path, program="htextract")
         assert skipped.status == 3 and "10x7 (100 %)" in skipped.out
 
@@ -449,9 +449,13 @@ class TestSample:
     def test_what_is_not_there(self, folder: Path) -> None:
         assert fails(folder, "--sample", "b", status=2) == "no sample has the key b; htextract --keys lists them all"
         message = fails(folder, "--index", "120", status=2)
-        assert message == "there is no sample 120: they are 120; give a number from 0 to 119"
-        assert "the sample has no txt; it has cls, json, png" in fails(folder, "--index", "0", "-f", "txt", status=2)
-        assert "standard output takes one field" in fails(folder, "--index", "1", "-f", "txt", "-f", "cls", status=2)
+        assert message == "index 120 is out of range: the dataset has 120 samples; the first sample has index 0"
+        assert "the sample has no field txt; its fields are cls, json, png" in fails(
+            folder, "--index", "0", "-f", "txt", status=2
+        )
+        assert "only one field can be written to standard output" in fails(
+            folder, "--index", "1", "-f", "txt", "-f", "cls", status=2
+        )
 
     def test_a_key_leads_nowhere_else(self, tmp_path: Path) -> None:
         written_dataset(tmp_path, "x-@1.tar", [[{"key": "../../up", "txt": "t"}]])
@@ -460,14 +464,14 @@ class TestSample:
 
 
 BAD = {
-    "two things": (("--stats", "--count", "cls"), "--stats and --count do not go together"),
-    "two samples": (("--sample", "a", "--index", "1"), "--sample and --index do not go together"),
+    "two things": (("--stats", "--count", "cls"), "--stats and --count cannot be used together"),
+    "two samples": (("--sample", "a", "--index", "1"), "--sample and --index cannot be used together"),
     "fields of statistics": (("--stats", "-f", "cls"), "-f does not go with --stats"),
     "a limit of one sample": (("--index", "1", "--limit", "1"), "--limit does not go with --sample or --index"),
     "decoded rows": (("--decode",), "--decode does not go with rows"),
-    "keys and fields": (("--keys", "-f", "cls"), "-f, --keys and -p do not go together"),
-    "a field twice": (("-f", "cls", "-f", "cls"), "a field is named twice"),
-    "raw and base64": (("-f", "cls", "--raw", "--base64"), "--raw and --base64 do not go together"),
+    "keys and fields": (("--keys", "-f", "cls"), "-f, --keys and -p cannot be used together"),
+    "a field twice": (("-f", "cls", "-f", "cls"), "a field is given twice with -f"),
+    "raw and base64": (("-f", "cls", "--raw", "--base64"), "--raw and --base64 cannot be used together"),
     "no condition": (("--where", "cls = 3"), "'cls = 3' is no condition; write it as in 'cls == 7'"),
 }
 

@@ -53,7 +53,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
 def test_check_finds_what_is_wrong(tmp_path: Path) -> None:
     spec = write_dataset(tmp_path, 2, 5)
     message = check_failure("-j", "1", "--check", spec, cwd=tmp_path, program="htindex")
-    assert message.endswith("in-0.tar: it has no sidecar that is about it; make it with htindex")
+    assert message.endswith("in-0.tar: it has no matching sidecar; make it with htindex")
     index(tmp_path, spec)
     data = (tmp_path / "in-1.tar").read_bytes()
     (tmp_path / "in-1.tar").write_bytes(data.replace(b"1-3 ", b"1-9 "))
@@ -210,9 +210,9 @@ class TestExport:
                 "the index of such sources has no name of its own; give it one with -o",
             ),
             (["--export", "wids", "in-0.tar", "in-1.tar"], "the index of such sources has no name of its own; "),
-            (["--export", "dali", "-o", "x", "in-@2.tar"], "--output is for the index for wids; "),
-            (["-o", "x", "in-@2.tar"], "--output is for the index for wids; "),
-            (["--check", "--export", "wids", "in-@2.tar"], "--check and --export do not go together; "),
+            (["--export", "dali", "-o", "x", "in-@2.tar"], "--output needs --export wids; "),
+            (["-o", "x", "in-@2.tar"], "--output needs --export wids; "),
+            (["--check", "--export", "wids", "in-@2.tar"], "--check and --export cannot be used together; "),
             (["--overwrite", "--export", "wids", "-o", "in-1.tar", "in-@2.tar"], "in-1.tar: the index would replace"),
         ],
     )

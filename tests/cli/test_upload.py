@@ -122,8 +122,8 @@ def test_manifest_and_spec_agree_for_auto(folder: Path) -> None:
         (["in", "a-@auto.tar"], "@auto needs a size of the shards; use @auto with --shard-size or --shard-count"),
         (["in", "a-@4.tar", "--shard-count", "3"], "the number of shards is given twice"),
         (["in", "a-@auto.tar", "--shard-count", "3", "--shard-size", "1MB"], "not both"),
-        (["in", "a-@auto.tar", "--shard-size", "much"], "--shard-size much: this is no size; write it as 500MB"),
-        (["in", "a-@auto.tar", "--shard-size", "0"], "this is no size"),
+        (["in", "a-@auto.tar", "--shard-size", "much"], "--shard-size much: not a valid size; write it as 500MB"),
+        (["in", "a-@auto.tar", "--shard-size", "0"], "not a valid size"),
         (
             ["in", "a-@auto.tar", "--shard-size", "10kB"],
             "does not fit into a shard of 10,000 bytes; raise --shard-size",
@@ -138,15 +138,15 @@ def test_manifest_and_spec_agree_for_auto(folder: Path) -> None:
         (["in", "{split}.tar", "--split", "train=0.9,train=0.1"], "the split train=0.9 makes no sense"),
         (["in", "{split}.tar", "--split", "a/b=0.9,b=0.1"], "the split a/b=0.9 makes no sense"),
         (["in", "{split}.tar", "--split", "a=1.5,b=-0.5"], "the split a=1.5 makes no sense"),
-        (["in", "{split}.tar", "--split", "train"], "--split train: this is not NAME=SHARE"),
-        (["in", "{split}.tar", "--split", "train=most"], "a share is a number"),
+        (["in", "{split}.tar", "--split", "train"], "--split train: not of the form NAME=SHARE"),
+        (["in", "{split}.tar", "--split", "train=most"], "a share must be a number"),
         (["in", "{split}.tar", "--split", "a=0.9999999,b=1e-7"], "the split b gets no samples"),
-        (["in", "a.tar", "--rename", "jpeg"], "--rename jpeg: this is not OLD=NEW"),
+        (["in", "a.tar", "--rename", "jpeg"], "--rename jpeg: not of the form OLD=NEW"),
         (["in", "a.tar", "--rename", "jpeg=jpg"], "no file has the field jpeg; the fields are jpg, txt"),
         (["in", "a.tar", "--file", "jpg=path"], "--file does not apply to a folder"),
-        (["in", "a.tar", "--key", "id"], "'id' is no rule for the keys of files"),
+        (["in", "a.tar", "--key", "id"], "'id' is not a rule for the keys of files"),
         (["in", "a.tar", "--include", "*.png"], "there are no files to upload"),
-        (["in/cat/01.jpg", "a.tar"], "this is nothing that can be uploaded"),
+        (["in/cat/01.jpg", "a.tar"], "htupload cannot read this kind of source"),
         (["in", "in", "a.tar"], "this source is named twice"),
         (["in", "-", "-c", "processes"], "standard output is not on the cluster"),
     ],
@@ -206,14 +206,14 @@ def test_include_exclude_rename_and_keys(folder: Path) -> None:
 def test_names_that_collide(folder: Path) -> None:
     write_tree(folder / "in", {"dog/01.jpg": b"x"})
     message = refused(folder, "--key", "name", "in", "out.tar", status=1)
-    assert f"two samples would have this key: {folder}/in/cat/01.jpg and {folder}/in/dog/01.jpg" in message
+    assert f"two samples have this key: {folder}/in/cat/01.jpg and {folder}/in/dog/01.jpg" in message
 
 
 def test_two_files_for_one_field(folder: Path) -> None:
     write_tree(folder / "in", {"cat/01.jpeg": b"x"})
     arguments = ("--rename", "jpeg=jpg", "in", "out.tar")
     message = check_failure(*arguments, cwd=folder, program="htupload")
-    assert message == (f"{folder}/in/cat/01.jpg: two files of the sample make the field jpg; rename one of them")
+    assert message == (f"{folder}/in/cat/01.jpg: two files of the sample have the field jpg; rename one of them")
     outcome = call("--on-error", "skip", *arguments, cwd=folder, program="htupload")
     assert outcome.status == 3 and "29 samples" in outcome.out and "1 sample skipped" in outcome.out
     assert outcome.err == f"htupload: skipped: {folder}/in [cat/01]: {message}\n"

@@ -682,7 +682,7 @@ class TestReduce:
     def test_scripts_that_fail(self, folder: Path) -> None:
         (folder / "r.py").write_text("def reduce_samples(key, records):\n    raise KeyError(key)\n")
         message = sort(folder, "--by", "cls", "-p", "r.py", "-j", "1", SPEC, "out-@3.tar")
-        assert message.status == 1 and "KeyError: '0' (r.py:2 in reduce_samples); mend the script" in message.err
+        assert message.status == 1 and "KeyError: '0' (r.py:2 in reduce_samples); correct the script" in message.err
         (folder / "r.py").write_text("def reduce_samples(key, records):\n    return 1.5\n")
         message = sort(folder, "--by", "cls", "-p", "r.py", SPEC, "out-@3.tar")
         assert "reduce_samples returned float; return None, a record (a dict), or several records" in message.err
@@ -722,7 +722,7 @@ class TestMerge:
         write_shard(tmp_path / "x-0.tar", files)
         write_shard(tmp_path / "x-1.tar", [("c.cls", b"6")])
         message = sort(tmp_path, "x-@2.tar", "out-@1.tar")
-        assert message.status == 1 and "htsort --merge outer brings members of one sample together" in message.err
+        assert message.status == 1 and "htsort --merge outer joins the members of a sample" in message.err
         done(sort(tmp_path, "--merge", "outer", "x-@2.tar", "out-@1.tar"))
         assert read(tmp_path, "out-0.tar")[0] == [
             ("a", {"png": b"1", "cls": b"3"}),
@@ -741,10 +741,13 @@ class TestMerge:
 
 
 BAD = {
-    "two ways": (("--merge", "outer", "--unique"), "--merge, --unique and reduce_samples do not go together"),
-    "a join by a field": (("--merge", "outer", "--by", "cls"), "--merge is by the key of samples"),
-    "no reading": (("--by", "cls:number"), "--by cls:number: this is not WHAT or WHAT:HOW; HOW is one of text, int"),
-    "no size": (("--memory", "much"), "--memory much: this is no size; write it as 500MB or 2GB"),
+    "two ways": (("--merge", "outer", "--unique"), "--merge, --unique and reduce_samples cannot be used together"),
+    "a join by a field": (("--merge", "outer", "--by", "cls"), "--merge always joins samples by their key"),
+    "no reading": (
+        ("--by", "cls:number"),
+        "--by cls:number: not of the form WHAT or WHAT:HOW; HOW is one of text, int",
+    ),
+    "no size": (("--memory", "much"), "--memory much: not a valid size; write it as 500MB or 2GB"),
     "two numbers": (("--shard-count", "5"), "the number of shards is given twice"),
 }
 

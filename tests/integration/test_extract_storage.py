@@ -190,5 +190,6 @@ def test_what_the_killed_has_left_is_swept_by_the_next(where: str, nginx: NginxS
 
 def test_a_shard_that_is_missing(spec: str, tmp_path: Path) -> None:
     outcome = run(spec.replace("@3", "@4"), "-f", "cls", "-o", "x.tsv", cwd=tmp_path, program="htextract")
-    assert re.search(r"in-3\.\S+: there is no such object \(404 Not Found\); did you mean in-@3\.\S+\?$", outcome.error())
+    message = outcome.error()
+    assert re.search(r"in-3\.\S+: there is no such object \(404 Not Found\); did you mean in-@3\.\S+\?$", message)
     assert not (tmp_path / "x.tsv").exists()

@@ -138,7 +138,7 @@ def test_a_failing_sample_is_told_alike(where: str, server: NginxServer, request
     assert (outcome.status, outcome.out) == (1, "")
     assert outcome.err.splitlines()[-1] == (
         f"htmapper: error: {server.url}data/in-2.tgz [2/0007]: KeyError: 'no' (bad.py:2 in process_sample); "
-        "mend the script, or leave such samples out with --on-error skip"
+        "correct the script, or skip such samples with --on-error skip"
     )
     assert "r['no']" in outcome.err and 'File "bad.py", line 2, in process_sample' in outcome.err
     assert SECRET not in outcome.err

@@ -88,7 +88,7 @@ class TestStars:
 
     def test_nothing_matches(self, folder: Path, nginx: NginxServer) -> None:
         outcome = run("-p", "same.py", f"{with_password(nginx.url)}in-*.tar", "out-@3.tar", cwd=folder)
-        assert outcome.error(2) == f"{nginx.url}in-*.tar: nothing matches the *; check the name"
+        assert outcome.error(2) == f"{nginx.url}in-*.tar: no shards match this pattern; check the name"
 
 
 class TestRefusedByNginx:

@@ -73,7 +73,7 @@ def test_a_sidecar_of_another_shard_is_ignored(folder: Path, nginx: NginxServer)
     shard.write_bytes(shard.read_bytes() + bytes(512))
     assert call("-p", "same.py", f"{nginx.url}x-@3.tar", f"{nginx.url}out/@3.tar", cwd=folder).status == 0
     outcome = call("--verify", "-p", "same.py", f"{nginx.url}x-@3.tar", f"{nginx.url}sure/@3.tar", cwd=folder)
-    assert outcome.error().startswith(f"{nginx.url}x-1.tar: it has no sidecar that is about it")
+    assert outcome.error().startswith(f"{nginx.url}x-1.tar: it has no matching sidecar")
 
 
 def test_local_shards_are_checked_on_demand(folder: Path) -> None:
@@ -88,7 +88,7 @@ def test_who_insists_gets_no_unverified_sample(folder: Path) -> None:
     write_dataset(folder, 1, 5)
     outcome = call("--verify", "-p", "same.py", "in-@1.tar", "out/@1.tar", cwd=folder)
     assert outcome.error() == (
-        f"{folder}/in-0.tar: it has no sidecar that is about it, so that it cannot be verified; leave out --verify"
+        f"{folder}/in-0.tar: it has no matching sidecar, so that it cannot be verified; leave out --verify"
     )
     assert not (folder / "out").exists()
 

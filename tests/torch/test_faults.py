@@ -57,11 +57,11 @@ def ids(train: Any) -> list[list[int]]:
 def test_a_bad_sample_is_named(bad: str) -> None:
     with pytest.raises(FieldError, match=r"in-0.tar \[k/0003.cls\]: the bytes are not .cls"):
         list(make(bad))
-    with pytest.raises(SampleError, match=r"in-3.tar \[k/0050\]: the sample has no txt"):
+    with pytest.raises(SampleError, match=r"in-3.tar \[k/0050\]: the sample has no field txt"):
         list(make(bad, fields=("id", "txt"), decode=False))
     with pytest.raises(SampleError, match=r"in-0.tar \[k/0000\]: transform failed: ZeroDivisionError"):
         list(make(bad, transform=lambda number, label: 1 // 0))
-    with pytest.raises(SampleError, match="do not collate"):
+    with pytest.raises(SampleError, match="cannot be collated"):
         list(make(bad, fields=("id",), transform=lambda number: np.zeros(number)))
 
 
@@ -105,7 +105,7 @@ def test_batches_that_are_empty_at_the_start(tmp_path: Path) -> None:
     train = make(str(tmp_path / "in-@2.tar"), on_error="skip", batch_size=2)
     assert ids(train) == [[4], [4], [4, 5], [6, 7]] or ids(train) == [[5], [5], [4, 5], [6, 7]]
     os.unlink(tmp_path / "in-1.tar")
-    with pytest.raises(SampleError, match="none of the samples"):
+    with pytest.raises(SampleError, match="no sample of the epoch could be read"):
         list(train)
 
 

@@ -195,7 +195,7 @@ def test_stateful_data_loader(folder: Path, workers: int) -> None:
 
 
 def test_what_is_wrong_is_told(folder: Path) -> None:
-    with pytest.raises(JobError, match="no weights of 3"):
+    with pytest.raises(JobError, match="do not fit 3 datasets"):
         make(folder, weights=[1, 2])
     with pytest.raises(JobError, match="mix needs"):
         mix([])
@@ -203,7 +203,7 @@ def test_what_is_wrong_is_told(folder: Path) -> None:
     for options, what in (({"seed": 6}, "seed"), ({"stop": "first"}, "stop"), ({"weights": [1, 1, 1]}, "weights")):
         with pytest.raises(JobError, match=f"another {what}"):
             make(folder, **options).load_state_dict(state)
-    with pytest.raises(JobError, match="no state of a mixture"):
+    with pytest.raises(JobError, match="not the state of a mixture"):
         make(folder).load_state_dict({})
     mixture = make(folder)
     passing = iter(DataLoader(mixture, batch_size=None, num_workers=1))

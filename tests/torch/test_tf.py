@@ -235,7 +235,7 @@ def test_errors_while_iterating_say_what_ours_say(tf: Any, nginx: NginxServer) -
 
 
 def test_errors_of_the_first_samples_are_ours(tf: Any, spec: str, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match=r"in-0.tar \[k/0000\]: the sample has no jpg"):
+    with pytest.raises(SampleError, match=r"in-0.tar \[k/0000\]: the sample has no field jpg"):
         shardtools.open(spec).to_tf(("id", "jpg"))
     with pytest.raises(SampleError, match=r"in-0.tar \[k/0000\]: transform failed: ZeroDivisionError"):
         shardtools.open(spec).to_tf(("id",), transform=lambda number: 1 // number)
@@ -255,7 +255,7 @@ def test_first_samples_that_are_skipped(tf: Any, tmp_path: Path) -> None:
     with pytest.raises(FieldError, match=r"in-0.tar \[k/0000.cls\]"):
         source.to_tf(("cls",), batch_size=4)
     assert flat(ids(source.to_tf(("cls",), batch_size=4, on_error="skip"))) == [2, 3, 4, 5, 6, 7]
-    with pytest.raises(SampleError, match=r"in-0.tar \[k/0003\]: the sample has no jpg"):
+    with pytest.raises(SampleError, match=r"in-0.tar \[k/0003\]: the sample has no field jpg"):
         source.to_tf(("jpg",), batch_size=4, on_error="skip", max_skips=(1, 1))
     with pytest.raises(JobError, match=r"no good sample.*signature="):
         source.to_tf(("jpg",), batch_size=4, on_error="skip")
@@ -279,9 +279,9 @@ def test_values_that_cannot_be_tensors(tf: Any, tmp_path: Path) -> None:
     written_dataset(tmp_path, "in-@1.tar", [rows])
     source = shardtools.open(str(tmp_path / "in-@1.tar"))
     for field, what in {
-        "json": r"json\['a'\]\['b'\] has a NoneType, which is no tensor; give transform=",
+        "json": r"json\['a'\]\['b'\] has a NoneType, which cannot become a tensor; give transform=",
         "keys.json": "keys.json has other items in one sample than in another; give transform=",
-        "jsonl": "jsonl has a list, which is no tensor; give transform=",
+        "jsonl": "jsonl has a list, which cannot become a tensor; give transform=",
         "npy": r"npy differs in shape: \(3, 2\), \(3, 3\); give transform=",
         "time.npy": r"time.npy is of datetime64\[s\], which TensorFlow does not have; give transform=",
     }.items():
@@ -289,7 +289,7 @@ def test_values_that_cannot_be_tensors(tf: Any, tmp_path: Path) -> None:
             source.to_tf((field,), batch_size=2)
     for field, what in {
         "npy": r"npy has shape \(1, 3, 3\) in a batch, not \(None, 3, 2\); give transform=.* or signature=",
-        "png": "png has numbers in a batch that are no uint8; ",
+        "png": "png has numbers in a batch that uint8 cannot hold; ",
         "keys.json": r"keys.json has not the items b, as the signature says; give another signature=",
         "number.json": "number.json has float64 in a batch, not int64; ",
     }.items():
@@ -310,7 +310,10 @@ def test_batches_that_are_not_what_the_signature_says(tf: Any, spec: str) -> Non
 
 
 def test_arguments_are_checked(tf: Any, spec: str) -> None:
-    for options, what in (({"rank": 2, "world_size": 2}, "no rank 2 of 2"), ({"batch_size": 0}, "positive")):
+    for options, what in (
+        ({"rank": 2, "world_size": 2}, "rank 2 is out of range for world_size 2"),
+        ({"batch_size": 0}, "positive"),
+    ):
         with pytest.raises(JobError, match=what):
             shardtools.open(spec).to_tf(("id",), **options)
     with pytest.raises(TypeError, match="batchsize"):

@@ -133,4 +133,4 @@ def test_no_password_of_a_spec_is_told() -> None:
         "{http://me:s3cr3t@h/a,http://me:s3cr3t@h/b}.tar",
         "http://me:s3cr3t@[::1]/x",
     ):
-        assert "s3cr3t" not in str(errors.SpecError("a destination is one URL", url=spec))
+        assert "s3cr3t" not in str(errors.SpecError("the destination must be a single URL", url=spec))

@@ -122,7 +122,9 @@ def test_a_value_that_cannot_be_encoded_names_key_and_field() -> None:
     with pytest.raises(FieldError) as caught:
         Composer().compose({"key": "d/k", "txt": 7})
     assert str(caught.value).startswith("[d/k.txt]: an int cannot be written as .txt")
-    with pytest.raises(FieldError, match=r"\[d/k.x\]: an int cannot be written: .x is not an extension"):
+    with pytest.raises(
+        FieldError, match=r"\[d/k.x\]: an int cannot be written: shardtools has no encoder for .x; give bytes"
+    ):
         Composer().compose({"key": "d/k", "x": 7})
 
 
@@ -132,20 +134,20 @@ def test_a_value_that_cannot_be_encoded_names_key_and_field() -> None:
         (7, "a record must be a dict, not int"),
         ([("key", "a")], "a record must be a dict, not list"),
         ("text", "a record must be a dict, not str"),
-        ({}, "a record must have its key, a str, as 'key'"),
-        ({"txt": b"1"}, "a record must have its key, a str, as 'key'"),
-        ({"key": None, "txt": b"1"}, "a record must have its key, a str, as 'key'"),
+        ({}, "the record has no key"),
+        ({"txt": b"1"}, "the record has no key"),
+        ({"key": None, "txt": b"1"}, "the record has no key"),
         ({"key": b"a", "txt": b"1"}, "a key must be a str, not b'a'"),
         ({"key": 7, "txt": b"1"}, "a key must be a str, not 7"),
         ({"key": "a", "__key__": 7, "txt": b"1"}, "a key must be a str, not 7"),
         ({"key": "a"}, "[a]: the record has no fields; return None to drop the sample"),
         ({"key": "a", "__url__": "u"}, "[a]: the record has no fields"),
         ({"key": "a", 7: b"1"}, "[a]: a field's name must be a str, not 7"),
-        ({"key": "a", "": b"1"}, "[a]: '' cannot be a field"),
-        ({"key": "a", "x/y": b"1"}, "[a]: 'x/y' cannot be a field"),
-        ({"key": "a", "x\0": b"1"}, "cannot be a field"),
-        ({"key": "a", "\ud800": b"1"}, "cannot be a field"),
-        ({"key": "a", "\udcc3\udca9": b"1"}, "cannot be a field"),
+        ({"key": "a", "": b"1"}, "[a]: '' is not a valid name of a field"),
+        ({"key": "a", "x/y": b"1"}, "[a]: 'x/y' is not a valid name of a field"),
+        ({"key": "a", "x\0": b"1"}, "is not a valid name of a field"),
+        ({"key": "a", "\ud800": b"1"}, "is not a valid name of a field"),
+        ({"key": "a", "\udcc3\udca9": b"1"}, "is not a valid name of a field"),
     ],
 )
 def test_records_that_cannot_be_written(made: object, what: str) -> None:
@@ -162,14 +164,14 @@ def test_records_that_cannot_be_written(made: object, what: str) -> None:
     "key", ["", "a.b", "d/", "d/a.b", "./a", "a\0b", "/", "\ud800", "\udcc3\udca9", ".a", "d/.a", ".", "d/.."]
 )
 def test_keys_that_would_read_back_differently(key: str) -> None:
-    with pytest.raises(SampleError, match="cannot be a key; a key is a path") as caught:
+    with pytest.raises(SampleError, match="is not a valid key; a key is a path") as caught:
         Composer().compose({"key": key, "txt": b"1"})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("key", "field"), [("__a", "b__"), ("__a__/b", "txt"), ("__a__/b/c", "txt")])
 def test_names_that_readers_take_for_metadata(key: str, field: str) -> None:
-    with pytest.raises(SampleError, match="cannot be a key"):
+    with pytest.raises(SampleError, match="is not a valid key"):
         Composer().compose({"key": key, field: b"1"})
 
 

@@ -253,12 +253,12 @@ class TestFunction:
             (
                 "def process_sample(record, mode=1): pass",
                 {"record": 1},
-                "process_sample takes the data as record; do not give record with -a",
+                "-a cannot set record: process_sample gets the data in it; leave out -a record",
             ),
             (
                 "def process_sample(record, **given): pass",
                 {"record": 1},
-                "process_sample takes the data as record; do not give record with -a",
+                "-a cannot set record: process_sample gets the data in it; leave out -a record",
             ),
             (
                 "def process_sample(r, size, *, way): pass",

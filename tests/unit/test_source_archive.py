@@ -311,7 +311,7 @@ def test_bad_zips(tmp_path: Path) -> None:
     data = zip_bytes([Member("a.txt", b"1" * 1000), Member("b.txt", os.urandom(1000))])
     for broken in (b"", b"hello" * 100, data[:-30], data[: len(data) // 2]):
         url = write(tmp_path / "a.zip", broken)
-        with pytest.raises(CorruptError, match=f"^{url}: this is no zip file, or a broken one.*; fetch or make"):
+        with pytest.raises(CorruptError, match=f"^{url}: this is not a zip file, or it is damaged.*; fetch or make"):
             open_archive(url, FileRules())
     place = data.index(b"b.txt") + 100
     url = write(tmp_path / "a.zip", data[:place] + b"?" + data[place + 1 :])
@@ -339,7 +339,7 @@ def test_zip_that_cannot_be_read(tmp_path: Path) -> None:
     data[directory + 8] |= 1
     with pytest.raises(JobError, match=r"\[a.txt\]: the member is encrypted; unzip it"):
         open_archive(write(tmp_path / "a.zip", bytes(data)), FileRules())
-    with pytest.raises(JobError, match=r"packing method 14 is not supported; unzip it"):
+    with pytest.raises(JobError, match=r"compression method 14 is not supported; unzip it"):
         open_archive(write(tmp_path / "b.zip", zip_bytes([Member("a.txt", b"1")], zipfile.ZIP_LZMA)), FileRules())
 
 
@@ -347,7 +347,7 @@ def test_archive_that_changes(tmp_path: Path) -> None:
     url = write(tmp_path / "a.tar", make_tar(SCATTERED))
     part = open_archive(url, FileRules()).part(np.arange(2))
     write(tmp_path / "a.tar", make_tar(SCATTERED + [Member("z.txt")] * 30))
-    with pytest.raises(ChangedError, match=f"^{url}: the archive was written to"):
+    with pytest.raises(ChangedError, match=f"^{url}: the archive was changed while it was read"):
         part.record(0)
     os.unlink(url)
     with pytest.raises(NotFoundError):

@@ -270,7 +270,7 @@ def test_two_files_for_one_field(tmp_path: Path) -> None:
     source = list_folder(str(tmp_path), FileRules(rename=(("jpeg", "jpg"),)))
     part = source.part(np.arange(2))
     assert part.record(1) == {"key": "b", "jpg": b"3"}
-    with pytest.raises(DuplicateKeyError, match=r"a\.jpg: two files of the sample make the field jpg"):
+    with pytest.raises(DuplicateKeyError, match=r"a\.jpg: two files of the sample have the field jpg"):
         part.record(0)
 
 
@@ -278,7 +278,7 @@ def test_two_files_for_one_field(tmp_path: Path) -> None:
 def test_names_that_cannot_be_fields(tmp_path: Path, name: str) -> None:
     write_tree(tmp_path, {name: b"1"})
     field = name[2:]
-    with pytest.raises(JobError, match=f"{name}: '{field}' cannot be the name of a field; use --rename {field}=NEW"):
+    with pytest.raises(JobError, match=f"{name}: '{field}' is not a valid name of a field; use --rename {field}=NEW"):
         list_folder(str(tmp_path), FileRules())
     assert samples(list_folder(str(tmp_path), FileRules(rename=((field, "txt"),)))) == {"a": {"txt": b"1"}}
 
@@ -314,8 +314,8 @@ def test_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"dog/a.jpg": b"", "b.jpg": b""}, "b.jpg: this file lies in no class's folder"),
-        ({"dog/a.jpg": b"", "dog/a.cls": b""}, "there are files for the field cls already"),
+        ({"dog/a.jpg": b"", "b.jpg": b""}, "b.jpg: this file is in no folder of a class"),
+        ({"dog/a.jpg": b"", "dog/a.cls": b""}, "some files have the field cls already"),
     ],
 )
 def test_folders_without_classes(tmp_path: Path, tree: Tree, message: str) -> None:
@@ -443,7 +443,7 @@ def test_folder_whose_name_looks_like_a_spec(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (SourceRules(key="id"), "'id' is no rule for the keys of files; use --key path, name, number or hash"),
+        (SourceRules(key="id"), "'id' is not a rule for the keys of files; use --key path, name, number or hash"),
         (SourceRules(files=(("jpg", "x"),)), "--file does not apply to a folder; leave it out; it is for a table"),
         (SourceRules(values=(("jpg", "x"),)), "--value does not apply to a folder"),
         (SourceRules(arrays=(("jpg", "x"),)), "--as does not apply to a folder; leave it out; it is for an array"),
@@ -466,9 +466,11 @@ def test_options_of_files_do_not_apply_to_tables(tmp_path: Path) -> None:
 
 def test_what_cannot_be_uploaded(tmp_path: Path) -> None:
     write_tree(tmp_path, {"a.jpg": b"1"})
-    with pytest.raises(JobError, match=r"nothing that can be uploaded; give a folder, - for .*\.parquet, \.npy, \.npz"):
+    with pytest.raises(
+        JobError, match=r"cannot read this kind of source; give a folder, - for .*\.parquet, \.npy, \.npz"
+    ):
         open_sources([str(tmp_path / "a.jpg")])
-    with pytest.raises(JobError, match="nothing that can be uploaded"):
+    with pytest.raises(JobError, match="cannot read this kind of source"):
         open_sources(["http://localhost/folder/"])
     with pytest.raises(NotFoundError, match="there is no such file or folder"):
         open_sources([str(tmp_path / "photos")])

@@ -134,7 +134,7 @@ def test_the_ending_decides_in_any_case(tmp_path: Path) -> None:
     os.rename(write(tmp_path / "a.tsv", {"label": ["1"]}), tmp_path / "a.TSV")
     assert records(open_table(str(tmp_path / "a.TSV"), LABELS)) == [{"key": "000000000", "cls": b"1"}]
     for name in ("a.txt", "a", "a.csv.gz"):
-        with pytest.raises(JobError, match=r"not a kind of table.*\.csv, \.tsv, \.jsonl"):
+        with pytest.raises(JobError, match=r"this kind of table cannot be read.*\.csv, \.tsv, \.jsonl"):
             open_table(str(tmp_path / name), LABELS)
 
 
@@ -220,7 +220,7 @@ def test_a_column_called_number_is_one(table: Path) -> None:
 @pytest.mark.parametrize("key", ["a.jpg", "a/", "./a", "x\0y"])
 def test_what_cannot_be_a_key(table: Path, key: str) -> None:
     write(table, {"id": ["x", key], "label": [1, 2]})
-    with pytest.raises(JobError, match=r"(line 3|row 1|line 2): .* cannot be a key; .*--key number"):
+    with pytest.raises(JobError, match=r"(line 3|row 1|line 2): .* is not a valid key; .*--key number"):
         open_table(str(table), LABELS)
 
 
@@ -359,7 +359,7 @@ def test_a_value_that_its_field_does_not_take(tmp_path: Path, value: object) -> 
     ("text", "message"),
     [
         ('{"label": 1}\n{"label": \n', "line 2 is not JSON: "),
-        ('{"label": 1}\n\n[1]\n', "line 3 is no JSON object"),
+        ('{"label": 1}\n\n[1]\n', "line 3 is not a JSON object"),
         ("[" * 100_000, "line 1 is not JSON: it is nested too deeply"),
         ('{"a": 1}\n{"b": 2}\n', "no column 'label'; the columns are a, b"),
         ("", "the table has no rows"),
@@ -383,7 +383,7 @@ def test_bad_json_lines(tmp_path: Path, text: str, message: str) -> None:
         ("", SampleError, r"\[x.jpg\]: (line|row) \d names no file"),
         ("a\0b", ShardtoolsError, r"cannot be the name of a file \((line|row) \d of "),
         ("ftp://host/a.jpg", SpecError, r"ftp://host/a.jpg \[x.jpg\]: unknown scheme ftp: \((line|row) \d of "),
-        ("http:a.jpg", SpecError, r"http:a.jpg \[x.jpg\]: there is no // after http: \((line|row) \d of "),
+        ("http:a.jpg", SpecError, r"http:a.jpg \[x.jpg\]: // is missing after http: \((line|row) \d of "),
     ],
 )
 def test_a_file_that_cannot_be_read(table: Path, path: str, error: type[ShardtoolsError], message: str) -> None:
@@ -417,7 +417,7 @@ def test_null_leaves_a_field_out(tmp_path: Path, ending: str) -> None:
     write(tmp_path / f"a.{ending}", {"id": ["x", "y", "z"], "path": ["a.bin", None, None], "label": [None, 2, None]})
     source = open_table(str(tmp_path / f"a.{ending}"), TableRules((("bin", "path"),), LABELS.values))
     assert records(source, [0, 1]) == [{"key": "x", "bin": b"a"}, {"key": "y", "cls": b"2"}]
-    with pytest.raises(SampleError, match=r"\[z\]: (line 3|row 2) has nothing in the columns"):
+    with pytest.raises(SampleError, match=r"\[z\]: (line 3|row 2) is empty in all chosen columns"):
         records(source, [2])
 
 
@@ -441,19 +441,19 @@ def test_a_missing_column_lists_those_there_are(table: Path) -> None:
 
 def test_no_rules(table: Path) -> None:
     write(table, columns_of(2))
-    with pytest.raises(JobError, match=r"which columns.*--file FIELD=COLUMN.*are id, path, label, caption$"):
+    with pytest.raises(JobError, match=r"no columns are chosen.*--file FIELD=COLUMN.*are id, path, label, caption$"):
         open_table(str(table), TableRules())
 
 
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (TableRules((("jpg", "path"),), (("jpg", "label"),)), "two rules make the field jpg"),
-        (TableRules(values=(("cls", "label"), ("cls", "id"))), "two rules make the field cls"),
-        (TableRules(values=(("key", "label"),)), "'key' cannot be a field"),
-        (TableRules(values=(("__x", "label"),)), "'__x' cannot be a field"),
-        (TableRules(values=(("", "label"),)), "'' cannot be a field"),
-        (TableRules(values=(("a/b", "label"),)), "'a/b' cannot be a field"),
+        (TableRules((("jpg", "path"),), (("jpg", "label"),)), "the field jpg is given twice; give each field once"),
+        (TableRules(values=(("cls", "label"), ("cls", "id"))), "the field cls is given twice"),
+        (TableRules(values=(("key", "label"),)), "'key' is not a valid name of a field"),
+        (TableRules(values=(("__x", "label"),)), "'__x' is not a valid name of a field"),
+        (TableRules(values=(("", "label"),)), "'' is not a valid name of a field"),
+        (TableRules(values=(("a/b", "label"),)), "'a/b' is not a valid name of a field"),
     ],
 )
 def test_rules_that_make_no_sense(table: Path, rules: TableRules, message: str) -> None:

@@ -198,7 +198,7 @@ def test_an_extension_header_must_have_a_member() -> None:
     long_name = member(b"././@LongLink", b"name.txt\0", kind=b"L")
     for extension in (long_name, pax({"path": b"a.txt"}), pax({"mtime": b"1.5"})):
         for before in (b"", member(b"a.txt", b"")):
-            message = f"the extension header at byte {len(before)} has no member behind it"
+            message = f"no member follows the extension header at byte {len(before)}"
             with pytest.raises(CorruptError, match=message):
                 locate(bytes_of(archive(before, extension)))
             with pytest.raises(CorruptError, match=message):
@@ -220,7 +220,7 @@ def test_a_global_header_between_an_extension_header_and_its_member() -> None:
     [
         (archive(member(b"a.txt", b"1"), b"garbage!" * 64), "the header checksum at byte 1024 is wrong"),
         (archive(member(b"a.txt", b"1")) + b"garbage!" * 64, "the header checksum at byte 2048 is wrong"),
-        (archive(member(b"a.txt", b"1")) + b"junk", "something follows the end of the archive before byte 2052"),
+        (archive(member(b"a.txt", b"1")) + b"junk", "unexpected data after the end of the archive, before byte 2052"),
         (archive(patch(header(b"a.txt"), 124, b"12x45678901\0")), "[a.txt]: the header's size is not a number"),
         (archive(patch(header(b"a.txt"), 124, b"-0000000001\0")), "[a.txt]: the header's size is not a number"),
         (archive(header(b"a.txt", kind=b"S", magic=b"ustar  ")), "[a.txt]: sparse members are not supported"),

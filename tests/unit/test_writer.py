@@ -216,7 +216,7 @@ def test_a_second_sample_with_a_key_is_refused() -> None:
     with pytest.raises(DuplicateKeyError) as caught:
         writer.finish({})
     assert str(caught.value) == (
-        "http://host/a.tar [a]: two samples of the shard would have this key; give each its own key"
+        "http://host/a.tar [a]: two samples of the shard have this key; give each sample a key of its own"
     )
 
 

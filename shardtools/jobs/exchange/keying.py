@@ -101,7 +101,7 @@ class Orderer:
         try:
             value = self._call(record)
         except (Exception, SystemExit) as error:
-            fix = "mend the script, or leave such samples out with --on-error skip"
+            fix = "correct the script, or skip such samples with --on-error skip"
             raise SampleError(where(error, self._keying.script), fix=fix) from error
         return order_of_value(value)
 

@@ -70,6 +70,6 @@ class Reducer:
         except ShardtoolsError:
             raise
         except (Exception, SystemExit) as error:
-            fix = "mend the script, or leave such groups out with --on-error skip"
+            fix = "correct the script, or skip such groups with --on-error skip"
             raise SampleError(where(error, self._script), fix=fix) from error
         return [self._composer.compose(record) for record in made]

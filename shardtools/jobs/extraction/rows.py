@@ -206,7 +206,7 @@ class _Extractor:
                 if self._task.on_error == "skip":
                     self._skipped.append((key, reason))
                     continue
-                fix = "mend the script, or leave such samples out with --on-error skip"
+                fix = "correct the script, or skip such samples with --on-error skip"
                 raise SampleError(reason, url=self._task.source, member=key, fix=fix) from error
             if returned is not None:
                 yield key, returned if isinstance(returned, dict) else {"value": returned}

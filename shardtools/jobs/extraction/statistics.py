@@ -198,7 +198,7 @@ def _decode(task: StatisticsTask, found: Statistics) -> None:
                 except ValueError as error:
                     member = f"{key}.{name}"
                     if task.on_error == "fail":
-                        fix = "mend it, or go on without such images by --on-error skip"
+                        fix = "replace the image, or skip such images with --on-error skip"
                         raise FieldError(str(error), url=task.source, member=member, fix=fix) from error
                     found.skipped.append((task.source, key, f"{name}: {error}"))
 

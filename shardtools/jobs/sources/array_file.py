@@ -234,5 +234,5 @@ def _damaged(url: str) -> Iterator[None]:
     except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, EOFError, NotImplementedError, OSError) as error:
         kind = "npz" if _is_npz(url) else "npy"
         raise CorruptError(
-            f"this is not an .{kind} file, or a damaged one: {error}", url=url, fix="save it again"
+            f"this is not an .{kind} file, or it is damaged: {error}", url=url, fix="save it again"
         ) from error

@@ -47,7 +47,7 @@ def open_array(name: str, rules: ArrayRules = ArrayRules()) -> ArraySource:
     url = absolute(name)
     ending = split_path(url)[1].lower()[-4:]
     if ending not in (".npy", ".npz"):
-        raise JobError("this is no file of arrays", url=url, fix="give a .npy or an .npz")
+        raise JobError("this is not a file of arrays", url=url, fix="give a .npy or .npz file")
     file = ArrayFile(url, get_storage(url).stat(url))
     try:
         headers = opened(file).headers()
@@ -64,7 +64,7 @@ def open_array(name: str, rules: ArrayRules = ArrayRules()) -> ArraySource:
 def _check(headers: Mapping[str, Header], names: Sequence[str], url: str) -> int:
     """Return the length of the first axis of some arrays, if they have one."""
     if not names:
-        raise JobError("there are no arrays in this file", url=url, fix="check what wrote it")
+        raise JobError("there are no arrays in this file", url=url, fix="check the program that wrote it")
     for name in names:
         if name not in headers:
             raise JobError(f"there is no array {name!r}", url=url, fix=f"the arrays are {', '.join(headers)}")
@@ -87,7 +87,7 @@ def _check(headers: Mapping[str, Header], names: Sequence[str], url: str) -> int
             )
     rows = headers[names[0]].shape[0]
     if not rows:
-        raise JobError(f"the array {names[0]!r} has no rows", url=url, fix="check what wrote it")
+        raise JobError(f"the array {names[0]!r} has no rows", url=url, fix="check the program that wrote it")
     return rows
 
 

@@ -159,14 +159,14 @@ class FileSource(Source):
                 path = next(path for path in self._paths if path.endswith("." + old))
                 url, member = self._files.place(path)
                 raise JobError(
-                    f"{new!r} cannot be the name of a field",
+                    f"{new!r} is not a valid name of a field",
                     url=url,
                     member=member,
                     fix=f"use --rename {old}=NEW, or --exclude '*.{old}'",
                 )
             if new == "cls" and self._rules.classes:
                 raise JobError(
-                    "there are files for the field cls already", url=self.name, fix="leave out --class-from-folder"
+                    "some files have the field cls already", url=self.name, fix="leave out --class-from-folder"
                 )
 
     def _find_classes(self) -> tuple[str, ...]:
@@ -174,7 +174,7 @@ class FileSource(Source):
         if "" in classes:
             url, member = self._files.place(next(path for path in self._paths if not _class_of(path)))
             raise JobError(
-                "this file lies in no class's folder",
+                "this file is in no folder of a class",
                 url=url,
                 member=member,
                 fix="put each class into a folder of its own, or leave out --class-from-folder",
@@ -222,7 +222,7 @@ class FilePart:
             if name in record:
                 url, member = self.files.place(path)
                 raise DuplicateKeyError(
-                    f"two files of the sample make the field {name}", url=url, member=member, fix="rename one of them"
+                    f"two files of the sample have the field {name}", url=url, member=member, fix="rename one of them"
                 )
             record[name] = data = self.files.read(at, path, taken)
             taken += len(data)

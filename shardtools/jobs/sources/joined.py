@@ -34,7 +34,7 @@ class JoinedSource(Source):
         self._first = np.concatenate(([0], np.cumsum([len(source) for source in sources])))
         if sum(bool(source.notes()) for source in sources) > 1:
             raise JobError(
-                "the classes of several sources cannot be told apart",
+                "--class-from-folder cannot combine the classes of several sources",
                 fix="give the one folder that they are in, or leave out --class-from-folder",
             )
         if not numbered:
@@ -141,4 +141,4 @@ def refuse_repeated_keys(source: Source, fix: str) -> None:
             other = next(other for other in range(len(source)) if source.key(other) == key)
             if other != row:  # else the hashes alone are the same
                 places = f"{source.place(other)} and {source.place(row)}"
-                raise DuplicateKeyError(f"two samples would have this key: {places}", member=key, fix=fix)
+                raise DuplicateKeyError(f"two samples have this key: {places}", member=key, fix=fix)

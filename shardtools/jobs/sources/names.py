@@ -35,7 +35,7 @@ def check_fields(fields: Iterable[str], url: str, *, rename: str) -> None:
     seen = set()
     for field in fields:
         if not field or field == "key" or field.startswith("__") or "/" in field or "\0" in field:
-            raise JobError(f"{field!r} cannot be a field", url=url, fix=rename)
+            raise JobError(f"{field!r} is not a valid name of a field", url=url, fix=rename)
         if field in seen:
-            raise JobError(f"two rules make the field {field}", url=url, fix="give each field one rule")
+            raise JobError(f"the field {field} is given twice", url=url, fix="give each field once")
         seen.add(field)

@@ -119,7 +119,7 @@ def _kind_of(url: str) -> _Kind:
         raise NotFoundError("there is no such file or folder", url=url, fix="check the path")
     endings = ", ".join(ending for kind in _BY_ENDING for ending in kind.endings)
     raise JobError(
-        "this is nothing that can be uploaded",
+        "htupload cannot read this kind of source",
         url=url,
         fix=f"give a folder, - for a list of files on standard input, or a file that ends with {endings}",
     )
@@ -145,7 +145,7 @@ def _check_rules(rules: SourceRules, kinds: Sequence[_Kind]) -> None:
                 fix=f"leave it out; it is for {_either(kind.name for kind in takers)}",
             )
     if rules.key is not None and rules.key not in KEY_RULES and set(kinds) & set(_TREES):
-        raise JobError(f"{rules.key!r} is no rule for the keys of files", fix=f"use --key {_either(KEY_RULES)}")
+        raise JobError(f"{rules.key!r} is not a rule for the keys of files", fix=f"use --key {_either(KEY_RULES)}")
 
 
 def _either(names: Iterable[str]) -> str:

@@ -335,7 +335,9 @@ def _find(schema: Any, column: str, leaves: Sequence[str], url: str) -> tuple[st
         if name is None:
             require([column], leaves, url)
             raise JobError(
-                f"{column!r} cannot be found", url=url, fix="rename the columns that have dots in their names"
+                f"the column {column!r} cannot be found",
+                url=url,
+                fix="rename the columns that have dots in their names",
             )
         path.append(name)
         rest = rest[len(name) + 1 :]

@@ -114,7 +114,7 @@ class RowsBuilder:
             DuplicateKeyError: two of them have one key.
         """
         if not self._places:
-            raise JobError("the table has no rows", url=self._url, fix="check what wrote it")
+            raise JobError("the table has no rows", url=self._url, fix="check the program that wrote it")
         rows = Rows(self._blob, np.frombuffer(self._bounds, np.int64), np.frombuffer(self._places, np.int64))
         if twice := _find_twice(rows, np.frombuffer(self._hashes, np.int64)):
             places = [int(rows.places[row]) for row in twice]
@@ -144,7 +144,7 @@ class RowsBuilder:
             )
         if not is_key(text):
             raise JobError(
-                f"{where}: {text!r} cannot be a key",
+                f"{where}: {text!r} is not a valid key",
                 url=self._url,
                 fix="a key is a path whose last component has no dot; use --key with another column, or --key number",
             )
@@ -275,7 +275,9 @@ def _object(text: str, line: int, url: str) -> dict[str, Any]:
         what = error.what.replace("it is", f"line {line} is", 1)
         raise JobError(what, url=url, fix="write one JSON object in each line") from None
     if not isinstance(row, dict):
-        raise JobError(f"line {line} is no JSON object", url=url, fix='write rows like {"path": "a.jpg", "label": 7}')
+        raise JobError(
+            f"line {line} is not a JSON object", url=url, fix='write rows like {"path": "a.jpg", "label": 7}'
+        )
     return row
 
 

@@ -52,7 +52,7 @@ def open_table(name: str, rules: TableRules) -> TableSource:
     elif ending == ".parquet":
         rules, rows, values = open_parquet(url, rules)
     else:
-        raise JobError("this is not a kind of table that can be read", url=url, fix=f"give one of {', '.join(ENDINGS)}")
+        raise JobError("this kind of table cannot be read", url=url, fix=f"give one of {', '.join(ENDINGS)}")
     unit = "row" if ending == ".parquet" else "line"
     return TableSource(name, Table(url, rules, unit, ending in (".csv", ".tsv"), values), rows)
 
@@ -195,7 +195,7 @@ class TablePart:
                 record[field] = self._encode(field, value, place, key)
         if len(record) == 1:
             raise SampleError(
-                f"{self._table.unit} {place} has nothing in the columns that are asked for",
+                f"{self._table.unit} {place} is empty in all chosen columns",
                 url=self._table.url,
                 member=key,
                 fix="leave the row out",

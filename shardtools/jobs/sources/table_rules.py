@@ -73,7 +73,7 @@ def require(wanted: Sequence[str], columns: Sequence[str], url: str) -> None:
 def no_rules(columns: Sequence[str], url: str) -> JobError:
     """Return the error for a table of which nothing says what to take."""
     return JobError(
-        "nothing says which columns to take",
+        "no columns are chosen",
         url=url,
         fix=f"give --file FIELD=COLUMN or --value FIELD=COLUMN; the columns are {listed(columns)}",
     )

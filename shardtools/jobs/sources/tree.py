@@ -101,7 +101,9 @@ class ArchiveFile:
             self._fd = os.open(archive.path, os.O_RDONLY | os.O_CLOEXEC)
         if stamp_of(self._fd) != archive.stamp:
             self.close()
-            raise ChangedError("the archive was written to", url=archive.url, fix="run again when it is complete")
+            raise ChangedError(
+                "the archive was changed while it was read", url=archive.url, fix="run again when it is complete"
+            )
 
     def read(self, offset: int, size: int, member: str, taken: int = 0) -> bytes:
         """Return ``size`` bytes from ``offset`` on; a sample has ``taken`` bytes already. Room is made as they come.

@@ -106,7 +106,7 @@ def _infos(archive: Archive) -> tuple[list[zipfile.ZipInfo], int]:
         with os_errors(archive.url), open(archive.path, "rb") as file, zipfile.ZipFile(file) as opened:
             return opened.infolist(), os.fstat(file.fileno()).st_size
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as error:
-        raise CorruptError(f"this is no zip file, or a broken one: {error}", url=archive.url, fix=REPAIR) from error
+        raise CorruptError(f"this is not a zip file, or it is damaged: {error}", url=archive.url, fix=REPAIR) from error
 
 
 def _irregular(info: zipfile.ZipInfo) -> str:
@@ -123,7 +123,7 @@ def _check(info: zipfile.ZipInfo, length: int, url: str) -> None:
         raise JobError("the member is encrypted", url=url, member=info.filename, fix="unzip it and upload the folder")
     if info.compress_type not in _METHODS:
         raise JobError(
-            f"zip's packing method {info.compress_type} is not supported",
+            f"the zip compression method {info.compress_type} is not supported",
             url=url,
             member=info.filename,
             fix="unzip it and upload the folder",
