@@ -38,6 +38,9 @@ _OCTAL = re.compile(rb"[0-7]{11}").fullmatch
 LONGEST_END = 1 << 20
 """Zeros that may follow the last member."""
 
+LONGEST, MOST = 1 << 20, 256 << 20
+"""Bytes of one extension header, and of all, that are kept; who has more is read whole."""
+
 
 def scan_headers(url: str) -> ShardTable | None:
     """Return the table of the tar file at ``url``; None where all of it must be read to tell it, or what is wrong.
@@ -73,10 +76,12 @@ class _Headers:
     starts: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     blocks: list[bytes] = field(default_factory=list)
+    kept: int = 0
 
     def walk(self) -> bool:
         """Take all headers; return whether that is possible."""
         at, kind = 0, 0
+        resized: int | None = None
         window, base, end = b"", 0, 0
         while at < self.filesize:
             if at + BLOCK > end or at < base:
@@ -87,15 +92,23 @@ class _Headers:
                 return False
             if not header[0]:
                 break
-            digits, kind = header[124:135], header[TYPE_AT]
-            if header[135] not in b"\0 " or not _OCTAL(digits) or kind not in tar.USUAL:
+            kind, size = header[TYPE_AT], _size_of(header)
+            if size is None:
                 return False
-            size = int(digits, 8) if kind not in tar.EMPTY else 0
+            if resized is not None and kind not in tar.BEFORE_A_MEMBER:
+                size, resized = 0 if kind in tar.EMPTY else resized, None
             stop = at + BLOCK + -(-size // BLOCK) * BLOCK
             if kind in tar.BEFORE_A_MEMBER:
-                header = os.pread(self.descriptor, stop - at, at)
-                if len(header) < stop - at or b"size=" in header[BLOCK:]:
+                self.kept += stop - at
+                if size > LONGEST or self.kept > MOST:
                     return False
+                header = os.pread(self.descriptor, stop - at, at)
+                if len(header) < stop - at:
+                    return False
+                if kind == tar.PAX and b"size=" in header[BLOCK:]:
+                    resized = _resized(header[BLOCK : BLOCK + size])
+                    if resized is None:
+                        return False
             self.starts.append(at)
             self.sizes.append(size)
             self.blocks.append(header)
@@ -122,3 +135,24 @@ class _Headers:
         last = table.first[1:] - 1
         stop = offset[last] + (table.size[last] + BLOCK - 1) // BLOCK * BLOCK
         return replace(table, start=start_of[table.start // BLOCK], stop=stop, offset=offset)
+
+
+def _size_of(header: bytes) -> int | None:
+    """Return the size that a header gives, in octal or, from 8 GiB on, base 256; None if it is unusual."""
+    digits, kind = header[124:135], header[TYPE_AT]
+    if kind not in tar.USUAL:
+        return None
+    if kind in tar.EMPTY:
+        return 0
+    if header[124] == 0x80:
+        return tar.parse_number(header[124:136])
+    return int(digits, 8) if header[135] in b"\0 " and _OCTAL(digits) else None
+
+
+def _resized(payload: bytes) -> int | None:
+    """Return the size that a pax header gives to the next member, None if it gives none."""
+    try:
+        value = tar.parse_pax(payload).get("size")
+    except ValueError:
+        return None
+    return int(value) if value is not None and value.isdigit() and len(value) < 20 else None

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardtools.errors import DuplicateKeyError, ShardError
+from shardtools import open as st_open
+from shardtools.errors import DuplicateKeyError, LimitError, ShardError
 from shardtools.shards import headers
 from shardtools.shards.headers import scan_headers
 from shardtools.shards.indexing import index_shard, quick_index
 from shardtools.shards.table import ShardTable
 from tests import tars
-from tests.tars import END, Member, Shard, archive, files, header, make_tar, member, pax
+from tests.tars import END, Member, Shard, archive, files, header, make_tar, member, patch, pax
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -90,7 +91,6 @@ BODY = bytes(5000)
         member(b"a.jpg", BODY),
         member(b"a.jpg", BODY)[:-1],
         archive(member(b"a.jpg", BODY), pax({"path": b"b.jpg"})),
-        archive(pax({"size": b"5000"}), header(b"a.jpg", 0) + bytes(5120)),
         archive(pax({"comment": b"x"}, b"g"), member(b"a.jpg", BODY)),
         archive(header(b"a.jpg", 512, kind=b"S") + bytes(512)),
         archive(header(b"a.jpg", 512, kind=b"Z") + bytes(512)),
@@ -106,6 +106,36 @@ def test_what_is_unusual_is_left_to_those_who_read_all(place: Path, data: bytes)
 def test_a_long_end_and_large_numbers(place: Path) -> None:
     assert check(place, archive(member(b"a.jpg", BODY)) + bytes(10_240))
     assert not check(place, archive(member(b"a.jpg", BODY)) + bytes(2 << 20))
+
+
+def test_a_size_in_a_pax_header_or_in_base_256(place: Path) -> None:
+    assert check(place, archive(pax({"size": b"5000"}), header(b"a.jpg", 0) + bytes(5120), member(b"b.jpg", BODY)))
+    assert check(place, archive(pax({"size": b"9"}), header(b"l", kind=b"2"), member(b"b.jpg", BODY)))
+    assert check(place, archive(pax({"comment": b"size=9"}), member(b"a.jpg", BODY))) is False
+    large = patch(header(b"a.jpg"), 124, b"\x80" + (5000).to_bytes(11, "big"))
+    assert check(place, archive(large + bytes(5120), member(b"b.jpg", BODY)))
+
+
+@pytest.mark.parametrize("format", ["base 256", "pax"])
+def test_a_member_of_9_gib(place: Path, format: str) -> None:
+    """It is a hole in the file; whoever indexes it does not hold it."""
+    size = 9 << 30
+    head = patch(header(b"b.bin"), 124, b"\x80" + size.to_bytes(11, "big"))
+    if format == "pax":
+        head = pax({"path": b"b.bin", "size": b"%d" % size}) + header(b"x")
+    with place.open("wb") as file:
+        file.write(member(b"a.txt", b"1") + head)
+        file.seek(size, os.SEEK_CUR)
+        file.write(archive(member(b"c.txt", b"2")))
+    table = quick_index(str(place)).table()
+    assert (table.keys.tolist(), table.size.tolist()) == (["a", "b", "c"], [1, size, 1])
+    assert st_open(str(place))["c"]["txt"] == b"2"
+
+
+def test_an_extension_header_that_claims_8_gib(place: Path) -> None:
+    place.write_bytes(archive(member(b"a.txt", b"1"), header(b"x", (8 << 30) - 1, kind=b"x"), bytes(512)))
+    with pytest.raises(LimitError):
+        quick_index(str(place))
 
 
 def test_a_key_that_comes_again(place: Path) -> None:

@@ -195,6 +195,7 @@ def sparse(path: Path, size: int) -> None:
 def test_a_large_member_of_a_plain_shard_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     sparse(path, 9 << 30)
+    assert read_in_little_memory(path, "open") == "3"
     for way in ("read", "ahead", "index"):
         found = read_in_little_memory(path, way)
         assert found.startswith(f"LimitError {path} [b.bin]: its sample has more than 4,294,967,296 bytes"), found
