@@ -8,6 +8,7 @@ _LAZY = {
     "open": ("shardtools.view", "open_dataset"),
     "Dataset": ("shardtools.view", "Dataset"),
     "FieldView": ("shardtools.view", "FieldView"),
+    "Limits": ("shardtools.limits", "Limits"),
 }
 
 

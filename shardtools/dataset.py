@@ -28,6 +28,7 @@ import numpy as np
 
 from shardtools.errors import SpecError, redact
 from shardtools.jobs.options import expand_sources
+from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.processors import processors
 from shardtools.shards import wids
 from shardtools.shards.energon import INFO
@@ -425,11 +426,11 @@ def normalize(index: Any, size: int) -> Ints:
     return np.where(numbers < 0, numbers + size, numbers)
 
 
-def storage_options(cache: str | None, retries: int, timeout: float) -> StorageOptions:
+def storage_options(cache: str | None, retries: int, timeout: float, limits: Limits = DEFAULT_LIMITS) -> StorageOptions:
     """Return options for storage in which the cache's folder is the same from whatever working folder."""
     if cache is not None:
         from shardtools.storage.cache import parse_cache
 
         folder, size = parse_cache(cache)
         cache = f"{os.path.abspath(folder)}:{size}"
-    return StorageOptions(retries=retries, timeout=timeout, cache=cache)
+    return StorageOptions(retries=retries, timeout=timeout, cache=cache, limits=limits)

@@ -34,6 +34,7 @@ from shardtools.errors import (
     UnavailableError,
     redact,
 )
+from shardtools.json_text import parse_json
 from shardtools.storage import check_stop, current_options, get_storage, read_limited, using
 
 PERIOD_SECONDS = 10.0
@@ -198,7 +199,7 @@ def _read(url: str) -> Holder | None:
     except NotFoundError:
         return None
     try:
-        found = json.loads(text)
+        found = parse_json(text, url)
         return Holder(
             str(found["host"]),
             str(found["machine"]),
@@ -207,7 +208,7 @@ def _read(url: str) -> Holder | None:
             str(found["since"]),
             int(found["beats"]),
         )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return Holder("an unknown machine", "", 0, text[:64].hex(), "an unknown time")
 
 

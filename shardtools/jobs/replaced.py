@@ -23,6 +23,7 @@ from urllib.parse import unquote
 
 from shardtools.errors import JobError, LimitError, NotFoundError, OutputExistsError, RefusedError
 from shardtools.jobs.options import RunOptions
+from shardtools.json_text import parse_json
 from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination, identity, name_of, split_path
 from shardtools.storage import get_storage, read_limited
@@ -111,11 +112,11 @@ def _name(url: str) -> str:
 def _read(url: str) -> _Found | None:
     """Return what a manifest says of its shards; None if it is none: nothing is removed for it."""
     try:
-        data = json.loads(read_limited(url, "manifest"))
+        data = parse_json(read_limited(url, "manifest"), url)
         retired = data.get("__kind__") == _RETIRED
         names = data["shards"] if retired else [entry["url"] for entry in data["shardlist"]]
         own = frozenset(unquote(name) for name in names if "/" not in name)
-    except (NotFoundError, LimitError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (NotFoundError, LimitError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return _Found(url, own, retired)
 

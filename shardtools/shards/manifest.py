@@ -33,6 +33,7 @@ from shardtools.errors import (
     SpecError,
     redact,
 )
+from shardtools.json_text import parse_json
 from shardtools.spec import Destination, expand, folder_of, name_of, parts_of
 from shardtools.storage import get_storage, read_limited
 
@@ -142,12 +143,12 @@ def read_manifest(url: str) -> Manifest:
         CorruptError: it is no manifest, or damaged.
         LimitError: it is larger than a manifest may be.
     """
+    data = read_limited(url, "manifest")
     try:
-        return _parse(url, json.loads(read_limited(url, "manifest")))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CorruptError | LimitError):
-            raise
-        raise _damaged(url, "it is not JSON, or a number or the nesting is too large") from error
+        parsed = parse_json(data)
+    except CorruptError as error:
+        raise _damaged(url, error.what) from error
+    return _parse(url, parsed)
 
 
 def _parse(url: str, data: Any) -> Manifest:

@@ -282,6 +282,11 @@ def using(
         _options.reset(options_before)
 
 
+def follow(options: StorageOptions) -> None:
+    """Follow ``options`` in this thread from now on: what a pool of threads begins each of them with."""
+    _options.set(options)
+
+
 def get_storage(url: str) -> Storage:
     """Return the storage that ``url`` lives in; the same instance for every URL of a scheme and the same options.
 

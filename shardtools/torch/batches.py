@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from shardtools.dataset import ShardedDataset, storage_options
+from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.shards.names import names_of
 from shardtools.torch.assemble import Collate, stack
 from shardtools.torch.control import Control
@@ -45,6 +46,7 @@ class ShardBatches:
         retries: int = 5,
         timeout: float = 60.0,
         trust_index: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
     ):
         if collate == "auto":
             collate = stack if decode or transform is not None else None
@@ -52,7 +54,7 @@ class ShardBatches:
             names_of(fields), decode, transform, collate, shuffle, seed, batch_size, uneven,
             on_error, max_skips, memory, threads,
         )  # fmt: skip
-        options = storage_options(cache, retries, timeout)
+        options = storage_options(cache, retries, timeout, limits)
         self._loader = Loader(ShardedDataset(source, options, trust_index=trust_index), settings, Control())
         self._rank, self._world_size = rank, world_size
 

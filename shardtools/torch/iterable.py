@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from shardtools.dataset import ShardedDataset, storage_options
+from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.shards.names import names_of
 from shardtools.shards.tar import Ints
 from shardtools.torch.assemble import Collate
@@ -76,6 +77,7 @@ class ShardIterable(IterableDataset[Any]):
         retries: int = 5,
         timeout: float = 60.0,
         trust_index: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
     ):
         super().__init__()
         if collate == "auto":
@@ -84,7 +86,7 @@ class ShardIterable(IterableDataset[Any]):
             names_of(fields), decode, transform, collate, shuffle, seed, batch_size, uneven,
             on_error, max_skips, memory, threads,
         )  # fmt: skip
-        options = storage_options(cache, retries, timeout)
+        options = storage_options(cache, retries, timeout, limits)
         self._rank = find_rank(rank, world_size) if rank is not None or world_size is not None else None
         numbers, stats = Control.SHAPES
         self._numbers = shared(torch.zeros(numbers, dtype=torch.int64))

@@ -19,6 +19,7 @@ import numpy as np
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import JobError, SampleError, ShardtoolsError
 from shardtools.processors import processors
+from shardtools.storage import StorageOptions, follow
 from shardtools.torch.assemble import Batch, Collate, Raw, Recipe
 from shardtools.torch.control import Control
 from shardtools.torch.order import Shuffle, describe_shuffle, make_order
@@ -228,7 +229,9 @@ class Loader:
         judge = Judge(settings, stats)
         with closing(iter(prefetch)) as runs:
             raws = _cut(runs, current.stream)
-            made = _decoded(recipe, raws, settings, current.workers) if recipe.works else map(recipe.plain, raws)
+            made: Iterator[Batch] = map(recipe.plain, raws)
+            if recipe.works:
+                made = _decoded(recipe, raws, settings, current.workers, self._options)
             with closing(_filled(judge, recipe, made)) as values:
                 for value in values:
                     current.batches += 1
@@ -264,11 +267,13 @@ def _joined(raw: Raw | None, run: Run, start: int, stop: int) -> Raw:
     return Raw(joined, raw.numbers + numbers, {**raw.errors, **errors})
 
 
-def _decoded(recipe: Recipe, raws: Iterable[Raw], settings: Settings, workers: int) -> Iterator[Batch]:
+def _decoded(
+    recipe: Recipe, raws: Iterable[Raw], settings: Settings, workers: int, options: StorageOptions
+) -> Iterator[Batch]:
     """Yield the batches, some of which are made ahead by threads."""
     threads = settings.threads or max(1, processors() // workers)
     ahead = max(2, -(-16 * threads // settings.batch_size))
-    pool = ThreadPoolExecutor(threads, "shardtools-decode")
+    pool = ThreadPoolExecutor(threads, "shardtools-decode", follow, (options,))
     waiting: deque[Future[Batch]] = deque()
     try:
         for raw in raws:

@@ -13,9 +13,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from shardtools.dataset import ShardedDataset, normalize, storage_options
+from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.shards.names import names_of
 from shardtools.shards.tar import Ints
-from shardtools.storage import StorageOptions, using
+from shardtools.storage import StorageOptions, follow, using
 from shardtools.torch.assemble import Raw, Recipe
 from shardtools.torch.shard import Shards, data_fields, read_columns
 from shardtools.torch.stats import Stats
@@ -44,8 +45,9 @@ class ShardMap(Dataset[Any]):
         retries: int = 5,
         timeout: float = 60.0,
         trust_index: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
     ):
-        options = storage_options(cache, retries, timeout)
+        options = storage_options(cache, retries, timeout, limits)
         self._dataset = ShardedDataset(source, options, trust_index=trust_index)
         self._options = self._dataset.options
         self._fields, self._decode, self._transform, self._threads = names_of(fields), decode, transform, threads
@@ -97,7 +99,7 @@ class _Reader:
         self._shards = Shards(dataset, data_fields(names), options, Stats())
         name = partial(_name, self._shards, self._ends)
         self._recipe = Recipe(names, decode, transform, None, name, lambda: dataset.known_fields)
-        self._pool = ThreadPoolExecutor(threads or THREADS, "shardtools-map")
+        self._pool = ThreadPoolExecutor(threads or THREADS, "shardtools-map", follow, (options,))
 
     def read(self, numbers: Ints) -> list[Any]:
         unique, places = np.unique(numbers, return_inverse=True)
@@ -109,7 +111,8 @@ class _Reader:
             for column, values in zip(columns, found, strict=True):
                 column += values
         raw = Raw(columns, unique.tolist(), {})
-        samples = self._each(lambda place: self._recipe.sample(raw, place), range(len(raw)))
+        with using(self._options):
+            samples = self._each(lambda place: self._recipe.sample(raw, place), range(len(raw)))
         return [samples[place] for place in places.tolist()]
 
     def _each(self, call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from shardtools.dataset import ShardedDataset, storage_options
+from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.view.field_view import Decode, FieldView, Ragged
 
 __all__ = ["Dataset", "FieldView", "Ragged", "open_dataset"]
@@ -39,15 +40,17 @@ def open_dataset(
     retries: int = 5,
     timeout: float = 60.0,
     trust_index: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Dataset:
     """Return the dataset that ``spec`` names: ``"http://host/train-@1000.tgz"``, or a list of such.
 
     Nothing is fetched but the manifest, where there is one. ``cache`` (``DIR`` or ``DIR:SIZE``) keeps what is fetched
     later on a local disk. ``retries`` and ``timeout`` are those of `StorageOptions`. ``spec`` may also be the URL of an
     index of shards (``train.json``), which may name shards outside of its folder or server only with ``trust_index``.
+    ``limits`` says how large things from outside may be.
 
     Raises:
         SpecError: the spec is wrong or names nothing.
         StorageError: the storage cannot be read.
     """
-    return Dataset(spec, storage_options(cache, retries, timeout), trust_index=trust_index)
+    return Dataset(spec, storage_options(cache, retries, timeout, limits), trust_index=trust_index)

@@ -28,6 +28,7 @@ from shardtools.shards.fields import decode as decode_field
 from shardtools.shards.fields import decode_by, extension
 from shardtools.shards.names import case_hint
 from shardtools.shards.tar import Ints
+from shardtools.storage import follow, using
 from shardtools.view import reductions
 from shardtools.view.array_like import ArrayLike
 from shardtools.view.stacking import UnequalShapes, as_array, resized, stack
@@ -146,9 +147,11 @@ class FieldView(ArrayLike):
             key = self.dataset[numbers[lacking]]["key"]
             fix = case_hint(self.field, self.dataset.known_fields) or "choose other samples"
             raise SampleError(f"sample {numbers[lacking]:,} has no {self.field}", member=key, fix=fix)
+        options = self.dataset.options
         if len(found) < 4:
-            return [self._value(data, number) for data, number in zip(found, numbers, strict=True)]
-        with ThreadPoolExecutor(processors(), "shardtools-decode") as pool:
+            with using(options):
+                return [self._value(data, number) for data, number in zip(found, numbers, strict=True)]
+        with ThreadPoolExecutor(processors(), "shardtools-decode", follow, (options,)) as pool:
             return list(pool.map(self._value, found, numbers))
 
     def _value(self, data: bytes | None, number: int) -> Any:

@@ -186,7 +186,7 @@ class TestLimits:
     @pytest.mark.parametrize("text", ["sample", "sample=", "sample=abc", "sample=0", "sample=-1", "shard=1GB", "=1GB"])
     def test_that_are_none(self, text: str, dataset: Path) -> None:
         message = fails(dataset, "--max", text, "in-@3.tar", "out-@3.tar", status=2)
-        kinds = "sample, header, sidecar, manifest, index, listing"
+        kinds = "sample, value, header, sidecar, manifest, index, listing"
         assert message == f"--max {text}: not of the form KIND=SIZE; write it as sample=8GB; the kinds are {kinds}"
 
     def test_of_a_sample(self, dataset: Path) -> None:

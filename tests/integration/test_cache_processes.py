@@ -266,7 +266,8 @@ class TestWaiting:
         fds = [hold(nginx, kept, f"{nginx.url}in-{i}.tar") for i in range(2)]
         process = start(*("-p", "same.py", "--cache", "cache", f"{nginx.url}in-@2.tar", "out-@2.tar"), cwd=tmp_path)
         with killed_at_the_end(process):
-            wait_until(lambda: nginx.log_path.read_text().count('"HEAD /in-') == 2, "both tasks to begin")
+            asked = [f'"HEAD /in-{i}.tar HTTP' for i in range(2)]
+            wait_until(lambda: all(line in nginx.log_path.read_text() for line in asked), "both tasks to begin")
             process.send_signal(signal.SIGINT)
             outcome = finish(process)
         for fd in fds:

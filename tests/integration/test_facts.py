@@ -191,7 +191,7 @@ class TestCase:
             (mixed / "in-@1.tar.json").unlink()
         spec = str(mixed / "in-@1.tar")
         hint = r"there is JPG, which differs only in case; ask for that, or htupload --rename JPG=jpg"
-        with pytest.raises(SampleError, match=rf"the sample has no jpg; {hint}"):
+        with pytest.raises(SampleError, match=rf"the sample has no field jpg; {hint}"):
             list(ShardBatches(spec, fields="jpg"))
         with pytest.raises(SampleError, match=rf"sample 0 has no jpg; {hint}"):
             shardtools.open(spec).view("jpg", decode=None)[0]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shardtools.errors import ScriptError
+from shardtools.errors import ScriptError, printable
 from shardtools.jobs.script import MAX_MESSAGE, Script, describe, function, load, read_script, where
 
 NAMES = ("process_sample", "process_samples")
@@ -86,7 +86,7 @@ class TestRead:
         ]:
             with pytest.raises(ScriptError) as caught:
                 read_script(tmp_path / name)
-            assert str(caught.value) == f"{tmp_path / name}: {message}"
+            assert str(caught.value) == f"{printable(str(tmp_path / name))}: {message}"
 
 
 class TestLoad:

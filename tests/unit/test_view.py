@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import shardtools
-from shardtools.errors import NotFoundError, SampleError, SpecError
+from shardtools.errors import NotFoundError, SampleError, ShardtoolsError, SpecError
 from shardtools.torch import ShardBatches
 from shardtools.view import Dataset, FieldView
 from tests.datasets import written_dataset
@@ -489,3 +489,15 @@ class TestPhotosOfDifferentSizes:
     def test_lists_within_one_sample(self, photos: FieldView, index: Any) -> None:
         stacked = np.stack([PHOTOS[3]] * 4)
         assert np.array_equal(photos[index], stacked[index])
+
+
+def test_what_is_larger_than_a_limit_can_be_asked_for(tmp_path: Path) -> None:
+    """Few values are decoded at once, many in threads: the limits are those of the dataset."""
+    points = np.zeros((40, 50, 3), np.uint8)
+    written_dataset(tmp_path, "x-@1.tar", [[{"key": f"{i}", "png": points} for i in range(8)]])
+    small = shardtools.open(f"{tmp_path}/x-@1.tar", limits=shardtools.Limits(value=5_999)).view("png")
+    large = shardtools.open(f"{tmp_path}/x-@1.tar", limits=shardtools.Limits(value=6_000)).view("png")
+    for index in (3, slice(0, 8)):
+        with pytest.raises(ShardtoolsError, match="its value has more than 5,999 bytes"):
+            np.asarray(small[index])
+        assert not np.asarray(large[index]).any()
