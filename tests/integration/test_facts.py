@@ -195,5 +195,5 @@ class TestCase:
             list(ShardBatches(spec, fields="jpg"))
         with pytest.raises(SampleError, match=rf"sample 0 has no jpg; {hint}"):
             shardtools.open(spec).view("jpg", decode=None)[0]
-        with pytest.raises(SampleError, match="the sample has no png; leave the field out"):
+        with pytest.raises(SampleError, match="the sample has no field png; leave the field out"):
             list(ShardBatches(spec, fields="png"))
