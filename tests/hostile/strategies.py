@@ -20,18 +20,29 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@st.composite
-def mutated_bytes(draw: st.DrawFn, good: bytes) -> bytes:
-    """Give bytes with some of them changed, left out, put in, or the end cut off."""
+_USUAL = st.sampled_from([b"\xff" * 8, b"\0" * 8, b"-1", b"9" * 30, b"PK\x03\x04", b""])
+EDITS = st.lists(
+    st.tuples(
+        st.integers(0, 1 << 20), st.sampled_from([0, 1, 2, 4, 8, 64, 1 << 16]), st.one_of(st.binary(max_size=8), _USUAL)
+    ),
+    min_size=1,
+    max_size=4,
+)
+"""Changes of a file, whatever is in it: where, how many bytes go, and what comes in their place."""
+
+
+def edited(good: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    """Return bytes with some of them changed, left out, put in, or the end cut off."""
     data = bytearray(good)
-    for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, max(len(data) - 1, 0)))
-        count = draw(st.sampled_from([0, 1, 2, 4, 8, 64, 1 << 16]))
-        some = draw(
-            st.one_of(st.binary(max_size=8), st.sampled_from([b"\xff" * 8, b"\0" * 8, b"-1", b"9" * 30, good[:64]]))
-        )
+    for at, count, some in edits:
+        at %= max(len(data), 1)
         data[at : at + count] = some
     return bytes(data)
+
+
+def mutated_bytes(good: bytes) -> st.SearchStrategy[bytes]:
+    """Give bytes that are not quite ``good``."""
+    return EDITS.map(lambda edits: edited(good, edits))
 
 
 @st.composite
