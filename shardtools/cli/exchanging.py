@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from shardtools.cli.common import SKIPPED, Progress, common_options, format_count, format_size, run_options, tell
+from shardtools.cli.common import SKIPPED, tell
+from shardtools.cli.options import common_options, run_options
+from shardtools.cli.progress import Progress, format_count, format_size
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import JobError, OutputBusyError, redact
 from shardtools.spec import parse_size

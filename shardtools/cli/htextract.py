@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shardtools.cli.common import (
-    SKIPPED,
-    Progress,
-    format_count,
-    reading_options,
-    run_command,
-    run_options,
-    silence_stdout,
-    tell,
-)
+from shardtools.cli.common import SKIPPED, run_command, silence_stdout, tell
+from shardtools.cli.options import reading_options, run_options
+from shardtools.cli.progress import Progress, format_count
 
 if TYPE_CHECKING:
     from shardtools.jobs.extraction.formats import Binary, Layout

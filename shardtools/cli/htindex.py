@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shardtools.cli.common import (
-    SKIPPED,
-    Progress,
-    format_count,
-    format_seconds,
-    reading_options,
-    run_command,
-    run_options,
-    tell,
-)
+from shardtools.cli.common import SKIPPED, run_command, tell
+from shardtools.cli.options import reading_options, run_options
+from shardtools.cli.progress import Progress, format_count, format_seconds
 
 if TYPE_CHECKING:
     from shardtools.jobs.index import Indexed

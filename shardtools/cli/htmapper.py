@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shardtools.cli.common import (
-    SKIPPED,
-    Progress,
-    common_options,
-    format_count,
-    run_command,
-    run_options,
-    tell,
-)
+from shardtools.cli.common import SKIPPED, run_command, tell
+from shardtools.cli.options import common_options, run_options
+from shardtools.cli.progress import Progress, format_count
 from shardtools.cli.results import show_replaced, show_result
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from shardtools.cli.common import run_command, run_options
+from shardtools.cli.common import run_command
 from shardtools.cli.exchanging import exchange, exchange_options, limits
+from shardtools.cli.options import run_options
 
 EPILOG = """\b
 Examples:

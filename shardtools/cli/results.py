@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shardtools.cli.common import format_count, format_seconds, format_size, tell
+from shardtools.cli.common import tell
+from shardtools.cli.progress import format_count, format_seconds, format_size
 
 if TYPE_CHECKING:
     from shardtools.jobs.replaced import Replaced

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from shardtools.errors import LimitError, NotFoundError, RefusedError, ShardtoolsError, SpecError, StorageError, redact
-from shardtools.shards.compression import ENDINGS
+from shardtools.shards.packers import ENDINGS
 from shardtools.spec import absolute, find_count, folder_of, name_of, scheme_of, split_path, which_spec
 from shardtools.storage import StorageOptions, get_storage, using
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from shardtools.cli.common import format_size
+from shardtools.cli.progress import format_size
 from shardtools.jobs.extraction.statistics import FieldStatistics, Statistics, middle
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"

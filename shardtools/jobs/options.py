@@ -12,7 +12,7 @@ from typing import Literal
 from urllib.parse import unquote
 
 from shardtools.errors import JobError, OutputExistsError, RefusedError
-from shardtools.shards.compression import packer_for
+from shardtools.shards.packers import packer_for
 from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination, absolute, expand, folder_of, identity, is_local, name_of
 from shardtools.storage import DEFAULT_OPTIONS, Storage, StorageOptions, get_storage

@@ -25,7 +25,7 @@ from shardtools.jobs.sources import Ints, Source
 from shardtools.jobs.target import ShardResult, targets
 from shardtools.jobs.upload_shard import UploadTask, upload_shard
 from shardtools.processors import processors
-from shardtools.shards.compression import packer_for
+from shardtools.shards.packers import packer_for
 from shardtools.shards.tar import RECORD
 from shardtools.spec import MAX_SHARDS, Destination, absolute, is_local
 from shardtools.storage import using

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.shards import tar
-from shardtools.shards.compression import crc32, packer_for
+from shardtools.shards.compression import crc32
+from shardtools.shards.packers import packer_for
 from shardtools.shards.sidecar import Sidecar, narrow
 from shardtools.shards.table import join
 from shardtools.storage import Sink

@@ -12,7 +12,7 @@ import termios
 import threading
 from pathlib import Path
 
-from shardtools.cli.common import Progress
+from shardtools.cli.progress import Progress
 from tests.cli.command import path_of, run
 from tests.datasets import write_dataset
 

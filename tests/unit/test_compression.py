@@ -17,16 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardtools.errors import CorruptError, ShardError, SpecError, TruncatedError
-from shardtools.shards.compression import (
-    ENTRY_EVERY,
-    GzipPacker,
-    Packer,
-    ZstdPacker,
-    crc32,
-    is_packed,
-    packer_for,
-    unpack,
-)
+from shardtools.shards.compression import crc32, is_packed, unpack
+from shardtools.shards.packers import ENTRY_EVERY, GzipPacker, Packer, ZstdPacker, packer_for
 from shardtools.shards.reader import read_blocks
 from shardtools.shards.table import concatenate
 from shardtools.shards.tar import RECORD

@@ -92,14 +92,10 @@ class Run:
         name_ends, member_ends, data_ends = (
             _with_start(rows[name], start) for name in ("name_end", "member_end", "data_end")
         )
-        for ends, size in (
-            (order_ends, self.order_bytes),
-            (name_ends, self.name_bytes),
-            (member_ends, self.members),
-            (data_ends, self.data_bytes),
-        ):
-            if ends[0] < 0 or ends[-1] > size or (np.diff(ends) < 0).any():
-                raise self._damaged()
+        self._check_ends(order_ends, self.order_bytes)
+        self._check_ends(name_ends, self.name_bytes)
+        self._check_ends(member_ends, self.members)
+        self._check_ends(data_ends, self.data_bytes)
         orders, members, names = storage.read_ranges(
             self.url,
             [
@@ -140,6 +136,11 @@ class Run:
             finally:
                 os.close(fd)
         return memoryview(mapped)[before:]
+
+    def _check_ends(self, ends: Ints, size: int) -> None:
+        """Raise if these are not where parts of something of this ``size`` end, one after the other."""
+        if ends[0] < 0 or ends[-1] > size or (np.diff(ends) < 0).any():
+            raise self._damaged()
 
     def _check(self, columns: Columns) -> None:
         """Raise if columns that were read cannot be what was written: members must fill the spans of their samples."""
