@@ -28,7 +28,7 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 
 from shardtools import __version__
-from shardtools.errors import RefusedError, StorageError, redact
+from shardtools.errors import RefusedError, ShardtoolsError, StorageError, redact
 from shardtools.storage.http_client import Client, is_address, timeouts
 from shardtools.storage.retry import RetryPolicy, TransientError, retry_after_seconds
 from shardtools.storage.s3_errors import EXPIRED_CODES, answer_error, answered, client_error, is_transient
@@ -177,6 +177,21 @@ class _Connected:
         return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
 
+def _called(call: Callable[[Api], T], api: Api, url: str) -> T:
+    """Return what ``call`` returns. boto3 believes numbers and dates of answers, and fails on others as it happens.
+
+    Raises:
+        RefusedError: so it did.
+    """
+    try:
+        return call(api)
+    except (failures.BotoCoreError, failures.ClientError, ShardtoolsError, TransientError, OSError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        fix = "check AWS_ENDPOINT_URL: this may be no S3 service"
+        raise RefusedError(f"boto3 cannot read the answer ({error})", url=url, fix=fix) from error
+
+
 class S3Client(Client):
     """Sends requests to S3. What it needs for that is made on first use in each process."""
 
@@ -204,14 +219,14 @@ class S3Client(Client):
         bucket = split_url(url, prefix=True)[0]
         connected = self._connect(url)
         try:
-            return call(connected.api(bucket))
+            return _called(call, connected.api(bucket), url)
         except (failures.BotoCoreError, failures.ClientError) as error:
             code = answered(error)[0] if isinstance(error, failures.ClientError) else ""
             if code not in EXPIRED_CODES and code != "400":  # the answer to HEAD has no body that could say why
                 raise client_error(error, url, unsigned=connected.unsigned) from error
         connected = self._connect(url, instead_of=connected)
         try:
-            return call(connected.api(bucket))
+            return _called(call, connected.api(bucket), url)
         except (failures.BotoCoreError, failures.ClientError) as error:
             raise client_error(error, url, unsigned=connected.unsigned) from error
 

@@ -77,6 +77,22 @@ def test_listing_of_amazon(server: Canned) -> None:
     run()
 
 
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (b"2026-11-21T", b"12026-11-21T"),
+        (b"2026-11-21T10:00:00.000Z", b"9999999999999999999999999999992026-11-21T10:00:00.000Z"),
+        (b"<Size>10240", b"<Size>!1"),
+        (b"<MaxKeys>1000", b"<MaxKeys>2 2"),
+        (b"<Key>p/x-0.tar</Key>", b""),
+        (b"<Contents>", b"<Contents><Contents>"),
+    ],
+)
+def test_answers_that_boto3_cannot_read(server: Canned, good: bytes, bad: bytes) -> None:
+    assert good in AMAZON
+    check_listing(server, "s3://b/p/", "/b", AMAZON.replace(good, bad))
+
+
 @contextmanager
 def changed(path: Path, data: bytes) -> Iterator[None]:
     """A context in which a file is another one."""
