@@ -53,7 +53,7 @@ class Limits:
                 f"its {kind} has more than {limit:,} bytes, which is the limit",
                 url=url,
                 member=member,
-                fix=f"if it may be as large as that, raise the limit: --max {kind}=SIZE",
+                fix=f"raise the limit if it may be so large: --max {kind}=SIZE, in Python limits=Limits({kind}=SIZE)",
             )
 
 

@@ -214,7 +214,10 @@ def find_manifest(spec: str, urls: Sequence[str]) -> Manifest | None:
     except (CorruptError, LimitError) as error:
         logger.warning("%s (it is not used)", error)
         return None
-    return manifest if manifest.names == tuple(map(name_of, urls)) else None
+    if manifest.names != tuple(map(name_of, urls)):
+        logger.warning("%s: the manifest lists other shards than those that are named (it is not used)", manifest.url)
+        return None
+    return manifest
 
 
 # --- facts

@@ -71,11 +71,15 @@ def parse_headers(text: str, named: frozenset[str]) -> PlacedHeaders:
     return PlacedHeaders(tuple(_parse_line(line.strip()) for line in text.splitlines() if line.strip()), named)
 
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_PLACE_WITHOUT_SCHEME = re.compile(r"\d+(?:/\S*)?\s+[A-Za-z][A-Za-z0-9_-]*:")  # of host:port/path Name: value
+
+
 def _parse_line(line: str) -> _Line:
     match = _PLACED.match(line)
     place, header = match.groups() if match else (None, line)
     name, colon, value = (part.strip() for part in header.partition(":"))
-    if not colon or not name:
+    if not colon or not _NAME.fullmatch(name) or _PLACE_WITHOUT_SCHEME.match(value):
         raise RefusedError(f"{HEADERS_VARIABLE} has a line that is no header", fix=_FIX)
     if place is None:
         return _Line(name, value, None, "")

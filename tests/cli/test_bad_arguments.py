@@ -194,7 +194,7 @@ class TestLimits:
         for where in ("threads", "processes"):
             options = ("-c", where, "-j", "1", "--max", "sample=1kB", "--max", "header=1GB")
             message = fails(dataset, *options, "in-0.tar", "out.tar", status=1)
-            said = "its sample has more than 1,000 bytes, which is the limit; if it may be as large as that"
+            said = "its sample has more than 1,000 bytes, which is the limit; raise the limit if it may be so large"
             assert message == f"HERE/in-0.tar [0/0000]: {said}, raise the limit: --max sample=SIZE"
 
 

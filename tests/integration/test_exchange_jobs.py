@@ -717,6 +717,15 @@ class TestMerge:
         assert [sample for shard in read(tmp_path, "out-*.tar") for sample in shard] == expected
         assert call("out-@3.tar", "--verify", cwd=tmp_path, program="htextract").out.split() == sorted(wanted)
 
+    @pytest.mark.parametrize("how", ["inner", "left"])
+    def test_sources_that_are_one(self, tmp_path: Path, how: str) -> None:
+        """A list of shards is one source: nothing would be joined, and every sample be kept."""
+        write_shard(tmp_path / "x.tar", [("a.txt", b"1"), ("b.txt", b"2")])
+        write_shard(tmp_path / "y.tar", [("a.cls", b"1")])
+        message = sort(tmp_path, "--merge", how, "x.tar::y.tar", "out-@1.tar")
+        assert message.status == 2 and f"--merge {how} needs several sources, and this is one; name each" in message.err
+        done(sort(tmp_path, "--merge", how, "x.tar", "y.tar", "out-@1.tar"))
+
     def test_members_that_are_not_neighbours(self, tmp_path: Path) -> None:
         files = [("a.png", b"1"), ("b.png", b"2"), ("a.cls", b"3"), ("c.png", b"4"), ("b.cls", b"5")]
         write_shard(tmp_path / "x-0.tar", files)

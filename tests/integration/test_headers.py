@@ -124,7 +124,20 @@ def test_a_url_that_nobody_has_named_gets_none(near: RecordingServer, far: Recor
     assert near.values("authorization") == NOTHING and far.values("authorization") == SENT
 
 
-@pytest.mark.parametrize("line", ["Authorization", "http://host/ Authorization", "http://host/", ": x", "http://h/ :x"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Authorization",
+        "http://host/ Authorization",
+        "http://host/",
+        ": x",
+        "http://h/ :x",
+        "127.0.0.1:8097/ Authorization: Bearer t",  # without a scheme this would be a header called 127.0.0.1
+        "localhost:8097/data/ Authorization: Bearer t",
+        "localhost:80 X-Token: t",
+        "two words: t",
+    ],
+)
 def test_a_line_that_is_no_header(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     monkeypatch.setenv(VARIABLE, line)
     with pytest.raises(RefusedError, match=f"{VARIABLE} has a line that is no header; write one"):

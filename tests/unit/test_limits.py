@@ -147,7 +147,7 @@ def fails(path: Path, **limits: int) -> set[str]:
     return {message.removeprefix(str(path)) for message in told}
 
 
-SAYS = "its sample has more than {:,} bytes, which is the limit; if it may be as large as that, raise the limit"
+SAYS = "its sample has more than {:,} bytes, which is the limit; raise the limit if it may be so large"
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz"])
@@ -178,7 +178,7 @@ def test_a_sample_that_is_just_small_enough(name: str, tmp_path: Path) -> None:
 def test_a_limit_can_be_raised(tmp_path: Path) -> None:
     long = tmp_path / "b.tgz"
     long.write_bytes(gzip.compress(archive(pax({"comment": bytes(99_000)}), member(b"a.txt", b"1"))))
-    said = "its header has more than 50,000 bytes, which is the limit; if it may be as large as that, raise the limit"
+    said = "its header has more than 50,000 bytes, which is the limit; raise the limit if it may be so large"
     assert fails(long, header=50_000) == {f": {said}: --max header=SIZE", f" [a.txt]: {said}: --max header=SIZE"}
     with using(StorageOptions(limits=Limits(header=100_000))):
         assert tars.read(long) == [("a", {"txt": b"1"})]

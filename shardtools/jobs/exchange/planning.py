@@ -112,6 +112,9 @@ def plan_exchange(
     """
     with using(options.storage):
         inputs = _inputs(sources)
+        if exchange.treatment.merge in ("inner", "left") and len({entry.source for entry in inputs}) == 1:
+            what = f"--merge {exchange.treatment.merge} needs several sources, and this is one"
+            raise JobError(what, fix="name each source as an argument of its own, not joined by ::; or --merge outer")
         if exchange.keying.kind == "field":
             _check_field(exchange.keying.field, inputs)
         target = _destination(destination, exchange, inputs)
