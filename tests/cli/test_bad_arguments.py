@@ -195,7 +195,8 @@ class TestLimits:
             options = ("-c", where, "-j", "1", "--max", "sample=1kB", "--max", "header=1GB")
             message = fails(dataset, *options, "in-0.tar", "out.tar", status=1)
             said = "its sample has more than 1,000 bytes, which is the limit; raise the limit if it may be so large"
-            assert message == f"HERE/in-0.tar [0/0000]: {said}, raise the limit: --max sample=SIZE"
+            raising = "--max sample=SIZE, in Python limits=Limits(sample=SIZE)"
+            assert message == f"HERE/in-0.tar [0/0000]: {said}: {raising}"
 
 
 class TestCluster:
