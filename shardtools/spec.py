@@ -275,6 +275,18 @@ def _match_star(url: str, list_urls: Callable[[str], Sequence[str]] | None) -> l
 _SERVER_ALONE = re.compile(r"https?://[^/\[\]]*", re.IGNORECASE)
 
 
+_NO_SERVER = re.compile(
+    r"(https?):(?:/(?!/)|//[^/?#@\[\]{}]*:(?![0-9]*(?:[/?#{]|$))[^/?#@\[\]{}]*(?:[/?#]|$))", re.IGNORECASE
+)
+
+
+def _check_server(spec: str) -> None:
+    """Raise if a spec begins as a URL does and names no server; what it does name may be a part of a password."""
+    if match := _NO_SERVER.match(spec):
+        fix = "check the host and the port: http://host:port/path; in a password write : / # ? @ as %3A %2F %23 %3F %40"
+        raise SpecError("this is not a valid URL", url=f"{match[1]}://…", fix=fix)
+
+
 def _check_whole(spec: str, pieces: Sequence[str]) -> None:
     """Raise if a piece of a spec names a server alone: its rest may be the rest of a password, and is then no path."""
     if len(pieces) > 1 and any(_SERVER_ALONE.fullmatch(piece) for piece in pieces):
@@ -343,6 +355,7 @@ def expand(specs: str | Iterable[str], list_urls: Callable[[str], Sequence[str]]
     urls: list[str] = []
     for whole in [specs] if isinstance(specs, str) else (specs := list(specs)):
         _check_whole(whole, _split_list(whole))
+        _check_server(whole)
     for spec in _flatten(specs):
         if not spec:
             raise SpecError("the spec is empty", fix="name at least one shard")

@@ -24,7 +24,7 @@ from shardtools.errors import EngineError, SchedulerError, ShardtoolsError
 CONNECT_SECONDS = 5
 """How long a scheduler may take to answer, and then to have a worker."""
 
-_INSTALL = "install shardtools there from the same checkout or wheel as here, with `pip install PATH`"
+INSTALL = "install shardtools there from the same checkout or wheel as here, with `pip install PATH`"
 
 _ADDRESS = re.compile(r"(tcp://|tls://)?(?:\[([^\]/\s]+)\]|([^:/\s]+)):(\d{1,5})")
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado.application")
@@ -173,8 +173,8 @@ def _check_version(place: str, answer: object) -> None:
     if answer == __version__ or isinstance(answer, OSError):  # OSError: it left just now
         return
     if isinstance(answer, ImportError):
-        raise SchedulerError(f"{place} has no shardtools ({answer})", fix=_INSTALL)
+        raise SchedulerError(f"{place} has no shardtools ({answer})", fix=INSTALL)
     raise SchedulerError(
         f"{place} has another shardtools: {answer} there, {__version__} here",
-        fix=_INSTALL,
+        fix=INSTALL,
     )

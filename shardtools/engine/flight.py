@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.scheduler import KilledWorker
 
 from shardtools import __version__
-from shardtools.engine.connect import check_workers
+from shardtools.engine.connect import INSTALL, check_workers
 from shardtools.engine.remote import Parcel, send, stop_here, unpack, work_remotely
 from shardtools.engine.task import Ledger, Need, Outcome, Task
 from shardtools.errors import EngineError, SchedulerError
@@ -142,7 +142,7 @@ class Flight:
         if isinstance(answer, Parcel):
             raise SchedulerError(
                 f"a worker of {self._address} had another shardtools: {version} there, {__version__} here",
-                fix=f"run `pip install shardtools=={__version__}` there, and go on with --resume",
+                fix=f"{INSTALL}, and go on with --resume",
             )
 
     def _fetch(self, batch: Sequence[Future]) -> list[Parcel | Exception]:

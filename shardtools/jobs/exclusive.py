@@ -199,17 +199,13 @@ def _read(url: str) -> Holder | None:
     except NotFoundError:
         return None
     try:
-        found = parse_json(text, url)
-        return Holder(
-            str(found["host"]),
-            str(found["machine"]),
-            int(found["pid"]),
-            str(found["run"]),
-            str(found["since"]),
-            int(found["beats"]),
-        )
-    except (ValueError, KeyError, TypeError):
-        return Holder("an unknown machine", "", 0, text[:64].hex(), "an unknown time")
+        found = Holder(**parse_json(text, url))
+        texts, numbers = (found.host, found.machine, found.run, found.since), (found.pid, found.beats)
+        if all(isinstance(text, str) for text in texts) and all(type(n) is int and 0 <= n < 1 << 31 for n in numbers):
+            return found
+    except (ValueError, TypeError):
+        pass  # as one that says nothing
+    return Holder("an unknown machine", "", 0, text[:64].hex(), "an unknown time")
 
 
 def _dump(holder: Holder) -> bytes:

@@ -5,12 +5,14 @@ shard's number -> the one used lately -> sidecar -> the cache's folder -> foreig
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from shardtools.errors import StaleTableError, redact
 from shardtools.shards.compression import find_packing
 from shardtools.shards.energon import EnergonIndex
 from shardtools.shards.foreign import read_foreign
@@ -19,6 +21,8 @@ from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import dump, parse, read_sidecar
 from shardtools.spec import identity, is_local
 from shardtools.storage import Stat, StorageOptions, get_storage, using
+
+logger = logging.getLogger(__name__)
 
 TABLES = 256
 """Tables to keep in memory."""
@@ -72,8 +76,11 @@ class Tables:
             return IndexedShard(url, sidecar)
         place = self._place(url, f"{stat.size}-{stat.validator}")
         if place is not None and os.path.exists(place):
-            with open(place, "rb") as file:
-                return IndexedShard(url, parse(file.read(), url))
+            try:
+                with open(place, "rb") as file:
+                    return IndexedShard(url, parse(file.read(), url))
+            except StaleTableError:  # the disk has changed it; it is made again
+                logger.warning("%s: the table that the cache has of this shard is damaged", redact(url))
         if (sidecar := read_foreign(url, stat.size, self.energon)) is not None:
             return IndexedShard(url, sidecar, foreign=True)
         # A plain local file is read again without much ado: checksums of all of it would cost more than they tell.

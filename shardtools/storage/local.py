@@ -30,6 +30,7 @@ from shardtools.storage.files import (
     storage_error,
     stream_number,
 )
+from shardtools.storage.pipe import results
 from shardtools.storage.ranges import past_end
 
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ def _open_device(url: str) -> int | None:
     path = _path(url)
     with os_errors(url):
         if (number := stream_number(path)) is not None:
-            return os.dup(number)
+            stream = results() if number == 1 else None  # which programs keep apart from what is printed
+            return os.dup(number if stream is None else stream.fileno())
         try:
             mode = os.stat(path).st_mode
         except FileNotFoundError:

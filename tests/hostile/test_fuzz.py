@@ -19,11 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import shardtools
+from shardtools.errors import OutputBusyError
 from shardtools.jobs.exchange.collect import CollectTask, collect
 from shardtools.jobs.exchange.gather import GatherTask, gather
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.notes import GatherPlan, read_plan, write_plan
 from shardtools.jobs.exchange.same import Treatment
+from shardtools.jobs.exclusive import exclusive
 from shardtools.jobs.target import Target
 from shardtools.shards.sidecar import sidecar_url
 from tests.datasets import written_dataset
@@ -284,6 +286,21 @@ def test_mark_of_a_run(spill: tuple[Path, CollectTask]) -> None:
         path.write_bytes(data)
         with bounds(), our_errors():
             assert collect(task).samples == 20
+
+    run()
+
+
+def test_mark_of_a_job(folder: Path) -> None:
+    """Who has it is told of whatever is in it; nothing in it is taken for a process of this machine that is gone."""
+    mark = folder / "out-@1.tar.lock"
+    good = {"host": "h", "machine": "m", "pid": 1, "run": "r", "since": "s", "beats": 0}
+
+    @fuzz
+    @given(st.one_of(mutated_json(good), st.sampled_from([*nested(), b'{"beats": 1e400, "pid": 1e400}'])))
+    def run(data: bytes) -> None:
+        mark.write_bytes(data)
+        with bounds(), pytest.raises(OutputBusyError), exclusive(str(mark), take_over=False):
+            raise AssertionError("it was had")
 
     run()
 

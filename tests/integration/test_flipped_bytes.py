@@ -90,3 +90,25 @@ def test_training_gets_no_other_bytes(place: tuple[Path, str], size: int, on_err
         return
     keys = [key for keys, _ in train for key in keys]
     assert keys == [f"{i:03d}" for i in range(ROWS) if i != BAD]
+
+
+@pytest.mark.parametrize("ending", ["tar", "tgz"])
+@pytest.mark.parametrize("program", ["htmapper", "htshuffle", "htsort", "iteration"])
+def test_nothing_is_made_of_it(nginx: NginxServer, program: str, ending: str) -> None:
+    """Of local shards, too: what is made of other bytes would get a sidecar that is right."""
+    folder = nginx.root
+    rows: list[dict[str, object]] = [{"key": f"{i:03d}", "bin": b"%03d" % i * 30} for i in range(ROWS)]
+    written_dataset(folder, f"x-@1.{ending}", [rows])
+    path = folder / f"x-0.{ending}"
+    data = bytearray(path.read_bytes())
+    data[-20 if ending == "tgz" else 600] ^= 1
+    path.write_bytes(data)
+    if program == "iteration":
+        with pytest.raises(ShardtoolsError, match="x-0"):
+            list(st.open(f"{folder}/x-@1.{ending}"))
+        return
+    (folder / "same.py").write_text("def process_sample(record):\n    return record\n")
+    script = ["-p", "same.py"] if program == "htmapper" else []
+    done = call(*script, f"x-@1.{ending}", f"out-@1.{ending}", cwd=folder, program=program)
+    assert done.status == 1 and f"x-0.{ending}" in done.err, done
+    assert not (folder / f"out-0.{ending}").exists()

@@ -1,4 +1,4 @@
-"""Shards that are not what their sidecars say: told when they come from a server, or when the user insists."""
+"""Shards that are not what their sidecars say."""
 
 from __future__ import annotations
 
@@ -76,12 +76,16 @@ def test_a_sidecar_of_another_shard_is_ignored(folder: Path, nginx: NginxServer)
     assert outcome.error().startswith(f"{nginx.url}x-1.tar: it has no matching sidecar")
 
 
-def test_local_shards_are_checked_on_demand(folder: Path) -> None:
+def test_local_shards_are_checked_too(folder: Path) -> None:
+    """What is made of a damaged one would get a sidecar that is right."""
     shard = dataset(folder, folder / "d", "tar")
     damage(shard)
-    assert call("-p", "same.py", "d/x-@3.tar", "out/@3.tar", cwd=folder).status == 0
-    outcome = call("--verify", "-p", "same.py", "d/x-@3.tar", "sure/@3.tar", cwd=folder)
-    assert outcome.error().startswith(f"{shard}: its checksum is crc32:")
+    for option in ([], ["--verify"]):
+        outcome = call(*option, "-p", "same.py", "d/x-@3.tar", "out/@3.tar", "--overwrite", cwd=folder)
+        assert outcome.error().startswith(f"{shard}: its checksum is crc32:")
+        assert not (folder / "out" / "1.tar").exists()
+    shard.with_name("x-1.tar.index.npz").unlink()
+    assert call("-p", "same.py", "d/x-@3.tar", "bare/@3.tar", cwd=folder).status == 0
 
 
 def test_who_insists_gets_no_unverified_sample(folder: Path) -> None:

@@ -406,3 +406,17 @@ def test_no_io(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stat", "listdir", "scandir", "open", "lstat"):
         monkeypatch.setattr(os, name, None)
     assert len(spec_module.expand("/no/such-@3.tar::http://no.invalid/a::s3://none/b")) == 5
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "http:/u:SECRETPW@127.0.0.1:9/x.tar",
+        "http://u:a/SECRETPW@10.0.0.5/x.tar",
+        "https://u:SECRETPW/@10.0.0.5/x-@3.tar",
+    ],
+)
+def test_a_password_that_looks_like_a_path_is_not_shown(spec: str) -> None:
+    with pytest.raises(SpecError, match=r"https?://…: this is not a valid URL") as caught:
+        expand(spec)
+    assert "SECRET" not in str(caught.value)
