@@ -109,7 +109,7 @@ def _extract(given: dict[str, Any]) -> int:
     from shardtools.errors import StorageError
 
     mode = _mode(given)
-    if given["output"] == "/dev/stdout":
+    if given["output"] in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
         given["output"] = "-"  # so that nothing else is written between the rows
     options = run_options(given)
     try:

@@ -581,8 +581,9 @@ def test_devices_as_outputs(arguments: list[str], tmp_path: Path) -> None:
     plain = run("x-@1.tar", *arguments, cwd=tmp_path, program="htextract")
     assert plain.status == 0 and plain.out
     for _ in range(2):
-        shown = run("x-@1.tar", *arguments, "-o", "/dev/stdout", cwd=tmp_path, program="htextract")
-        assert shown == plain
+        for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+            shown = run("x-@1.tar", *arguments, "-o", name, cwd=tmp_path, program="htextract")
+            assert shown == plain
         gone = run("x-@1.tar", *arguments, "-o", "/dev/null", "-q", cwd=tmp_path, program="htextract")
         assert (gone.status, gone.out, gone.err) == (0, "", "")
     assert Path("/dev/null").is_char_device()

@@ -21,7 +21,8 @@ import shardtools
 from shardtools.errors import NotFoundError, SampleError, ShardtoolsError, SpecError
 from shardtools.torch import ShardBatches
 from shardtools.view import Dataset, FieldView
-from tests.datasets import written_dataset
+from tests.datasets import write_shard, written_dataset
+from tests.servers import NginxServer
 
 SIZES = (10, 0, 7, 6)
 TOTAL = sum(SIZES)
@@ -501,3 +502,14 @@ def test_what_is_larger_than_a_limit_can_be_asked_for(tmp_path: Path) -> None:
         with pytest.raises(ShardtoolsError, match="its value has more than 5,999 bytes"):
             np.asarray(small[index])
         assert not np.asarray(large[index]).any()
+
+
+def test_a_table_that_the_cache_has_and_that_is_damaged_is_made_again(nginx: NginxServer, tmp_path: Path) -> None:
+    write_shard(nginx.root / "x.tar", [("a.txt", b"1"), ("b.txt", b"2")])
+    spec = f"{nginx.url}x.tar"
+    assert shardtools.open(spec, cache=f"{tmp_path}/cache")[1]["txt"] == b"2"
+    [table] = (tmp_path / "cache" / "tables").iterdir()
+    good = table.read_bytes()
+    table.write_bytes(good[:100] + b"x" + good[101:])
+    assert shardtools.open(spec, cache=f"{tmp_path}/cache")[1]["txt"] == b"2"
+    assert table.read_bytes() == good
