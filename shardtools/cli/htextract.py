@@ -107,9 +107,10 @@ def main(**given: Any) -> None:
 
 def _extract(given: dict[str, Any]) -> int:
     from shardtools.errors import StorageError
+    from shardtools.storage.files import stream_number
 
     mode = _mode(given)
-    if given["output"] in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+    if given["output"] and stream_number(given["output"]) == 1:
         given["output"] = "-"  # so that nothing else is written between the rows
     options = run_options(given)
     try:

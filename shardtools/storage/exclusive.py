@@ -7,12 +7,26 @@ asked, once in each process, with an object that is thrown away: whoever creates
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from uuid import uuid4
 
-from shardtools.errors import ConflictUnsupportedError
+from shardtools.errors import ChangedError, ConflictUnsupportedError, StorageError
 from shardtools.spec import folder_of
 
 _known: dict[str, bool] = {}  # a place, and whether it keeps to it; a fork may know what its parent knew
+
+
+def can_win_twice(create: Callable[[bytes], object], delete: Callable[[], object]) -> bool:
+    """Return whether ``create``, which is to create an object only if there is none, succeeds twice; then delete it."""
+    create(b"1")
+    try:
+        create(b"2")
+    except ChangedError:
+        return False
+    finally:
+        with suppress(StorageError):  # who may write need not be allowed to delete
+            delete()
+    return True
 
 
 def ensure_exclusive(place: str, url: str, wins_twice: Callable[[str], bool]) -> None:

@@ -22,7 +22,7 @@ import requests
 
 from shardtools.errors import ChangedError, ExistsError, NotFoundError, StorageError
 from shardtools.storage import Buffer
-from shardtools.storage.exclusive import ensure_exclusive
+from shardtools.storage.exclusive import can_win_twice, ensure_exclusive
 from shardtools.storage.gs_client import GsClient, object_path, parse, split_url
 from shardtools.storage.http_client import count_of
 from shardtools.storage.retry import Budget, TransientError
@@ -212,15 +212,10 @@ def create_once(client: GsClient, url: str, data: bytes) -> None:
 
 def _wins_twice(client: GsClient, url: str) -> bool:
     """Return whether an object can be created twice, each time only if there is none; it is deleted again."""
-    put_object(client, url, b"1", uuid4().hex, exclusive=True)
-    try:
-        put_object(client, url, b"2", uuid4().hex, exclusive=True)
-    except ChangedError:
-        return False
-    finally:
-        with suppress(StorageError):  # who may write need not be allowed to delete
-            client.json("DELETE", url, object_path(url))
-    return True
+    return can_win_twice(
+        lambda data: put_object(client, url, data, uuid4().hex, exclusive=True),
+        lambda: client.json("DELETE", url, object_path(url)),
+    )
 
 
 def _read_entry(client: GsClient, url: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from zlib import crc32
 
 from shardtools.errors import AccessError, ChangedError, ExistsError, NotFoundError, StorageError
 from shardtools.storage import Buffer
-from shardtools.storage.exclusive import ensure_exclusive
+from shardtools.storage.exclusive import can_win_twice, ensure_exclusive
 from shardtools.storage.retry import TransientError
 from shardtools.storage.s3_client import S3Client, split_url
 
@@ -228,15 +228,10 @@ def _wins_twice(client: S3Client, url: str) -> bool:
     def delete(api: Api) -> None:
         api.delete_object(Bucket=bucket, Key=key)
 
-    put_object(client, url, b"1", uuid4().hex, exclusive=True)
-    try:
-        put_object(client, url, b"2", uuid4().hex, exclusive=True)
-    except ChangedError:
-        return False
-    finally:
-        with suppress(StorageError):  # who may write need not be allowed to delete
-            client.run(url, delete)
-    return True
+    return can_win_twice(
+        lambda data: put_object(client, url, data, uuid4().hex, exclusive=True),
+        lambda: client.run(url, delete),
+    )
 
 
 def read_write_id(client: S3Client, url: str) -> str | None:
