@@ -229,10 +229,10 @@ class Loader:
         judge = Judge(settings, stats)
         with closing(iter(prefetch)) as runs:
             raws = _cut(runs, current.stream)
-            made: Iterator[Batch] = map(recipe.plain, raws)
+            made = (recipe.plain(raw) for raw in raws)
             if recipe.works:
                 made = _decoded(recipe, raws, settings, current.workers, self._options)
-            with closing(_filled(judge, recipe, made)) as values:
+            with closing(made), closing(_filled(judge, recipe, made)) as values:
                 for value in values:
                     current.batches += 1
                     stats.add(batches=1)
@@ -269,7 +269,7 @@ def _joined(raw: Raw | None, run: Run, start: int, stop: int) -> Raw:
 
 def _decoded(
     recipe: Recipe, raws: Iterable[Raw], settings: Settings, workers: int, options: StorageOptions
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the batches, some of which are made ahead by threads."""
     threads = settings.threads or max(1, processors() // workers)
     ahead = max(2, -(-16 * threads // settings.batch_size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,13 @@ def test_a_bad_sample_is_named(bad: str) -> None:
         list(make(bad, transform=lambda number, label: 1 // 0))
     with pytest.raises(SampleError, match="cannot be collated"):
         list(make(bad, fields=("id",), transform=lambda number: np.zeros(number)))
+
+
+def test_an_error_that_is_kept_keeps_no_threads(bad: str) -> None:
+    before = set(threading.enumerate())
+    with pytest.raises(FieldError) as caught:
+        list(make(bad))
+    assert caught.tb is not None and set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -335,7 +335,7 @@ def test_seen_keys_in_many_small_batches() -> None:
 
 
 def reading_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("shardtools")]
+    return [thread.name for thread in threading.enumerate() if thread.name == "shardtools-ahead"]
 
 
 def is_open(path: Path) -> bool:
