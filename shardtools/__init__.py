@@ -5,9 +5,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "open": ("shardtools.view", "open_dataset"),
-    "Dataset": ("shardtools.view", "Dataset"),
-    "FieldView": ("shardtools.view", "FieldView"),
+    "open": ("shardtools.reading", "open_dataset"),
+    "Dataset": ("shardtools.reading", "Dataset"),
+    "FieldView": ("shardtools.view.field_view", "FieldView"),
     "Limits": ("shardtools.limits", "Limits"),
 }
 

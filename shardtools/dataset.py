@@ -5,7 +5,7 @@
 What an operation costs, in requests: to open it one (the manifest); the first sample of a shard two more (the shard's
 size and its sidecar); a sample one; a slice one for each shard (for `.tgz` and `.tar.zst`, from the entry point before
 it). Where there are no manifest and sidecars, what other programs have left may take their place, at one request more
-each (see ``shards/foreign.py``); shards without any are read once, from their start. By key: the sidecars of the
+each (see ``shards/foreign/``); shards without any are read once, from their start. By key: the sidecars of the
 shards up to the one that has it.
 """
 
@@ -27,11 +27,10 @@ from typing import Any, overload
 import numpy as np
 
 from shardtools.errors import SpecError, redact
-from shardtools.jobs.options import expand_sources
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.processors import processors
-from shardtools.shards import wids
-from shardtools.shards.energon import INFO
+from shardtools.shards.foreign import wids
+from shardtools.shards.foreign.energon import INFO
 from shardtools.shards.manifest import find_manifest
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard, keep_freed_memory
@@ -41,6 +40,7 @@ from shardtools.shards.tables import Tables
 from shardtools.shards.tar import Ints
 from shardtools.spec import is_local, name_of
 from shardtools.storage import StorageOptions, using
+from shardtools.storage.expansion import expand_sources
 
 logger = logging.getLogger(__name__)
 

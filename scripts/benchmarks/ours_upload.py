@@ -16,8 +16,8 @@ from benchmarks.model import Work
 def upload(source_name: str, destination: str, **rules: object) -> int:
     """Upload a source and return the number of samples."""
     from shardtools.jobs.options import RunOptions
-    from shardtools.jobs.sources.opening import SourceRules, open_sources
     from shardtools.jobs.upload import UploadOptions, plan_upload, run_upload
+    from shardtools.sources.opening import SourceRules, open_sources
 
     options = RunOptions(jobs=2)
     with closing(open_sources([source_name], SourceRules(**rules))) as source:  # type: ignore[arg-type]
@@ -40,7 +40,7 @@ def upload_folder(root: str, folder: str, extension: str, shards: int) -> Iterat
 @contextmanager
 def list_files(root: str, folder: str) -> Iterator[Work]:
     """List a folder and the folders in it."""
-    from shardtools.jobs.sources.opening import SourceRules, open_sources
+    from shardtools.sources.opening import SourceRules, open_sources
 
     def work() -> int:
         with closing(open_sources([os.path.join(root, folder)], SourceRules())) as source:

@@ -216,8 +216,8 @@ def _rows(given: dict[str, Any], options: RunOptions) -> int:
 
 def _progress(given: dict[str, Any], options: RunOptions, *, shows: bool) -> Progress:
     """Return a progress bar, which keeps silent where rows appear on the same terminal."""
-    from shardtools.jobs.options import expand_sources
     from shardtools.storage import using
+    from shardtools.storage.expansion import expand_sources
     from shardtools.storage.pipe import results
 
     with using(options.storage):

@@ -52,8 +52,8 @@ def main(**given: Any) -> None:
 def _index(given: dict[str, Any]) -> int:
     from shardtools.errors import JobError
     from shardtools.jobs.index import export, index
-    from shardtools.jobs.options import expand_sources
     from shardtools.storage import using
+    from shardtools.storage.expansion import expand_sources
 
     if given["check"] and (given["overwrite"] or given["export"]):
         other = "--overwrite" if given["overwrite"] else "--export"

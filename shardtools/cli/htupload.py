@@ -19,10 +19,10 @@ from shardtools.spec import parse_size
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
     from shardtools.jobs.run import Plan
-    from shardtools.jobs.sources import Source
-    from shardtools.jobs.sources.opening import Pairs, SourceRules
     from shardtools.jobs.target import ShardResult
     from shardtools.jobs.upload import UploadOptions
+    from shardtools.sources import Source
+    from shardtools.sources.opening import Pairs, SourceRules
 
 EPILOG = """\b
 Examples:
@@ -95,8 +95,8 @@ def main(**given: Any) -> None:
 
 
 def _upload(given: dict[str, Any]) -> int:
-    from shardtools.jobs.sources.opening import open_sources
     from shardtools.jobs.upload import check_layout, plan_upload
+    from shardtools.sources.opening import open_sources
     from shardtools.storage import using
 
     options = run_options(given)
@@ -143,7 +143,7 @@ def _run(plans: list[Plan], source: Source, options: RunOptions, quiet: bool) ->
 
 def _left_out(source: Source) -> tuple[int, int]:
     """Return how many files belong to no sample, and how many links lead out of their folder."""
-    from shardtools.jobs.sources.folder import LEADS_OUT
+    from shardtools.sources.folder import LEADS_OUT
 
     reasons = [reason for _, reason in source.left_out()]
     links = reasons.count(LEADS_OUT)
@@ -174,7 +174,7 @@ def _show_plans(plans: list[Plan], verbose: bool, source: Source) -> None:
 
 
 def _rules(given: dict[str, Any]) -> SourceRules:
-    from shardtools.jobs.sources.opening import SourceRules
+    from shardtools.sources.opening import SourceRules
 
     return SourceRules(
         key=given["key"],

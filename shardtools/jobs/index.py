@@ -26,15 +26,16 @@ from shardtools.errors import (
     StaleTableError,
     redact,
 )
-from shardtools.jobs.options import OnError, RunOptions, expand_sources
+from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
-from shardtools.shards import dali, wids
+from shardtools.shards.foreign import dali, wids
 from shardtools.shards.indexing import index_shard
 from shardtools.shards.manifest import ShardEntry, build_manifest, find_manifest, write_manifest
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
 from shardtools.spec import Destination, absolute, folder_of, identity, name_of, split_path
 from shardtools.storage import get_storage, using
+from shardtools.storage.expansion import expand_sources
 
 Format = Literal["wids", "dali"]
 """Whose index to write: ``wids``, one file that lists all shards, or ``dali``, one beside each shard."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from shardtools import engine
 from shardtools.errors import JobError, redact
 from shardtools.jobs.map_shard import MapTask, map_shard
-from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, refuse_existing
+from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
 from shardtools.jobs.replaced import find_replaced
 from shardtools.jobs.report import JobResult
 from shardtools.jobs.run import Plan, run_plan
@@ -21,6 +21,7 @@ from shardtools.processors import processors
 from shardtools.shards.manifest import common_facts
 from shardtools.spec import Destination
 from shardtools.storage import using
+from shardtools.storage.expansion import expand_sources
 
 
 def plan_map(sources: str | Sequence[str], destination: str, script: Script, options: RunOptions) -> Plan:

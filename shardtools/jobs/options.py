@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from shardtools.errors import JobError, OutputExistsError, RefusedError
 from shardtools.shards.packers import packer_for
 from shardtools.shards.sidecar import sidecar_url
-from shardtools.spec import Destination, absolute, expand, folder_of, identity, is_local, name_of
+from shardtools.spec import Destination, absolute, folder_of, identity, is_local, name_of
 from shardtools.storage import DEFAULT_OPTIONS, Storage, StorageOptions, get_storage
 
 OnError = Literal["fail", "skip"]
@@ -37,15 +37,6 @@ class RunOptions:
     on_error: OnError = "fail"
     report: str | None = None
     storage: StorageOptions = DEFAULT_OPTIONS
-
-
-def expand_sources(sources: str | Sequence[str]) -> list[str]:
-    """Return the URLs of the source shards; a ``*`` is looked up in its storage.
-
-    Raises:
-        SpecError: a spec is wrong, or names nothing.
-    """
-    return expand(sources, lambda prefix: get_storage(prefix).list(prefix))
 
 
 def check_outputs(sources: Sequence[str], destination: Destination, report: str | None = None) -> None:

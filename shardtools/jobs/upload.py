@@ -21,12 +21,12 @@ from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
 from shardtools.jobs.replaced import find_replaced
 from shardtools.jobs.report import JobResult, write_report
 from shardtools.jobs.run import Plan, run_plan
-from shardtools.jobs.sources import Ints, Source
 from shardtools.jobs.target import ShardResult, targets
 from shardtools.jobs.upload_shard import UploadTask, upload_shard
 from shardtools.processors import processors
 from shardtools.shards.packers import packer_for
 from shardtools.shards.tar import RECORD
+from shardtools.sources import Ints, Source
 from shardtools.spec import MAX_SHARDS, Destination, absolute, is_local
 from shardtools.storage import using
 

@@ -18,11 +18,11 @@ from typing import Any
 from shardtools.engine import check_cancelled
 from shardtools.errors import LimitError, ShardtoolsError
 from shardtools.jobs.options import OnError
-from shardtools.jobs.sources import Part
-from shardtools.jobs.sources.files import FilePart
 from shardtools.jobs.target import Counts, ShardResult, Target, digest, is_own, read_mark, shard_result, write_target
 from shardtools.shards.samples import Composer, Members
 from shardtools.shards.writer import Batch, ShardWriter
+from shardtools.sources import Part
+from shardtools.sources.files import FilePart
 from shardtools.storage import current_options
 
 FORMAT = 2

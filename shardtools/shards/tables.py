@@ -14,8 +14,8 @@ from hashlib import blake2b
 
 from shardtools.errors import StaleTableError, redact
 from shardtools.shards.compression import find_packing
-from shardtools.shards.energon import EnergonIndex
-from shardtools.shards.foreign import read_foreign
+from shardtools.shards.foreign.energon import EnergonIndex
+from shardtools.shards.foreign.read import read_foreign
 from shardtools.shards.indexing import index_shard, quick_index
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import dump, parse, read_sidecar

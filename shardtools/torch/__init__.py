@@ -1,15 +1,10 @@
 """Training on shards: the inputs for PyTorch and others.
 
-order.py      which sample stands where in an epoch        split.py      which rank and worker delivers it
-shard.py      the bytes of samples of one shard            prefetch.py   samples in order, read ahead by threads
-run.py        what was read, until it is in batches        files.py      open files of this machine
-assemble.py   decoded, transformed, collated               loader.py     the batches of one pass; errors; state
-batches.py    ShardBatches: numpy, without PyTorch         iterable.py   ShardIterable, for a DataLoader
-mapping.py    ShardMap, map-style                          mixing.py     mix: several datasets as one
-choices.py    which of them gives each batch               wds.py        our storage for webdataset
-control.py    what processes share: epoch, start, stats    state.py      where a loader stands, as JSON
-tf.py         to_tf, a tf.data.Dataset
+iterable.py   ShardIterable, for a DataLoader       mapping.py   ShardMap, map-style
+mixing.py     mix: several datasets as one          ranks.py     which rank this process is
+wds.py        our storage for webdataset
 
+The work is done by ``shardtools.loader``, which does without PyTorch.
 PyTorch itself is imported when a name that needs it is asked for.
 """
 
@@ -17,10 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shardtools.torch.order import Window
+from shardtools.loader.order import Window
 
 if TYPE_CHECKING:
-    from shardtools.torch.batches import ShardBatches
+    from shardtools.loader.batches import ShardBatches
     from shardtools.torch.iterable import ShardIterable
     from shardtools.torch.mapping import ShardMap
     from shardtools.torch.mixing import Mixture, mix
@@ -29,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Mixture", "ShardBatches", "ShardIterable", "ShardMap", "Window", "mix", "wds_opener"]
 
 _LAZY = {
-    "ShardBatches": "shardtools.torch.batches",
+    "ShardBatches": "shardtools.loader.batches",
     "ShardIterable": "shardtools.torch.iterable",
     "ShardMap": "shardtools.torch.mapping",
     "Mixture": "shardtools.torch.mixing",

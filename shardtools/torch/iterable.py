@@ -10,14 +10,14 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from shardtools.dataset import ShardedDataset, storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
+from shardtools.loader.assemble import Collate
+from shardtools.loader.control import Control
+from shardtools.loader.loader import MEMORY, Loader, OnError, Pass, Settings
+from shardtools.loader.order import Shuffle
+from shardtools.loader.split import Split, Stream, Uneven
 from shardtools.shards.names import names_of
 from shardtools.shards.tar import Ints
-from shardtools.torch.assemble import Collate
-from shardtools.torch.control import Control
-from shardtools.torch.loader import MEMORY, Loader, OnError, Pass, Settings
-from shardtools.torch.order import Shuffle
 from shardtools.torch.ranks import find_rank
-from shardtools.torch.split import Split, Stream, Uneven
 
 Auto = Literal["auto"]
 

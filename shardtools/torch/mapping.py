@@ -14,12 +14,12 @@ from torch.utils.data import Dataset
 
 from shardtools.dataset import ShardedDataset, normalize, storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
+from shardtools.loader.assemble import Raw, Recipe
+from shardtools.loader.shard import Shards, data_fields, read_columns
+from shardtools.loader.stats import Stats
 from shardtools.shards.names import names_of
 from shardtools.shards.tar import Ints
 from shardtools.storage import StorageOptions, follow, using
-from shardtools.torch.assemble import Raw, Recipe
-from shardtools.torch.shard import Shards, data_fields, read_columns
-from shardtools.torch.stats import Stats
 
 THREADS = 16
 """Threads that read and decode, by default."""

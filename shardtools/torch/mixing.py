@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import IterableDataset
 
 from shardtools.errors import JobError
-from shardtools.torch.choices import Choices, Stop, choose
-from shardtools.torch.control import Control
+from shardtools.loader.choices import Choices, Stop, choose
+from shardtools.loader.control import Control
 from shardtools.torch.iterable import ShardIterable, shared, this_worker
 
 VERSION = 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import torch.distributed as distributed
 
 from shardtools.errors import JobError
+from shardtools.loader.ranks import check_rank, rank_of_environment
 
 
 def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -15,25 +16,8 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """
     if (rank is None) != (world_size is None):
         raise JobError("rank and world_size must be given together", fix="give both, or neither")
-    if rank is None or world_size is None:
-        rank, world_size = _of_torch() or _of_environment()
-    if not 0 <= rank < world_size:
-        raise JobError(f"rank {rank} is out of range for world_size {world_size}", fix="ranks are numbered from 0")
-    return rank, world_size
-
-
-def _of_torch() -> tuple[int, int] | None:
-    import torch.distributed as distributed
-
+    if rank is not None and world_size is not None:
+        return check_rank(rank, world_size)
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
-    return None
-
-
-def _of_environment() -> tuple[int, int]:
-    try:
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    except KeyError:
-        return 0, 1
-    except ValueError as error:
-        raise JobError("the environment variables RANK and WORLD_SIZE are not numbers", fix="unset them") from error
+    return check_rank(*rank_of_environment())

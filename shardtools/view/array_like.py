@@ -38,6 +38,11 @@ class ArrayLike(NDArrayOperatorsMixin):
 
     @property
     @abstractmethod
+    def ndim(self) -> int:
+        """The number of axes."""
+
+    @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Bytes of all elements, decoded."""
 

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shardtools import engine
-from shardtools.jobs.options import RunOptions
-from shardtools.jobs.ordered import run_in_order
-
-if TYPE_CHECKING:
-    from shardtools.view.field_view import FieldView
+from shardtools.engine.ordered import run_in_order
+from shardtools.view.array_like import ArrayLike
 
 Axes = tuple[int, ...]
 
@@ -42,7 +39,7 @@ class Moments:
     count: int
 
 
-def reduce(view: FieldView, name: str, axis: Any) -> Any:
+def reduce(view: ArrayLike, name: str, axis: Any) -> Any:
     """Return what numpy's function ``name`` gives for the array of all samples."""
     axes = _axes(axis, view.ndim)
     if 0 in axes:
@@ -50,7 +47,7 @@ def reduce(view: FieldView, name: str, axis: Any) -> Any:
     return np.concatenate(_fold(view, _one_reduced, (name, axes), list.__iadd__))
 
 
-def moments(view: FieldView, axis: Any) -> Moments:
+def moments(view: ArrayLike, axis: Any) -> Moments:
     """Return mean and squares along ``axis``: those of parts are joined as by Chan, Golub and LeVeque (1979)."""
     axes = _axes(axis, view.ndim)
     if 0 in axes:
@@ -69,28 +66,27 @@ def _axes(axis: Any, ndim: int) -> Axes:
     return fixed
 
 
-def _fold(view: FieldView, of: Callable[..., Any], arguments: tuple[Any, ...], join: Callable[..., Any]) -> Any:
+def _fold(view: ArrayLike, of: Callable[..., Any], arguments: tuple[Any, ...], join: Callable[..., Any]) -> Any:
     """Return the parts that ``of`` makes of batches, joined in order, so that the result never depends on timing."""
-    spec = str(view.dataset.spec)
-    tasks = [engine.Task(of, (batch, *arguments), spec) for batch in view.pieces(BATCH)]
+    tasks = [engine.Task(of, (batch, *arguments), "a part of a view") for batch in view.pieces(BATCH)]
     found: list[Any] = []
 
     def take(part: Any) -> None:
         found[:] = [join(found[0], part)] if found else [part]
 
-    run_in_order(tasks, take, RunOptions())
+    run_in_order(tasks, take)
     return found[0]
 
 
-def _reduced(view: FieldView, name: str, axes: Axes) -> Any:
+def _reduced(view: ArrayLike, name: str, axes: Axes) -> Any:
     return _UFUNCS[name].reduce(np.asarray(view), axis=axes)
 
 
-def _one_reduced(view: FieldView, name: str, axes: Axes) -> list[Any]:
+def _one_reduced(view: ArrayLike, name: str, axes: Axes) -> list[Any]:
     return [_reduced(view, name, axes)]
 
 
-def _moments(view: FieldView, axes: Axes) -> Moments:
+def _moments(view: ArrayLike, axes: Axes) -> Moments:
     array: npt.NDArray[Any] = np.asarray(view)
     wide = array.astype(np.result_type(array.dtype, np.float64), copy=False)
     mean = wide.mean(axis=axes, keepdims=True)
@@ -98,7 +94,7 @@ def _moments(view: FieldView, axes: Axes) -> Moments:
     return Moments(np.squeeze(mean, axis=axes)[()], squares, int(np.prod([array.shape[a] for a in axes])))
 
 
-def _one_moments(view: FieldView, axes: Axes) -> list[Moments]:
+def _one_moments(view: ArrayLike, axes: Axes) -> list[Moments]:
     return [_moments(view, axes)]
 
 

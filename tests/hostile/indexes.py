@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from shardtools.shards import dali
+from shardtools.shards.foreign import dali
 from shardtools.shards.indexing import index_shard
 from tests.hostile.strategies import NUMBERS, TEXTS
 

@@ -17,9 +17,9 @@ from PIL import Image
 from shardtools.errors import NotFoundError, RefusedError
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.report import JobResult
-from shardtools.jobs.sources.files import FileRules
-from shardtools.jobs.sources.folder import list_folder
 from shardtools.jobs.upload import UploadOptions, plan_upload, run_upload, upload
+from shardtools.sources.files import FileRules
+from shardtools.sources.folder import list_folder
 from tests.cli.command import finish, path_of, run, start
 from tests.dask_cluster import dask_cluster
 from tests.datasets import UPLOADS, members, snapshot

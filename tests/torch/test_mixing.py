@@ -18,8 +18,9 @@ pytest.importorskip("torch")
 from torch.utils.data import DataLoader
 
 from shardtools.errors import JobError
-from shardtools.torch import Mixture, ShardIterable, choices, mix
-from shardtools.torch.choices import Stop, choose
+from shardtools.loader import choices
+from shardtools.loader.choices import Stop, choose
+from shardtools.torch import Mixture, ShardIterable, mix
 from tests.datasets import written_dataset
 from tests.torch.conftest import samples
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardtools.errors import JobError
-from shardtools.torch import order as module
-from shardtools.torch.order import Full, Shuffle, Window, Windowed, generator, make_order
+from shardtools.loader import order as module
+from shardtools.loader.order import Full, Shuffle, Window, Windowed, generator, make_order
 
 COUNTS = st.lists(st.integers(0, 40), max_size=12)
 WINDOWS = st.builds(Window, st.integers(1, 40), st.integers(1, 9), st.integers(1, 5))
@@ -67,7 +67,7 @@ KNOWN = {
 
 
 def test_it_does_not_depend_on_the_process() -> None:
-    code = "from shardtools.torch.order import *; print(make_order([50, 60], True, 1, 2).at(np.arange(110)).tolist())"
+    code = "from shardtools.loader.order import *; print(make_order([50, 60], True, 1, 2).at(np.arange(110)).tolist())"
     runs = {
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, check=True, capture_output=True

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardtools.torch.split import Split, Uneven, worker_stream
+from shardtools.loader.split import Split, Uneven, worker_stream
 
 NUMBERS = st.integers(1, 9)
 

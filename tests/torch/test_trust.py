@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("torch")
 
 from shardtools.errors import SpecError
+from shardtools.loader.batches import ShardBatches
 from shardtools.torch import ShardIterable, ShardMap
-from shardtools.torch.batches import ShardBatches
 from tests.datasets import write_dataset
 
 

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 import shardtools
 from shardtools.errors import LimitError, NotFoundError, ShardError, SpecError
 from shardtools.limits import Limits
-from shardtools.shards import dali, wids
-from shardtools.shards.energon import EnergonIndex
-from shardtools.shards.foreign import read_foreign
+from shardtools.shards.foreign import dali, wids
+from shardtools.shards.foreign.energon import EnergonIndex
+from shardtools.shards.foreign.listing import Listing, sidecar_of
+from shardtools.shards.foreign.read import read_foreign
 from shardtools.shards.indexing import index_shard
-from shardtools.shards.listing import Listing, sidecar_of
 from shardtools.shards.manifest import ShardEntry
 from shardtools.shards.table import ShardTable
 from shardtools.shards.trust import check_place

@@ -20,9 +20,9 @@ from PIL import Image
 import shardtools as st
 from shardtools.errors import CorruptError, ShardError, TruncatedError
 from shardtools.jobs.index import index
-from shardtools.jobs.sources.opening import open_sources
 from shardtools.shards.kinds import check_tar
 from shardtools.shards.reader import read_blocks
+from shardtools.sources.opening import open_sources
 from shardtools.torch import ShardIterable
 from tests.tars import archive, files, header, make_tar, member
 

@@ -31,10 +31,10 @@ from shardtools.errors import (
     NotFoundError,
     TruncatedError,
 )
-from shardtools.jobs.sources.archive import open_archive
-from shardtools.jobs.sources.files import FileRules
-from shardtools.jobs.sources.opening import SourceRules, open_sources
 from shardtools.limits import Limits
+from shardtools.sources.archive import open_archive
+from shardtools.sources.files import FileRules
+from shardtools.sources.opening import SourceRules, open_sources
 from shardtools.storage import StorageOptions, using
 from tests.servers import NginxServer
 from tests.tars import END, FORMATS, Member, Shard, archive, header, make_tar, member, patch, pax, shards
@@ -389,7 +389,7 @@ def test_no_room_to_unpack(tmp_path: Path) -> None:
     url = write(tmp_path / "a.tgz", gzip.compress(make_tar([Member("a.bin", bytes(3_000_000))])))
     code = (
         "import resource, signal, sys\n"
-        "from shardtools.jobs.sources.opening import open_sources\n"
+        "from shardtools.sources.opening import open_sources\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
         "open_sources([sys.argv[1]])\n"

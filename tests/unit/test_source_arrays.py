@@ -20,11 +20,11 @@ import pytest
 import webdataset
 
 from shardtools.errors import ChangedError, CorruptError, FieldError, JobError, NotFoundError
-from shardtools.jobs.sources import array_file
-from shardtools.jobs.sources.arrays import ArrayRules, ArraySource, open_array
 from shardtools.jobs.upload import UploadOptions, upload
 from shardtools.shards.fields import decode
 from shardtools.shards.npy import read_header
+from shardtools.sources import array_file
+from shardtools.sources.arrays import ArrayRules, ArraySource, open_array
 from tests.servers import NginxServer
 
 IMAGES_AND_LABELS = ArrayRules((("png", "images"), ("cls", "labels")))
@@ -246,7 +246,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     del big
     code = f"""
 import numpy as np
-from shardtools.jobs.sources.arrays import open_array
+from shardtools.sources.arrays import open_array
 
 def peak():  # of this program alone, other than that of getrusage
     with open("/proc/self/status") as file:

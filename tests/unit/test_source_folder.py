@@ -24,12 +24,12 @@ from shardtools.errors import (
     RefusedError,
     SpecError,
 )
-from shardtools.jobs.sources import Source
-from shardtools.jobs.sources.files import FileRules, ordered
-from shardtools.jobs.sources.folder import LEADS_OUT, list_folder, list_paths, read_file
-from shardtools.jobs.sources.opening import SourceRules, open_sources
 from shardtools.limits import Limits
 from shardtools.shards.samples import Composer
+from shardtools.sources import Source
+from shardtools.sources.files import FileRules, ordered
+from shardtools.sources.folder import LEADS_OUT, list_folder, list_paths, read_file
+from shardtools.sources.opening import SourceRules, open_sources
 from shardtools.storage import StorageOptions, using
 
 Tree = Mapping[str, bytes]

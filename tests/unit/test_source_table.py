@@ -35,12 +35,12 @@ from shardtools.errors import (
     ShardtoolsError,
     SpecError,
 )
-from shardtools.jobs.sources import parquet
-from shardtools.jobs.sources.rows import RowsBuilder
-from shardtools.jobs.sources.table import TableRules, TableSource, file_place, open_table
 from shardtools.jobs.upload import UploadOptions, upload
 from shardtools.limits import Limits
 from shardtools.shards.fields import decode
+from shardtools.sources import parquet
+from shardtools.sources.rows import RowsBuilder
+from shardtools.sources.table import TableRules, TableSource, file_place, open_table
 from shardtools.storage import StorageOptions, using
 from tests.servers import NginxServer
 
@@ -243,7 +243,7 @@ def test_a_key_twice_names_both_rows(table: Path) -> None:
 
 
 def test_keys_with_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shardtools.jobs.sources.rows.hash", lambda key: 7, raising=False)
+    monkeypatch.setattr("shardtools.sources.rows.hash", lambda key: 7, raising=False)
     builder = RowsBuilder("t", "line", 0)
     for i in range(10):
         builder.add(i, f"k{i}", [])
@@ -499,8 +499,8 @@ def images(count: int) -> list[bytes]:
 @pytest.mark.parametrize("small", [True, False])
 def test_bytes_of_parquet(tmp_path: Path, group: int, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not small:
-        monkeypatch.setattr("shardtools.jobs.sources.parquet._SMALL", 0)
-        monkeypatch.setattr("shardtools.jobs.sources.parquet._BATCH_BYTES", 5000)
+        monkeypatch.setattr("shardtools.sources.parquet._SMALL", 0)
+        monkeypatch.setattr("shardtools.sources.parquet._BATCH_BYTES", 5000)
     path = write_parquet(
         tmp_path / "a.parquet", {"jpg": images(50), "x": list(range(50)), "raw": images(50)}, row_group_size=group
     )
@@ -579,7 +579,7 @@ def test_a_value_of_parquet_that_its_field_does_not_take(tmp_path: Path) -> None
 
 def test_parquet_on_a_server(nginx: NginxServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"_SMALL": 0, "_FETCH_SIZE": 1 << 14, "_BATCH_BYTES": 50_000}.items():
-        monkeypatch.setattr(f"shardtools.jobs.sources.parquet.{name}", value)
+        monkeypatch.setattr(f"shardtools.sources.parquet.{name}", value)
     rng = np.random.default_rng(0)
     data = [rng.bytes(10_000) for _ in range(100)]
     path = nginx.root / "a.parquet"
@@ -614,7 +614,7 @@ def test_no_parquet(tmp_path: Path) -> None:
 
 
 def test_damaged_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shardtools.jobs.sources.parquet._SMALL", 0)
+    monkeypatch.setattr("shardtools.sources.parquet._SMALL", 0)
     path = Path(write_parquet(tmp_path / "a.parquet", {"bin": images(20)}, row_group_size=5, compression="gzip"))
     whole = path.read_bytes()
     path.write_bytes(whole[:4] + b"\xff" * 1000 + whole[1004:])
@@ -635,7 +635,7 @@ def test_without_pyarrow(tmp_path: Path) -> None:
 import sys
 sys.modules["pyarrow"] = None
 from shardtools.errors import JobError
-from shardtools.jobs.sources.table import TableRules, open_table
+from shardtools.sources.table import TableRules, open_table
 assert len(open_table({str(tmp_path / "a.csv")!r}, TableRules(values=(("cls", "label"),)))) == 1
 try:
     open_table({str(tmp_path / "a.parquet")!r}, TableRules())
@@ -663,7 +663,7 @@ def test_an_upload_is_the_table(table: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def test_an_upload_of_parquet_that_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shardtools.jobs.sources.parquet._SMALL", 1000)
+    monkeypatch.setattr("shardtools.sources.parquet._SMALL", 1000)
     path = write_parquet(tmp_path / "a.parquet", {"jpg": images(50)}, row_group_size=7)
     with pytest.raises(JobError, match="only be read in its own order"):
         upload(open_table(path, TableRules()), f"{tmp_path}/x-@2.tar", UploadOptions(shuffle=True))

@@ -19,8 +19,9 @@ from hypothesis.extra import numpy as hnp
 
 import shardtools
 from shardtools.errors import NotFoundError, SampleError, ShardtoolsError, SpecError
+from shardtools.reading import Dataset
 from shardtools.torch import ShardBatches
-from shardtools.view import Dataset, FieldView
+from shardtools.view.field_view import FieldView
 from tests.datasets import write_shard, written_dataset
 from tests.servers import NginxServer
 

@@ -12,7 +12,7 @@ from shardtools.errors import AccessError, JobError, LimitError, NotFoundError, 
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.same import Treatment
 from shardtools.jobs.exchange.spill import spill_of
-from shardtools.jobs.options import RunOptions, check_outputs, expand_sources, refuse_existing
+from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, find_replaced
 from shardtools.jobs.target import digest
 from shardtools.json_text import parse_json
@@ -22,6 +22,7 @@ from shardtools.shards.sidecar import read_sidecar
 from shardtools.shards.tar import BLOCK, RECORD
 from shardtools.spec import MAX_SHARDS, Destination, expand, identity, name_of
 from shardtools.storage import get_storage, read_limited, using
+from shardtools.storage.expansion import expand_sources
 
 FORMAT = 2
 """Raised whenever the same job would write other bytes than before."""

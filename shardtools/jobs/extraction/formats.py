@@ -20,9 +20,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from shardtools.errors import FieldError, JobError, SampleError
-from shardtools.jobs.cells import ENTRY, INTEGERS, JSON, MARK, Untold, dump_untold, from_cell, kind_of, to_cell
 from shardtools.jobs.extraction.chunks import Blob, describe
 from shardtools.shards.fields import decode, extension
+from shardtools.sources.cells import ENTRY, INTEGERS, JSON, MARK, Untold, dump_untold, from_cell, kind_of, to_cell
 
 Format = Literal["tsv", "csv", "jsonl", "parquet", "npy"]
 Binary = Literal["describe", "raw", "base64"]

@@ -17,10 +17,11 @@ from shardtools.jobs.extraction.pieces import Found
 from shardtools.jobs.extraction.rows import EXTRACT, Enough, Extraction, RowsTask, extract_rows
 from shardtools.jobs.extraction.spill import Spill, sweep
 from shardtools.jobs.extraction.terminal import for_terminal
-from shardtools.jobs.options import RunOptions, expand_sources
+from shardtools.jobs.options import RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.script import function
 from shardtools.storage import get_storage, using
+from shardtools.storage.expansion import expand_sources
 
 TEXT_FORMATS = ("tsv", "csv", "jsonl")
 

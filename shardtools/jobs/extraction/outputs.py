@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from shardtools.errors import JobError
-from shardtools.jobs.cells import ENTRY, MOST_UNTOLD, Untold, dump_untold, parse_untold
 from shardtools.jobs.extraction.formats import Layout, Rows, Schema, encoder
+from shardtools.sources.cells import ENTRY, MOST_UNTOLD, Untold, dump_untold, parse_untold
 from shardtools.storage import Sink
 
 

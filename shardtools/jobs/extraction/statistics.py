@@ -21,13 +21,14 @@ from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError
 from shardtools.jobs.extraction.chunks import Needs, ShardChunks, indexed
 from shardtools.jobs.extraction.formats import is_binary, show
 from shardtools.jobs.extraction.where import Condition
-from shardtools.jobs.options import OnError, RunOptions, expand_sources
+from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.shards.fields import extension, open_image
 from shardtools.shards.manifest import CLASS_FIELD, class_names
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.table import ShardTable
 from shardtools.storage import using
+from shardtools.storage.expansion import expand_sources
 
 IMAGES = frozenset(("png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm", "tif", "tiff"))
 

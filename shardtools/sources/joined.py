@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from shardtools.errors import DuplicateKeyError, JobError
-from shardtools.jobs.sources import Ints, Part, Source
-from shardtools.jobs.sources.names import number_key
 from shardtools.shards.reader import SeenKeys
+from shardtools.sources import Ints, Part, Source
+from shardtools.sources.names import number_key
 
 _BATCH = 1 << 16
 

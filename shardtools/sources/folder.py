@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from shardtools.errors import JobError, StorageError
-from shardtools.jobs.sources import Ints
-from shardtools.jobs.sources.files import FileRules, FileSource, ordered
+from shardtools.sources import Ints
+from shardtools.sources.files import FileRules, FileSource, ordered
 from shardtools.storage import check_stop, current_options
 from shardtools.storage.files import irregular, open_regular, os_errors, storage_error
 

@@ -21,11 +21,11 @@ from typing import IO, Any
 import numpy as np
 
 from shardtools.errors import CorruptError, DuplicateKeyError, JobError
-from shardtools.jobs.sources import Ints
-from shardtools.jobs.sources.names import number_key
-from shardtools.jobs.sources.table_rules import TableRules, key_column, no_rules, require
 from shardtools.json_text import parse_json
 from shardtools.shards.names import is_key
+from shardtools.sources import Ints
+from shardtools.sources.names import number_key
+from shardtools.sources.table_rules import TableRules, key_column, no_rules, require
 from shardtools.storage import check_stop, current_options, get_storage
 
 

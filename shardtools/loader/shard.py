@@ -20,14 +20,14 @@ import numpy as np
 
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import StorageError
+from shardtools.loader.files import Files
+from shardtools.loader.stats import Stats
 from shardtools.shards.members import IndexedShard, Uncut, first_wrong, wrong_checksum
 from shardtools.shards.table import Keys, ShardTable
 from shardtools.shards.tar import Ints
 from shardtools.spec import is_local, name_of
 from shardtools.storage import StorageOptions, using
 from shardtools.storage.files import os_errors
-from shardtools.torch.files import Files
-from shardtools.torch.stats import Stats
 
 TOGETHER = 1 << 13
 """Bytes between the ends of a sample up to which samples of a local file are read together with their neighbours. The

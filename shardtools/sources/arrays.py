@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from shardtools.errors import CorruptError, JobError, redact
-from shardtools.jobs.sources import Ints, Source
-from shardtools.jobs.sources.array_file import Array, ArrayFile, OpenFile, close, opened
-from shardtools.jobs.sources.names import check_fields, number_key
 from shardtools.shards.fields import encode, extension
 from shardtools.shards.npy import Header
 from shardtools.shards.tar import BLOCK
+from shardtools.sources import Ints, Source
+from shardtools.sources.array_file import Array, ArrayFile, OpenFile, close, opened
+from shardtools.sources.names import check_fields, number_key
 from shardtools.spec import absolute, split_path
 from shardtools.storage import get_storage
 

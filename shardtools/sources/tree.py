@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from shardtools.errors import ChangedError, DuplicateKeyError, JobError, TruncatedError
-from shardtools.jobs.sources import Ints
-from shardtools.jobs.sources.files import FileRules, ordered
+from shardtools.sources import Ints
+from shardtools.sources.files import FileRules, ordered
 from shardtools.storage import current_options
 from shardtools.storage.files import os_errors
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shardtools.errors import AccessError, LimitError, NotFoundError, RefusedError
-from shardtools.shards import dali
-from shardtools.shards.energon import EnergonIndex
-from shardtools.shards.listing import Listing, sidecar_of
+from shardtools.shards.foreign import dali
+from shardtools.shards.foreign.energon import EnergonIndex
+from shardtools.shards.foreign.listing import Listing, sidecar_of
 from shardtools.shards.sidecar import Sidecar
 from shardtools.spec import name_of
 from shardtools.storage import read_limited

@@ -18,17 +18,17 @@ import numpy as np
 
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import JobError, SampleError, ShardtoolsError
+from shardtools.loader.assemble import Batch, Collate, Raw, Recipe
+from shardtools.loader.control import Control
+from shardtools.loader.order import Shuffle, describe_shuffle, make_order
+from shardtools.loader.prefetch import Prefetch, shut_down
+from shardtools.loader.run import Run
+from shardtools.loader.shard import SPECIAL, Shards, data_fields
+from shardtools.loader.split import Split, Stream, Uneven, worker_stream
+from shardtools.loader.state import State, check_same, digest, parse_state
+from shardtools.loader.stats import Stats
 from shardtools.processors import processors
 from shardtools.storage import StorageOptions, follow
-from shardtools.torch.assemble import Batch, Collate, Raw, Recipe
-from shardtools.torch.control import Control
-from shardtools.torch.order import Shuffle, describe_shuffle, make_order
-from shardtools.torch.prefetch import Prefetch, shut_down
-from shardtools.torch.run import Run
-from shardtools.torch.shard import SPECIAL, Shards, data_fields
-from shardtools.torch.split import Split, Stream, Uneven, worker_stream
-from shardtools.torch.state import State, check_same, digest, parse_state
-from shardtools.torch.stats import Stats
 
 OnError = Literal["raise", "skip"] | Callable[[ShardtoolsError], object]
 

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shardtools.errors import CorruptError, TruncatedError
-from shardtools.jobs.sources import Ints
-from shardtools.jobs.sources.tree import REPAIR, Archive, ArchiveFiles, Tree, to_column
 from shardtools.shards.kinds import check_tar
 from shardtools.shards.table import decode_name
 from shardtools.shards.tar import (
@@ -29,6 +27,8 @@ from shardtools.shards.tar import (
     parse_number,
     parse_pax,
 )
+from shardtools.sources import Ints
+from shardtools.sources.tree import REPAIR, Archive, ArchiveFiles, Tree, to_column
 from shardtools.storage import check_stop, current_options
 from shardtools.storage.files import os_errors
 

@@ -29,14 +29,14 @@ from shardtools.errors import (
     StorageError,
     UnavailableError,
 )
+from shardtools.loader.order import Order
+from shardtools.loader.run import AskedRun, Located, Run
+from shardtools.loader.shard import FieldShard, LocalShard, Shards
+from shardtools.loader.split import Stream
+from shardtools.loader.stats import Stats
 from shardtools.shards.open_shard import keep_freed_memory
 from shardtools.shards.tar import Ints
 from shardtools.storage import StorageOptions, using
-from shardtools.torch.order import Order
-from shardtools.torch.run import AskedRun, Located, Run
-from shardtools.torch.shard import FieldShard, LocalShard, Shards
-from shardtools.torch.split import Stream
-from shardtools.torch.stats import Stats
 
 NEAR_THREADS = 2
 """Threads that read files of this machine: more of them wait for each other."""

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from shardtools.errors import JobError, NotFoundError, SpecError
-from shardtools.jobs.options import expand_sources
-from shardtools.jobs.sources import Source
-from shardtools.jobs.sources.files import KEY_RULES, FileRules, FileSource, KeyRule
-from shardtools.jobs.sources.joined import JoinedSource
-from shardtools.jobs.sources.names import number_key
 from shardtools.shards.names import names_of
+from shardtools.sources import Source
+from shardtools.sources.files import KEY_RULES, FileRules, FileSource, KeyRule
+from shardtools.sources.joined import JoinedSource
+from shardtools.sources.names import number_key
 from shardtools.spec import absolute, identity, is_local, name_of, scheme_of
 from shardtools.storage import get_storage
+from shardtools.storage.expansion import expand_sources
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -155,11 +155,11 @@ def _either(names: Iterable[str]) -> str:
 
 def _open(url: str, kind: _Kind, rules: SourceRules) -> Source:
     if kind is _TABLE:
-        from shardtools.jobs.sources.table import TableRules, open_table
+        from shardtools.sources.table import TableRules, open_table
 
         return open_table(url, TableRules(rules.files, rules.values, rules.key))
     if kind is _ARRAYS:
-        from shardtools.jobs.sources.arrays import ArrayRules, open_array
+        from shardtools.sources.arrays import ArrayRules, open_array
 
         return open_array(url, ArrayRules(rules.arrays))
     key: KeyRule = rules.key or "path"  # type: ignore[assignment]
@@ -168,19 +168,19 @@ def _open(url: str, kind: _Kind, rules: SourceRules) -> Source:
 
 
 def _open_list(url: str, rules: FileRules) -> Source:
-    from shardtools.jobs.sources.folder import list_paths
+    from shardtools.sources.folder import list_paths
 
     return list_paths(url, get_storage(url).read(url), rules)
 
 
 def _open_folder(url: str, rules: FileRules) -> Source:
-    from shardtools.jobs.sources.folder import list_folder
+    from shardtools.sources.folder import list_folder
 
     return list_folder(url, rules)
 
 
 def _open_archive(url: str, rules: FileRules) -> Source:
-    from shardtools.jobs.sources.archive import open_archive
+    from shardtools.sources.archive import open_archive
 
     return open_archive(url, rules)
 

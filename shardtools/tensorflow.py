@@ -17,15 +17,15 @@ import numpy.typing as npt
 
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import JobError, ShardtoolsError
+from shardtools.loader.assemble import Collate, Raw, Recipe
+from shardtools.loader.control import Control
+from shardtools.loader.loader import MEMORY, Loader, OnError, Pass, Settings
+from shardtools.loader.order import Shuffle
+from shardtools.loader.ranks import check_rank
+from shardtools.loader.split import Uneven, worker_stream
 from shardtools.shards.names import names_of
 from shardtools.shards.open_shard import OpenShard
 from shardtools.spec import name_of
-from shardtools.torch.assemble import Collate, Raw, Recipe
-from shardtools.torch.control import Control
-from shardtools.torch.loader import MEMORY, Loader, OnError, Pass, Settings
-from shardtools.torch.order import Shuffle
-from shardtools.torch.ranks import find_rank
-from shardtools.torch.split import Uneven, worker_stream
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -74,7 +74,7 @@ def to_tf(
     """
     tf = _tensorflow()
     fields = names_of(fields)
-    find_rank(rank, world_size)
+    check_rank(rank, world_size)
     names: Names = "collate()" if collate is not None else "transform()" if transform is not None else fields
     if collate is None and (decode or transform is not None):
         collate = partial(_stack, names)

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shardtools.errors import CorruptError, FullError, ShardError, StorageError, TruncatedError
-from shardtools.jobs.sources.files import FileRules, FileSource
-from shardtools.jobs.sources.tar_tree import list_tar
-from shardtools.jobs.sources.tree import REPAIR, Archive, stamp_of
-from shardtools.jobs.sources.zip_tree import list_zip
 from shardtools.shards.compression import GZIP_MAGIC, ZSTD_MAGIC, unpack
+from shardtools.sources.files import FileRules, FileSource
+from shardtools.sources.tar_tree import list_tar
+from shardtools.sources.tree import REPAIR, Archive, stamp_of
+from shardtools.sources.zip_tree import list_zip
 from shardtools.spec import absolute, scheme_of
 from shardtools.storage import check_stop, get_storage
 from shardtools.storage.files import os_errors, storage_error

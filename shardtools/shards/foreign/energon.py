@@ -25,7 +25,7 @@ import numpy as np
 
 from shardtools.errors import AccessError, CorruptError, LimitError, NotFoundError, RefusedError
 from shardtools.json_text import parse_json
-from shardtools.shards.listing import Listing
+from shardtools.shards.foreign.listing import Listing
 from shardtools.shards.tar import BLOCK
 from shardtools.spec import absolute, is_local, scheme_of, split_path
 from shardtools.storage import check_stop, get_storage, read_limited

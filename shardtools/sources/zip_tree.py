@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shardtools.errors import CorruptError, JobError
-from shardtools.jobs.sources import Ints
-from shardtools.jobs.sources.tree import REPAIR, Archive, ArchiveFiles, Tree, to_column
 from shardtools.shards.compression import crc32
+from shardtools.sources import Ints
+from shardtools.sources.tree import REPAIR, Archive, ArchiveFiles, Tree, to_column
 from shardtools.storage import current_options
 from shardtools.storage.files import os_errors
 

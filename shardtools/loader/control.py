@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shardtools.torch.stats import NAMES, Stats
+from shardtools.loader.stats import NAMES, Stats
 
 MOST_WORKERS = 1024
 """Worker processes of a loader."""

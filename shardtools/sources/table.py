@@ -18,13 +18,13 @@ from urllib.parse import quote
 import numpy as np
 
 from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError, StorageError, UnavailableError, redact
-from shardtools.jobs.sources import Ints, Source
-from shardtools.jobs.sources.folder import read_file
-from shardtools.jobs.sources.parquet import ParquetReader, ParquetValues, open_parquet
-from shardtools.jobs.sources.rows import Rows, read_delimited, read_json_lines
-from shardtools.jobs.sources.table_rules import TableRules, check_rules
 from shardtools.shards.fields import decode, encode, extension
 from shardtools.shards.tar import BLOCK
+from shardtools.sources import Ints, Source
+from shardtools.sources.folder import read_file
+from shardtools.sources.parquet import ParquetReader, ParquetValues, open_parquet
+from shardtools.sources.rows import Rows, read_delimited, read_json_lines
+from shardtools.sources.table_rules import TableRules, check_rules
 from shardtools.spec import absolute, folder_of, name_of, scheme_of, split_path
 from shardtools.storage import current_options, get_storage, read_limited, using
 

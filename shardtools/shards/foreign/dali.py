@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from shardtools.errors import ShardError
-from shardtools.shards.listing import Listing
+from shardtools.shards.foreign.listing import Listing
 from shardtools.shards.table import ShardTable, encode_name
 from shardtools.shards.tar import BLOCK
 from shardtools.spec import split_path

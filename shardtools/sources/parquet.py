@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shardtools.errors import ChangedError, CorruptError, JobError, LimitError, RefusedError, ShardtoolsError
-from shardtools.jobs.cells import ENTRY, MARK, Untold, parse_untold, restored
-from shardtools.jobs.sources import Ints
-from shardtools.jobs.sources.names import number_key
-from shardtools.jobs.sources.rows import Rows, RowsBuilder
-from shardtools.jobs.sources.table_rules import TableRules, check_rules, key_column, no_rules, require
 from shardtools.shards.fields import extension
+from shardtools.sources import Ints
+from shardtools.sources.cells import ENTRY, MARK, Untold, parse_untold, restored
+from shardtools.sources.names import number_key
+from shardtools.sources.rows import Rows, RowsBuilder
+from shardtools.sources.table_rules import TableRules, check_rules, key_column, no_rules, require
 from shardtools.spec import absolute, is_local
 from shardtools.storage import ByteRange, Stat, check_stop, get_storage
 from shardtools.storage.files import os_errors

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from shardtools.loader.order import generator
 from shardtools.shards.tar import Ints
-from shardtools.torch.order import generator
 
 Stop = Literal["first", "all", "never"]
 

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from shardtools.dataset import ShardedDataset, storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
+from shardtools.loader.assemble import Collate, stack
+from shardtools.loader.control import Control
+from shardtools.loader.loader import MEMORY, Loader, OnError, Settings
+from shardtools.loader.order import Shuffle
+from shardtools.loader.split import Uneven
 from shardtools.shards.names import names_of
-from shardtools.torch.assemble import Collate, stack
-from shardtools.torch.control import Control
-from shardtools.torch.loader import MEMORY, Loader, OnError, Settings
-from shardtools.torch.order import Shuffle
-from shardtools.torch.split import Uneven
 
 Source = str | Sequence[str]
 

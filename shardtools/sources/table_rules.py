@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shardtools.errors import JobError
-from shardtools.jobs.sources.names import check_fields
+from shardtools.sources.names import check_fields
 
 KEY_COLUMNS = ("key", "__key__", "id")
 """Columns that hold the keys unless another is named."""
