@@ -23,11 +23,12 @@ from urllib.parse import unquote, urlsplit
 
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
-from shardtools.errors import SpecError, redact
+from shardtools.errors import RefusedError, SpecError, redact
 
 MAX_SHARDS = 1_000_000
 """A spec that names more shards than this is taken for a slip of the finger."""
 
+_FILE = "file://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _INCOMPLETE = re.compile(r"(?:https?|s3|gs|file):", re.IGNORECASE)
 _COUNT = re.compile(r"@([0-9]+|auto(?![A-Za-z0-9]))")
@@ -64,6 +65,21 @@ def is_local(url: str) -> bool:
     (True, True, False)
     """
     return scheme_of(url) in ("", "file")
+
+
+def path_of(url: str) -> str:
+    """Return the path of a file of this machine: ``url`` itself, or what follows ``file://`` in it.
+
+    Raises:
+        RefusedError: no file can have such a name.
+
+    >>> path_of("a.tar"), path_of("file:///a.tar")
+    ('a.tar', '/a.tar')
+    """
+    path = url[len(_FILE) :] if url[: len(_FILE)].lower() == _FILE else url
+    if not path or "\0" in path:
+        raise RefusedError("this is not the name of a file", url=url, fix="check the path")
+    return path
 
 
 def split_path(url: str) -> tuple[str, str, str]:

@@ -21,6 +21,7 @@ from io import FileIO
 from typing import TYPE_CHECKING
 
 from shardtools.errors import ChangedError, NotFoundError, RefusedError
+from shardtools.spec import path_of
 from shardtools.storage import ByteRange, Stat, Storage, Stream
 from shardtools.storage.files import (
     FileSink,
@@ -36,7 +37,6 @@ from shardtools.storage.ranges import past_end
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_SCHEME = "file://"
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
@@ -85,12 +85,12 @@ class LocalStorage(Storage):
     """Files. Stateless, hence safe in threads and after a fork."""
 
     def open(self, url: str) -> FileStream:
-        fd = open_regular(_path(url), url, streams=True)
+        fd = open_regular(path_of(url), url, streams=True)
         return FileStream(FileIO(fd, "r"), url)
 
     def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
         with os_errors(url):
-            fd = open_regular(_path(url), url, streams=True)
+            fd = open_regular(path_of(url), url, streams=True)
             try:
                 before = _describe(os.fstat(fd))
                 parts = [_read_range(fd, part, url) for part in ranges]
@@ -120,10 +120,10 @@ class LocalStorage(Storage):
 
     def stat(self, url: str) -> Stat:
         with os_errors(url):
-            status = os.stat(_path(url))
+            status = os.stat(path_of(url))
         if modes.S_ISDIR(status.st_mode):
             raise RefusedError("this is a folder", url=url, fix="name a file")
-        if not modes.S_ISREG(status.st_mode) and not _is_device(_path(url), status.st_mode):
+        if not modes.S_ISREG(status.st_mode) and not _is_device(path_of(url), status.st_mode):
             raise irregular(status.st_mode, url)
         return _describe(status)
 
@@ -131,16 +131,15 @@ class LocalStorage(Storage):
         """Return whether there is a file; a device such as ``/dev/null`` holds nothing."""
         try:
             with os_errors(url):
-                if _is_device(_path(url), os.stat(_path(url)).st_mode):
+                if _is_device(path_of(url), os.stat(path_of(url)).st_mode):
                     return False
         except NotFoundError:
             return False
         return super().exists(url)
 
     def list(self, prefix: str) -> list[str]:
-        head = _SCHEME if prefix[: len(_SCHEME)].lower() == _SCHEME else ""
-        folder, slash, start = _path(prefix).rpartition("/")
-        head = prefix[: len(head)] + folder + slash
+        folder, slash, start = path_of(prefix).rpartition("/")
+        head = prefix[: len(prefix) - len(start)]
         try:
             with os_errors(prefix), os.scandir(folder + slash or ".") as entries:
                 names = [
@@ -154,14 +153,7 @@ class LocalStorage(Storage):
 
     def delete(self, url: str) -> None:
         with suppress(NotFoundError), os_errors(url):
-            os.unlink(_path(url))
-
-
-def _path(url: str) -> str:
-    path = url[len(_SCHEME) :] if url[: len(_SCHEME)].lower() == _SCHEME else url
-    if not path or "\0" in path:
-        raise RefusedError("this is not the name of a file", url=url, fix="check the path")
-    return path
+            os.unlink(path_of(url))
 
 
 def _is_device(path: str, mode: int) -> bool:
@@ -174,7 +166,7 @@ def _open_device(url: str) -> int | None:
 
     What this process has open is not opened again: it would be written from its beginning.
     """
-    path = _path(url)
+    path = path_of(url)
     with os_errors(url):
         if (number := stream_number(path)) is not None:
             stream = results() if number == 1 else None  # which programs keep apart from what is printed
@@ -265,7 +257,7 @@ class _Draft:
 @contextmanager
 def _draft(url: str) -> Iterator[_Draft]:
     """A context that gives out a new draft of the file at ``url`` and discards what was not published."""
-    folder, slash, name = _path(url).rpartition("/")
+    folder, slash, name = path_of(url).rpartition("/")
     folder = folder or slash or "."
     if name in ("", ".", ".."):
         raise RefusedError("this names a folder", url=url, fix="name a file")

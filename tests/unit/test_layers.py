@@ -13,7 +13,19 @@ import pytest
 
 import shardtools
 
-BASE = ["redaction", "errors", "limits", "json_text", "processors", "spec", "storage", "shards", "engine"]
+BASE = [
+    "redaction",
+    "errors",
+    "forks",
+    "lru",
+    "limits",
+    "json_text",
+    "processors",
+    "spec",
+    "storage",
+    "shards",
+    "engine",
+]
 READING = ["dataset", "view", "loader", "torch", "tensorflow", "reading"]
 WRITING = ["sources", "jobs"]
 TOP = ["cli"]

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from shardtools.errors import AccessError, RefusedError
 from shardtools.jobs.options import RunOptions
-from shardtools.spec import absolute, folder_of, identity, is_local
+from shardtools.spec import absolute, folder_of, identity, is_local, path_of
 from shardtools.storage import get_storage
 from shardtools.storage.files import os_errors
 
@@ -95,7 +95,7 @@ def _is_shared(folder: str) -> bool:
 def remove_spill(place: str, names: Iterable[str]) -> None:
     """Delete the spill at ``place``: the objects ``names``, and what an earlier attempt has left there."""
     if is_local(place) and os.path.basename(place.rstrip("/")).lstrip(".").startswith(PREFIX):
-        shutil.rmtree(place.removeprefix("file://"), ignore_errors=True)
+        shutil.rmtree(path_of(place), ignore_errors=True)
         return
     storage = get_storage(place)
     known = {*names, f"{place}plan.npz", f"{place}job.json"}
