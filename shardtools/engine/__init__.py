@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from shardtools.engine.task import (
     Cancelled,
+    ClusterLike,
     Done,
     Ledger,
     Need,
@@ -27,6 +28,7 @@ from shardtools.processors import processors
 
 __all__ = [
     "Cancelled",
+    "ClusterLike",
     "Done",
     "Need",
     "RemoteTraceback",
@@ -42,7 +44,7 @@ def run(
     tasks: Sequence[Task],
     on_done: Callable[[Done], None],
     *,
-    cluster: str = "threads",
+    cluster: ClusterLike = "threads",
     jobs: int | None = None,
     stop_on_error: bool = True,
     needs: Sequence[Need] = (),
@@ -50,7 +52,8 @@ def run(
     """Run ``tasks``, about in order, and call ``on_done`` in this thread with each one that has finished.
 
     ``cluster`` is ``"threads"``, ``"processes"`` (of this machine), the ``HOST:PORT`` of a Dask scheduler (``tcp://``
-    or ``tls://`` may stand before it) or the path of a Dask scheduler file. At most ``jobs`` tasks run at a time; the
+    or ``tls://`` may stand before it), the path of a Dask scheduler file, or a `distributed.Client` or Dask cluster
+    (such as a `LocalCluster`), which stays open. At most ``jobs`` tasks run at a time; the
     default is the number of processors here, or all threads of the cluster. On a cluster every worker must meet
     ``needs``: they are called there before any task is sent, and before each task, as workers may join later.
 

@@ -14,11 +14,12 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 
 from distributed import Client, LocalCluster
+from distributed.deploy import Cluster
 
 from shardtools import __version__
 from shardtools.engine.interrupt import sigint_held
 from shardtools.engine.remote import meet
-from shardtools.engine.task import Need
+from shardtools.engine.task import ClusterLike, Need
 from shardtools.errors import EngineError, SchedulerError, ShardtoolsError
 
 CONNECT_SECONDS = 5
@@ -74,28 +75,58 @@ def local_processes(workers: int) -> Iterator[Client]:
 
 
 @contextmanager
-def connected(cluster: str, needs: Sequence[Need] = ()) -> Iterator[Client]:
-    """Give a client of the scheduler at an address, or of a scheduler file, that has usable workers.
+def connected(cluster: ClusterLike, needs: Sequence[Need] = ()) -> Iterator[Client]:
+    """Give a client of a scheduler that has usable workers: ``cluster`` is its address, its file, or a Dask object.
+
+    A client or cluster of the caller stays open; a client that is made here ends with the context.
 
     Raises:
         SchedulerError: no scheduler answers, it has no workers, or shardtools is not the same there as here.
         ShardtoolsError: a worker does not meet ``needs``.
     """
-    address = _address_of(cluster)
     with _quiet(), ExitStack() as stack:
-        try:
-            _await_answer(address)
-            client = stack.enter_context(Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise SchedulerError(
-                f"no Dask scheduler answers at {cluster}",
-                fix="start one with `dask scheduler`, or leave out -c",
-            ) from error
-        check_workers(client, cluster, needs)
+        client = cluster if isinstance(cluster, Client) else stack.enter_context(_connect(cluster))
+        _refuse_unusable(client)
+        check_workers(client, cluster if isinstance(cluster, str) else address_of(client), needs)
         yield client
 
 
-def _address_of(cluster: str) -> str:
+def address_of(client: Client) -> str:
+    """Return the address of a client's scheduler, for messages."""
+    return client.scheduler.address if client.scheduler else "?"
+
+
+def _refuse_unusable(client: Client) -> None:
+    """Raise if tasks cannot be run with a client.
+
+    Raises:
+        SchedulerError: it is closed, or asynchronous.
+    """
+    if client.asynchronous:
+        raise SchedulerError("an asynchronous Dask client cannot run a job", fix="make it without `asynchronous=True`")
+    if client.status != "running":
+        raise SchedulerError(f"the Dask client is {client.status}", fix="give one that is connected to a scheduler")
+
+
+def _connect(cluster: str | Cluster) -> Client:
+    """Return a new client of the scheduler of a cluster, at an address or of a scheduler file.
+
+    Raises:
+        SchedulerError: no scheduler answers there.
+    """
+    place = _read_address(cluster) if isinstance(cluster, str) else cluster
+    try:
+        if isinstance(place, str):
+            _await_answer(place)
+        return Client(place, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise SchedulerError(
+            f"no Dask scheduler answers at {cluster}",
+            fix="start one with `dask scheduler`, or leave out -c",
+        ) from error
+
+
+def _read_address(cluster: str) -> str:
     """Return the address that is written, or that stands in the scheduler file of this name."""
     if os.path.isfile(cluster):
         try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.scheduler import KilledWorker
 
 from shardtools import __version__
-from shardtools.engine.connect import INSTALL, check_workers
+from shardtools.engine.connect import INSTALL, address_of, check_workers
 from shardtools.engine.remote import Parcel, send, stop_here, unpack, work_remotely
 from shardtools.engine.task import Ledger, Need, Outcome, Task
 from shardtools.errors import EngineError, SchedulerError
@@ -42,7 +42,7 @@ class Flight:
 
     def __init__(self, client: Client, ledger: Ledger, jobs: int | None, needs: Sequence[Need] = ()):
         self._client = client
-        self._address = client.scheduler.address if client.scheduler else "?"
+        self._address = address_of(client)
         self._ledger = ledger
         self._jobs = jobs
         self._needs = needs

@@ -33,7 +33,7 @@ def run_in_order(
     take: Callable[[Any], None],
     *,
     on_done: Callable[[Any], None] | None = None,
-    cluster: str = "threads",
+    cluster: engine.ClusterLike = "threads",
     jobs: int | None = None,
     needs: Sequence[engine.Need] = (),
 ) -> None:

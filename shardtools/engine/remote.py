@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -94,15 +94,12 @@ def _work(token: threading.Event, name: str, body: bytes) -> Outcome:
         meet(needs)
     except ShardtoolsError as error:
         return Outcome(None, error)
-    with _printing_to_stderr():
-        return work(token, task, _threads())
-
-
-def _threads() -> int:
-    """Return how many tasks this worker runs at a time."""
     from distributed import get_worker
 
-    return int(get_worker().state.nthreads)
+    worker = get_worker()
+    in_client = worker.address.startswith("inproc://")  # a thread of the user's own process: stdout is the user's
+    with nullcontext() if in_client else _printing_to_stderr():
+        return work(token, task, int(worker.state.nthreads))
 
 
 def meet(needs: Sequence[Need]) -> None:

@@ -8,10 +8,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shardtools.errors import EngineError
 from shardtools.storage import DEFAULT_OPTIONS, StorageOptions, using
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from distributed.deploy import Cluster
+
+ClusterLike: TypeAlias = "str | Client | Cluster"
+"""Where tasks run: ``"threads"``, ``"processes"``, ``HOST:PORT``, a scheduler file, a Dask client or a Dask cluster."""
 
 
 @dataclass(frozen=True)

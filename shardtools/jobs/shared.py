@@ -94,7 +94,7 @@ def shared(read: Iterable[str], written: Iterable[str], options: RunOptions) -> 
     Raises:
         StorageError: a folder cannot be written to.
     """
-    if options.cluster in ("threads", "processes"):
+    if options.on_this_machine:
         yield ()
         return
     files = [SameFile.of(absolute(url)) for url in _some(filter(is_local, read))]

@@ -92,7 +92,7 @@ def check_layout(destination: str, layout: UploadOptions) -> None:
 
 def _check(source: Source, destination: str, layout: UploadOptions, options: RunOptions) -> None:
     check_layout(destination, layout)
-    if not source.portable and options.cluster not in ("threads", "processes"):
+    if not source.portable and not options.on_this_machine:
         raise JobError(
             "it is unpacked on this machine, where a cluster cannot read it",
             url=source.name,

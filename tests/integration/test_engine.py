@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import json
 import os
@@ -14,21 +15,23 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from shardtools import __version__, engine
-from shardtools.engine import Done, RemoteTraceback, Task, check_cancelled, is_cancelled
+from shardtools.engine import ClusterLike, Done, RemoteTraceback, Task, check_cancelled, is_cancelled
 from shardtools.errors import EngineError, JobError, NotFoundError, SchedulerError, ShardtoolsError
 from tests.dask_cluster import BLOCK, ROOT, DaskCluster, dask_cluster
 from tests.servers import wait_until
 
 KINDS = ["threads", "processes", "address"]
+"""What a command can be given as ``-c``."""
 
 
 # The tasks. Those that wait poll a condition and give up after a while, so that a failing test ends.
@@ -134,16 +137,24 @@ def cluster() -> Iterator[DaskCluster]:
         yield running
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(scope="module")
+def client(cluster: DaskCluster) -> Iterator[Client]:
+    with Client(cluster.address, set_as_default=False) as connected:
+        yield connected
+
+
+@pytest.fixture(params=[*KINDS, "client"])
+def kind(request: pytest.FixtureRequest) -> ClusterLike:
     """What to give as ``cluster``."""
     if request.param in ("threads", "processes"):
         return str(request.param)
+    if request.param == "client":
+        return request.getfixturevalue("client")
     running: DaskCluster = request.getfixturevalue("cluster")
     return running.address
 
 
-def run(tasks: list[Task], kind: str, **options: Any) -> list[Done]:
+def run(tasks: list[Task], kind: ClusterLike, **options: Any) -> list[Done]:
     done: list[Done] = []
     engine.run(tasks, done.append, cluster=kind, **({"jobs": 2} | options))
     return done
@@ -154,7 +165,7 @@ def by_index(done: list[Done]) -> list[Done]:
 
 
 class TestEveryKind:
-    def test_every_task_is_reported_once_in_this_thread(self, kind: str) -> None:
+    def test_every_task_is_reported_once_in_this_thread(self, kind: ClusterLike) -> None:
         tasks = [Task(square, (i,), f"/d/{i}.tar") for i in range(100)]
         threads: set[int] = set()
         done: list[Done] = []
@@ -170,10 +181,10 @@ class TestEveryKind:
         assert all(0 <= one.seconds < 60 for one in done)
         assert threads == {threading.get_ident()}
 
-    def test_no_tasks(self, kind: str) -> None:
+    def test_no_tasks(self, kind: ClusterLike) -> None:
         assert run([], kind) == []
 
-    def test_errors_are_the_tasks_own_and_all_tasks_run_if_asked(self, kind: str) -> None:
+    def test_errors_are_the_tasks_own_and_all_tasks_run_if_asked(self, kind: ClusterLike) -> None:
         done = by_index(run([Task(fail_if_odd, (i,), f"{i}") for i in range(20)], kind, stop_on_error=False))
         assert [one.result for one in done[::2]] == list(range(0, 20, 2))
         assert [(type(one.error), str(one.error)) for one in done[1::2]] == [
@@ -185,7 +196,7 @@ class TestEveryKind:
         assert "fail_if_odd" in text and 'raise ValueError(f"{number} is odd")' in text
         assert isinstance(error.__cause__, RemoteTraceback) == (kind != "threads")
 
-    def test_first_error_stops_the_run(self, kind: str, tmp_path: Path) -> None:
+    def test_first_error_stops_the_run(self, kind: ClusterLike, tmp_path: Path) -> None:
         tasks = [
             Task(wait_for_cancel, (tmp_path, "0"), "waits"),
             Task(fail_after, (tmp_path / "started-0",), "fails"),
@@ -202,7 +213,7 @@ class TestEveryKind:
         assert later == {one.task.name for one in done if one.index > 1}
         assert len(later) < 100
 
-    def test_what_finishes_after_the_error_is_reported(self, kind: str, tmp_path: Path) -> None:
+    def test_what_finishes_after_the_error_is_reported(self, kind: ClusterLike, tmp_path: Path) -> None:
         done = run(
             [
                 Task(finish_when_cancelled, (tmp_path, "0"), "finishes"),
@@ -215,7 +226,7 @@ class TestEveryKind:
             (1, None, NotFoundError),
         ]
 
-    def test_on_done_that_raises_ends_the_tasks(self, kind: str, tmp_path: Path) -> None:
+    def test_on_done_that_raises_ends_the_tasks(self, kind: ClusterLike, tmp_path: Path) -> None:
         def on_done(done: Done) -> None:
             wait_until((tmp_path / "started-1").exists, "the other task")
             raise LookupError("the report is full")
@@ -228,23 +239,23 @@ class TestEveryKind:
         assert "1" in started
         assert "8" not in started
 
-    def test_exit_is_an_error(self, kind: str) -> None:
+    def test_exit_is_an_error(self, kind: ClusterLike) -> None:
         done = by_index(run([Task(call_exit, (), "/d/0.tar"), Task(square, (3,), "b")], kind, stop_on_error=False))
         assert str(done[0].error) == "/d/0.tar: SystemExit was raised"
         assert isinstance(done[0].error, EngineError)
         assert done[1].result == 9
 
-    def test_one_job_is_one_task_at_a_time(self, kind: str) -> None:
+    def test_one_job_is_one_task_at_a_time(self, kind: ClusterLike) -> None:
         spans = sorted(done.result for done in run([Task(interval, (), "") for _ in range(10)], kind, jobs=1))
         assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
-    def test_a_thread_of_a_task_sees_the_cancellation(self, kind: str, tmp_path: Path) -> None:
+    def test_a_thread_of_a_task_sees_the_cancellation(self, kind: ClusterLike, tmp_path: Path) -> None:
         done = run([Task(ask_in_thread, (), "asks"), Task(fail_if_odd, (1,), "fails")], kind)
         assert [one.result for one in done if one.index == 0] in ([], [True])
         assert [one.index for one in done if one.error] == [1]
 
     @pytest.mark.parametrize("jobs", [0, -1])
-    def test_no_jobs(self, kind: str, jobs: int) -> None:
+    def test_no_jobs(self, kind: ClusterLike, jobs: int) -> None:
         with pytest.raises(EngineError, match="jobs cannot run anything; give 1 or more"):
             run([Task(square, (1,), "")], kind, jobs=jobs)
 
@@ -281,7 +292,7 @@ def test_threads_end_with_the_run() -> None:
 
 @pytest.mark.parametrize("kind", ["processes", "address"], indirect=True)
 class TestRemote:
-    def test_what_cannot_be_pickled_costs_its_task(self, kind: str) -> None:
+    def test_what_cannot_be_pickled_costs_its_task(self, kind: ClusterLike) -> None:
         functions = [raise_needs_two, raise_local, return_lock, partial(square, 5)]
         done = by_index(
             run([Task(function, (), f"/d/{i}") for i, function in enumerate(functions)], kind, stop_on_error=False)
@@ -292,6 +303,91 @@ class TestRemote:
         assert all(isinstance(one.error, EngineError) for one in done[:3])
         assert "raise_local" in str(done[1].error.__cause__)
         assert done[3].result == 25
+
+
+@contextmanager
+def in_process_cluster() -> Iterator[LocalCluster]:
+    """Run a scheduler and two workers as threads of this process."""
+    options = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(
+        n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None, scheduler_kwargs=options
+    ) as cluster:
+        yield cluster
+
+
+def announce(number: int) -> int:
+    print("task", number)
+    return number
+
+
+class TestDaskObjects:
+    def test_client_stays_open(self, client: Client) -> None:
+        for _ in range(2):
+            assert [one.result for one in by_index(run([Task(square, (i,), "") for i in range(5)], client))] == [
+                0, 1, 4, 9, 16
+            ]  # fmt: skip
+        assert client.status == "running"
+        assert client.submit(square, 12, pure=False).result() == 144
+
+    def test_client_stays_open_after_an_error(self, client: Client, tmp_path: Path) -> None:
+        def on_done(done: Done) -> None:
+            raise LookupError("the report is full")
+
+        with pytest.raises(LookupError):
+            engine.run([Task(square, (i,), "") for i in range(9)], on_done, cluster=client)
+        assert client.submit(square, 13, pure=False).result() == 169
+
+    def test_cluster_stays_open(self) -> None:
+        with in_process_cluster() as cluster:
+            for _ in range(2):
+                assert [one.result for one in by_index(run([Task(square, (i,), "") for i in range(5)], cluster))] == [
+                    0, 1, 4, 9, 16
+                ]  # fmt: skip
+            assert len(cluster.workers) == 2
+
+    def test_workers_in_this_process_leave_its_standard_output_alone(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with in_process_cluster() as cluster, Client(cluster, set_as_default=False) as client:
+            tasks = [Task(announce, (i,), "") for i in range(4)]
+            engine.run(tasks, lambda done: print("done", done.result), cluster=client)
+        out = sorted(capsys.readouterr().out.splitlines())
+        assert out == [f"{what} {i}" for what in ("done", "task") for i in range(4)]
+
+    def test_its_workers_are_checked(self, tmp_path: Path) -> None:
+        env = environment(tmp_path, OTHER_VERSION)
+        with (
+            dask_cluster(workers=1, worker_env=env) as cluster,
+            Client(cluster.address, set_as_default=False) as client,
+            pytest.raises(SchedulerError, match=f"another shardtools: 0.0.0 there, {__version__} here"),
+        ):
+            run(TASKS, client)
+
+    def test_its_workers_must_meet_the_needs(self) -> None:
+        with (
+            dask_cluster(workers=1, worker_env={"LACKING": "1"}) as cluster,
+            Client(cluster.address, set_as_default=False) as client,
+            pytest.raises(JobError, match="/d: it is not here; bring it"),
+        ):
+            run(TASKS, client, needs=[IsNotLacking()])
+
+    def test_closed_client(self, cluster: DaskCluster) -> None:
+        client = Client(cluster.address, set_as_default=False)
+        client.close()
+        with pytest.raises(SchedulerError, match="the Dask client is closed; give one that is connected"):
+            run(TASKS, client)
+
+    def test_closed_cluster(self) -> None:
+        with in_process_cluster() as cluster:
+            pass
+        with pytest.raises(SchedulerError, match="no Dask scheduler answers at "):
+            run(TASKS, cluster)
+
+    def test_asynchronous_client(self, cluster: DaskCluster) -> None:
+        async def connect_and_run() -> None:
+            async with Client(cluster.address, asynchronous=True, set_as_default=False) as client:
+                run(TASKS, client)
+
+        with pytest.raises(SchedulerError, match="an asynchronous Dask client cannot run a job; make it without"):
+            asyncio.run(connect_and_run())
 
 
 class TestDeath:

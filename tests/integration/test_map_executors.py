@@ -9,7 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import Client
 
+from shardtools.jobs.exchange.exchange import run_exchange
+from shardtools.jobs.exchange.keying import Keying
+from shardtools.jobs.exchange.planning import Exchange, plan_exchange
+from shardtools.jobs.map import map_shards
+from shardtools.jobs.options import RunOptions
+from shardtools.jobs.script import read_script
 from tests.cli.command import SECRET, run
 from tests.dask_cluster import BLOCK, DaskCluster, dask_cluster
 from tests.datasets import parts_of, sample_files, snapshot, write_shard
@@ -90,6 +97,21 @@ def test_where_it_runs(
     outcome = run("-c", place, *options, *job("data/in-@5.tgz", f"on-{where}/out-@5.tgz"), cwd=server.root)
     assert (outcome.status, outcome.err) == (0, "")
     assert snapshot(server.root / f"on-{where}") == expected
+
+
+def test_dask_client(
+    server: NginxServer, expected: dict[str, bytes], cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(server.root)
+    with Client(cluster.address, set_as_default=False) as client:
+        options = RunOptions(client, jobs=3)
+        map_shards("data/in-@5.tgz", "on-client/out-@5.tgz", read_script("script.py", ["start=3"]), options)
+        what = Exchange("htshuffle", Keying("random", 7), job={"seed": 7})
+        run_exchange(plan_exchange("data/in-@5.tgz", "mixed/out-@3.tgz", what, options), options)
+    assert snapshot(server.root / "on-client") == expected
+    options = RunOptions()
+    run_exchange(plan_exchange("data/in-@5.tgz", "mixed-here/out-@3.tgz", what, options), options)
+    assert snapshot(server.root / "mixed") == snapshot(server.root / "mixed-here")
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,13 @@ def spill_of(destination: str, spill: str | None, options: RunOptions) -> str:
 
 def is_private(spill: str | None, options: RunOptions) -> bool:
     """Return whether the spill is a folder of this machine that is chosen for the user; none else has to read it."""
-    return spill is None and options.cluster in ("threads", "processes")
+    return spill is None and options.on_this_machine
 
 
 def _default(spec: str, options: RunOptions) -> str:
     """Return where the spill goes: always the same place for the same destination, so that a job can go on."""
     name = hashlib.blake2b(identity(spec).encode(errors="surrogatepass"), digest_size=8).hexdigest()
-    if options.cluster not in ("threads", "processes"):
+    if not options.on_this_machine:
         return f"{folder_of(spec)}{PREFIX}{name}/"
     if is_local(spec):
         return f"{folder_of(spec)}.{PREFIX}{name}/"

@@ -139,7 +139,7 @@ def run_rows(
         urls = expand_sources(sources)
         refuse(destination, options)
         spill = None
-        if options.cluster in ("threads", "processes"):
+        if options.on_this_machine:
             sweep()
             spill = stack.enter_context(closing(Spill()))
         tasks = [
