@@ -1,9 +1,11 @@
 """Requests to Google Cloud Storage: its JSON API over the sessions of google-auth.
 
-google-cloud-storage finds the credentials (application default credentials), the endpoint (``STORAGE_EMULATOR_HOST``
-and others) and the universe; the requests are ours, so that one policy decides on retries, and a dropped stream goes on
-where it stopped. Without credentials requests are anonymous, which public buckets answer. Tokens are renewed by
-google-auth before they expire, and when the service refuses one.
+google-auth finds the credentials (application default credentials) and renews tokens, before they expire and when the
+service refuses one. The requests are ours, so that one policy decides on retries and a dropped stream resumes where it
+stopped. Without credentials, and for an emulator, requests are anonymous, which public buckets answer.
+
+``STORAGE_EMULATOR_HOST`` names an emulator and ``API_ENDPOINT_OVERRIDE`` another address of the service, as in Google's
+own libraries. Otherwise the address follows from the universe domain of the credentials.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import google.auth
 import requests
 from google.auth import exceptions as failures
-from google.auth.credentials import AnonymousCredentials
+from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.environment_vars import CREDENTIALS
 from google.auth.transport import DEFAULT_REFRESH_STATUS_CODES
 from google.auth.transport.requests import AuthorizedSession
-from google.cloud import storage as google_storage  # type: ignore[import-untyped]
 from requests.adapters import HTTPAdapter
 
 from shardtools import __version__
@@ -55,6 +57,10 @@ _CONDITION = "x-shardtools-if-generation"
 _SIGN_IN = "run 'gcloud auth application-default login', or set GOOGLE_APPLICATION_CREDENTIALS"
 _CHECK_RIGHTS = "see what the account may do (storage.objects.get, create, delete, list)"
 _EMULATOR = "STORAGE_EMULATOR_HOST"
+_OVERRIDE = "API_ENDPOINT_OVERRIDE"
+_SCOPES = [
+    f"https://www.googleapis.com/auth/devstorage.{right}" for right in ("full_control", "read_only", "read_write")
+]
 _GENERATION = "x-goog-generation"
 _STORED_SIZE = "x-goog-stored-content-length"
 
@@ -86,7 +92,7 @@ class _Account:
     """Where requests go, and as whom."""
 
     endpoint: str
-    credentials: Any
+    credentials: Credentials
 
     @property
     def is_anonymous(self) -> bool:
@@ -299,22 +305,30 @@ def _said(error: failures.GoogleAuthError) -> str:
 
 
 def _find_account(url: str) -> _Account:
+    if emulator := os.environ.get(_EMULATOR):  # which knows no accounts
+        address = emulator if "://" in emulator else f"http://{emulator}"
+        return _Account(_check_endpoint(address, _EMULATOR, url), AnonymousCredentials())
+    credentials, domain = _find_credentials(url)
+    address = os.environ.get(_OVERRIDE) or f"https://storage.{domain}"
+    return _Account(_check_endpoint(address, _OVERRIDE, url), credentials)
+
+
+def _find_credentials(url: str) -> tuple[Credentials, str]:
+    """Return the credentials of this machine, anonymous ones if there are none, and their universe domain."""
     try:
-        client = google_storage.Client(project=None)
+        credentials = google.auth.default(scopes=_SCOPES)[0]
+        return credentials, credentials.universe_domain
     except failures.GoogleAuthError as error:
         named = os.environ.get(CREDENTIALS)
         if named or not isinstance(error, failures.DefaultCredentialsError):
             fix = f"check the file that {CREDENTIALS} names" if named else _SIGN_IN
             raise AccessError(f"the credentials cannot be used ({_said(error)})", url=url, fix=fix) from error
-        client = google_storage.Client.create_anonymous_client()
-    return _Account(_endpoint(client._connection.API_BASE_URL, url), client._credentials)
+    anonymous = AnonymousCredentials()
+    return anonymous, anonymous.universe_domain
 
 
-def _endpoint(address: str, url: str) -> str:
-    """Return the address of the service; where none is written for an emulator, its scheme is http."""
-    variable = _EMULATOR if os.environ.get(_EMULATOR) else "API_ENDPOINT_OVERRIDE"
-    if "://" not in address and variable == _EMULATOR:
-        address = f"http://{address}"
+def _check_endpoint(address: str, variable: str, url: str) -> str:
+    """Return the address of the service, which the environment variable ``variable`` may have named."""
     if not is_address(address):
         fix = "write it as http://localhost:9023"
         raise RefusedError(f"{variable} is {redact(address)}, which is no address of a server", url=url, fix=fix)

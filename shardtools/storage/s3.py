@@ -3,7 +3,7 @@
     open, read, stat    http_stream.py      GET, resumed by Range and If-Match after a dropped connection
     read_ranges         http_ranges.py      a GET for each span, a few at a time
     create              s3_upload.py        parts while it is written; exclusive by If-None-Match
-    all of them         s3_client.py, s3_errors.py    boto3, signatures, connections, and the meaning of an answer
+    all of them         s3_client.py, s3_errors.py    botocore, signatures, connections, and the meaning of an answer
 
 Keys are what stands in the URL, as it stands there: nothing is escaped in ``s3://bucket/a b%20?x#y.tar``.
 """

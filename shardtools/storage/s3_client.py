@@ -1,10 +1,10 @@
-"""Requests to S3: boto3 for what changes something, signed once and sent on pooled connections for what reads.
+"""Requests to S3: botocore for what changes something, signed once and sent on pooled connections for what reads.
 
-boto3's ``get_object`` takes about two milliseconds of Python for each call, however small the object. A signature does
-not cover the range that is asked for, so one for each object, good for some minutes, serves all of its ranges.
+botocore's ``get_object`` takes about two milliseconds of Python for each call, however small the object. A signature
+does not cover the range that is asked for, so one for each object, good for some minutes, serves all of its ranges.
 
-Whatever boto3 finds as credentials, endpoint and region is used, on the machine where the request is made: nothing of
-it is pickled or logged. Without credentials requests go unsigned, which public buckets answer.
+The credentials, endpoint and region are those that botocore finds on the machine where the request is made; they are
+never pickled or logged. Without credentials requests go unsigned, which public buckets answer.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from boto3.session import Session
 from botocore import UNSIGNED
 from botocore import exceptions as failures
 from botocore.config import Config
+from botocore.session import Session
 from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 
@@ -82,7 +82,7 @@ class _Connected:
     pools: dict[tuple[str, str], urllib3.PoolManager] = field(default_factory=dict)
 
     def api(self, bucket: str) -> Api:
-        """Return boto3's client for the region of a bucket."""
+        """Return botocore's client for the region of a bucket."""
         region = self.regions.get(bucket)
         with self.lock:
             if region not in self.apis:
@@ -91,7 +91,7 @@ class _Connected:
             return self.apis[region]
 
     def _new_api(self, region: str | None) -> Api:
-        chosen = self.session._session.get_scoped_config().get("s3") or {}
+        chosen = self.session.get_scoped_config().get("s3") or {}
         special: Any = {}
         if self.unsigned:
             special["signature_version"] = UNSIGNED
@@ -110,18 +110,17 @@ class _Connected:
             user_agent_extra=f"shardtools/{__version__}",
             **special,
         )
-        return self.session.client("s3", region_name=region, config=config)
+        return cast("Api", self.session.create_client("s3", region_name=region, config=config))
 
     def _endpoint(self) -> tuple[str, str] | None:
         """Return the server that the environment or the profile names, and where it does; None if neither does."""
-        found = self.session._session  # botocore's, which knows the configuration
-        if found.get_config_variable("ignore_configured_endpoint_urls"):
+        if self.session.get_config_variable("ignore_configured_endpoint_urls"):
             return None
         for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
             if named := os.environ.get(variable):
                 return named, variable
-        profile = found.get_scoped_config()
-        services = found.full_config.get("services", {}).get(profile.get("services"), {})
+        profile = self.session.get_scoped_config()
+        services = self.session.full_config.get("services", {}).get(profile.get("services"), {})
         named = services.get("s3", {}).get("endpoint_url") or profile.get("endpoint_url")
         return (named, "endpoint_url of the AWS profile") if named else None
 
@@ -164,7 +163,7 @@ class _Connected:
         return connections, address if proxied else f"{parts.path}?{parts.query}" if parts.query else parts.path
 
     def _new_manager(self, address: str) -> urllib3.PoolManager:
-        bundle = self.session._session.get_config_variable("ca_bundle")
+        bundle = self.session.get_config_variable("ca_bundle")
         bundle = bundle or os.environ.get("REQUESTS_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
         options: dict[str, Any] = {
             "maxsize": _CONNECTIONS,
@@ -178,7 +177,7 @@ class _Connected:
 
 
 def _called(call: Callable[[Api], T], api: Api, url: str) -> T:
-    """Return what ``call`` returns. boto3 believes numbers and dates of answers, and fails on others as it happens.
+    """Return what ``call`` returns. botocore believes numbers and dates of answers, and fails on others as it happens.
 
     Raises:
         RefusedError: so it did.
@@ -189,7 +188,7 @@ def _called(call: Callable[[Api], T], api: Api, url: str) -> T:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         fix = "check AWS_ENDPOINT_URL: this may be no S3 service"
-        raise RefusedError(f"boto3 cannot read the answer ({error})", url=url, fix=fix) from error
+        raise RefusedError(f"botocore cannot read the answer ({error})", url=url, fix=fix) from error
 
 
 class S3Client(Client):
@@ -206,10 +205,10 @@ class S3Client(Client):
         self._lock = threading.Lock()
 
     def run(self, url: str, call: Callable[[Api], T]) -> T:
-        """Return ``call(api)``, with boto3's client for the URL's bucket; transient failures are retried.
+        """Return ``call(api)``, with botocore's client for the URL's bucket; transient failures are retried.
 
         Raises:
-            StorageError: what boto3 raised, in our terms.
+            StorageError: what botocore raised, in our terms.
             UnavailableError: it kept failing.
         """
         return self.policy.run(url, lambda: self.attempt(url, call))

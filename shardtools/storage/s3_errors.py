@@ -1,4 +1,4 @@
-"""What S3, and boto3, mean by what they answer and raise."""
+"""What S3, and botocore, mean by what they answer and raise."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def answered(error: failures.ClientError) -> tuple[str, int]:
 
 
 def client_error(error: failures.BotoCoreError | failures.ClientError, url: str, *, unsigned: bool) -> Exception:
-    """Return the TransientError or StorageError that an exception of boto3 means."""
+    """Return the TransientError or StorageError that an exception of botocore means."""
     if isinstance(error, failures.ClientError):
         code, status = answered(error)
         if code in _TRANSIENT_CODES or status in TRANSIENT_STATUSES:
@@ -84,10 +84,10 @@ def client_error(error: failures.BotoCoreError | failures.ClientError, url: str,
     if isinstance(error, _CREDENTIAL_FAILURES):
         return AccessError(f"no AWS credentials could be had ({error})", url=url, fix=_SIGN_IN)
     if isinstance(error, (failures.ParamValidationError, ValueError)):
-        return RefusedError(f"boto3 refuses this ({error})", url=url, fix="check the URL and AWS_ENDPOINT_URL")
+        return RefusedError(f"botocore refuses this ({error})", url=url, fix="check the URL and AWS_ENDPOINT_URL")
     if isinstance(error, (failures.HTTPClientError, failures.ConnectionError, OSError)):
         return connection_error(error, url)
-    return StorageError(f"boto3 failed ({error})", url=url, fix="check the AWS configuration")
+    return StorageError(f"botocore failed ({error})", url=url, fix="check the AWS configuration")
 
 
 def answer_error(status: int, code: str, url: str, *, unsigned: bool) -> StorageError:

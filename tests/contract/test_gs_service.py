@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from shardtools.errors import AccessError, RefusedError, StorageError, UnavailableError
 from shardtools.storage import ByteRange
 from shardtools.storage.gs import GsStorage
+from shardtools.storage.gs_client import GsClient
 from shardtools.storage.gs_upload import PIECE
 from shardtools.storage.retry import RetryPolicy
 from tests.contract.faults import Fault, FaultyProxy
@@ -261,6 +262,19 @@ class TestTokens:
         with pytest.raises(AccessError, match=r"cannot be used .*; check the file that GOOGLE_APPLICATION"):
             line.storage.read(URL)
         assert line.proxy.heads == []
+
+
+def test_the_address_follows_from_the_universe_of_the_credentials(
+    account: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = json.loads(account.read_text())
+    for domain, expected in (
+        (None, "https://storage.googleapis.com"),
+        ("cloud.example", "https://storage.cloud.example"),
+    ):
+        account.write_text(json.dumps(entry | ({"universe_domain": domain} if domain else {})))
+        use_environment(monkeypatch, {"GOOGLE_APPLICATION_CREDENTIALS": str(account)})
+        assert GsClient(RetryPolicy(), timeout=5.0).endpoint(URL) == expected
 
 
 class TestNoCredentials:

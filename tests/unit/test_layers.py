@@ -32,7 +32,19 @@ TOP = ["cli"]
 LAYERS = BASE + READING + WRITING + TOP
 DOTTED = re.compile(r"shardtools(\.\w+)+")
 ROOT = Path(shardtools.__file__).parent
-HEAVY = {"dask", "distributed", "requests", "boto3", "numpy", "PIL", "zstandard", "isal", "webdataset", "torch", "zarr"}
+HEAVY = {
+    "dask",
+    "distributed",
+    "requests",
+    "botocore",
+    "numpy",
+    "PIL",
+    "zstandard",
+    "isal",
+    "webdataset",
+    "torch",
+    "zarr",
+}
 
 
 def layer_of(path: Path) -> str:
