@@ -37,10 +37,10 @@ from shardtools.shards.open_shard import OpenShard, keep_freed_memory
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record, records
 from shardtools.shards.tables import Tables
-from shardtools.shards.tar import Ints
 from shardtools.spec import is_local, name_of
 from shardtools.storage import StorageOptions, using
 from shardtools.storage.expansion import expand_sources
+from shardtools.types import Ints
 
 logger = logging.getLogger(__name__)
 
@@ -278,7 +278,7 @@ class ShardedDataset(Sequence[Record]):
     @property
     def keys(self) -> list[str]:
         """The keys of all samples, in order."""
-        return list(chain.from_iterable(self._of_all(lambda shard: shard.table.keys.tolist())))
+        return list(chain.from_iterable(self._of_all(lambda shard: shard.table.keys.decode())))
 
     def __len__(self) -> int:
         ends = self._bounds()

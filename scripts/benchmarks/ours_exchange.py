@@ -37,9 +37,9 @@ def plan(root: str, runs: int, outputs: int, samples: int) -> Iterator[Work]:
     """Find where each output begins in each run, given the orders of all samples."""
     import numpy as np
 
-    from shardtools.jobs.exchange.columns import Texts
     from shardtools.jobs.exchange.order import RANDOM_BYTES, RandomOrder
     from shardtools.jobs.exchange.plan import cuts, ranks
+    from shardtools.shards.columns import Texts
 
     size = samples // runs
     orders = []

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.loader.order import generator
-from shardtools.shards.tar import Ints
+from shardtools.types import Ints
 
 Stop = Literal["first", "all", "never"]
 

@@ -22,8 +22,8 @@ from typing import Any, Literal
 import numpy as np
 
 from shardtools.errors import JobError
-from shardtools.shards.table import spread
-from shardtools.shards.tar import Ints
+from shardtools.shards.columns import spread
+from shardtools.types import Ints
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ from shardtools.loader.shard import FieldShard, LocalShard, Shards
 from shardtools.loader.split import Stream
 from shardtools.loader.stats import Stats
 from shardtools.shards.open_shard import keep_freed_memory
-from shardtools.shards.tar import Ints
 from shardtools.storage import StorageOptions, using
+from shardtools.types import Ints
 
 NEAR_THREADS = 2
 """Threads that read files of this machine: more of them wait for each other."""

@@ -18,8 +18,8 @@ from shardtools.errors import ShardError, ShardtoolsError, StorageError
 from shardtools.loader.shard import SPECIAL, LocalShard, Part, data_fields, read_columns, special_columns
 from shardtools.loader.stats import Stats
 from shardtools.shards.members import Uncut, first_wrong, wrong_checksum
-from shardtools.shards.tar import Ints
 from shardtools.storage.files import os_errors
+from shardtools.types import Ints
 
 Located = tuple[Ints, Ints, Ints, Any]
 """Of some samples: their numbers, shards, rows in these, and whether they are repeats."""

@@ -22,12 +22,13 @@ from shardtools.dataset import ShardedDataset
 from shardtools.errors import StorageError
 from shardtools.loader.files import Files
 from shardtools.loader.stats import Stats
+from shardtools.shards.columns import Texts
 from shardtools.shards.members import IndexedShard, Uncut, first_wrong, wrong_checksum
-from shardtools.shards.table import Keys, ShardTable
-from shardtools.shards.tar import Ints
+from shardtools.shards.table import ShardTable
 from shardtools.spec import is_local, name_of
 from shardtools.storage import StorageOptions, using
 from shardtools.storage.files import os_errors
+from shardtools.types import Ints
 
 TOGETHER = 1 << 13
 """Bytes between the ends of a sample up to which samples of a local file are read together with their neighbours. The
@@ -89,15 +90,15 @@ class FieldShard:
     weight: int
     """Bytes that it keeps in memory."""
 
-    def __init__(self, url: str, keys: Keys, sizes: Ints):
+    def __init__(self, url: str, keys: Texts, sizes: Ints):
         self.url, self.sizes = url, sizes
-        self._keys: Keys | list[str] = keys
-        self.weight = sizes.nbytes + keys.data.nbytes + keys.ends.nbytes
+        self._keys: Texts | list[str] = keys
+        self.weight = sizes.nbytes + keys.nbytes
 
     def keys(self, rows: Sequence[int]) -> list[str]:
         """Return the keys of some samples."""
-        if isinstance(self._keys, Keys) and len(rows) * 8 > len(self._keys):
-            self._keys = self._keys.tolist()
+        if isinstance(self._keys, Texts) and len(rows) * 8 > len(self._keys):
+            self._keys = self._keys.decode()
         return [self._keys[row] for row in rows]
 
     def read(self, rows: Ints) -> Values:

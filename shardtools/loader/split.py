@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from shardtools.shards.tar import Ints
+from shardtools.types import Ints
 
 Uneven = Literal["drop", "pad", "uneven"]
 

@@ -61,7 +61,7 @@ def scan_headers(url: str) -> ShardTable | None:
         table = found.table(url)
     except ShardError:  # its offsets are others than those of the file
         return None
-    keys = table.keys.tolist()
+    keys = table.keys.decode()
     if repeated := SeenKeys().add(keys):
         raise repeated_key(url, keys[repeated[0]])
     return table

@@ -15,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import ShardError, StaleTableError
+from shardtools.shards.names import encode_name
 from shardtools.shards.scan import is_meta
-from shardtools.shards.table import ShardTable, encode_name
+from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import (
     BLOCK,
     PAX,
     TYPE_AT,
-    Bytes,
-    Ints,
     checksum_holds,
     extended_name,
     is_extension,
@@ -32,6 +31,7 @@ from shardtools.shards.tar import (
     parse_pax,
     verify_checksums,
 )
+from shardtools.types import Bytes, Ints
 
 FEW = 24
 """Members of which each is looked at by itself: numpy begins to pay off from there on."""

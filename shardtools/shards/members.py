@@ -21,9 +21,9 @@ from shardtools.shards.compression import Packing, crc32, find_packing, inflate
 from shardtools.shards.member_header import check_headers
 from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.table import ShardTable
-from shardtools.shards.tar import Ints
 from shardtools.storage import ByteRange, current_options, get_storage
 from shardtools.storage.ranges import merge
+from shardtools.types import Ints
 
 GAP = 2048
 """Bytes between two members, such as headers, that are read with them rather than asked around."""

@@ -81,3 +81,13 @@ def case_warnings(names: Iterable[str]) -> list[str]:
 def wrong_fields(names: Iterable[str]) -> list[str]:
     """Return those of ``names`` that no field can have."""
     return [name for name in names if not is_field(name)]
+
+
+def decode_name(name: bytes) -> str:
+    """Return a member's name as text; bytes that are not UTF-8 survive as surrogates, as everywhere in Python."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def encode_name(name: str) -> bytes:
+    """Return the bytes of a name; the inverse of `decode_name`."""
+    return name.encode("utf-8", "surrogateescape")

@@ -14,15 +14,15 @@ from itertools import islice
 import numpy as np
 
 from shardtools.errors import StorageError
+from shardtools.shards.columns import spread
 from shardtools.shards.compression import crc32
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record
-from shardtools.shards.table import spread
-from shardtools.shards.tar import Ints
 from shardtools.spec import is_local
 from shardtools.storage import ByteRange, StorageOptions, get_storage, using
 from shardtools.storage.files import os_errors
+from shardtools.types import Ints
 
 PIECE = 1 << 18
 """Bytes of a local file to read together: few enough to stay in the processor's cache until they are cut."""
@@ -70,7 +70,7 @@ class OpenShard:
     @cached_property
     def keys(self) -> list[str]:
         """The keys of the samples."""
-        return self.table.keys.tolist()
+        return self.table.keys.decode()
 
     @cached_property
     def _numbers(self) -> tuple[memoryview, ...]:

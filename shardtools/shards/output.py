@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.shards import tar
+from shardtools.shards.columns import join
 from shardtools.shards.compression import crc32
 from shardtools.shards.packers import packer_for
 from shardtools.shards.sidecar import Sidecar, narrow
-from shardtools.shards.table import join
 from shardtools.storage import Sink
 
 _COLUMNS = ("key_data", "key_length", "members", "lead", "head", "size", "field", "crc32")

@@ -23,10 +23,11 @@ from shardtools.shards.compression import Packing, Source, packing_of, unpack
 from shardtools.shards.kinds import check_tar
 from shardtools.shards.scan import Scan, scan
 from shardtools.shards.table import ShardTable
-from shardtools.shards.tar import BLOCK, Bytes, Ints
+from shardtools.shards.tar import BLOCK
 from shardtools.shards.verify import CheckedStream, expected_checksum
 from shardtools.spec import is_local
 from shardtools.storage import Stat, current_options, get_storage
+from shardtools.types import Bytes, Ints
 
 BLOCK_SIZE = 8 << 20
 """Bytes of tar file in a block, by default: small enough to stay in the processor's cache."""
@@ -56,7 +57,7 @@ class Block:
     @cached_property
     def keys(self) -> list[str]:
         """The keys of the samples."""
-        return self.table.keys.tolist()
+        return self.table.keys.decode()
 
 
 class SeenKeys:

@@ -20,10 +20,12 @@ import numpy.typing as npt
 from shardtools.errors import CorruptError, DuplicateKeyError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.shards import tar
-from shardtools.shards.names import is_field
-from shardtools.shards.table import Keys, ShardTable, decode_name, join, repeated_fields
-from shardtools.shards.tar import BLOCK, TYPE_AT, Bytes, Ints
+from shardtools.shards.columns import Texts, join
+from shardtools.shards.names import decode_name, is_field
+from shardtools.shards.table import ShardTable, repeated_fields
+from shardtools.shards.tar import BLOCK, TYPE_AT
 from shardtools.storage import current_options
+from shardtools.types import Bytes, Ints
 
 _CHUNK = 3072
 """Headers looked at together: few enough for the passes over them to stay in the processor's cache, and enough for
@@ -221,7 +223,7 @@ class _Builder:
         last = first[1:] - 1
         ends = np.cumsum(length[:samples])
         table = ShardTable(
-            keys=Keys(self._column("key_data", np.uint8)[: int(ends[-1]) if samples else 0], ends),
+            keys=Texts(self._column("key_data", np.uint8)[: int(ends[-1]) if samples else 0], ends),
             start=begin[:samples],
             stop=offset[last] + (size[last] + BLOCK - 1) // BLOCK * BLOCK,
             first=first,

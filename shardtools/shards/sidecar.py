@@ -29,13 +29,15 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import LimitError, StaleTableError
+from shardtools.shards.columns import Texts
 from shardtools.shards.compression import Packing
 from shardtools.shards.npy import Header, load_npz
 from shardtools.shards.sidecar_check import find_fault
-from shardtools.shards.table import Keys, ShardTable
-from shardtools.shards.tar import BLOCK, Ints
+from shardtools.shards.table import ShardTable
+from shardtools.shards.tar import BLOCK
 from shardtools.spec import beside
 from shardtools.storage import current_options, get_storage, read_optional
+from shardtools.types import Ints
 
 VERSION = 1
 COLUMNS = ("key_data", "key_length", "members", "lead", "head", "size", "field")
@@ -83,7 +85,7 @@ class Sidecar:
         offset = np.cumsum(gap + padded) - padded
         last = first[1:] - 1
         return ShardTable(
-            keys=Keys(self.columns["key_data"], np.cumsum(columns["key_length"])),
+            keys=Texts(self.columns["key_data"], np.cumsum(columns["key_length"])),
             start=offset[first[:-1]] - head[first[:-1]],
             stop=offset[last] + padded[last],
             first=first,

@@ -16,7 +16,8 @@ import numpy as np
 
 from shardtools.shards.names import wrong_fields
 from shardtools.shards.table import repeated_fields
-from shardtools.shards.tar import BLOCK, Bytes, Ints
+from shardtools.shards.tar import BLOCK
+from shardtools.types import Bytes, Ints
 
 if TYPE_CHECKING:
     from shardtools.shards.sidecar import Sidecar

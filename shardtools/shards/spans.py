@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from shardtools.shards import tar
 from shardtools.shards.compression import crc32
+from shardtools.shards.names import encode_name
 from shardtools.shards.output import ShardOutput
 from shardtools.shards.samples import Members
 from shardtools.shards.sidecar import Sidecar
-from shardtools.shards.table import encode_name
-from shardtools.shards.tar import Bytes, Ints
 from shardtools.storage import Sink
+from shardtools.types import Bytes, Ints
 
 _SMALL = 1 << 10
 """Mean bytes of a span below which a batch is joined rather than given to the system in parts."""

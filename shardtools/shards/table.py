@@ -9,49 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from shardtools.shards.tar import Bytes, Ints
-
-
-@dataclass(frozen=True)
-class Keys:
-    """The keys of samples as one column: their bytes, end to end, and where each one ends."""
-
-    data: Bytes
-    ends: Ints
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, index: int) -> str:
-        """Return the key of one sample."""
-        index = range(len(self.ends))[index]
-        start = int(self.ends[index - 1]) if index else 0
-        return decode_name(self.data[start : int(self.ends[index])].tobytes())
-
-    def tolist(self) -> list[str]:
-        """Return all keys."""
-        ends = self.ends.tolist()
-        starts = [0, *ends][: len(ends)]
-        data = self.data.tobytes()
-        if data.isascii():
-            text = data.decode("ascii")
-            return [text[a:b] for a, b in zip(starts, ends, strict=True)]
-        return [decode_name(data[a:b]) for a, b in zip(starts, ends, strict=True)]
-
-
-def decode_name(name: bytes) -> str:
-    """Return a member's name as text; bytes that are not UTF-8 survive as surrogates, as everywhere in Python."""
-    return name.decode("utf-8", "surrogateescape")
-
-
-def encode_name(name: str) -> bytes:
-    """Return the bytes of a name; the inverse of `decode_name`."""
-    return name.encode("utf-8", "surrogateescape")
+from shardtools.shards.columns import Texts, join, join_shifted
+from shardtools.types import Ints
 
 
 @dataclass(frozen=True)
@@ -64,7 +26,7 @@ class ShardTable:
     links, names without a dot.
     """
 
-    keys: Keys
+    keys: Texts
     start: Ints
     stop: Ints
     first: Ints
@@ -97,19 +59,12 @@ def concatenate(tables: Sequence[ShardTable]) -> ShardTable:
     for table in tables:
         mapping = np.array([fields.setdefault(name, len(fields)) for name in table.fields], np.int64)
         codes.append(mapping[table.field])
-    key_bytes = np.cumsum([0] + [len(table.keys.data) for table in tables])
-    members = np.cumsum([0] + [len(table.field) for table in tables])
+    members = [len(table.field) for table in tables]
     return ShardTable(
-        keys=Keys(
-            join([table.keys.data for table in tables], np.uint8),
-            join([table.keys.ends + at for table, at in zip(tables, key_bytes[:-1], strict=True)], np.int64),
-        ),
+        keys=Texts.join([table.keys for table in tables]),
         start=join([table.start for table in tables], np.int64),
         stop=join([table.stop for table in tables], np.int64),
-        first=join(
-            [np.zeros(1, np.int64)] + [table.first[1:] + at for table, at in zip(tables, members[:-1], strict=True)],
-            np.int64,
-        ),
+        first=np.append(0, join_shifted([table.first[1:] for table in tables], members)),
         fields=tuple(fields),
         field=join(codes, np.int64),
         offset=join([table.offset for table in tables], np.int64),
@@ -126,18 +81,3 @@ def repeated_fields(counts: Ints, field: Ints, fields: int) -> Ints:
     pairs = np.sort(pairs)
     again: Ints = pairs[1:][pairs[1:] == pairs[:-1]]
     return again
-
-
-def join(parts: Sequence[npt.NDArray[Any]], dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """Return the columns ``parts`` as one, empty if there are none."""
-    return np.concatenate(parts, dtype=dtype) if parts else np.empty(0, dtype)
-
-
-def spread(starts: Ints, sizes: Ints) -> Ints:
-    """Return the numbers from each start on, as many as its size says, end to end.
-
-    >>> spread(np.array([5, 0]), np.array([2, 3])).tolist()
-    [5, 6, 0, 1, 2]
-    """
-    shifts = starts - (np.cumsum(sizes) - sizes)
-    return np.repeat(shifts, sizes) + np.arange(int(sizes.sum()), dtype=np.int64)

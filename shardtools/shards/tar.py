@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from shardtools.errors import CorruptError, TruncatedError
 from shardtools.limits import DEFAULT_LIMITS, Limits
+from shardtools.types import Bytes, Ints
 
 BLOCK = 512
 """Bytes in a tar block; headers and data begin at multiples of it."""
@@ -31,9 +32,6 @@ END = bytes(2 * BLOCK)
 
 RECORD = 20 * BLOCK
 """The archive's length is padded to a multiple of this, as tar programs do."""
-
-Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int64]
 
 _MAGIC = int.from_bytes(b"\0ust", "little")
 _MAGIC_WORD = 256 // 4

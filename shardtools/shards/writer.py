@@ -16,11 +16,11 @@ import numpy as np
 from shardtools.errors import DuplicateKeyError
 from shardtools.shards import tar
 from shardtools.shards.compression import crc32
+from shardtools.shards.names import encode_name
 from shardtools.shards.output import ShardOutput
 from shardtools.shards.reader import SeenKeys
 from shardtools.shards.samples import Layout, Members
 from shardtools.shards.sidecar import Sidecar
-from shardtools.shards.table import encode_name
 from shardtools.storage import Sink
 
 _BATCH_BYTES = 2 << 20

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from shardtools.errors import CorruptError, TruncatedError
 from shardtools.shards.kinds import check_tar
-from shardtools.shards.table import decode_name
+from shardtools.shards.names import decode_name
 from shardtools.shards.tar import (
     BLOCK,
     PAX,

@@ -16,8 +16,8 @@ from shardtools.loader.loader import MEMORY, Loader, OnError, Pass, Settings
 from shardtools.loader.order import Shuffle
 from shardtools.loader.split import Split, Stream, Uneven
 from shardtools.shards.names import names_of
-from shardtools.shards.tar import Ints
 from shardtools.torch.ranks import find_rank
+from shardtools.types import Ints
 
 Auto = Literal["auto"]
 

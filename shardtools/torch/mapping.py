@@ -18,8 +18,8 @@ from shardtools.loader.assemble import Raw, Recipe
 from shardtools.loader.shard import Shards, data_fields, read_columns
 from shardtools.loader.stats import Stats
 from shardtools.shards.names import names_of
-from shardtools.shards.tar import Ints
 from shardtools.storage import StorageOptions, follow, using
+from shardtools.types import Ints
 
 THREADS = 16
 """Threads that read and decode, by default."""

@@ -27,8 +27,8 @@ from shardtools.processors import processors
 from shardtools.shards.fields import decode as decode_field
 from shardtools.shards.fields import decode_by, extension
 from shardtools.shards.names import case_hint
-from shardtools.shards.tar import Ints
 from shardtools.storage import follow, using
+from shardtools.types import Ints
 from shardtools.view import reductions
 from shardtools.view.array_like import ArrayLike
 from shardtools.view.stacking import UnequalShapes, as_array, resized, stack

@@ -46,7 +46,7 @@ def dali_indexes(draw: st.DrawFn, good: bytes) -> bytes:
 def energon_rows(folder: Path) -> tuple[Rows, Rows]:
     """Return the rows of samples and of their parts."""
     table = index_shard(f"{folder}/x-0.tar").table()
-    keys = table.keys.tolist()
+    keys = table.keys.decode()
     samples: Rows = [(0, i, key, 0, 0) for i, key in enumerate(keys)]
     parts: Rows = []
     for i in range(len(keys)):

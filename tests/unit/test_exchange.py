@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns, Texts, content_hash, join_columns
+from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns, content_hash, join_columns
 from shardtools.jobs.exchange.order import (
     RandomOrder,
     order_of_float,
@@ -22,6 +22,7 @@ from shardtools.jobs.exchange.order import (
 )
 from shardtools.jobs.exchange.plan import cuts, ranks
 from shardtools.jobs.exchange.run import write_run
+from shardtools.shards.columns import Texts
 
 TEXTS = st.lists(st.binary(max_size=20), max_size=30)
 FEW_TEXTS = st.lists(st.text("ab\0", max_size=12).map(str.encode), max_size=40)

@@ -16,6 +16,7 @@ import shardtools
 BASE = [
     "redaction",
     "errors",
+    "types",
     "forks",
     "lru",
     "limits",

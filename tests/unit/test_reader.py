@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def columns(table: ShardTable) -> list[object]:
     fields = [table.fields[code] for code in table.field]
     numbers = (table.start, table.stop, table.first, table.offset, table.size)
-    return [table.keys.tolist(), fields, table.other, *(column.tolist() for column in numbers)]
+    return [table.keys.decode(), fields, table.other, *(column.tolist() for column in numbers)]
 
 
 def read_all_ways(path: Path) -> Iterator[tars.Samples]:

@@ -181,7 +181,7 @@ def read_back(key: str, field: str) -> tars.Samples:
     name = key.encode("utf-8", "surrogateescape") + layout.suffixes[0]
     data = archive(*map(bytes, build_headers([name], [1])), padded(values[0]))
     table = scan(np.frombuffer(data, np.uint8)).table
-    return [(key, {table.fields[table.field[i]]: b"v"}) for i, key in enumerate(table.keys.tolist())]
+    return [(key, {table.fields[table.field[i]]: b"v"}) for i, key in enumerate(table.keys.decode())]
 
 
 @pytest.mark.parametrize(

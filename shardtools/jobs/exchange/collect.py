@@ -16,16 +16,7 @@ import numpy as np
 
 from shardtools.engine import check_cancelled, tasks_at_once
 from shardtools.errors import ShardError, ShardtoolsError, StorageError
-from shardtools.jobs.exchange.columns import (
-    MEMBER,
-    PLACE,
-    Columns,
-    Texts,
-    assemble,
-    content_hash,
-    join_columns,
-    sums_of,
-)
+from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns, assemble, content_hash, join_columns, sums_of
 from shardtools.jobs.exchange.contents import columns_of_batch, records_of
 from shardtools.jobs.exchange.keying import Keying, Orderer
 from shardtools.jobs.exchange.notes import Collected, read_collected, write_collected
@@ -35,12 +26,13 @@ from shardtools.jobs.exchange.reduce import COMBINE, Reducer
 from shardtools.jobs.exchange.run import Run, write_run
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Script
+from shardtools.shards.columns import Texts
 from shardtools.shards.compression import crc32
 from shardtools.shards.reader import Block, ShardReader
 from shardtools.shards.samples import Members, repeated_key
 from shardtools.shards.sidecar import columns_of
 from shardtools.shards.spans import batch_of
-from shardtools.shards.tar import Bytes, Ints
+from shardtools.types import Bytes, Ints
 
 SMALL = 8192
 """The mean size of spans below which they are copied together, rather than written one by one."""

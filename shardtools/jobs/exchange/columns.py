@@ -10,55 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.jobs.exchange.order import prefixes
-from shardtools.shards.table import spread
-from shardtools.shards.tar import BLOCK, Bytes, Ints
+from shardtools.shards.columns import Texts, spread
+from shardtools.shards.tar import BLOCK
+from shardtools.types import Bytes, Ints
 
 MEMBER = np.dtype([("head", "<u8"), ("size", "<u8"), ("field", "<u4"), ("crc32", "<u4")])
 """A member: bytes before its data since the one before in its sample, bytes of data, field, checksum of the data."""
 
 PLACE = np.dtype([("ordinal", "<u4"), ("index", "<u4")])
 """Where a sample comes from: the number of its input shard, and its own number there."""
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Texts of bytes as one column: end to end in ``data``, and where each one ends."""
-
-    data: Bytes
-    ends: Ints
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @property
-    def starts(self) -> Ints:
-        """Where each one begins."""
-        return np.concatenate((np.zeros(1, np.int64), self.ends))[: len(self.ends)]
-
-    def tolist(self) -> list[bytes]:
-        """Return all of them."""
-        data = self.data.tobytes()
-        return [data[a:b] for a, b in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
-
-    def take(self, rows: Ints) -> Texts:
-        """Return some of them, in the order of ``rows``."""
-        starts, sizes = self.starts[rows], (self.ends - self.starts)[rows]
-        return Texts(self.data[spread(starts, sizes)], np.cumsum(sizes))
-
-    @classmethod
-    def of(cls, texts: Sequence[bytes]) -> Texts:
-        """Return texts as a column."""
-        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
-        return cls(np.frombuffer(b"".join(texts), np.uint8), ends)
-
-    @classmethod
-    def join(cls, parts: Sequence[Texts]) -> Texts:
-        """Return columns end to end."""
-        if not parts:
-            return cls(np.empty(0, np.uint8), np.empty(0, np.int64))
-        shifts = np.cumsum([0, *(len(part.data) for part in parts)])
-        ends = [part.ends + shift for part, shift in zip(parts, shifts[:-1].tolist(), strict=True)]
-        return cls(np.concatenate([part.data for part in parts]), np.concatenate(ends))
 
 
 @dataclass(frozen=True)

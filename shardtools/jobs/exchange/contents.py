@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.jobs.exchange.columns import MEMBER, Columns, Texts, sums_of
+from shardtools.jobs.exchange.columns import MEMBER, Columns, sums_of
+from shardtools.shards.columns import Texts
 from shardtools.shards.samples import Record
 from shardtools.shards.spans import SpanBatch
 from shardtools.shards.tar import BLOCK

@@ -21,13 +21,14 @@ from shardtools.jobs.exchange.notes import GatherPlan, read_plan
 from shardtools.jobs.exchange.reduce import REDUCE, Reducer
 from shardtools.jobs.exchange.same import Treatment, choose
 from shardtools.jobs.target import Counts, ShardResult, Target, commit, is_own, read_mark, shard_result
+from shardtools.shards.columns import spread
 from shardtools.shards.samples import Composer
 from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.spans import SpanBatch, SpanWriter, batch_of
-from shardtools.shards.table import spread
-from shardtools.shards.tar import BLOCK, Ints
+from shardtools.shards.tar import BLOCK
 from shardtools.shards.writer import ShardWriter
 from shardtools.storage import Sink
+from shardtools.types import Ints
 
 
 @dataclass(frozen=True)

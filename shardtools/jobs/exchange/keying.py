@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from shardtools.errors import SampleError
-from shardtools.jobs.exchange.columns import Texts
 from shardtools.jobs.exchange.order import READINGS, RandomOrder, order_of_value, reversed_order
 from shardtools.jobs.script import Script, function, where
+from shardtools.shards.columns import Texts
 from shardtools.shards.reader import Block
 from shardtools.shards.samples import Record, records
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shardtools.jobs.exchange.columns import Texts
 from shardtools.jobs.exchange.order import prefixes
-from shardtools.shards.tar import Ints
+from shardtools.shards.columns import Texts
+from shardtools.types import Ints
 
 _STEP = 8
 

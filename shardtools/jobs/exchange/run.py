@@ -18,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import CorruptError
-from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns, Texts
-from shardtools.shards.tar import BLOCK, Bytes, Ints
+from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns
+from shardtools.shards.columns import Texts
+from shardtools.shards.tar import BLOCK
 from shardtools.spec import is_local
 from shardtools.storage import ByteRange, get_storage
 from shardtools.storage.files import os_errors
+from shardtools.types import Bytes, Ints
 
 ROW = np.dtype([("name_end", "<u8"), ("member_end", "<u8"), ("data_end", "<u8"), ("sum", "<u8"), ("place", PLACE)])
 _END = np.dtype("<u8")

@@ -17,7 +17,7 @@ from shardtools.errors import DuplicateKeyError, redact
 from shardtools.jobs.exchange.columns import Columns, hash_texts
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.script import Script
-from shardtools.shards.tar import Ints
+from shardtools.types import Ints
 
 OnDuplicate = Literal["error", "keep", "rename", "first", "last"]
 Merge = Literal["", "inner", "outer", "left"]

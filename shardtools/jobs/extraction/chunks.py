@@ -20,8 +20,8 @@ from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import Block, ShardReader
 from shardtools.shards.samples import repeated_key
 from shardtools.shards.sidecar import read_sidecar
-from shardtools.shards.tar import Ints
 from shardtools.storage import current_options, get_storage
+from shardtools.types import Ints
 
 CHUNK_ROWS = 8192
 CHUNK_BYTES = 8 << 20
@@ -119,7 +119,7 @@ class ShardChunks:
         table, needs = shard.table, self._needs
         self.fields.update(table.fields)
         self.samples += len(table)
-        keys = table.keys.tolist()
+        keys = table.keys.decode()
         of_field = {name: table.members_of(name) for name in (*needs.fields, *needs.described)}
         picked = np.arange(len(table))
         if needs.where is not None:

@@ -15,7 +15,8 @@ import numpy as np
 
 from shardtools.errors import ShardError
 from shardtools.shards.foreign.listing import Listing
-from shardtools.shards.table import ShardTable, encode_name
+from shardtools.shards.names import encode_name
+from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK
 from shardtools.spec import split_path
 from shardtools.storage import check_stop
@@ -115,7 +116,7 @@ def dump_index(table: ShardTable, url: str) -> bytes:
     columns = (table.field.tolist(), table.offset.tolist(), table.size.tolist())
     members = list(zip(*columns, strict=True))
     lines = [b"%b %d" % (VERSION, len(table))]
-    for key, (start, stop) in zip(table.keys.tolist(), pairwise(table.first.tolist()), strict=True):
+    for key, (start, stop) in zip(table.keys.decode(), pairwise(table.first.tolist()), strict=True):
         stem = encode_name(key)
         parts = [
             b"%b %d %d %b.%b" % (fields[code], at, size, stem, fields[code]) for code, at, size in members[start:stop]

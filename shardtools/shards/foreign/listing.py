@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shardtools.errors import RefusedError, ShardError
+from shardtools.shards.columns import Texts
 from shardtools.shards.member_header import last_member, split_name
-from shardtools.shards.names import wrong_fields
+from shardtools.shards.names import decode_name, wrong_fields
 from shardtools.shards.scan import scan
 from shardtools.shards.sidecar import Sidecar, columns_of
-from shardtools.shards.table import Keys, ShardTable, decode_name
-from shardtools.shards.tar import BLOCK, Ints
+from shardtools.shards.table import ShardTable
+from shardtools.shards.tar import BLOCK
 from shardtools.storage import ByteRange, get_storage
+from shardtools.types import Ints
 
 SPREAD = 16
 """Members to look at, from the first to the last."""
@@ -89,7 +91,7 @@ def _table(listing: Listing) -> ShardTable | None:
     members, first = np.array(groups.rows, np.int64), np.array([*groups.first, len(groups.rows)], np.int64)
     stop = listing.stop[members][first[1:] - 1]
     return ShardTable(
-        keys=Keys(np.frombuffer(b"".join(groups.keys), np.uint8), np.cumsum([*map(len, groups.keys)], dtype=np.int64)),
+        keys=Texts(np.frombuffer(b"".join(groups.keys), np.uint8), np.cumsum([*map(len, groups.keys)], dtype=np.int64)),
         start=np.concatenate(([0], stop[:-1]))[: len(stop)],
         stop=stop,
         first=first,

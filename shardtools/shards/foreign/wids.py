@@ -23,11 +23,13 @@ import numpy as np
 from shardtools.errors import CorruptError, ShardError, SpecError, redact
 from shardtools.json_text import parse_json
 from shardtools.shards.manifest import ShardEntry
-from shardtools.shards.table import ShardTable, encode_name
-from shardtools.shards.tar import BLOCK, Ints
+from shardtools.shards.names import encode_name
+from shardtools.shards.table import ShardTable
+from shardtools.shards.tar import BLOCK
 from shardtools.shards.trust import check_place
 from shardtools.spec import MAX_SHARDS, absolute, folder_of, identity, name_of, scheme_of, split_path
 from shardtools.storage import read_limited
+from shardtools.types import Ints
 
 KIND = "wids-shard-index-v1"
 

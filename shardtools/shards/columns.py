@@ -1,0 +1,113 @@
+"""Columns of numpy arrays: texts as one column, and how columns are cut, put end to end, and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shardtools.shards.names import decode_name
+from shardtools.types import Bytes, Ints
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts of bytes as one column: their bytes, end to end, in ``data``, and where each one ends.
+
+    >>> texts = Texts.of([b"a", b"bc"])
+    >>> texts.tolist(), texts.decode(), texts[1]
+    ([b'a', b'bc'], ['a', 'bc'], 'bc')
+    """
+
+    data: Bytes
+    ends: Ints
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, row: int) -> str:
+        """Return one of them as text; see `decode_name`."""
+        row = range(len(self.ends))[row]
+        start = int(self.ends[row - 1]) if row else 0
+        return decode_name(self.data[start : int(self.ends[row])].tobytes())
+
+    @property
+    def starts(self) -> Ints:
+        """Where each one begins."""
+        return np.concatenate((np.zeros(1, np.int64), self.ends))[: len(self.ends)]
+
+    @property
+    def sizes(self) -> Ints:
+        """How many bytes each one has."""
+        return np.diff(self.ends, prepend=0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take in memory."""
+        return self.data.nbytes + self.ends.nbytes
+
+    def tolist(self) -> list[bytes]:
+        """Return all of them as bytes."""
+        data, ends = self.data.tobytes(), self.ends.tolist()
+        return [data[a:b] for a, b in zip([0, *ends][: len(ends)], ends, strict=True)]
+
+    def decode(self) -> list[str]:
+        """Return all of them as text; see `decode_name`."""
+        data = self.data.tobytes()
+        if not data.isascii():
+            return list(map(decode_name, self.tolist()))
+        text, ends = data.decode("ascii"), self.ends.tolist()
+        return [text[a:b] for a, b in zip([0, *ends][: len(ends)], ends, strict=True)]
+
+    def take(self, rows: Ints) -> Texts:
+        """Return some of them, in the order of ``rows``."""
+        starts, sizes = self.starts[rows], self.sizes[rows]
+        return Texts(self.data[spread(starts, sizes)], np.cumsum(sizes))
+
+    def slice(self, start: int, stop: int) -> Texts:
+        """Return the texts from row ``start`` up to ``stop``; their bytes are not copied."""
+        low = int(self.ends[start - 1]) if start else 0
+        high = int(self.ends[stop - 1]) if stop > start else low
+        return Texts(self.data[low:high], self.ends[start:stop] - low)
+
+    @classmethod
+    def of(cls, texts: Sequence[bytes]) -> Texts:
+        """Return texts as a column."""
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+        return cls(np.frombuffer(b"".join(texts), np.uint8), ends)
+
+    @classmethod
+    def join(cls, parts: Sequence[Texts]) -> Texts:
+        """Return columns end to end."""
+        return cls(
+            join([part.data for part in parts], np.uint8),
+            join_shifted([part.ends for part in parts], [len(part.data) for part in parts]),
+        )
+
+
+def join(parts: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return the columns ``parts`` as one, empty if there are none."""
+    return np.concatenate(parts, dtype=dtype) if parts else np.empty(0, dtype)
+
+
+def join_shifted(parts: Sequence[Ints], lengths: Sequence[int]) -> Ints:
+    """Return columns of offsets as one, as if what they lie in, of these ``lengths``, was put end to end.
+
+    >>> join_shifted([np.array([1, 3]), np.array([2])], [3, 2]).tolist()
+    [1, 3, 5]
+    """
+    shifts = np.cumsum([0, *lengths]).tolist()
+    return join([part + shift for part, shift in zip(parts, shifts[:-1], strict=True)], np.int64)
+
+
+def spread(starts: Ints, sizes: Ints) -> Ints:
+    """Return the numbers from each start on, as many as its size says, end to end.
+
+    >>> spread(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    shifts = starts - (np.cumsum(sizes) - sizes)
+    return np.repeat(shifts, sizes) + np.arange(int(sizes.sum()), dtype=np.int64)
