@@ -19,9 +19,10 @@ from shardtools.dataset import ShardedDataset
 from shardtools.errors import JobError, ShardtoolsError
 from shardtools.loader.assemble import Collate, Raw, Recipe
 from shardtools.loader.control import Control
-from shardtools.loader.loader import MEMORY, Loader, OnError, Pass, Settings
+from shardtools.loader.loader import Loader, Pass
 from shardtools.loader.order import Shuffle
 from shardtools.loader.ranks import check_rank
+from shardtools.loader.settings import MAX_SKIPS, MEMORY, OnError, Settings
 from shardtools.loader.split import Uneven, worker_stream
 from shardtools.shards.names import names_of
 from shardtools.shards.open_shard import OpenShard
@@ -51,7 +52,7 @@ def to_tf(
     world_size: int = 1,
     uneven: Uneven = "uneven",
     on_error: OnError = "raise",
-    max_skips: tuple[int, int] = (100, 10_000),
+    max_skips: tuple[int, int] = MAX_SKIPS,
     memory: int = MEMORY,
     threads: int | None = None,
     signature: Any = None,
@@ -110,7 +111,7 @@ def _batches(
     tf: Any, loader: Loader, signature: Any, names: Names, epochs: Iterator[int], rank: int, world_size: int
 ) -> Generator[Any, None, None]:
     """Yield the batches of the next epoch."""
-    current = Pass(next(epochs), worker_stream(loader.split(rank, world_size)), None, 1, -1)
+    current = Pass(next(epochs), worker_stream(loader.split(rank, world_size)))
     with closing(loader.run(current)) as values:
         for value in values:
             yield _conform(tf, value, signature, names)

@@ -1,37 +1,136 @@
-"""Batches for whoever trains without PyTorch: numpy arrays, or what ``collate`` makes."""
+"""Batches for whoever trains without PyTorch: numpy arrays, or what ``collate`` makes; and what all batches can do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any
 
 from shardtools.dataset import ShardedDataset, storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Collate, stack
 from shardtools.loader.control import Control
-from shardtools.loader.loader import MEMORY, Loader, OnError, Settings
+from shardtools.loader.loader import Loader, Pass
 from shardtools.loader.order import Shuffle
-from shardtools.loader.split import Uneven
+from shardtools.loader.ranks import check_rank
+from shardtools.loader.settings import MAX_SKIPS, MEMORY, Auto, OnError, Settings
+from shardtools.loader.split import Split, Stream, Uneven
 from shardtools.shards.names import names_of
+from shardtools.types import Ints
 
-Source = str | Sequence[str]
+
+class EpochBatches:
+    """The batches of one rank, of which each iteration is one epoch, in an order that depends on ``seed``, the epoch,
+    ``shuffle`` and the dataset alone: the same for any number of ranks and workers.
+
+    Who makes one says by `place` and `worker` which part of an epoch is delivered here.
+    """
+
+    _loader: Loader
+
+    def place(self) -> tuple[int, int]:
+        """Return the rank and the number of ranks."""
+        raise NotImplementedError
+
+    def worker(self) -> tuple[int | None, int]:
+        """Return the number of this worker process, None if it is none, and how many there are."""
+        return None, 1
+
+    # --- epochs
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next pass; after `load_state_dict` that of the state."""
+        return self._loader.control.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass, on which the order depends; workers that persist hear of it, too.
+
+        To set the epoch that a state was loaded of changes nothing: the next pass is the rest of it.
+        """
+        self._loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Return how many batches an epoch has on each rank; the shards are asked where there is no manifest."""
+        return self.split().count
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._loader.begin(*self.place(), *self.worker())
+
+    # --- state
+
+    def state_dict(self, batches: int | None = None) -> dict[str, Any]:
+        """Return where the latest pass stands, as a small dict of JSON data.
+
+        Where worker processes deliver the batches, say how many ``batches`` of the pass this rank has taken from its
+        DataLoader; torchdata's StatefulDataLoader counts by itself.
+
+        Raises:
+            JobError: ``batches`` is missing, or is more than there are.
+        """
+        return self._loader.state(*self.place(), batches, *self.worker()).dump()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Start the next pass where a state stands, whatever the number of ranks and workers, and the batch size.
+
+        That takes no time. The pass after it is a whole epoch again. A state that was taken when a pass was over is
+        that of the next epoch.
+
+        Raises:
+            JobError: it was saved with other shards, another seed or another shuffle, or it is no state.
+        """
+        self._loader.load(state, *self.worker(), self._loader.settings.batch_size * self.place()[1])
+
+    # --- as a source of a mixture
+
+    def split(self, start: int = 0) -> Split:
+        """Return what this rank gets of an epoch from a position on."""
+        return self._loader.split(*self.place(), start)
+
+    def some(self, numbers: Ints, epoch: int, start: int) -> Generator[Any, None, None]:
+        """Yield those of the rank's batches, from position ``start`` of an epoch on, whose numbers are given."""
+        return self._loader.run(Pass(epoch, Stream(self.split(start), numbers), *self.worker()))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this dataset and its orders apart from others."""
+        return self._loader.identity()
+
+    def stats(self) -> dict[str, float]:
+        """Return what was done so far, by this process and the workers together.
+
+        ``batches``; ``samples`` and ``bytes`` that were read; ``waited``, the seconds that iterations waited for them;
+        ``skipped`` and ``repeated`` samples; ``shards``, how often one was opened; ``peak_bytes``, the most that was
+        read ahead, summed over processes; ``retries`` of requests; and ``cache_hits`` and ``cache_misses``, objects
+        and parts of them that the cache had and had not.
+        """
+        return self._loader.control.totals()
 
 
-class ShardBatches:
-    """The batches of one rank, read and decoded by threads of this process; each iteration is one epoch.
+class ShardBatches(EpochBatches):
+    """The batches of one rank as numpy arrays, read and decoded by threads of this process.
 
-    The arguments are those of `ShardIterable`. Decoded values are stacked to numpy arrays, where they are arrays or
-    numbers; ``rank`` and ``world_size`` are not looked up anywhere.
+    A batch is a tuple in the order of ``fields``; decoded values are stacked to arrays, where they are arrays or
+    numbers. It needs no framework.
+
+    Args:
+        source: the spec of the shards, or a list of such.
+        fields … threads: see `shardtools.loader.settings.Settings`. ``fields`` may be a single name.
+        rank, world_size: which part of each batch this process gets. Nothing is looked up: unlike `ShardIterable`, this
+            one may well be used for all samples in a process that happens to be a rank.
+        cache, retries, timeout, trust_index, limits: see `shardtools.open`.
+
+    Raises:
+        JobError: arguments contradict each other.
+        SpecError: the spec is wrong or names nothing.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: str | Sequence[str],
         *,
         fields: str | Sequence[str],
         decode: bool = False,
         transform: Callable[..., Any] | None = None,
-        collate: Collate | Literal["auto"] | None = "auto",
+        collate: Collate | Auto | None = "auto",
         shuffle: Shuffle = False,
         seed: int = 0,
         batch_size: int = 1,
@@ -39,7 +138,7 @@ class ShardBatches:
         world_size: int = 1,
         uneven: Uneven = "uneven",
         on_error: OnError = "raise",
-        max_skips: tuple[int, int] = (100, 10_000),
+        max_skips: tuple[int, int] = MAX_SKIPS,
         memory: int = MEMORY,
         threads: int | None = None,
         cache: str | None = None,
@@ -54,34 +153,10 @@ class ShardBatches:
             names_of(fields), decode, transform, collate, shuffle, seed, batch_size, uneven,
             on_error, max_skips, memory, threads,
         )  # fmt: skip
+        self._place = check_rank(rank, world_size)
         options = storage_options(cache, retries, timeout, limits)
         self._loader = Loader(ShardedDataset(source, options, trust_index=trust_index), settings, Control())
-        self._rank, self._world_size = rank, world_size
 
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next pass."""
-        return self._loader.control.epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass, on which the order depends."""
-        self._loader.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        """Return how many batches an epoch has; the shards are asked where there is no manifest."""
-        return self._loader.split(self._rank, self._world_size).count
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._loader.begin(self._rank, self._world_size)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the latest pass stands, as JSON data."""
-        return self._loader.state(self._rank, self._world_size, None, None, 1).dump()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Start the next pass where a state stands."""
-        self._loader.load(state, None, 1, 0)
-
-    def stats(self) -> dict[str, float]:
-        """Return what was done so far; see `ShardIterable.stats`."""
-        return self._loader.control.totals()
+    def place(self) -> tuple[int, int]:
+        """Return the rank and the number of ranks."""
+        return self._place

@@ -7,44 +7,50 @@ have some of them in one epoch and some in the other.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from shardtools.loader.stats import NAMES, Stats
+from shardtools.types import Ints
 
 MOST_WORKERS = 1024
 """Worker processes of a loader."""
 
+Origin = tuple[int, int]
+"""Of a source of a mixture: in which pass over it the mixture begins, and at which position of that pass."""
+
 _EPOCH, _START, _GENERATION, _WORKERS, _BEGUN = range(5)
+_ORIGINS = 5
 
 
 class Control:
-    """The epoch, where it starts, and how far the workers are. Arrays are of this process unless others are given.
+    """The epoch, where it starts, and how far the workers are; for a mixture, also the origin of each of its sources.
 
-    ``copied`` is what `copy` gave in the process that this object was copied from.
+    ``numbers`` and ``stats`` are arrays of the `shapes`, of this process alone unless they are given.
     """
 
-    SHAPES = ((5 + MOST_WORKERS,), (1 + MOST_WORKERS, len(NAMES)))
-
-    def __init__(self, numbers: Any = None, stats: Any = None, copied: Any = None):
-        self._numbers = np.zeros(self.SHAPES[0], np.int64) if numbers is None else numbers
-        self._stats = np.zeros(self.SHAPES[1], np.float64) if stats is None else stats
-        self._finished = self._numbers[5:]
-        self._copied = self._numbers[:5].copy() if copied is None else np.array(copied)
-        self._seen = self._numbers
+    def __init__(self, sources: int = 0, numbers: Ints | None = None, stats: npt.NDArray[np.float64] | None = None):
+        shapes = self.shapes(sources)
+        self._numbers: Ints = np.zeros(shapes[0], np.int64) if numbers is None else numbers
+        self._stats: npt.NDArray[np.float64] = np.zeros(shapes[1]) if stats is None else stats
+        stop = _ORIGINS + 2 * sources
+        self._finished = self._numbers[stop:]
+        self._copied = self._numbers[:stop].copy()
+        self._seen = self._numbers[:stop]
         self._has_entered = False
 
-    def copy(self) -> list[int]:
-        """Return what a copy in a new process begins with."""
-        return [int(number) for number in self._copied]
+    @staticmethod
+    def shapes(sources: int) -> tuple[int, tuple[int, int]]:
+        """Return the shapes of the array of numbers and of that of the counters."""
+        return _ORIGINS + 2 * sources + MOST_WORKERS, (1 + MOST_WORKERS, len(NAMES))
 
-    def enter(self, worker: int | None) -> bool:
-        """Begin to look for the next pass; return whether it is as things stood when this worker was copied."""
+    def enter(self, worker: int | None) -> None:
+        """Begin to look for the next pass, which is the first of a worker as things stood when it was copied."""
         is_first = worker is not None and not self._has_entered
         self._has_entered = worker is not None
-        self._seen = self._copied if is_first else self._numbers
-        return is_first
+        self._seen = self._copied if is_first else self._numbers[: len(self._copied)]
 
     @property
     def epoch(self) -> int:
@@ -55,6 +61,12 @@ class Control:
     def start(self) -> int:
         """Where the next pass starts: where the state that was loaded stood, until one pass from there is complete."""
         return 0 if self.is_done else int(self._seen[_START])
+
+    @property
+    def origins(self) -> list[Origin]:
+        """Where each source of a mixture begins; its own start when a pass from where the state stood is complete."""
+        numbers = [0] * (len(self._seen) - _ORIGINS) if self.is_done else self._seen[_ORIGINS:].tolist()
+        return list(zip(numbers[::2], numbers[1::2], strict=True))
 
     @property
     def is_done(self) -> bool:
@@ -72,11 +84,12 @@ class Control:
         """How many worker processes made the latest pass, 0 if it was made by the loader's own."""
         return int(self._numbers[_WORKERS])
 
-    def set(self, epoch: int, start: int) -> None:
-        """Set where the next pass starts."""
+    def set(self, epoch: int, start: int, origins: Sequence[Sequence[int]] = ()) -> None:
+        """Set where the next pass starts; without ``origins`` all sources start at their beginning."""
         self._numbers[_EPOCH], self._numbers[_START], self._numbers[_BEGUN] = epoch, start, start
         self._numbers[_GENERATION] += 1
-        self._copied[:] = self._numbers[:5]
+        self._numbers[_ORIGINS : len(self._copied)] = np.ravel(origins) if origins else 0
+        self._copied[:] = self._numbers[: len(self._copied)]
 
     def begin(self, start: int, workers: int) -> int:
         """Note that a pass starts, made by so many worker processes; return what `finish` wants."""

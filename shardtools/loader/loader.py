@@ -8,76 +8,28 @@ Nothing here needs PyTorch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import JobError, SampleError, ShardtoolsError
-from shardtools.loader.assemble import Batch, Collate, Raw, Recipe
+from shardtools.loader.assemble import Batch, Raw, Recipe
 from shardtools.loader.control import Control
-from shardtools.loader.order import Shuffle, describe_shuffle, make_order
+from shardtools.loader.order import describe_shuffle, make_order
 from shardtools.loader.prefetch import Prefetch, shut_down
 from shardtools.loader.run import Run
-from shardtools.loader.shard import SPECIAL, Shards, data_fields
-from shardtools.loader.split import Split, Stream, Uneven, worker_stream
+from shardtools.loader.settings import Settings
+from shardtools.loader.shard import Shards, data_fields
+from shardtools.loader.split import Split, Stream, worker_stream
 from shardtools.loader.state import State, check_same, digest, parse_state
 from shardtools.loader.stats import Stats
 from shardtools.processors import processors
 from shardtools.storage import StorageOptions, follow
-
-OnError = Literal["raise", "skip"] | Callable[[ShardtoolsError], object]
-
-MEMORY = 256_000_000
-"""Bytes of samples that a process reads ahead, at most."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What batches are made of and how; see `shardtools.torch.ShardIterable`.
-
-    Raises:
-        JobError: they contradict each other.
-    """
-
-    fields: tuple[str, ...]
-    decode: bool
-    transform: Callable[..., Any] | None
-    collate: Collate | None
-    shuffle: Shuffle
-    seed: int
-    batch_size: int
-    uneven: Uneven
-    on_error: OnError
-    max_skips: tuple[int, int]
-    memory: int
-    threads: int | None
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.fields if name.startswith("__") and name not in SPECIAL]
-        if not self.fields or unknown or len(set(self.fields)) < len(self.fields):
-            what = (
-                f"there is no field {unknown[0]}" if unknown else "fields must name each field once, and at least one"
-            )
-            raise JobError(what, fix=f"name fields such as jpg, or one of {', '.join(SPECIAL)}")
-        if self.batch_size < 1 or self.memory < 1 or (self.threads is not None and self.threads < 1):
-            raise JobError(
-                "batch_size, memory and threads must be positive", fix="correct the argument, or leave it out"
-            )
-        if self.uneven not in ("drop", "pad", "uneven"):
-            raise JobError(f"uneven={self.uneven!r} is not a valid choice", fix="choose drop, pad or uneven")
-        if self.on_error not in ("raise", "skip") and not callable(self.on_error):
-            raise JobError(
-                f"on_error={self.on_error!r} is not a valid choice", fix="choose raise or skip, or give a function"
-            )
-        if isinstance(self.shuffle, str) and self.shuffle != "full":
-            raise JobError(
-                f"shuffle={self.shuffle!r} is not a valid choice", fix="choose True, False, full or a Window"
-            )
 
 
 @dataclass
@@ -86,9 +38,9 @@ class Pass:
 
     epoch: int
     stream: Stream
-    worker: int | None
-    workers: int
-    generation: int
+    worker: int | None = None
+    workers: int = 1
+    generation: int = -1
     batches: int = 0
     is_finished: bool = False
 

@@ -1,131 +1,19 @@
-"""A dataset of shards as a map-style dataset of PyTorch: any sample by its number, for samplers of your own."""
+"""A dataset of shards as a map-style dataset of PyTorch."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from torch.utils.data import Dataset
 
-from shardtools.dataset import ShardedDataset, normalize, storage_options
-from shardtools.limits import DEFAULT_LIMITS, Limits
-from shardtools.loader.assemble import Raw, Recipe
-from shardtools.loader.shard import Shards, data_fields, read_columns
-from shardtools.loader.stats import Stats
-from shardtools.shards.names import names_of
-from shardtools.storage import StorageOptions, follow, using
-from shardtools.types import Ints
-
-THREADS = 16
-"""Threads that read and decode, by default."""
+from shardtools.loader.mapping import SampleMap
 
 
-class ShardMap(Dataset[Any]):
-    """The samples of a dataset by their numbers: ``data[5]`` is a tuple in the order of ``fields``.
+class ShardMap(SampleMap, Dataset[Any]):
+    """The samples of a dataset by their indexes: ``data[5]`` is a tuple in the order of ``fields``.
 
-    A DataLoader gives it the numbers of a whole batch at a time, which are then read together: one request for each
+    A DataLoader gives it the indexes of a whole batch at a time, which are then read together: one request for each
     shard, all at once. Without a sampler of your own, `ShardIterable` is faster, and can resume. The arguments are
-    those of `ShardIterable`.
+    those of `ShardIterable`, without those about order, batches and errors: these are the sampler's and the
+    DataLoader's to decide.
     """
-
-    def __init__(
-        self,
-        source: str | Sequence[str],
-        *,
-        fields: str | Sequence[str],
-        decode: bool = True,
-        transform: Callable[..., Any] | None = None,
-        threads: int | None = None,
-        cache: str | None = None,
-        retries: int = 5,
-        timeout: float = 60.0,
-        trust_index: bool = False,
-        limits: Limits = DEFAULT_LIMITS,
-    ):
-        options = storage_options(cache, retries, timeout, limits)
-        self._dataset = ShardedDataset(source, options, trust_index=trust_index)
-        self._options = self._dataset.options
-        self._fields, self._decode, self._transform, self._threads = names_of(fields), decode, transform, threads
-        self._reader: _Reader | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reader": None}
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        """Return one sample.
-
-        Raises:
-            IndexError: there is no such number.
-            ShardtoolsError: it cannot be read or decoded.
-        """
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indexes: Sequence[int]) -> list[Any]:
-        """Return some samples, in the order asked for; DataLoader calls this."""
-        numbers = normalize(np.asarray(indexes, np.int64), len(self))
-        if self._reader is None or self._reader.pid != os.getpid():  # after a fork nothing of the parent's is used
-            self._reader = _Reader(
-                self._dataset, self._fields, self._decode, self._transform, self._options, self._threads
-            )
-        return self._reader.read(numbers) if len(numbers) else []
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[index] for index in range(len(self)))
-
-
-class _Reader:
-    """What one process reads samples with."""
-
-    def __init__(
-        self,
-        dataset: ShardedDataset,
-        names: tuple[str, ...],
-        decode: bool,
-        transform: Callable[..., Any] | None,
-        options: StorageOptions,
-        threads: int | None,
-    ):
-        self.pid = os.getpid()
-        self._names, self._options = names, options
-        self._ends = np.cumsum([0, *(dataset.counts or ())])
-        self._shards = Shards(dataset, data_fields(names), options, Stats())
-        name = partial(_name, self._shards, self._ends)
-        self._recipe = Recipe(names, decode, transform, None, name, lambda: dataset.known_fields)
-        self._pool = ThreadPoolExecutor(threads or THREADS, "shardtools-map", follow, (options,))
-
-    def read(self, numbers: Ints) -> list[Any]:
-        unique, places = np.unique(numbers, return_inverse=True)
-        shards = np.searchsorted(self._ends, unique, side="right") - 1
-        bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(unique)]
-        parts = [(int(shards[a]), unique[a:b] - self._ends[shards[a]]) for a, b in pairwise(bounds)]
-        columns: list[list[Any]] = [[] for _ in self._names]
-        for found in self._each(self._columns, parts):
-            for column, values in zip(columns, found, strict=True):
-                column += values
-        raw = Raw(columns, unique.tolist(), {})
-        with using(self._options):
-            samples = self._each(lambda place: self._recipe.sample(raw, place), range(len(raw)))
-        return [samples[place] for place in places.tolist()]
-
-    def _each(self, call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
-        return [call(arguments[0])] if len(arguments) == 1 else list(self._pool.map(call, arguments))
-
-    def _columns(self, part: tuple[int, Ints]) -> list[list[Any]]:
-        number, rows = part
-        with using(self._options):
-            shard = self._shards.get(number)
-            return read_columns(self._names, [(shard, rows)])
-
-
-def _name(shards: Shards, ends: Ints, number: int) -> tuple[str, str]:
-    """Return URL and key of a sample. No method, so that the threads of a reader end as soon as nobody has it."""
-    shard = int(np.searchsorted(ends, number, side="right")) - 1
-    return shards.name(shard, number - int(ends[shard]))
