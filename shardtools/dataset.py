@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -28,6 +26,7 @@ import numpy as np
 
 from shardtools.errors import SpecError, redact
 from shardtools.limits import DEFAULT_LIMITS, Limits
+from shardtools.lru import LRU
 from shardtools.processors import processors
 from shardtools.shards.foreign import wids
 from shardtools.shards.foreign.energon import INFO
@@ -77,13 +76,7 @@ class ShardedDataset(Sequence[Record]):
     def _start(self) -> None:
         """Begin with nothing, in a process that is new to this."""
         self._tables = Tables(self._urls, self._options)
-        self._reopen()
-
-    def _reopen(self) -> None:
-        """Begin with no shard open."""
-        self._lock = threading.Lock()
-        self._shards: OrderedDict[int, OpenShard] = OrderedDict()
-        self._pid = os.getpid()
+        self._shards: LRU[int, OpenShard] = LRU(SHARDS)
         self._seen_empty: set[int] = set()
         self._seen_fields: frozenset[str] = frozenset()
 
@@ -242,19 +235,10 @@ class ShardedDataset(Sequence[Record]):
 
     def _shard(self, number: int) -> OpenShard:
         """Return a shard, open."""
-        if self._pid != os.getpid():  # after a fork another process may hold the lock
-            self._reopen()
-        with self._lock:
-            if (shard := self._shards.get(number)) is not None:
-                self._shards.move_to_end(number)
-                return shard
+        if (shard := self._shards.get(number)) is not None:
+            return shard
         with using(self._options):
-            shard = OpenShard(self.indexed(number), self._options)
-        with self._lock:
-            self._shards[number] = shard
-            while len(self._shards) > SHARDS:
-                self._shards.popitem(last=False)
-        return shard
+            return self._shards.put(number, OpenShard(self.indexed(number), self._options))
 
     # --- samples
 

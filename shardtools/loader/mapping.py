@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shardtools.dataset import ShardedDataset, normalize, storage_options
+from shardtools.forks import PerProcess
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Raw, Recipe
 from shardtools.loader.shard import Shards, data_fields, read_columns
@@ -45,10 +45,22 @@ class SampleMap:
         self._dataset = ShardedDataset(source, options, trust_index=trust_index)
         self._options = self._dataset.options
         self._fields, self._decode, self._transform, self._threads = names_of(fields), decode, transform, threads
-        self._reader: SampleReader | None = None
+        self._start()
+
+    def _start(self) -> None:
+        """Begin with nothing, in a process that is new to this."""
+        self._reader = PerProcess(
+            partial(
+                SampleReader, self._dataset, self._fields, self._decode, self._transform, self._options, self._threads
+            )
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reader": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_reader"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -65,11 +77,7 @@ class SampleMap:
     def __getitems__(self, indexes: Sequence[int]) -> list[Any]:
         """Return some samples, in the order asked for; DataLoader calls this."""
         numbers = normalize(np.asarray(indexes, np.int64), len(self))
-        if self._reader is None or self._reader.pid != os.getpid():  # after a fork nothing of the parent's is used
-            self._reader = SampleReader(
-                self._dataset, self._fields, self._decode, self._transform, self._options, self._threads
-            )
-        return self._reader.read(numbers) if len(numbers) else []
+        return self._reader.get().read(numbers) if len(numbers) else []
 
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
@@ -87,7 +95,6 @@ class SampleReader:
         options: StorageOptions,
         threads: int | None,
     ):
-        self.pid = os.getpid()
         self._names, self._options = names, options
         self._ends = np.cumsum([0, *(dataset.counts or ())])
         self._shards = Shards(dataset, data_fields(names), options, Stats())

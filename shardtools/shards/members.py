@@ -7,7 +7,6 @@ The sidecar says where they are. Whoever needs most of a shard reads it from its
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from shardtools.errors import CorruptError
+from shardtools.forks import PerProcess
 from shardtools.shards.compression import Packing, crc32, find_packing, inflate
 from shardtools.shards.member_header import check_headers
 from shardtools.shards.sidecar import Sidecar
@@ -29,17 +29,9 @@ GAP = 2048
 """Bytes between two members, such as headers, that are read with them rather than asked around."""
 
 
-_checking = threading.Lock()
+_checking = PerProcess(threading.Lock)
 """Held by the one thread that checks members. To take a checksum lets go of the interpreter's lock; where many threads
 want that, each would wait for all others at every member: with 32 of them, samples of 20 kB took half as long again."""
-
-
-def _renew_lock() -> None:
-    global _checking
-    _checking = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)  # the thread that held it may not be there
 
 
 def first_wrong(values: Sequence[Any], expected: Sequence[int]) -> int | None:
@@ -47,7 +39,7 @@ def first_wrong(values: Sequence[Any], expected: Sequence[int]) -> int | None:
 
     A value of None, and an expectation below 0, match anything.
     """
-    with _checking:
+    with _checking.get():
         try:
             found = list(map(crc32, values))
         except TypeError:

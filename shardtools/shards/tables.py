@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 
 from shardtools.errors import StaleTableError, redact
+from shardtools.forks import PerProcess
+from shardtools.lru import LRU
 from shardtools.shards.compression import find_packing
 from shardtools.shards.foreign.energon import EnergonIndex
 from shardtools.shards.foreign.read import read_foreign
@@ -39,12 +40,8 @@ class Tables:
         self.energon = EnergonIndex(urls)
         self._read: dict[int, tuple[Stat, IndexedShard]] = {}
         self._read_bytes = 0
-        self._reopen()
-
-    def _reopen(self) -> None:
-        self._lock = threading.Lock()
-        self._recent: OrderedDict[int, IndexedShard] = OrderedDict()
-        self._pid = os.getpid()
+        self._lock = PerProcess(threading.Lock)
+        self._recent: LRU[int, IndexedShard] = LRU(TABLES)
 
     def get(self, number: int) -> IndexedShard:
         """Return a shard and its table.
@@ -53,19 +50,10 @@ class Tables:
             StorageError: it cannot be read.
             ShardError: it is damaged.
         """
-        if self._pid != os.getpid():  # after a fork another process may hold the lock
-            self._reopen()
-        with self._lock:
-            if (shard := self._recent.get(number)) is not None:
-                self._recent.move_to_end(number)
-                return shard
+        if (shard := self._recent.get(number)) is not None:
+            return shard
         with using(self._options):
-            shard = self._find(number)
-        with self._lock:
-            self._recent[number] = shard
-            while len(self._recent) > TABLES:
-                self._recent.popitem(last=False)
-        return shard
+            return self._recent.put(number, self._find(number))
 
     def _find(self, number: int) -> IndexedShard:
         url = self._urls[number]
@@ -94,7 +82,7 @@ class Tables:
 
     def _keep(self, number: int, stat: Stat, shard: IndexedShard) -> None:
         weight = shard.nbytes
-        with self._lock:
+        with self._lock.get():
             if self._read_bytes + weight <= READ_BYTES:
                 self._read[number] = stat, shard
                 self._read_bytes += weight

@@ -37,6 +37,7 @@ from shardtools.errors import (
     StorageError,
     redact,
 )
+from shardtools.forks import PerProcess
 from shardtools.json_text import parse_json
 from shardtools.storage import Stat
 from shardtools.storage.http_client import (
@@ -99,6 +100,15 @@ class _Account:
         return isinstance(self.credentials, AnonymousCredentials)
 
 
+class _Own:
+    """What one process has: the account, and a session for each thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.account: _Account | None = None
+        self.local = threading.local()
+
+
 class GsClient(Client):
     """Sends requests to Google Cloud Storage. Sessions are made on first use in each process and thread."""
 
@@ -109,12 +119,10 @@ class GsClient(Client):
     def __init__(self, policy: RetryPolicy, timeout: float):
         super().__init__(policy)
         self._timeouts = timeouts(timeout)
-        self._local = threading.local()
-        self._lock = threading.Lock()
-        self._accounts: dict[int, _Account] = {}
+        self._own = PerProcess(_Own)
         self._tells_generation = True
 
-    def exchange(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
+    def request(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
         """Return the answer to a request for an object's bytes."""
         bucket, name = split_url(url)
         # With gzip accepted, what is stored as gzip comes as it is stored, and with its own length.
@@ -131,7 +139,7 @@ class GsClient(Client):
         if not self._tells_generation:
             if known is None:  # asked for it first: an emulator may answer nothing else before all of this is read
                 response.close()
-                return self.exchange(method, url, headers, body)
+                return self.request(method, url, headers, body)
             response.headers[_GENERATION] = known
         return response
 
@@ -155,12 +163,12 @@ class GsClient(Client):
         """Return what the service answers to a request about ``url``; transient failures are retried."""
 
         def attempt() -> dict[str, Any]:
-            response = self.request(method, url, path, query, body=None if body is None else json.dumps(body).encode())
+            response = self.call_api(method, url, path, query, body=None if body is None else json.dumps(body).encode())
             return parse(response, url)
 
         return self.policy.run(url, attempt)
 
-    def request(
+    def call_api(
         self,
         method: str,
         url: str,
@@ -240,21 +248,21 @@ class GsClient(Client):
         return response
 
     def _account(self, url: str) -> _Account:
-        pid = os.getpid()
-        with self._lock:
-            if pid not in self._accounts:
-                self._accounts[pid] = _find_account(url)
-            return self._accounts[pid]
+        own = self._own.get()
+        with own.lock:
+            if own.account is None:
+                own.account = _find_account(url)
+            return own.account
 
     def _session(self, account: _Account) -> AuthorizedSession:
-        state = self._local
-        if getattr(state, "pid", None) != os.getpid():
+        state = self._own.get().local
+        if not hasattr(state, "session"):
             refused = () if account.is_anonymous else DEFAULT_REFRESH_STATUS_CODES
             session = AuthorizedSession(account.credentials, refresh_status_codes=refused)
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(pool_maxsize=THREADS))
             session.headers["User-Agent"] = f"shardtools/{__version__}"
-            state.session, state.pid = session, os.getpid()
+            state.session = session
         found: AuthorizedSession = state.session
         return found
 

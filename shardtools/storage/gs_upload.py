@@ -78,7 +78,7 @@ class ResumableSink:
         """Forget what was sent."""
         if self._session is not None:
             with suppress(StorageError, TransientError):  # it is never visible, and forgotten after a week
-                self._client.request("DELETE", self._url, self._session, headers={"Content-Length": "0"})
+                self._client.call_api("DELETE", self._url, self._session, headers={"Content-Length": "0"})
 
     def _send_piece(self) -> None:
         if self._session is None:
@@ -96,7 +96,7 @@ class ResumableSink:
         headers = {"Content-Type": "application/json; charset=UTF-8", "X-Upload-Content-Type": _TYPE}
 
         def attempt() -> str:
-            response = self._client.request("POST", self._url, path, headers=headers, body=body)
+            response = self._client.call_api("POST", self._url, path, headers=headers, body=body)
             if "Location" not in response.headers:
                 raise TransientError("the answer names no place for the upload")
             return response.headers["Location"]
@@ -144,7 +144,7 @@ class ResumableSink:
         if last:
             headers["X-Goog-Hash"] = f"crc32c={_encoded(self._checksum)}"
         assert self._session is not None
-        return self._client.request("PUT", self._url, self._session, headers=headers, body=data)
+        return self._client.call_api("PUT", self._url, self._session, headers=headers, body=data)
 
     def _arrived(self, response: requests.Response, end: int) -> int:
         """Return how much of the piece that ends at ``end`` the service has, by the Range of its answer."""
@@ -189,7 +189,7 @@ def put_object(client: GsClient, url: str, data: bytes, write_id: str, *, exclus
     headers = {"Content-Type": f'multipart/related; boundary="{boundary}"'}
 
     def attempt() -> dict[str, Any]:
-        return parse(client.request("POST", url, path, query, headers, body), url)
+        return parse(client.call_api("POST", url, path, query, headers, body), url)
 
     _compare(client, url, client.policy.run(url, attempt), len(data), _encoded(checksum))
 

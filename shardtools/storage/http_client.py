@@ -8,7 +8,6 @@ Storage. ``http_stream.py`` and ``http_ranges.py`` read through any of them.
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import ssl
@@ -38,6 +37,7 @@ from shardtools.errors import (
     UnavailableError,
     redact,
 )
+from shardtools.forks import PerProcess
 from shardtools.storage import Stat, current_options
 from shardtools.storage.retry import TRANSIENT_STATUSES, RetryPolicy, TransientError, retry_after_seconds
 
@@ -85,6 +85,10 @@ def timeouts(seconds: float) -> tuple[float, float]:
     return min(_CONNECT_SECONDS, seconds), seconds
 
 
+def _new_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, "shardtools-http")
+
+
 class Client(ABC):
     """Sends requests to a service and says what its answers mean. Safe in threads and after a fork."""
 
@@ -105,12 +109,12 @@ class Client(ABC):
 
     def __init__(self, policy: RetryPolicy):
         self.policy = policy
-        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self._pool = PerProcess(_new_pool)
         self.multirange: dict[str, bool] = {}
         """Whether a server (scheme, host and port) answers many ranges in one response; learned by asking."""
 
     @abstractmethod
-    def exchange(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
+    def request(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
         """Return the answer to one request, its body not yet read; `network_errors` is around it.
 
         ``url`` is the one that the user knows, which the service's own may differ from.
@@ -126,7 +130,7 @@ class Client(ABC):
             StorageError: trying again cannot help.
         """
         with network_errors(url):
-            response = self.exchange(method, url, headers, body)
+            response = self.request(method, url, headers, body)
         if response.status_code >= 400:
             self.check_transient(response)
         elif method == "GET" and response.status_code in (200, 206) and not _has_whole_head(response):
@@ -163,9 +167,7 @@ class Client(ABC):
 
     def map(self, function: Callable[[A], T], items: Iterable[A]) -> list[T]:
         """Return ``function(item)`` for each item, run in a few threads. The first exception ends it."""
-        pool = self._pools.get(os.getpid())
-        if pool is None:
-            pool = self._pools.setdefault(os.getpid(), ThreadPoolExecutor(THREADS, "shardtools-http"))
+        pool = self._pool.get()
         futures = [pool.submit(copy_context().run, function, item) for item in items]
         try:
             return [future.result() for future in futures]

@@ -19,6 +19,7 @@ from requests.adapters import HTTPAdapter
 
 from shardtools import __version__
 from shardtools.errors import RefusedError
+from shardtools.forks import PerProcess
 from shardtools.spec import server_of
 from shardtools.storage.http_client import MEANINGS, THREADS, Client, bad_url
 from shardtools.storage.http_headers import HEADERS_VARIABLE, PlacedHeaders, parse_headers
@@ -51,9 +52,9 @@ class HttpClient(Client):
         super().__init__(policy)
         self._timeout = timeout
         self._named = named
-        self._local = threading.local()
+        self._local = PerProcess(threading.local)
 
-    def exchange(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
+    def request(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
         _check_url(url)
         session, settings = self._session(url)
         request = requests.Request(method, url, headers=headers, data=body)
@@ -69,11 +70,10 @@ class HttpClient(Client):
 
         requests would look through the environment for each request, which takes longer than a small one itself.
         """
-        state = self._local
-        if getattr(state, "pid", None) != os.getpid():
+        state = self._local.get()
+        if not hasattr(state, "session"):
             state.session = _new_session(parse_headers(os.environ.get(HEADERS_VARIABLE, ""), self._named))
             state.settings = {}
-            state.pid = os.getpid()
         server = server_of(url)
         if server not in state.settings:
             state.settings[server] = state.session.merge_environment_settings(url, {}, True, None, None)

@@ -29,6 +29,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_p
 
 from shardtools import __version__
 from shardtools.errors import RefusedError, ShardtoolsError, StorageError, redact
+from shardtools.forks import PerProcess
 from shardtools.storage.http_client import Client, is_address, timeouts
 from shardtools.storage.retry import RetryPolicy, TransientError, retry_after_seconds
 from shardtools.storage.s3_errors import EXPIRED_CODES, answer_error, answered, client_error, is_transient
@@ -191,6 +192,14 @@ def _called(call: Callable[[Api], T], api: Api, url: str) -> T:
         raise RefusedError(f"botocore cannot read the answer ({error})", url=url, fix=fix) from error
 
 
+class _Own:
+    """What one process has."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.connected: _Connected | None = None
+
+
 class S3Client(Client):
     """Sends requests to S3. What it needs for that is made on first use in each process."""
 
@@ -201,8 +210,7 @@ class S3Client(Client):
     def __init__(self, policy: RetryPolicy, timeout: float):
         super().__init__(policy)
         self._timeouts = timeouts(timeout)
-        self._connected: dict[int, _Connected] = {}
-        self._lock = threading.Lock()
+        self._own = PerProcess(_Own)
 
     def run(self, url: str, call: Callable[[Api], T]) -> T:
         """Return ``call(api)``, with botocore's client for the URL's bucket; transient failures are retried.
@@ -229,7 +237,7 @@ class S3Client(Client):
         except (failures.BotoCoreError, failures.ClientError) as error:
             raise client_error(error, url, unsigned=connected.unsigned) from error
 
-    def exchange(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
+    def request(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
         connected = self._connect(url)
         response = self._request(connected, method, url, headers)
         region = response.headers.get("x-amz-bucket-region")
@@ -286,14 +294,13 @@ class S3Client(Client):
 
     def _connect(self, url: str, instead_of: _Connected | None = None) -> _Connected:
         """Return what this process uses; made anew, with the credentials that are found now, ``instead_of`` the old."""
-        pid = os.getpid()
-        with self._lock:
-            connected = self._connected.get(pid)
-            if connected is None or connected is instead_of:
+        own = self._own.get()
+        with own.lock:
+            if own.connected is None or own.connected is instead_of:
                 try:
                     session = Session()
                     unsigned = session.get_credentials() is None
                 except failures.BotoCoreError as error:
                     raise client_error(error, url, unsigned=False) from error
-                connected = self._connected[pid] = _Connected(session, self._timeouts, unsigned)
-            return connected
+                own.connected = _Connected(session, self._timeouts, unsigned)
+            return own.connected
