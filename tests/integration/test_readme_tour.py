@@ -1,0 +1,41 @@
+"""The tour of the README works as it stands there: from a folder of pictures to batches for training."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+TOUR = README.partition("\n## A tour\n")[2].partition("\n## ")[0]
+
+
+def run(command: list[str], folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, check=True, text=True, timeout=120
+    )
+    return done.stdout
+
+
+def test_from_pictures_to_training(tmp_path: Path) -> None:
+    for name, colour in (("cat", "orange"), ("dog", "brown")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(40):
+            Image.new("RGB", (100 + i, 80), colour).save(tmp_path / "photos" / name / f"{i}.jpg")
+    [commands] = re.findall(r"```sh\n(.*?)```", TOUR, re.DOTALL)
+    script, training = re.findall(r"```python\n(.*?)```", TOUR, re.DOTALL)
+    (tmp_path / "small.py").write_text(script)
+    shown = run(["bash", "-ec", commands], tmp_path)
+    for spec in ("photos-@4.tar: 4 shards", "small-@4.tar: 4 shards", "train-@2.tar: 2 shards"):
+        assert re.search(rf"{re.escape(spec)}, 80 samples", shown)
+    assert re.search(r"^jpg +100 to 139 +80 to 80 ", shown, re.MULTILINE)
+    pytest.importorskip("torch")
+    (tmp_path / "training.py").write_text(training)
+    lines = run([sys.executable, "training.py"], tmp_path).splitlines()
+    assert lines == [f"{epoch} torch.Size([32, 64, 64, 3]) torch.Size([32])" for epoch in (0, 0, 1, 1)]

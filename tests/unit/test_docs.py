@@ -1,0 +1,45 @@
+"""What README.md and docs/ link to is there: files, headings, and modules that they name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "nginx" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def find_broken_links(page: Path) -> list[str]:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+class TestPages:
+    def test_links_lead_somewhere(self, page: Path) -> None:
+        assert find_broken_links(page) == []
+
+    def test_files_that_it_names_exist(self, page: Path) -> None:
+        named = re.findall(r"`((?:shardtools|scripts|examples|docs|nginx|tests)/[\w./-]*)[ `]", page.read_text("utf-8"))
+        assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "a.md"
+    page.write_text("# Head line\n[1](#head-line) [2](#other) [3](a.md#head-line) [4](b.md) [5](http://host/b.md)\n")
+    assert find_broken_links(page) == ["#other", "b.md"]
