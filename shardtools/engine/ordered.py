@@ -1,6 +1,7 @@
-"""Tasks whose results are wanted in the order of the tasks, whoever finishes first.
+"""The results of tasks, as they come or in the order of the tasks, and the first error raised.
 
-tasks -> engine -> results, in any order -> InOrder -> take, one after the other
+tasks -> engine -> results, in any order -> run_each
+                                         -> run_in_order: those that are early wait for the ones before them
 """
 
 from __future__ import annotations
@@ -11,21 +12,32 @@ from typing import Any
 from shardtools import engine
 
 
-class InOrder:
-    """Gives on what comes in any order in the order of its numbers, from 0 up."""
+def run_each(
+    tasks: Sequence[engine.Task],
+    take: Callable[[int, Any], None],
+    *,
+    cluster: engine.ClusterLike = "threads",
+    jobs: int | None = None,
+    needs: Sequence[engine.Need] = (),
+) -> None:
+    """Run tasks, and call ``take`` with the index and the result of each as it comes.
 
-    def __init__(self, give: Callable[[Any], None]):
-        self._give = give
-        self._waiting: dict[int, Any] = {}
-        self._next = 0
+    ``cluster``, ``jobs`` and ``needs`` are those of `shardtools.engine.run`.
 
-    def add(self, number: int, result: Any) -> None:
-        """Take what has this number, and give on all that is next."""
-        self._waiting[number] = result
-        while self._next in self._waiting:
-            following = self._waiting.pop(self._next)
-            self._next += 1
-            self._give(following)
+    Raises:
+        Exception: the first error of a task, after the tasks that were running have ended; or what ``take`` raises.
+    """
+    errors: list[Exception] = []
+
+    def on_done(done: engine.Done) -> None:
+        if done.error is not None:
+            errors.append(done.error)
+        else:
+            take(done.index, done.result)
+
+    engine.run(tasks, on_done, cluster=cluster, jobs=jobs, needs=needs)
+    if errors:
+        raise errors[0]
 
 
 def run_in_order(
@@ -42,19 +54,18 @@ def run_in_order(
     ``cluster``, ``jobs`` and ``needs`` are those of `shardtools.engine.run`.
 
     Raises:
-        Exception: the first error.
+        Exception: as in `run_each`.
     """
-    errors: list[Exception] = []
-    ordered = InOrder(take)
+    early: dict[int, Any] = {}
+    following = 0
 
-    def land(done: engine.Done) -> None:
-        if done.error is not None:
-            errors.append(done.error)
-            return
-        if on_done is not None and done.result is not None:
-            on_done(done.result)
-        ordered.add(done.index, done.result)
+    def take_in_order(index: int, result: Any) -> None:
+        nonlocal following
+        if on_done is not None and result is not None:
+            on_done(result)
+        early[index] = result
+        while following in early:
+            following += 1
+            take(early.pop(following - 1))
 
-    engine.run(tasks, land, cluster=cluster, jobs=jobs, needs=needs)
-    if errors:
-        raise errors[0]
+    run_each(tasks, take_in_order, cluster=cluster, jobs=jobs, needs=needs)

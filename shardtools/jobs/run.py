@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shardtools import engine
+from shardtools.engine.ordered import run_each
 from shardtools.errors import ShardtoolsError, redact
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, remove
@@ -102,18 +103,10 @@ def _run(
     results: dict[int, ShardResult],
     on_shard: Callable[[ShardResult], None] | None,
 ) -> None:
-    errors: list[Exception] = []
-
-    def on_done(done: engine.Done) -> None:
-        if done.error is not None:
-            errors.append(done.error)
-            return
-        result: ShardResult = done.result  # type: ignore[assignment]
-        results[done.index] = result
+    def take(index: int, result: ShardResult) -> None:
+        results[index] = result
         if on_shard is not None:
             on_shard(result)
 
     with shared(plan.sources, map(folder_of, plan.destination.urls()), options) as needs:
-        engine.run(plan.tasks, on_done, cluster=options.cluster, jobs=options.jobs, needs=needs)
-    if errors:
-        raise errors[0]
+        run_each(plan.tasks, take, cluster=options.cluster, jobs=options.jobs, needs=needs)

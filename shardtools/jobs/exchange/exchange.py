@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shardtools import engine
+from shardtools.engine.ordered import run_each
 from shardtools.errors import CorruptError, StorageError, redact
 from shardtools.jobs.exchange.collect import CollectTask, collect
 from shardtools.jobs.exchange.gather import GatherTask, gather
@@ -210,19 +211,13 @@ def _run_all(tasks: Sequence[engine.Task], terms: _Terms, on_done: Callable[[Any
         Exception: the first error.
     """
     results: dict[int, Any] = {}
-    errors: list[Exception] = []
 
-    def land(done: engine.Done) -> None:
-        if done.error is not None:
-            errors.append(done.error)
-            return
-        results[done.index] = done.result
+    def take(index: int, result: Any) -> None:
+        results[index] = result
         terms.check()
-        on_done(done.result)
+        on_done(result)
 
-    engine.run(tasks, land, cluster=terms.options.cluster, jobs=terms.options.jobs, needs=terms.needs)
-    if errors:
-        raise errors[0]
+    run_each(tasks, take, cluster=terms.options.cluster, jobs=terms.options.jobs, needs=terms.needs)
     return [results[number] for number in range(len(tasks))]
 
 
