@@ -1,6 +1,7 @@
 """One way to run a list of tasks: on threads, on local processes, on a Dask cluster.
 
-    tasks -> run -> Dask -> work, in a thread, a process or a machine -> Done -> on_done, in the caller's thread
+    tasks -> run -> a pool of threads, or Dask -> work, in a thread, a process or a machine
+         -> Done -> on_done, in the caller's thread
 
 A task is pure and idempotent: it reads URLs, writes URLs and returns something small. Nothing else in shardtools knows
 about Dask. A task that takes long asks `check_cancelled` now and then, which is how an error elsewhere, or Ctrl-C,
@@ -15,9 +16,9 @@ from shardtools.engine.task import (
     Cancelled,
     ClusterLike,
     Done,
-    Ledger,
     Need,
     RemoteTraceback,
+    RunState,
     Task,
     check_cancelled,
     is_cancelled,
@@ -77,20 +78,20 @@ def run(
         raise EngineError(f"{jobs} jobs cannot run anything", fix="give 1 or more")
     if not tasks:
         return
-    ledger = Ledger(tasks, on_done, stop_on_error)
+    state = RunState(tasks, on_done, stop_on_error)
     workers = min(jobs or processors(), len(tasks))
     if cluster == "threads":
         from shardtools.engine.threads import run_threads
 
-        run_threads(ledger, workers)
+        run_threads(state, workers)
         return
 
+    from shardtools.engine.cluster_run import ClusterRun
     from shardtools.engine.connect import connected, local_processes
-    from shardtools.engine.flight import Flight
 
     if cluster == "processes":
         with local_processes(workers) as client:
-            Flight(client, ledger, None).run()
+            ClusterRun(client, state, None).run()
     else:
         with connected(cluster, needs) as client:
-            Flight(client, ledger, jobs, needs).run()
+            ClusterRun(client, state, jobs, needs).run()

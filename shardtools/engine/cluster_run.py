@@ -1,4 +1,4 @@
-"""A run on a Dask cluster, from the client's side: futures in flight, landing, topped up."""
+"""A run on a Dask cluster, from the client's side: a bounded number of futures, topped up as they finish."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from distributed.scheduler import KilledWorker
 
 from shardtools import __version__
 from shardtools.engine.connect import INSTALL, address_of, check_workers
-from shardtools.engine.remote import Parcel, send, stop_here, unpack, work_remotely
-from shardtools.engine.task import Ledger, Need, Outcome, Task
+from shardtools.engine.remote import PickledOutcome, pickle_task, stop_here, unpickle_outcome, work_remotely
+from shardtools.engine.task import Need, Outcome, RunState, Task
 from shardtools.errors import EngineError, SchedulerError
 
 if TYPE_CHECKING:
@@ -32,54 +32,54 @@ SETTLE_SECONDS = 0.25
 logger = logging.getLogger(__name__)
 
 
-class Flight:
-    """One run: a bounded number of its futures is in flight, in the order of the tasks, and topped up as they land.
+class ClusterRun:
+    """One run: a bounded number of its tasks is at the cluster, in their order, and topped up as they finish.
 
     Futures are sent, and results fetched, in batches: that takes a third of the time of one by one. A worker that
     dies costs what it was doing, which Dask gives to another; ``allowed-failures`` of its configuration says how often.
     Workers meet ``needs`` before each task. One with another version of shardtools ends the run, whenever it joins.
     """
 
-    def __init__(self, client: Client, ledger: Ledger, jobs: int | None, needs: Sequence[Need] = ()):
+    def __init__(self, client: Client, state: RunState, jobs: int | None, needs: Sequence[Need] = ()):
         self._client = client
         self._address = address_of(client)
-        self._ledger = ledger
+        self._state = state
         self._jobs = jobs
         self._needs = needs
         self._run_id = uuid.uuid4().hex
-        self._landed: SimpleQueue[Future] = SimpleQueue()
-        self._flying: dict[Any, tuple[int, Future]] = {}
+        self._finished: SimpleQueue[Future] = SimpleQueue()
+        self._pending: dict[Any, tuple[int, Future]] = {}
         self._sent = 0
         self._limit = 0
         self._counted = self._seen = time.monotonic() - COUNT_SECONDS
 
     def run(self) -> None:
-        """Run the ledger's tasks.
+        """Run the tasks.
 
         Raises:
             SchedulerError: the scheduler, or every worker, went away, or a worker has another version of shardtools.
         """
         try:
             self._send()
-            while self._flying and not self._ledger.stopped:
-                self._land(self._next_batch(COUNT_SECONDS))
+            while self._pending and not self._state.stopped:
+                self._report(self._await_batch(COUNT_SECONDS))
                 self._send()
-            if self._ledger.stopped:
-                self._settle()
+            if self._state.stopped:
+                self._stop()
         except BaseException:
-            self._abandon()
+            self._cancel()
             raise
 
     def _send(self) -> None:
         """Send as many tasks as it takes to keep every thread of the cluster busy."""
         self._count_threads()
-        room = self._limit - len(self._flying)
-        stop = min(self._sent + room, len(self._ledger.tasks))
-        if self._ledger.stopped or stop <= self._sent or room < (1 if self._jobs else self._limit // 2):
+        room = self._limit - len(self._pending)
+        stop = min(self._sent + room, len(self._state.tasks))
+        if self._state.stopped or stop <= self._sent or room < (1 if self._jobs else self._limit // 2):
             return
         indices = range(self._sent, stop)
-        tasks = [self._ledger.tasks[index] for index in indices]
-        versions, bodies = zip(*(send(task, self._needs) for task in tasks), strict=True)
+        tasks = [self._state.tasks[index] for index in indices]
+        versions, bodies = zip(*(pickle_task(task, self._needs) for task in tasks), strict=True)
         futures = self._client.map(
             work_remotely,
             versions,
@@ -91,8 +91,8 @@ class Flight:
         )
         self._sent = stop
         for index, future in zip(indices, futures, strict=True):
-            self._flying[future.key] = (index, future)
-            future.add_done_callback(self._landed.put)
+            self._pending[future.key] = (index, future)
+            future.add_done_callback(self._finished.put)
 
     def _count_threads(self) -> None:
         """Follow a cluster that grows or shrinks, and notice one that is gone."""
@@ -107,29 +107,33 @@ class Flight:
             raise SchedulerError(
                 f"all workers have left the scheduler at {self._address}", fix="start workers, and go on with --resume"
             )
-        self._limit = min(max(32, 3 * threads), self._jobs or len(self._ledger.tasks))
+        self._limit = min(max(32, 3 * threads), self._jobs or len(self._state.tasks))
 
-    def _next_batch(self, seconds: float) -> list[Future]:
-        """Return the futures that have landed, after waiting for the first at most ``seconds``."""
+    def _await_batch(self, seconds: float) -> list[Future]:
+        """Return the futures that have finished, after waiting for the first at most ``seconds``."""
         batch: list[Future] = []
         try:
-            batch.append(self._landed.get(timeout=seconds))
-            while len(batch) < len(self._flying):
-                batch.append(self._landed.get_nowait())
+            batch.append(self._finished.get(timeout=seconds))
+            while len(batch) < len(self._pending):
+                batch.append(self._finished.get_nowait())
         except Empty:
             pass
         return batch
 
-    def _land(self, batch: Sequence[Future]) -> None:
+    def _report(self, batch: Sequence[Future]) -> None:
         """Report the futures of a batch, and forget them."""
-        for future, parcel in zip(batch, self._fetch(batch), strict=True):
-            index, _ = self._flying.pop(future.key)
+        for future, answer in zip(batch, self._fetch(batch), strict=True):
+            index, _ = self._pending.pop(future.key)
             future.release()
-            self._refuse_strangers(parcel)
-            task = self._ledger.tasks[index]
-            self._ledger.enter(index, unpack(parcel, task) if isinstance(parcel, Parcel) else _judge(parcel, task))
+            self._refuse_other_versions(answer)
+            task = self._state.tasks[index]
+            if isinstance(answer, PickledOutcome):
+                outcome = unpickle_outcome(answer, task)
+            else:
+                outcome = _outcome_of_lost_task(answer, task)
+            self._state.report(index, outcome)
 
-    def _refuse_strangers(self, answer: Parcel | Exception) -> None:
+    def _refuse_other_versions(self, answer: PickledOutcome | Exception) -> None:
         """Raise if a worker with another version of shardtools, or with none, has got a task.
 
         Raises:
@@ -139,13 +143,13 @@ class Flight:
         if version == __version__ or isinstance(answer, KilledWorker):
             return
         check_workers(self._client, self._address, ())  # which knows its name, if it is still there
-        if isinstance(answer, Parcel):
+        if isinstance(answer, PickledOutcome):
             raise SchedulerError(
                 f"a worker of {self._address} had another shardtools: {version} there, {__version__} here",
                 fix=f"{INSTALL}, and go on with --resume",
             )
 
-    def _fetch(self, batch: Sequence[Future]) -> list[Parcel | Exception]:
+    def _fetch(self, batch: Sequence[Future]) -> list[PickledOutcome | Exception]:
         """Return what the futures hold, or what went wrong with them."""
         if all(future.status == "finished" for future in batch):
             try:
@@ -154,9 +158,9 @@ class Flight:
                 logger.debug("a batch was lost with its worker: fetching one by one", exc_info=True)
         return [self._fetch_one(future) for future in batch]
 
-    def _fetch_one(self, future: Future) -> Parcel | Exception:
+    def _fetch_one(self, future: Future) -> PickledOutcome | Exception:
         try:
-            parcel: Parcel = future.result()
+            outcome: PickledOutcome = future.result()
         except Exception as error:
             if future.status in ("cancelled", "lost"):
                 raise SchedulerError(
@@ -164,21 +168,21 @@ class Flight:
                     fix="see that it runs, and go on with --resume",
                 ) from error
             return error
-        return parcel
+        return outcome
 
-    def _settle(self) -> None:
+    def _stop(self) -> None:
         """After an error: end what runs, and still report what was finished by then."""
         self._stop_workers()
-        while self._flying and (batch := self._next_batch(SETTLE_SECONDS)):
-            self._land(batch)
-        self._client.cancel([future for _, future in self._flying.values()])
+        while self._pending and (batch := self._await_batch(SETTLE_SECONDS)):
+            self._report(batch)
+        self._client.cancel([future for _, future in self._pending.values()])
 
-    def _abandon(self) -> None:
+    def _cancel(self) -> None:
         """After an exception on this side: end what runs, and report nothing any more."""
         if self._client.status != "running":
             return
         try:
-            self._client.cancel([future for _, future in self._flying.values()])
+            self._client.cancel([future for _, future in self._pending.values()])
             self._stop_workers()
         except Exception:
             logger.debug("the workers could not be told to stop", exc_info=True)
@@ -187,14 +191,14 @@ class Flight:
         self._client.run(stop_here, self._run_id, on_error="ignore")
 
 
-def _judge(error: Exception, task: Task) -> Outcome:
+def _outcome_of_lost_task(error: Exception, task: Task) -> Outcome:
     """Return the outcome of a task that Dask, not the task, has given up."""
     if isinstance(error, KilledWorker):
-        told = EngineError(
+        lost = EngineError(
             f"each worker that ran this died, {error.allowed_failures + 1} of them",
             url=task.name,
             fix="see their logs; if memory ran out, give workers more of it, or fewer threads each",
         )
-        told.__cause__ = error
-        return Outcome(None, told)
+        lost.__cause__ = error
+        return Outcome(None, lost)
     return Outcome(None, error)

@@ -18,7 +18,7 @@ from distributed.deploy import Cluster
 
 from shardtools import __version__
 from shardtools.engine.interrupt import sigint_held
-from shardtools.engine.remote import meet
+from shardtools.engine.remote import check_needs
 from shardtools.engine.task import ClusterLike, Need
 from shardtools.errors import EngineError, SchedulerError, ShardtoolsError
 
@@ -192,7 +192,7 @@ def check_workers(client: Client, cluster: str, needs: Sequence[Need]) -> None:
     for worker, answer in client.run(question, argument, on_error="return").items():
         _check_version(f"the worker at {worker}", answer)
     if needs:
-        for answer in client.run(meet, tuple(needs), on_error="return").values():
+        for answer in client.run(check_needs, tuple(needs), on_error="return").values():
             if isinstance(answer, ShardtoolsError):
                 raise answer
             if isinstance(answer, Exception) and not isinstance(answer, OSError):  # as above

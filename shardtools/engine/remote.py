@@ -24,7 +24,7 @@ _printing: list[TextIO] = []
 
 
 @dataclass(frozen=True)
-class Parcel:
+class PickledOutcome:
     """An outcome on its way to the client, from a worker with this ``version`` of shardtools.
 
     The result and the error are pickled apart, as ``body``: one that cannot be pickled, or that the client cannot
@@ -38,7 +38,7 @@ class Parcel:
     seconds: float
 
 
-def send(task: Task, needs: Sequence[Need]) -> tuple[str, bytes]:
+def pickle_task(task: Task, needs: Sequence[Need]) -> tuple[str, bytes]:
     """Return what is sent of a task: the version of shardtools that it is for, and all else as bytes.
 
     A worker with another version can read the one without the other, whatever has changed between the two.
@@ -46,18 +46,18 @@ def send(task: Task, needs: Sequence[Need]) -> tuple[str, bytes]:
     return __version__, pickle.dumps((task, tuple(needs)))
 
 
-def work_remotely(version: str, name: str, body: bytes, run_id: str) -> Parcel:
-    """Run the task ``name``, that `send` gave, on a worker; raises nothing.
+def work_remotely(version: str, name: str, body: bytes, run_id: str) -> PickledOutcome:
+    """Run the task ``name``, as `pickle_task` gave it, on a worker; raises nothing.
 
-    A worker with another version of shardtools does nothing: the parcel's version says so.
+    A worker with another version of shardtools does nothing: the version of the outcome says so.
     """
     if version != __version__:
-        return Parcel(__version__, b"", f"the worker has shardtools {__version__}", "", 0.0)
+        return PickledOutcome(__version__, b"", f"the worker has shardtools {__version__}", "", 0.0)
     with _lock:
         token = _tokens.setdefault(run_id, threading.Event())
         _running[run_id] += 1
     try:
-        return pack(_work(token, name, body), name)
+        return pickle_outcome(_work(token, name, body), name)
     finally:
         with _lock:
             _running[run_id] -= 1
@@ -87,11 +87,11 @@ def _work(token: threading.Event, name: str, body: bytes) -> Outcome:
     try:
         task, needs = pickle.loads(body)
     except Exception as error:  # noqa: BLE001 - unpickling imports and runs foreign code, which raises what it likes
-        told = EngineError(f"the task cannot be unpickled at the worker: {error}", url=name)
-        told.__cause__ = error
-        return Outcome(None, told)
+        wrapped = EngineError(f"the task cannot be unpickled at the worker: {error}", url=name)
+        wrapped.__cause__ = error
+        return Outcome(None, wrapped)
     try:
-        meet(needs)
+        check_needs(needs)
     except ShardtoolsError as error:
         return Outcome(None, error)
     from distributed import get_worker
@@ -102,11 +102,11 @@ def _work(token: threading.Event, name: str, body: bytes) -> Outcome:
         return work(token, task, int(worker.state.nthreads))
 
 
-def meet(needs: Sequence[Need]) -> None:
-    """Call what must hold in this process.
+def check_needs(needs: Sequence[Need]) -> None:
+    """Call each need in this process.
 
     Raises:
-        ShardtoolsError: something does not.
+        ShardtoolsError: one is not met.
     """
     for need in needs:
         need()
@@ -120,7 +120,7 @@ async def stop_here(run_id: str) -> None:
         await asyncio.sleep(0.02)
 
 
-def pack(outcome: Outcome, name: str) -> Parcel:
+def pickle_outcome(outcome: Outcome, name: str) -> PickledOutcome:
     """Return the outcome of the task ``name`` so that it can always travel."""
     error = outcome.error
     summary = "its result cannot be unpickled here" if error is None else f"{type(error).__name__}: {error}"
@@ -130,18 +130,18 @@ def pack(outcome: Outcome, name: str) -> Parcel:
     except Exception as caught:  # noqa: BLE001 - pickling runs foreign code, which raises what it likes
         problem = f"its result cannot be pickled: {caught}" if error is None else summary
         body = pickle.dumps((None, EngineError(problem, url=name)))
-    return Parcel(__version__, body, summary, trace, outcome.seconds)
+    return PickledOutcome(__version__, body, summary, trace, outcome.seconds)
 
 
-def unpack(parcel: Parcel, task: Task) -> Outcome:
+def unpickle_outcome(pickled: PickledOutcome, task: Task) -> Outcome:
     """Return the outcome, on the client."""
     result: object
     error: Exception | Cancelled | None
     try:
-        result, error = pickle.loads(parcel.body)
+        result, error = pickle.loads(pickled.body)
     except Exception as caught:  # noqa: BLE001 - as above; and a class of the worker's own may not exist here
-        result, error = None, EngineError(parcel.summary, url=task.name)
+        result, error = None, EngineError(pickled.summary, url=task.name)
         error.__cause__ = caught
-    if error is not None and parcel.trace:
-        error.__cause__ = RemoteTraceback(parcel.trace)
-    return Outcome(result, error, parcel.seconds)
+    if error is not None and pickled.trace:
+        error.__cause__ = RemoteTraceback(pickled.trace)
+    return Outcome(result, error, pickled.seconds)

@@ -135,16 +135,16 @@ def _forget_locals(error: BaseException) -> None:
 
 
 @dataclass
-class Ledger:
-    """The tasks of a run, whom to tell of them, and whether to go on."""
+class RunState:
+    """The tasks of a run, whom to tell of those that have ended, and whether the run is ``stopped``."""
 
     tasks: Sequence[Task]
     on_done: Callable[[Done], None]
     stop_on_error: bool
     stopped: bool = False
 
-    def enter(self, index: int, outcome: Outcome) -> None:
-        """Report the task at ``index``; its error may stop the run."""
+    def report(self, index: int, outcome: Outcome) -> None:
+        """Call ``on_done`` with the task at ``index``; its error may stop the run."""
         task, error = self.tasks[index], outcome.error
         if isinstance(error, Cancelled):
             if self.stopped:

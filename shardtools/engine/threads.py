@@ -1,48 +1,46 @@
-"""A run on threads of this process, as a Dask graph."""
+"""A run on threads of this process."""
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any
-
-from dask import threaded
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 
 from shardtools.engine.interrupt import sigint_held
-from shardtools.engine.task import Ledger, Outcome, work
+from shardtools.engine.task import Outcome, RunState, work
 
 
-class _Stopped(Exception):
-    """Leaves Dask's loop when a stopped run has no running task left."""
+def run_threads(state: RunState, threads: int) -> None:
+    """Run the tasks of a run on so many threads, in their order.
 
-
-def run_threads(ledger: Ledger, threads: int) -> None:
-    """Run the ledger's tasks on so many threads.
-
-    The pool is the run's own: leaving this function, in whatever way, leaves no thread behind.
+    A task starts when a thread is free and the task before it on that thread has been reported, so results never pile
+    up. The pool is the run's own: leaving this function, in whatever way, leaves no thread behind.
     """
     token = threading.Event()
-    graph = {f"task-{i:09d}": (partial(work, token, task, threads),) for i, task in enumerate(ledger.tasks)}
-
-    def order(_graph: object, state: dict[str, Any]) -> None:
-        state["ready"].sort(reverse=True)  # Dask takes the last first
-
-    def collect(key: str, outcome: Outcome, _graph: object, state: dict[str, Any], _worker: object) -> None:
-        state["cache"][key] = None  # or Dask keeps every result until the end
-        ledger.enter(int(key.rpartition("-")[2]), outcome)
-        if ledger.stopped:
-            token.set()
-            state["ready"].clear()
-            if not state["running"]:
-                raise _Stopped
-
+    running: dict[Future[Outcome], int] = {}
+    finished: SimpleQueue[Future[Outcome]] = SimpleQueue()
+    waiting = enumerate(state.tasks)
     pool = ThreadPoolExecutor(threads, "shardtools")
+
+    def start_next() -> None:
+        if not state.stopped and (following := next(waiting, None)) is not None:
+            index, task = following
+            future = pool.submit(work, token, task, threads)
+            running[future] = index
+            future.add_done_callback(finished.put)
+
+    def report(future: Future[Outcome]) -> None:
+        state.report(running.pop(future), future.result())
+        if state.stopped:
+            token.set()
+
     try:
         _start(pool, threads)
-        threaded.get(graph, list(graph), pool=pool, callbacks=[(None, order, None, collect, None)])
-    except _Stopped:
-        pass
+        for _ in range(threads):
+            start_next()
+        while running:
+            report(finished.get())
+            start_next()
     finally:
         token.set()
         pool.shutdown(cancel_futures=True)

@@ -420,8 +420,8 @@ class TestDeath:
             killer.join()
 
     def test_of_all_workers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shardtools.engine.flight.COUNT_SECONDS", 0.05)
-        monkeypatch.setattr("shardtools.engine.flight.LOST_SECONDS", 0.5)
+        monkeypatch.setattr("shardtools.engine.cluster_run.COUNT_SECONDS", 0.05)
+        monkeypatch.setattr("shardtools.engine.cluster_run.LOST_SECONDS", 0.5)
         with dask_cluster(workers=1) as cluster:
             killer = threading.Thread(target=_kill_after, args=(cluster.workers[0], tmp_path / "started-0"))
             killer.start()
@@ -551,11 +551,11 @@ OLD_REMOTE = """
 from shardtools.engine.task import Need, Outcome, Task
 def work_remotely(run_id, task):
     return task.function(*task.args)
-def meet(needs): pass
-def send(task, needs): pass
-def unpack(parcel, task): pass
+def check_needs(needs): pass
+def pickle_task(task, needs): pass
+def unpickle_outcome(pickled, task): pass
 async def stop_here(run_id): pass
-class Parcel: pass
+class PickledOutcome: pass
 """
 
 
