@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import JobError, ShardtoolsError
-from shardtools.loader.assemble import Collate, Raw, Recipe
+from shardtools.loader.assemble import Collate, RawBatch, Recipe
 from shardtools.loader.control import Control
 from shardtools.loader.loader import Loader, Pass
 from shardtools.loader.order import Shuffle
 from shardtools.loader.ranks import check_rank
 from shardtools.loader.settings import MAX_SKIPS, MEMORY, OnError, Settings
-from shardtools.loader.split import Uneven, worker_stream
+from shardtools.loader.split import Uneven, worker_share
 from shardtools.shards.names import names_of
 from shardtools.shards.open_shard import OpenShard
 from shardtools.spec import name_of
@@ -111,7 +111,7 @@ def _batches(
     tf: Any, loader: Loader, signature: Any, names: Names, epochs: Iterator[int], rank: int, world_size: int
 ) -> Generator[Any, None, None]:
     """Yield the batches of the next epoch."""
-    current = Pass(next(epochs), worker_stream(loader.split(rank, world_size)))
+    current = Pass(next(epochs), worker_share(loader.split(rank, world_size)))
     with closing(loader.run(current)) as values:
         for value in values:
             yield _conform(tf, value, signature, names)
@@ -149,7 +149,7 @@ def _first_samples(shard: OpenShard, settings: Settings) -> tuple[list[Any], lis
         "__index__": rows.tolist(), "__pad__": [False] * len(rows),
     }  # fmt: skip
     columns = [special[name] if name in special else shard.values(rows, name) for name in settings.fields]
-    raw = Raw(columns, rows.tolist(), {})
+    raw = RawBatch(columns, rows.tolist(), {})
     recipe = Recipe(
         settings.fields, settings.decode, settings.transform, None, lambda row: (url, keys[row]), lambda: shard.fields
     )

@@ -1,6 +1,6 @@
 """From the bytes of a batch's samples to the batch: decoded, transformed, collated, without those that are bad.
 
-raw columns -> slices, each decoded and transformed by a thread -> the slice that is last collates -> Batch
+raw columns -> slices, each decoded and transformed by a thread -> the slice that is last collates -> ReadyBatch
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ SLICE = 8
 
 
 @dataclass(frozen=True)
-class Raw:
-    """The samples of a batch as they were read: a list for each name, the samples' numbers, and errors by place."""
+class RawBatch:
+    """The samples of a batch as they were read: a list for each name, the samples' indexes, and errors by place."""
 
     columns: list[list[Any]]
-    numbers: list[int]
+    indexes: list[int]
     errors: dict[int, ShardtoolsError]
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.indexes)
 
 
 @dataclass
-class Batch:
+class ReadyBatch:
     """A batch that is ready: its ``value``, and what went wrong, by place. Without a good sample there is no value."""
 
-    raw: Raw
+    raw: RawBatch
     value: Any = None
     good: int = 0
     errors: dict[int, ShardtoolsError] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Batch:
 class Recipe:
     """How batches are made of samples of the fields and special names ``names``.
 
-    ``name`` returns the URL and the key of a sample by its number, for errors, and ``known`` the fields of the dataset
+    ``name`` returns the URL and the key of a sample by its index, for errors, and ``known`` the fields of the dataset
     as far as they are known.
     """
 
@@ -59,14 +59,14 @@ class Recipe:
     known: Callable[[], Sequence[str]] = tuple
 
     @property
-    def works(self) -> bool:
+    def needs_decoding(self) -> bool:
         """Whether there is anything to do with samples."""
         return self.decode or self.transform is not None
 
-    def assemble(self, raw: Raw, pool: Executor) -> Future[Batch]:
+    def assemble(self, raw: RawBatch, pool: Executor) -> Future[ReadyBatch]:
         """Return the batch, which ``pool`` makes."""
-        done: Future[Batch] = Future()
-        batch = Batch(raw, errors=dict(raw.errors))
+        done: Future[ReadyBatch] = Future()
+        batch = ReadyBatch(raw, errors=dict(raw.errors))
         slices = [range(at, min(at + SLICE, len(raw))) for at in range(0, len(raw), SLICE)]
         found: list[Any] = [None] * len(raw)
         left = [len(slices)]
@@ -94,9 +94,9 @@ class Recipe:
             pool.submit(work, places)
         return done
 
-    def plain(self, raw: Raw) -> Batch:
+    def plain(self, raw: RawBatch) -> ReadyBatch:
         """Return a batch of which nothing is decoded."""
-        batch = Batch(raw, errors=dict(raw.errors))
+        batch = ReadyBatch(raw, errors=dict(raw.errors))
         lacking = [name for name, column in self._data(raw) if None in column]
         if not lacking and not batch.errors and self.collate is None:
             batch.value, batch.good = tuple(raw.columns), len(raw)
@@ -111,31 +111,31 @@ class Recipe:
         self._finish(batch, found)
         return batch
 
-    def repeat(self, raw: Raw) -> Any:
+    def repeat(self, raw: RawBatch) -> Any:
         """Return a batch of samples that were delivered before."""
         pads = [
             [True] * len(raw) if name == "__pad__" else column
             for name, column in zip(self.names, raw.columns, strict=True)
         ]
-        again = Batch(Raw(pads, raw.numbers, {}))
+        again = ReadyBatch(RawBatch(pads, raw.indexes, {}))
         self._finish(again, [self.sample(again.raw, place) for place in range(len(raw))])
         return again.value
 
-    def _data(self, raw: Raw) -> Iterator[tuple[str, list[Any]]]:
+    def _data(self, raw: RawBatch) -> Iterator[tuple[str, list[Any]]]:
         for name, column in zip(self.names, raw.columns, strict=True):
             if not name.startswith("__"):
                 yield name, column
 
-    def _checked(self, raw: Raw, place: int) -> tuple[Any, ...]:
+    def _checked(self, raw: RawBatch, place: int) -> tuple[Any, ...]:
         values = tuple(column[place] for column in raw.columns)
         for name, value in zip(self.names, values, strict=True):
             if value is None:
-                url, key = self.name(raw.numbers[place])
+                url, key = self.name(raw.indexes[place])
                 fix = case_hint(name, self.known()) or "leave the field out, or skip such samples by on_error"
                 raise SampleError(f"the sample has no field {name}", url=url, member=key, fix=fix)
         return values
 
-    def sample(self, raw: Raw, place: int) -> Any:
+    def sample(self, raw: RawBatch, place: int) -> Any:
         """Return one sample, decoded and transformed.
 
         Raises:
@@ -144,27 +144,27 @@ class Recipe:
         values = self._checked(raw, place)
         if self.decode:
             values = tuple(
-                self._decoded(name, v, raw.numbers[place]) for name, v in zip(self.names, values, strict=True)
+                self._decoded(name, v, raw.indexes[place]) for name, v in zip(self.names, values, strict=True)
             )
         if self.transform is None:
             return values
         try:
             return self.transform(*values)
         except Exception as error:
-            url, key = self.name(raw.numbers[place])
+            url, key = self.name(raw.indexes[place])
             what = f"transform failed: {type(error).__name__}: {error}"
             raise SampleError(what, url=url, member=key) from error
 
-    def _decoded(self, name: str, value: Any, number: int) -> Any:
+    def _decoded(self, name: str, value: Any, index: int) -> Any:
         if name.startswith("__"):
             return value
         try:
             return decode_field(name, value)
         except FieldError as error:
-            url, key = self.name(number)
+            url, key = self.name(index)
             raise FieldError(error.what, url=url, member=f"{key}.{name}", fix=error.fix) from error
 
-    def _finish(self, batch: Batch, found: Sequence[Any]) -> None:
+    def _finish(self, batch: ReadyBatch, found: Sequence[Any]) -> None:
         good = [sample for place, sample in enumerate(found) if place not in batch.errors]
         batch.good = len(good)
         if not good:
@@ -173,7 +173,7 @@ class Recipe:
             try:
                 batch.value = self.collate(good)
             except Exception as error:
-                url, key = self.name(batch.raw.numbers[0])
+                url, key = self.name(batch.raw.indexes[0])
                 what = f"the batch that begins with this sample cannot be collated: {error}"
                 raise SampleError(what, url=url, member=key, fix="give transform= or collate=") from error
         elif all(isinstance(sample, tuple) for sample in good):

@@ -13,7 +13,7 @@ from shardtools.loader.loader import Loader, Pass
 from shardtools.loader.order import Shuffle
 from shardtools.loader.ranks import check_rank
 from shardtools.loader.settings import MAX_SKIPS, MEMORY, Auto, OnError, Settings
-from shardtools.loader.split import Split, Stream, Uneven
+from shardtools.loader.split import Share, Split, Uneven
 from shardtools.shards.names import names_of
 from shardtools.types import Ints
 
@@ -86,9 +86,9 @@ class EpochBatches:
         """Return what this rank gets of an epoch from a position on."""
         return self._loader.split(*self.place(), start)
 
-    def some(self, numbers: Ints, epoch: int, start: int) -> Generator[Any, None, None]:
-        """Yield those of the rank's batches, from position ``start`` of an epoch on, whose numbers are given."""
-        return self._loader.run(Pass(epoch, Stream(self.split(start), numbers), *self.worker()))
+    def some(self, batches: Ints, epoch: int, start: int) -> Generator[Any, None, None]:
+        """Yield those of the rank's batches, from position ``start`` of an epoch on, that are ``batches``."""
+        return self._loader.run(Pass(epoch, Share(self.split(start), batches), *self.worker()))
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this dataset and its orders apart from others."""

@@ -27,7 +27,7 @@ class Choices:
 
     first: int
     sources: Ints
-    numbers: Ints
+    batches: Ints
 
 
 def choose(
@@ -36,7 +36,7 @@ def choose(
     """Yield the choices from batch ``first`` on, given how many batches each source has.
 
     It ends before the first batch of a source that has no more ("first"); where a source has no more, the others go on
-    ("all"); or numbers go on past the counts ("never").
+    ("all"); or batches are counted on past the counts ("never").
     """
     taken = np.zeros(len(counts), np.int64)
     limits = np.array(counts, np.int64)
@@ -44,38 +44,38 @@ def choose(
     while True:
         draws = _uniform(seed, epoch, at // BLOCK)
         done = 0
-        sources, numbers = [], []
+        sources, batches = [], []
         while done < BLOCK:
             alive = np.array(weights, np.float64) * (limits > taken if stop == "all" else 1)
             if not alive.any():
                 break
             bounds = np.cumsum(alive / alive.sum())
             chosen = np.minimum(np.searchsorted(bounds, draws[done:], side="right"), np.flatnonzero(alive)[-1])
-            number = _numbered(chosen, taken)
-            over = np.flatnonzero(number >= limits[chosen]) if stop != "never" else np.zeros(0, np.int64)
+            batch = _counted(chosen, taken)
+            over = np.flatnonzero(batch >= limits[chosen]) if stop != "never" else np.zeros(0, np.int64)
             count = int(over[0]) if len(over) else len(chosen)
             sources.append(chosen[:count])
-            numbers.append(number[:count])
+            batches.append(batch[:count])
             taken += np.bincount(chosen[:count], minlength=len(counts))
             done += count
             if len(over) and stop == "first":
                 break
-        found = Choices(at, np.concatenate(sources), np.concatenate(numbers)) if sources else None
-        if found is not None and at + done > first:
+        choices = Choices(at, np.concatenate(sources), np.concatenate(batches)) if sources else None
+        if choices is not None and at + done > first:
             skip = max(0, first - at)
-            yield Choices(at + skip, found.sources[skip:], found.numbers[skip:])
+            yield Choices(at + skip, choices.sources[skip:], choices.batches[skip:])
         if done < BLOCK:
             return
         at += BLOCK
 
 
-def _numbered(chosen: Ints, taken: Ints) -> Ints:
+def _counted(chosen: Ints, taken: Ints) -> Ints:
     """Return which batch of its source each choice is, after those ``taken``."""
-    numbers = np.empty(len(chosen), np.int64)
+    batches = np.empty(len(chosen), np.int64)
     for source, before in enumerate(taken.tolist()):
         places = np.flatnonzero(chosen == source)
-        numbers[places] = before + np.arange(len(places))
-    return numbers
+        batches[places] = before + np.arange(len(places))
+    return batches
 
 
 def _uniform(seed: int, epoch: int, block: int) -> npt.NDArray[np.float64]:

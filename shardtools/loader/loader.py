@@ -1,6 +1,6 @@
 """An epoch's batches of one rank, as plain Python: what the inputs for PyTorch, TensorFlow and JAX are built on.
 
-    order -> split -> Prefetch -> runs -> cut into batches -> decode, transform, collate (in threads) -> batches
+    order -> split -> Prefetch -> read windows -> cut into batches -> decode, transform, collate (in threads) -> batches
 
 Nothing here needs PyTorch.
 """
@@ -18,14 +18,14 @@ import numpy as np
 
 from shardtools.dataset import ShardedDataset
 from shardtools.errors import JobError, SampleError, ShardtoolsError
-from shardtools.loader.assemble import Batch, Raw, Recipe
+from shardtools.loader.assemble import RawBatch, ReadyBatch, Recipe
 from shardtools.loader.control import Control
 from shardtools.loader.order import describe_shuffle, make_order
 from shardtools.loader.prefetch import Prefetch, shut_down
-from shardtools.loader.run import Run
+from shardtools.loader.read_window import ReadWindow
 from shardtools.loader.settings import Settings
 from shardtools.loader.shard import Shards, data_fields
-from shardtools.loader.split import Split, Stream, worker_stream
+from shardtools.loader.split import Share, Split, worker_share
 from shardtools.loader.state import State, check_same, digest, parse_state
 from shardtools.loader.stats import Stats
 from shardtools.processors import processors
@@ -37,7 +37,7 @@ class Pass:
     """One pass over an epoch by one worker of one rank: how many batches it has delivered."""
 
     epoch: int
-    stream: Stream
+    share: Share
     worker: int | None = None
     workers: int = 1
     generation: int = -1
@@ -47,7 +47,7 @@ class Pass:
     @property
     def delivered(self) -> int:
         """Where the next batch begins; in a worker, its own next one."""
-        return self.stream.split.delivered(self.stream.number(self.batches))
+        return self.share.split.delivered(self.share.number(self.batches))
 
 
 class Loader:
@@ -153,9 +153,9 @@ class Loader:
             epoch, start = loaded.epoch, loaded.delivered
             first = 0 if loaded.worker is not None else first
         self._loaded = None
-        stream = worker_stream(self.split(rank, world_size, start), first, stride)
+        share = worker_share(self.split(rank, world_size, start), first, stride)
         generation = self.control.begin(start, 0 if worker is None else workers)
-        self._pass = Pass(epoch, stream, worker, workers, generation)
+        self._pass = Pass(epoch, share, worker, workers, generation)
         return self.run(self._pass)
 
     def run(self, current: Pass) -> Generator[Any, None, None]:
@@ -167,7 +167,7 @@ class Loader:
             shards,
             np.cumsum(np.array(counts, np.int64)),
             make_order(counts, settings.shuffle, settings.seed, current.epoch),
-            current.stream,
+            current.share,
             settings.fields,
             memory=settings.memory,
             threads=settings.threads,
@@ -179,10 +179,10 @@ class Loader:
             lambda: self.dataset.known_fields,
         )  # fmt: skip
         judge = Judge(settings, stats)
-        with closing(iter(prefetch)) as runs:
-            raws = _cut(runs, current.stream)
+        with closing(iter(prefetch)) as windows:
+            raws = _cut(windows, current.share)
             made = (recipe.plain(raw) for raw in raws)
-            if recipe.works:
+            if recipe.needs_decoding:
                 made = _decoded(recipe, raws, settings, current.workers, self._options)
             with closing(made), closing(_filled(judge, recipe, made)) as values:
                 for value in values:
@@ -193,40 +193,44 @@ class Loader:
         self.control.finish(current.worker or 0, current.generation)
 
 
-def _cut(runs: Iterator[Run], stream: Stream) -> Iterator[Raw]:
+def _cut(windows: Iterator[ReadWindow], share: Share) -> Iterator[RawBatch]:
     """Yield the samples of each batch."""
-    run, at = None, 0
-    for batch in range(stream.count):
-        size = stream.sizes(batch)
-        raw: Raw | None = None
+    window, at = None, 0
+    for batch in range(share.count):
+        size = share.sizes(batch)
+        raw: RawBatch | None = None
         while raw is None or len(raw) < size:
-            if run is None or at == len(run):
-                run, at = next(runs), 0
-            stop = min(len(run), at + size - (len(raw) if raw else 0))
-            raw = _joined(raw, run, at, stop)
+            if window is None or at == len(window):
+                window, at = next(windows), 0
+            stop = min(len(window), at + size - (len(raw) if raw else 0))
+            raw = _joined(raw, window, at, stop)
             at = stop
         yield raw
 
 
-def _joined(raw: Raw | None, run: Run, start: int, stop: int) -> Raw:
-    columns = run.cut(start, stop)
-    numbers = run.numbers[start:stop].tolist()
+def _joined(raw: RawBatch | None, window: ReadWindow, start: int, stop: int) -> RawBatch:
+    columns = window.cut(start, stop)
+    indexes = window.addresses.indexes[start:stop].tolist()
     base = len(raw) - start if raw else -start
-    errors = {place + base: error for place, error in run.errors.items() if start <= place < stop} if run.errors else {}
+    errors = (
+        {place + base: error for place, error in window.errors.items() if start <= place < stop}
+        if window.errors
+        else {}
+    )
     if raw is None:
-        return Raw(columns, numbers, errors)
+        return RawBatch(columns, indexes, errors)
     joined = [before + column for before, column in zip(raw.columns, columns, strict=True)]
-    return Raw(joined, raw.numbers + numbers, {**raw.errors, **errors})
+    return RawBatch(joined, raw.indexes + indexes, {**raw.errors, **errors})
 
 
 def _decoded(
-    recipe: Recipe, raws: Iterable[Raw], settings: Settings, workers: int, options: StorageOptions
-) -> Generator[Batch, None, None]:
+    recipe: Recipe, raws: Iterable[RawBatch], settings: Settings, workers: int, options: StorageOptions
+) -> Generator[ReadyBatch, None, None]:
     """Yield the batches, some of which are made ahead by threads."""
     threads = settings.threads or max(1, processors() // workers)
     ahead = max(2, -(-16 * threads // settings.batch_size))
     pool = ThreadPoolExecutor(threads, "shardtools-decode", follow, (options,))
-    waiting: deque[Future[Batch]] = deque()
+    waiting: deque[Future[ReadyBatch]] = deque()
     try:
         for raw in raws:
             waiting.append(recipe.assemble(raw, pool))
@@ -247,7 +251,7 @@ class Judge:
         self._row = self._total = 0
         self._latest: ShardtoolsError | None = None
 
-    def judge(self, batch: Batch) -> None:
+    def judge(self, batch: ReadyBatch) -> None:
         """Raise, skip or report the errors of a batch.
 
         Raises:
@@ -285,18 +289,18 @@ class Judge:
             ) from error
 
 
-def _filled(judge: Judge, recipe: Recipe, batches: Iterable[Batch]) -> Generator[Any, None, None]:
+def _filled(judge: Judge, recipe: Recipe, batches: Iterable[ReadyBatch]) -> Generator[Any, None, None]:
     """Yield the batches' values; a batch that lost all its samples gets a good one that is delivered twice.
 
     It cannot be left out: the other ranks wait for it, and states count it.
     """
-    good: Raw | None = None
+    good: RawBatch | None = None
     empty, latest = 0, None
     for batch in batches:
         judge.judge(batch)
         if batch.good:
             place = next(i for i in reversed(range(len(batch.raw))) if i not in batch.errors)
-            good = Raw([[column[place]] for column in batch.raw.columns], [batch.raw.numbers[place]], {})
+            good = RawBatch([[column[place]] for column in batch.raw.columns], [batch.raw.indexes[place]], {})
         else:
             empty, latest = empty + 1, next(iter(batch.errors.values()))
         if good is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from shardtools.dataset import ShardedDataset, normalize, storage_options
 from shardtools.forks import PerProcess
 from shardtools.limits import DEFAULT_LIMITS, Limits
-from shardtools.loader.assemble import Raw, Recipe
+from shardtools.loader.assemble import RawBatch, Recipe
 from shardtools.loader.shard import Shards, data_fields, read_columns
 from shardtools.loader.stats import Stats
 from shardtools.shards.names import names_of
@@ -69,15 +69,15 @@ class SampleMap:
         """Return one sample.
 
         Raises:
-            IndexError: there is no such number.
+            IndexError: there is no such index.
             ShardtoolsError: it cannot be read or decoded.
         """
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indexes: Sequence[int]) -> list[Any]:
         """Return some samples, in the order asked for; DataLoader calls this."""
-        numbers = normalize(np.asarray(indexes, np.int64), len(self))
-        return self._reader.get().read(numbers) if len(numbers) else []
+        wanted = normalize(np.asarray(indexes, np.int64), len(self))
+        return self._reader.get().read(wanted) if len(wanted) else []
 
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
@@ -102,8 +102,8 @@ class SampleReader:
         self._recipe = Recipe(names, decode, transform, None, name, lambda: dataset.known_fields)
         self._pool = ThreadPoolExecutor(threads or THREADS, "shardtools-map", follow, (options,))
 
-    def read(self, numbers: Ints) -> list[Any]:
-        unique, places = np.unique(numbers, return_inverse=True)
+    def read(self, indexes: Ints) -> list[Any]:
+        unique, places = np.unique(indexes, return_inverse=True)
         shards = np.searchsorted(self._ends, unique, side="right") - 1
         bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(unique)]
         parts = [(int(shards[a]), unique[a:b] - self._ends[shards[a]]) for a, b in pairwise(bounds)]
@@ -111,7 +111,7 @@ class SampleReader:
         for found in self._each(self._columns, parts):
             for column, values in zip(columns, found, strict=True):
                 column += values
-        raw = Raw(columns, unique.tolist(), {})
+        raw = RawBatch(columns, unique.tolist(), {})
         with using(self._options):
             samples = self._each(lambda place: self._recipe.sample(raw, place), range(len(raw)))
         return [samples[place] for place in places.tolist()]
@@ -126,7 +126,7 @@ class SampleReader:
             return read_columns(self._names, [(shard, rows)])
 
 
-def _name(shards: Shards, ends: Ints, number: int) -> tuple[str, str]:
+def _name(shards: Shards, ends: Ints, index: int) -> tuple[str, str]:
     """Return URL and key of a sample. No method, so that the threads of a reader end as soon as nobody has it."""
-    shard = int(np.searchsorted(ends, number, side="right")) - 1
-    return shards.name(shard, number - int(ends[shard]))
+    shard = int(np.searchsorted(ends, index, side="right")) - 1
+    return shards.name(shard, index - int(ends[shard]))

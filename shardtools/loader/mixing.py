@@ -1,6 +1,6 @@
 """Several datasets as one: each batch comes from one of them, drawn by weight.
 
-    choices of a block of batches -> this worker's -> for each source, the numbers of its batches -> in turn
+    choices of a block of batches -> this worker's -> for each source, which of its batches -> in turn
 
 Which source gives batch i of a mixture, and which of its batches that is, depends on the seed, the epoch, the weights
 and the sources alone, so that all ranks take the same turn.
@@ -107,16 +107,16 @@ class MixedBatches:
         done = 0
         for some in self._choices(first, origins, epoch):
             mine = (some.first + np.arange(len(some.sources)) - first) % workers == turn
-            for batch in self._batches(some.sources[mine], some.numbers[mine], origins, epoch):
+            for batch in self._batches(some.sources[mine], some.batches[mine], origins, epoch):
                 done += 1
                 self._done = done, False
                 yield batch
         self._done = done, True
         self._control.finish(worker or 0, generation)
 
-    def _batches(self, sources: Any, numbers: Any, origins: list[Origin], epoch: int) -> Generator[Any, None, None]:
+    def _batches(self, sources: Any, batches: Any, origins: list[Origin], epoch: int) -> Generator[Any, None, None]:
         """Yield some batches, given their sources and which of their sources' batches they are."""
-        passes, within = self._passes(sources, numbers, origins)
+        passes, within = self._passes(sources, batches, origins)
         running: dict[tuple[int, int], Generator[Any, None, None]] = {}
         try:
             for source, turn in zip(sources.tolist(), passes.tolist(), strict=True):
@@ -132,17 +132,17 @@ class MixedBatches:
             for generator in running.values():
                 generator.close()
 
-    def _passes(self, sources: Any, numbers: Any, origins: list[Origin]) -> tuple[Any, Any]:
+    def _passes(self, sources: Any, batches: Any, origins: list[Origin]) -> tuple[Any, Any]:
         """Return in which pass over its source each batch is, and which one of that pass."""
-        passes, within = np.zeros_like(numbers), numbers.copy()
+        passes, within = np.zeros_like(batches), batches.copy()
         for source, (_, start) in enumerate(origins):
             first, whole = self.sources[source].split(start).count, self.sources[source].split().count
-            later = (sources == source) & (numbers >= first)
+            later = (sources == source) & (batches >= first)
             if later.any():
                 if not whole:
                     raise JobError("a source of the mixture has no batches", fix="leave it out")
-                passes[later] = 1 + (numbers[later] - first) // whole
-                within[later] = (numbers[later] - first) % whole
+                passes[later] = 1 + (batches[later] - first) // whole
+                within[later] = (batches[later] - first) % whole
         return passes, within
 
     # --- state

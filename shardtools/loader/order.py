@@ -68,7 +68,7 @@ class Order(ABC):
 
     @abstractmethod
     def at(self, positions: Ints) -> Ints:
-        """Return the numbers, in the dataset, of the samples at some positions, in any order."""
+        """Return the indexes of the samples at some positions, in any order."""
 
     def window_stop(self, position: int) -> int:
         """Return where the window ends that a position is in: what is before may be read together."""
@@ -126,8 +126,8 @@ class Full(Order):
         while len(outside):  # "cycle walking": what leaves the samples goes on until it comes back
             numbers[outside] = self._encrypt(numbers[outside])
             outside = outside[numbers[outside] >= self.total]
-        found: Ints = numbers.astype(np.int64)
-        return found
+        indexes: Ints = numbers.astype(np.int64)
+        return indexes
 
     def _encrypt(self, numbers: Any) -> Any:
         """Return a permutation of all numbers of as many bits: each half in turn is mixed with the other's hash."""
@@ -150,7 +150,7 @@ def _mixed(numbers: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class _Group:
+class _ShardGroup:
     """Some shards: the first samples and the sizes of their ranges, in order, and where windows begin among both."""
 
     firsts: Ints
@@ -175,11 +175,11 @@ class Windowed(Order):
         self._samples = lru_cache(3)(self._make_samples)
 
     def at(self, positions: Ints) -> Ints:
-        numbers = np.empty(len(positions), np.int64)
+        indexes = np.empty(len(positions), np.int64)
         for start, places in self._windows_of(positions):
             samples = self._samples(start)
-            numbers[places] = samples[positions[places] - start]
-        return numbers
+            indexes[places] = samples[positions[places] - start]
+        return indexes
 
     def window_stop(self, position: int) -> int:
         group, window = self._find(position)
@@ -187,22 +187,22 @@ class Windowed(Order):
 
     def _windows_of(self, positions: Ints) -> list[tuple[int, Any]]:
         """Return the start of each window that some of ``positions`` are in, and which these are."""
-        found: list[tuple[int, Any]] = []
+        windows: list[tuple[int, Any]] = []
         left = np.argsort(positions, kind="stable")
         while len(left):
             first = int(positions[left[0]])
             group, window = self._find(first)
             start, stop = self._group(group).positions[window : window + 2].tolist()
             count = int(np.searchsorted(positions[left], stop))
-            found.append((start, left[:count]))
+            windows.append((start, left[:count]))
             left = left[count:]
-        return found
+        return windows
 
     def _find(self, position: int) -> tuple[int, int]:
         group = int(np.searchsorted(self._ends, position, side="right"))
         return group, int(np.searchsorted(self._group(group).positions, position, side="right")) - 1
 
-    def _make_group(self, number: int) -> _Group:
+    def _make_group(self, number: int) -> _ShardGroup:
         size = self._window.shards
         shards = self._shards[number * size : (number + 1) * size]
         counts = self._counts[shards]
@@ -215,7 +215,7 @@ class Windowed(Order):
         windows = max(1, -(-len(firsts) // self._window.ranges))
         bounds = np.arange(windows + 1) * len(firsts) // windows
         begin = int(self._ends[number - 1]) if number else 0
-        return _Group(firsts, sizes, bounds, begin + np.concatenate(([0], np.cumsum(sizes)))[bounds])
+        return _ShardGroup(firsts, sizes, bounds, begin + np.concatenate(([0], np.cumsum(sizes)))[bounds])
 
     def _make_samples(self, start: int) -> Ints:
         """Return the samples of the window that begins at a position."""

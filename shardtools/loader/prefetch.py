@@ -1,10 +1,10 @@
 """Samples in the order of their positions, read ahead by threads, in bounded memory.
 
-    positions -> planner thread: sample numbers -> shards and rows -> sizes -> a run of samples that fits in the memory
-              -> reader threads: pieces of the run, one call for the rows of a shard -> the run, complete, in order
+    positions -> planner thread: sample indexes -> shards and rows -> sizes -> a read window that fits in the memory
+              -> reader threads: pieces of the window, one call for the rows of a shard -> the window, complete
 
-Runs start small, so that the first sample comes soon, grow, and end where a window of the order ends: the rows of one
-range are then read together.
+Read windows start small, so that the first sample comes soon, grow, and end where a window of the order ends: the rows
+of one range are then read together.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from shardtools.errors import (
     UnavailableError,
 )
 from shardtools.loader.order import Order
-from shardtools.loader.run import AskedRun, Located, Run
+from shardtools.loader.read_window import Addresses, LazyWindow, ReadWindow
 from shardtools.loader.shard import FieldShard, LocalShard, Shards
-from shardtools.loader.split import Stream
+from shardtools.loader.split import Share
 from shardtools.loader.stats import Stats
 from shardtools.shards.open_shard import keep_freed_memory
 from shardtools.storage import StorageOptions, using
@@ -51,28 +51,28 @@ FAR_PIECE = 8 << 20
 OVERHEAD = 200
 """Bytes of memory that a sample takes beside its data."""
 
-LARGEST_RUN = 1 << 16
-"""Samples in a run."""
+LARGEST_WINDOW = 1 << 16
+"""Samples in a read window."""
 
 SHARDS = 64
-"""Files of this machine from which the samples of a run come, at most."""
+"""Files of this machine from which the samples of a read window come, at most."""
 
 _WHOLE_SHARD = (NotFoundError, AccessError, ChangedError, SpecError)
 
 
 Task = list[tuple[int, Ints]]
-"""Numbers of shards and, for each, places in a run."""
+"""Numbers of shards and, for each, places in a read window."""
 
 
 class Prefetch:
-    """Reads the samples of a stream of positions; iterate over it once for its runs."""
+    """Reads the samples of a share of positions; iterate over it once for its read windows."""
 
     def __init__(
         self,
         shards: Shards,
         ends: Ints,
         order: Order,
-        stream: Stream,
+        share: Share,
         names: tuple[str, ...],
         *,
         memory: int,
@@ -80,13 +80,13 @@ class Prefetch:
         options: StorageOptions,
         stats: Stats,
     ):
-        self._shards, self._ends, self._order, self._stream = shards, ends, order, stream
+        self._shards, self._ends, self._order, self._share = shards, ends, order, share
         self._names, self._options, self._stats = names, options, stats
         self._near = shards.is_near(0)
         self._memory = memory
         threads = threads or (NEAR_THREADS if self._near else FAR_THREADS)
         self._pool = None if threads == 1 else ThreadPoolExecutor(threads, "shardtools-read")
-        self._runs: SimpleQueue[Run | BaseException | None] = SimpleQueue()
+        self._windows: SimpleQueue[ReadWindow | BaseException | None] = SimpleQueue()
         self._room = threading.Condition()
         self._held = 0
         self._stopped = False
@@ -94,16 +94,16 @@ class Prefetch:
 
     # --- the consumer
 
-    def __iter__(self) -> Generator[Run, None, None]:
+    def __iter__(self) -> Generator[ReadWindow, None, None]:
         keep_freed_memory()
         planner = threading.Thread(target=self._plan, name="shardtools-plan", daemon=True)
         planner.start()
         try:
-            while (run := self._next()) is not None:
-                with closing(run):
-                    yield run
+            while (window := self._next()) is not None:
+                with closing(window):
+                    yield window
                 with self._room:
-                    self._held -= run.nbytes
+                    self._held -= window.nbytes
                     self._room.notify()
         finally:
             with self._room:
@@ -113,75 +113,74 @@ class Prefetch:
                 planner.join()
             with suppress(Empty):
                 while True:
-                    if isinstance(left := self._runs.get_nowait(), Run):
+                    if isinstance(left := self._windows.get_nowait(), ReadWindow):
                         left.close()
             if self._pool is not None:
                 shut_down(self._pool)
             self._shards.close()
 
-    def _next(self) -> Run | None:
-        """Return the next run, once it is complete."""
+    def _next(self) -> ReadWindow | None:
+        """Return the next read window, once it is complete."""
         begin = time.perf_counter()
-        run = self._runs.get()
-        if isinstance(run, BaseException):
-            raise run
-        for piece in run.pieces if run else ():
+        window = self._windows.get()
+        if isinstance(window, BaseException):
+            raise window
+        for piece in window.pieces if window else ():
             piece.result()
         self._stats.add(waited=time.perf_counter() - begin)
-        return run
+        return window
 
     # --- the planner
 
     def _plan(self) -> None:
         try:
             with self._context():
-                for run in self._make_runs():
-                    if not self._reserve(run.nbytes):
+                for window in self._make_windows():
+                    if not self._reserve(window.nbytes):
                         return
-                    self._submit(run)
-                    self._runs.put(run)
-            self._runs.put(None)
+                    self._submit(window)
+                    self._windows.put(window)
+            self._windows.put(None)
         except BaseException as error:  # noqa: BLE001 - raised where the samples are asked for
-            self._runs.put(error)
+            self._windows.put(error)
 
-    def _make_runs(self) -> Iterator[Run]:
-        at, length = 0, self._stream.length
-        count = self._stream.split.batch_size
+    def _make_windows(self) -> Iterator[ReadWindow]:
+        at, length = 0, self._share.length
+        count = self._share.split.batch_size
         limit = self._memory // 2
         while at < length and not self._stopped:
-            located = self._locate(self._stream.positions(at, min(at + count, length)))
-            opened = self._open_all(located)
-            held = np.cumsum(_sizes(located, opened) + OVERHEAD)
+            addresses = self._addresses(self._share.positions(at, min(at + count, length)))
+            opened = self._open_all(addresses)
+            held = np.cumsum(_sizes(addresses, opened) + OVERHEAD)
             fitting = max(1, int(np.searchsorted(held, limit, side="right")))
             if self._near and len(opened) > SHARDS:
-                fitting = min(fitting, int(np.sort(np.unique(located[1], return_index=True)[1])[SHARDS]))
-            numbers, shards, rows, pads = located
-            some = numbers[:fitting], shards[:fitting], rows[:fitting], pads[:fitting]
+                fitting = min(fitting, int(np.sort(np.unique(addresses.shards, return_index=True)[1])[SHARDS]))
+            some = addresses.first(fitting)
             nbytes = int(held[:fitting][-1])
             readable = [shard for shard in opened.values() if isinstance(shard, FieldShard)]
             local = [shard for shard in readable if isinstance(shard, LocalShard)]
             if len(local) < len(readable) or all(shard.is_small for shard in local):
-                run = Run(some, self._names, nbytes)
+                window = ReadWindow(some, self._names, nbytes)
             else:
-                run = AskedRun(some, self._names, nbytes, self._stats, self.name)
-            yield run
-            at += len(run)
-            count = min(count * 4, LARGEST_RUN, max(2 * len(run), self._stream.split.batch_size))
+                window = LazyWindow(some, self._names, nbytes, self._stats, self.name)
+            yield window
+            at += len(window)
+            count = min(count * 4, LARGEST_WINDOW, max(2 * len(window), self._share.split.batch_size))
 
-    def _locate(self, positions: Ints) -> Located:
-        """Return the samples at positions, as far as they are in one window."""
+    def _addresses(self, positions: Ints) -> Addresses:
+        """Return where the samples at positions are, as far as these are in one window of the order."""
         total = self._order.total
         if positions[0] < total:
             stop = self._order.window_stop(int(positions[0]))
             positions = positions[: max(1, int(np.searchsorted(positions, stop)))]
-        numbers = self._order.at(positions % total)
-        shards = np.searchsorted(self._ends, numbers, side="right")
-        rows = numbers - np.concatenate(([0], self._ends))[shards]
-        return numbers, shards, rows, positions >= total
+        indexes = self._order.at(positions % total)
+        shards = np.searchsorted(self._ends, indexes, side="right")
+        rows = indexes - np.concatenate(([0], self._ends))[shards]
+        return Addresses(indexes, shards, rows, positions >= total)
 
-    def _open_all(self, located: Located) -> dict[int, FieldShard | ShardtoolsError]:
+    def _open_all(self, addresses: Addresses) -> dict[int, FieldShard | ShardtoolsError]:
         """Return the shards that samples are in, by number, or why one cannot be opened."""
-        wanted = np.unique(located[1]).tolist()
+        wanted = np.unique(addresses.shards).tolist()
         if self._pool is None or self._near or len(wanted) == 1:
             opened = [self._open(number) for number in wanted]
         else:
@@ -204,22 +203,22 @@ class Prefetch:
             return named
 
     def _reserve(self, size: int) -> bool:
-        """Wait until there is room for a run; return whether it is still wanted."""
+        """Wait until there is room for a read window; return whether it is still wanted."""
         with self._room:
             self._room.wait_for(lambda: self._stopped or not self._held or self._held + size <= self._memory)
             self._held += size
             self._stats.peak(self._held)
             return not self._stopped
 
-    def _submit(self, run: Run) -> None:
-        """Give the pieces of a run to the readers: the rows of a shard, or of several where reading is cheap."""
-        places = np.argsort(run.numbers, kind="stable")
-        shards = run.shards[places]
-        bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(run)]
-        if isinstance(run, AskedRun):
-            self._read_all(run, [(int(shards[a]), places[a:b]) for a, b in pairwise(bounds)])
+    def _submit(self, window: ReadWindow) -> None:
+        """Give the pieces of a window to the readers: the rows of a shard, or of several where reading is cheap."""
+        places = np.argsort(window.addresses.indexes, kind="stable")
+        shards = window.addresses.shards[places]
+        bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(window)]
+        if isinstance(window, LazyWindow):
+            self._read_all(window, [(int(shards[a]), places[a:b]) for a, b in pairwise(bounds)])
             return
-        mean = run.nbytes / len(run)
+        mean = window.nbytes / len(window)
         most = max(1, int((NEAR_PIECE if self._near else FAR_PIECE) / mean))
         parts = [(at, min(at + most, stop)) for start, stop in pairwise(bounds) for at in range(start, stop, most)]
         task: Task = []
@@ -228,20 +227,20 @@ class Prefetch:
             task.append((int(shards[start]), places[start:stop]))
             size += stop - start
             if not self._near or size >= most:
-                self._hand_out(run, task)
+                self._hand_out(window, task)
                 task, size = [], 0
         if task:
-            self._hand_out(run, task)
+            self._hand_out(window, task)
 
-    def _hand_out(self, run: Run, task: Task) -> None:
+    def _hand_out(self, window: ReadWindow, task: Task) -> None:
         if self._pool is None:
-            self._read_all(run, task)
+            self._read_all(window, task)
         else:
-            run.pieces.append(self._pool.submit(self._read_all, run, task))
+            window.pieces.append(self._pool.submit(self._read_all, window, task))
 
     # --- the readers
 
-    def _read_all(self, run: Run, task: Task) -> None:
+    def _read_all(self, window: ReadWindow, task: Task) -> None:
         parts = []
         with self._context():
             for number, places in task:
@@ -249,9 +248,9 @@ class Prefetch:
                 if isinstance(shard, FieldShard):
                     parts.append((number, shard, places))
                 else:
-                    run.errors.update(dict.fromkeys(places.tolist(), shard))
+                    window.errors.update(dict.fromkeys(places.tolist(), shard))
             if parts:
-                self._read(run, parts)
+                self._read(window, parts)
 
     def _context(self) -> AbstractContextManager[None]:
         """A context in which storage follows the options, counts, and stops when nobody wants the samples any more."""
@@ -261,22 +260,22 @@ class Prefetch:
         if self._stopped:
             raise StoppedError
 
-    def _read(self, run: Run, parts: list[tuple[int, FieldShard, Ints]]) -> None:
+    def _read(self, window: ReadWindow, parts: list[tuple[int, FieldShard, Ints]]) -> None:
         """Read some samples of shards; of those that cannot be read, note why."""
         self._check()
         places = np.concatenate([places for _, _, places in parts])
-        wanted = [(shard, run.rows[at]) for _, shard, at in parts]
+        wanted = [(shard, window.addresses.rows[at]) for _, shard, at in parts]
         try:
-            run.read(places, wanted)
+            window.read(places, wanted)
         except (StorageError, ShardError) as error:
-            for smaller in self._smaller(run, parts, error):
-                self._read(run, smaller)
+            for smaller in self._smaller(window, parts, error):
+                self._read(window, smaller)
             return
         size = sum(int(shard.sizes[rows].sum()) for shard, rows in wanted)
         self._stats.add(samples=len(places), bytes=size)
 
     def _smaller(
-        self, run: Run, parts: list[tuple[int, FieldShard, Ints]], error: StorageError | ShardError
+        self, window: ReadWindow, parts: list[tuple[int, FieldShard, Ints]], error: StorageError | ShardError
     ) -> list[list[tuple[int, FieldShard, Ints]]]:
         """Return what to read by itself, to find out which samples an error is about; note it if that is known."""
         if len(parts) > 1:
@@ -288,14 +287,14 @@ class Prefetch:
             half = len(places) // 2
             return [[(number, shard, places[:half])], [(number, shard, places[half:])]]
         elif len(places) == 1:
-            error = error.at(member=shard.keys([int(run.rows[places[0]])])[0])
-        run.errors.update(dict.fromkeys(places.tolist(), error))
+            error = error.at(member=shard.keys([int(window.addresses.rows[places[0]])])[0])
+        window.errors.update(dict.fromkeys(places.tolist(), error))
         return []
 
-    def name(self, number: int) -> tuple[str, str]:
+    def name(self, index: int) -> tuple[str, str]:
         """Return the URL of a sample's shard, and the sample's key, or its row if the shard is not at hand."""
-        shard = int(np.searchsorted(self._ends, number, side="right"))
-        return self._shards.name(shard, number - (int(self._ends[shard - 1]) if shard else 0))
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return self._shards.name(shard, index - (int(self._ends[shard - 1]) if shard else 0))
 
 
 def can_wait() -> bool:
@@ -311,9 +310,9 @@ def shut_down(pool: ThreadPoolExecutor) -> None:
     pool.shutdown(wait=can_wait(), cancel_futures=True)
 
 
-def _sizes(located: Located, opened: Mapping[int, FieldShard | ShardtoolsError]) -> Ints:
+def _sizes(addresses: Addresses, opened: Mapping[int, FieldShard | ShardtoolsError]) -> Ints:
     """Return the bytes of each sample."""
-    _, shards, rows, _ = located
+    shards, rows = addresses.shards, addresses.rows
     sizes = np.zeros(len(rows), np.int64)
     order = np.argsort(shards, kind="stable")
     start, stop = (np.searchsorted(shards[order], list(opened), side=side).tolist() for side in ("left", "right"))

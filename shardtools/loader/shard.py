@@ -130,7 +130,7 @@ class LocalShard(FieldShard):
     def read(self, rows: Ints) -> Values:
         return read_local([(self, rows)])
 
-    def lie(self, rows: Ints) -> tuple[Ints, Ints]:
+    def offsets_and_sizes(self, rows: Ints) -> tuple[Ints, Ints]:
         """Return offsets, -1 for what is not there, and sizes: a row for each field."""
         return self._offset[:, rows], self._size[:, rows]
 
@@ -142,9 +142,12 @@ class LocalShard(FieldShard):
         """A context that gives a descriptor of the file."""
         return self._files.opened(self.url, self._filesize)
 
-    def ask_for(self, rows: Ints, descriptor: int) -> tuple[Ints, Ints]:
-        """Let the system get what lies around some samples, whose rows rise, from the open file; return `lie`."""
-        offset, size = self.lie(rows)
+    def advise(self, rows: Ints, descriptor: int) -> tuple[Ints, Ints]:
+        """Let the system read ahead what is around some samples, whose rows rise, in the open file.
+
+        Return their `offsets_and_sizes`.
+        """
+        offset, size = self.offsets_and_sizes(rows)
         if hasattr(os, "posix_fadvise"):
             start, stop = ends_of(offset, size)
             first = np.concatenate(([0], np.flatnonzero(start[1:] > stop[:-1] + WANTED_GAP) + 1))
@@ -163,7 +166,7 @@ def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Values:
     with ExitStack() as files, os_errors(parts[0][0].url):
         fds = [files.enter_context(shard.opened()) for shard, _ in parts]
         fd = np.repeat(fds, [len(rows) for _, rows in parts])
-        lying = [shard.lie(rows) for shard, rows in parts]
+        lying = [shard.offsets_and_sizes(rows) for shard, rows in parts]
         offset, size = (np.concatenate(columns, axis=1) for columns in zip(*lying, strict=True))
         start, stop = ends_of(offset, size)
         parted = (start[1:] > stop[:-1] + GAP) | (start[1:] < stop[:-1])
@@ -204,11 +207,11 @@ def data_fields(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if not name.startswith("__"))
 
 
-Part = tuple[FieldShard, Ints]
+ShardRows = tuple[FieldShard, Ints]
 """Some rows of a shard."""
 
 
-def special_columns(names: Sequence[str], parts: Sequence[Part], pads: Any) -> list[list[Any]]:
+def special_columns(names: Sequence[str], parts: Sequence[ShardRows], pads: Any) -> list[list[Any]]:
     """Return a list for each of ``names`` that is one of `SPECIAL`; ``pads`` says which samples are repeats."""
     known: dict[str, Callable[[], list[Any]]] = {
         "__key__": lambda: [key for shard, rows in parts for key in shard.keys(rows.tolist())],
@@ -219,7 +222,7 @@ def special_columns(names: Sequence[str], parts: Sequence[Part], pads: Any) -> l
     return [known[name]() for name in names if name in known]
 
 
-def read_columns(names: Sequence[str], parts: Sequence[Part], pads: Any = None) -> list[list[Any]]:
+def read_columns(names: Sequence[str], parts: Sequence[ShardRows], pads: Any = None) -> list[list[Any]]:
     """Return a list for each of ``names`` of what samples of some shards have, whose rows rise in each.
 
     ``pads`` says which samples are repeats; by default none.

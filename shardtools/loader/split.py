@@ -80,21 +80,21 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Stream:
-    """The positions that one worker of a rank delivers, one after the other: those of the batches ``numbers``."""
+class Share:
+    """The positions that one worker delivers, one after the other: those of ``batches``, some of the rank's."""
 
     split: Split
-    numbers: range | Ints
+    batches: range | Ints
 
     @property
     def full(self) -> int:
         """How many full batches this worker makes, which come first."""
-        return bisect_left(self.numbers, self.split.full)
+        return bisect_left(self.batches, self.split.full)
 
     @property
     def count(self) -> int:
         """How many batches this worker makes."""
-        return len(self.numbers)
+        return len(self.batches)
 
     def sizes(self, batch: int) -> int:
         """Return how many samples its batch number ``batch`` has."""
@@ -118,19 +118,19 @@ class Stream:
         return found
 
     def _chosen(self, batches: Ints) -> Ints:
-        if isinstance(self.numbers, range):
-            return self.numbers.start + batches * self.numbers.step
-        return self.numbers[batches]
+        if isinstance(self.batches, range):
+            return self.batches.start + batches * self.batches.step
+        return self.batches[batches]
 
     def number(self, batch: int) -> int:
         """Return which of the rank's batches the worker's batch number ``batch`` is; behind its last one, their count.
 
-        >>> worker_stream(Split(total=100, batch_size=10), worker=1, workers=3).number(2)
+        >>> worker_share(Split(total=100, batch_size=10), worker=1, workers=3).number(2)
         7
         """
-        return int(self.numbers[batch]) if batch < len(self.numbers) else self.split.count
+        return int(self.batches[batch]) if batch < len(self.batches) else self.split.count
 
 
-def worker_stream(split: Split, worker: int = 0, workers: int = 1) -> Stream:
+def worker_share(split: Split, worker: int = 0, workers: int = 1) -> Share:
     """Return the positions of one of the workers of a rank: of every so-many-th batch."""
-    return Stream(split, range(worker, max(worker, split.count), workers))
+    return Share(split, range(worker, max(worker, split.count), workers))

@@ -74,13 +74,13 @@ def test_choices(counts: list[int], stop: Stop, first: int, block: int) -> None:
         found: list[tuple[int, int]] = []
         for some in choose(counts, weights, stop, 1, 2):
             assert some.first == len(found)
-            found += zip(some.sources.tolist(), some.numbers.tolist(), strict=True)
+            found += zip(some.sources.tolist(), some.batches.tolist(), strict=True)
             if len(found) > 300:
                 break
         later: list[tuple[int, int]] = []
         for some in choose(counts, weights, stop, 1, 2, first):
             assert some.first == first + len(later)
-            later += zip(some.sources.tolist(), some.numbers.tolist(), strict=True)
+            later += zip(some.sources.tolist(), some.batches.tolist(), strict=True)
             if len(later) > 100:
                 break
     finally:

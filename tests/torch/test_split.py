@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardtools.loader.split import Split, Uneven, worker_stream
+from shardtools.loader.split import Split, Uneven, worker_share
 
 NUMBERS = st.integers(1, 9)
 
@@ -16,15 +16,15 @@ def batches(split: Split, workers: int = 1) -> list[list[int]]:
     """Return the positions of each batch of a rank, from as many streams as there are workers."""
     found: dict[int, list[int]] = {}
     for worker in range(workers):
-        stream = worker_stream(split, worker, workers)
+        share = worker_share(split, worker, workers)
         at = 0
-        for batch in range(stream.count):
-            size = stream.sizes(batch)
-            found[stream.number(batch)] = stream.positions(at, at + size).tolist()
+        for batch in range(share.count):
+            size = share.sizes(batch)
+            found[share.number(batch)] = share.positions(at, at + size).tolist()
             at += size
-        assert at == stream.length
+        assert at == share.length
         assert [p for number in sorted(found) if number % workers == worker for p in found[number]] == (
-            stream.positions(0, at).tolist()
+            share.positions(0, at).tolist()
         )
     assert sorted(found) == list(range(split.count))
     return [found[number] for number in sorted(found)]
@@ -63,10 +63,8 @@ def test_going_on(total: int, size: int, world: int, uneven: Uneven, done: int) 
     rest = Split(total, size, 0, world, uneven, whole.delivered(done))
     assert batches(rest) == batches(whole)[done:]
     for workers in (1, 3):
-        stream = worker_stream(whole, 1 % workers, workers)
+        share = worker_share(whole, 1 % workers, workers)
         mine = batches(whole)[1 % workers :: workers]
         for taken in range(len(mine) + 1):
-            later = worker_stream(
-                Split(total, size, 0, world, uneven, whole.delivered(stream.number(taken))), 0, workers
-            )
+            later = worker_share(Split(total, size, 0, world, uneven, whole.delivered(share.number(taken))), 0, workers)
             assert batches(later.split)[::workers] == mine[taken:]

@@ -10,49 +10,65 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from shardtools.errors import ShardError, ShardtoolsError, StorageError
-from shardtools.loader.shard import SPECIAL, LocalShard, Part, data_fields, read_columns, special_columns
+from shardtools.loader.shard import SPECIAL, LocalShard, ShardRows, data_fields, read_columns, special_columns
 from shardtools.loader.stats import Stats
 from shardtools.shards.members import Uncut, first_wrong, wrong_checksum
 from shardtools.storage.files import os_errors
 from shardtools.types import Ints
 
-Located = tuple[Ints, Ints, Ints, Any]
-"""Of some samples: their numbers, shards, rows in these, and whether they are repeats."""
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where some samples are: indexes in the dataset, shards and rows; and which of them are repeats."""
+
+    indexes: Ints
+    shards: Ints
+    rows: Ints
+    repeats: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
+    def first(self, count: int) -> Addresses:
+        """Return those of the first samples."""
+        return Addresses(self.indexes[:count], self.shards[:count], self.rows[:count], self.repeats[:count])
 
 
-class Run:
+class ReadWindow:
     """Some samples, in order: where they are, what was read of them, and what went wrong, by place.
 
     ``columns`` has a list for each of ``names``; ``nbytes`` is what they take in memory.
     """
 
-    def __init__(self, located: Located, names: Sequence[str], nbytes: int):
-        self.numbers, self.shards, self.rows, self.pads = located
+    def __init__(self, addresses: Addresses, names: Sequence[str], nbytes: int):
+        self.addresses = addresses
         self.names, self.nbytes = names, nbytes
-        self.columns: list[list[Any]] = [[None] * len(self.numbers) for _ in names]
+        self.columns: list[list[Any]] = [[None] * len(addresses) for _ in names]
         self.errors: dict[int, ShardtoolsError] = {}
         self.pieces: list[Future[None]] = []
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.addresses)
 
-    def read(self, places: Ints, parts: Sequence[Part]) -> None:
+    def read(self, places: Ints, parts: Sequence[ShardRows]) -> None:
         """Read the samples at some places, which are rows of some shards. It may be called by many threads.
 
         Raises:
             StorageError: they cannot be read.
             ShardError: they are damaged.
         """
-        self._add(places, self.names, read_columns(self.names, parts, self.pads[places]))
+        self._add(places, self.names, read_columns(self.names, parts, self.addresses.repeats[places]))
 
-    def _add(self, places: Ints, names: Sequence[str], found: Sequence[list[Any]]) -> None:
+    def _add(self, places: Ints, names: Sequence[str], columns: Sequence[list[Any]]) -> None:
         where = places.tolist()
-        for name, values in zip(names, found, strict=True):
+        for name, values in zip(names, columns, strict=True):
             column = self.columns[self.names.index(name)]
             for place, value in zip(where, values, strict=True):
                 column[place] = value
@@ -65,34 +81,34 @@ class Run:
         """Close what it has open."""
 
 
-class AskedRun(Run):
+class LazyWindow(ReadWindow):
     """Samples of large files of this machine, for which the system is asked and which are read when they are cut.
 
-    The files are open until then. ``name`` returns the URL and the key of a sample by its number, for errors.
+    The files are open until then. ``name`` returns the URL and the key of a sample by its index, for errors.
     """
 
     def __init__(
         self,
-        located: Located,
+        addresses: Addresses,
         names: Sequence[str],
         nbytes: int,
         stats: Stats,
         name: Callable[[int], tuple[str, str]],
     ):
-        super().__init__(located, names, nbytes)
+        super().__init__(addresses, names, nbytes)
         shape = len(data_fields(names)), len(self)
         self._asked = Uncut([], *(np.full(shape, start, np.int64) for start in (-1, 0, 0)))
         self._checksums = np.full(shape, -1, np.int64)
         self._stats, self._name, self._files = stats, name, ExitStack()
 
-    def read(self, places: Ints, parts: Sequence[Part]) -> None:
+    def read(self, places: Ints, parts: Sequence[ShardRows]) -> None:
         special = [name for name in self.names if name in SPECIAL]
-        self._add(places, special, special_columns(special, parts, self.pads[places]))
+        self._add(places, special, special_columns(special, parts, self.addresses.repeats[places]))
         asked, at = self._asked, 0
         for shard, rows in parts:
             with os_errors(shard.url):
                 descriptor = self._files.enter_context(cast(LocalShard, shard).opened())
-                offset, size = cast(LocalShard, shard).ask_for(rows, descriptor)
+                offset, size = cast(LocalShard, shard).advise(rows, descriptor)
             some, at = places[at : at + len(rows)], at + len(rows)
             asked.body[:, some] = np.where(offset >= 0, len(asked.bodies), -1)
             asked.low[:, some], asked.high[:, some] = offset, offset + size
@@ -126,7 +142,7 @@ class AskedRun(Run):
     def _read_one(self, place: int, file: int, start: int, stop: int, checksum: int) -> bytes | None:
         if file < 0:
             return None
-        url, key = self._name(int(self.numbers[place]))
+        url, key = self._name(int(self.addresses.indexes[place]))
         try:
             with os_errors(url):
                 value = os.pread(self._asked.bodies[file], stop - start, start)
