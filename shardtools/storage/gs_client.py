@@ -56,7 +56,7 @@ from shardtools.storage.retry import RetryPolicy, TransientError
 
 _CONDITION = "x-shardtools-if-generation"
 _SIGN_IN = "run 'gcloud auth application-default login', or set GOOGLE_APPLICATION_CREDENTIALS"
-_CHECK_RIGHTS = "see what the account may do (storage.objects.get, create, delete, list)"
+_CHECK_RIGHTS = "check the permissions of the account (storage.objects.get, create, delete, list)"
 _EMULATOR = "STORAGE_EMULATOR_HOST"
 _OVERRIDE = "API_ENDPOINT_OVERRIDE"
 _SCOPES = [
@@ -84,13 +84,13 @@ def split_url(url: str, *, prefix: bool = False) -> tuple[str, str]:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise RefusedError("the service holds no name that is not UTF-8", url=url, fix="give it another") from error
+        raise RefusedError("the object's name is not valid UTF-8", url=url, fix="choose another name") from error
     return bucket, name
 
 
 @dataclass(frozen=True)
 class _Account:
-    """Where requests go, and as whom."""
+    """The address of the service, and the credentials for it."""
 
     endpoint: str
     credentials: Credentials
@@ -137,7 +137,7 @@ class GsClient(Client):
             return response
         self._tells_generation = _GENERATION in response.headers
         if not self._tells_generation:
-            if known is None:  # asked for it first: an emulator may answer nothing else before all of this is read
+            if known is None:  # stat first, then read: while an emulator sends a body, it may answer nothing else
                 response.close()
                 return self.request(method, url, headers, body)
             response.headers[_GENERATION] = known
@@ -202,13 +202,13 @@ class GsClient(Client):
             if self._account(url).is_anonymous:
                 what = f"the service does not allow this, and there are no credentials ({said})"
                 return AccessError(what, url=url, fix=_SIGN_IN)
-            what = f"the service does not allow this to you ({said}{_reason(response)})"
+            what = f"the account is not allowed to do this ({said}{_reason(response)})"
             return AccessError(what, url=url, fix=_CHECK_RIGHTS)
         if status == 400:
-            fix = "do what it says, or run again"
+            fix = "correct what it names, or run again"
             return RefusedError(f"the service refused ({said}{_reason(response)})", url=url, fix=fix)
         if status == 412:
-            return ChangedError(f"the object is not what it was ({said})", url=url, fix="run again")
+            return ChangedError(f"the object has changed ({said})", url=url, fix="run again")
         return super().answer_error(response, url)
 
     def endpoint(self, url: str) -> str:
@@ -239,11 +239,11 @@ class GsClient(Client):
                 allow_redirects=method == "GET",
             )
         except failures.TransportError as error:
-            raise TransientError("the service that gives out tokens could not be reached") from error
+            raise TransientError("the token service could not be reached") from error
         except failures.GoogleAuthError as error:
             if error.retryable:
-                raise TransientError("the service that gives out tokens failed") from error
-            what = f"no token could be had for the credentials ({_said(error)})"
+                raise TransientError("the token service failed") from error
+            what = f"the token service gave no token for the credentials ({_said(error)})"
             raise AccessError(what, url=url, fix=_SIGN_IN) from error
         return response
 
@@ -286,14 +286,14 @@ def parse(response: requests.Response, url: str) -> dict[str, Any]:
     except CorruptError as error:
         raise TransientError("the answer is not JSON") from error
     if not isinstance(entry, dict):
-        raise TransientError("the answer is not what the service answers")
+        raise TransientError("the answer is not a JSON object")
     return entry
 
 
 def odd_answer(url: str) -> RefusedError:
-    """Return the error for JSON that does not say what the service says."""
-    fix = "see whether this is the right endpoint"
-    return RefusedError("the answer is not what the service answers", url=url, fix=fix)
+    """Return the error for JSON that lacks what the service sends."""
+    fix = "check the endpoint: this may be no Google Cloud Storage"
+    return RefusedError("the answer is not one of Google Cloud Storage", url=url, fix=fix)
 
 
 def _message(response: requests.Response) -> str:
@@ -339,5 +339,5 @@ def _check_endpoint(address: str, variable: str, url: str) -> str:
     """Return the address of the service, which the environment variable ``variable`` may have named."""
     if not is_address(address):
         fix = "write it as http://localhost:9023"
-        raise RefusedError(f"{variable} is {redact(address)}, which is no address of a server", url=url, fix=fix)
+        raise RefusedError(f"{variable} is {redact(address)}, which is not a server's address", url=url, fix=fix)
     return address.rstrip("/")

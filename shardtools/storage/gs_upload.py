@@ -98,7 +98,7 @@ class ResumableSink:
         def attempt() -> str:
             response = self._client.call_api("POST", self._url, path, headers=headers, body=body)
             if "Location" not in response.headers:
-                raise TransientError("the answer names no place for the upload")
+                raise TransientError("the answer has no URL for the upload")
             return response.headers["Location"]
 
         return self._client.policy.run(self._url, attempt)
@@ -123,20 +123,20 @@ class ResumableSink:
                 entry = _read_entry(self._client, self._url) if last else {}
                 if _write_id_of(entry) == self._write_id:  # it is there; only an answer that said so was lost
                     return entry
-                what = "the service has forgotten the upload"
+                what = "the service no longer knows the upload"
                 raise StorageError(what, url=self._url, fix="run again") from error
             if response.status_code in (200, 201):
                 return parse(response, self._url)
             arrived = self._arrived(response, end)
             if not 0 <= arrived <= len(piece):
-                what = "the service has other bytes of this upload than were sent"
+                what = "the service received other bytes of this upload than were sent"
                 raise StorageError(what, url=self._url, fix="run again")
             if arrived == len(piece) and not last:
                 return {}
             if arrived > done:
                 budget.renew()
             elif not failed:
-                budget.wait(TransientError("the service did not take what was sent"))
+                budget.wait(TransientError("the service did not store what was sent"))
             done, failed = arrived, False
 
     def _put(self, data: bytes, content_range: str, *, last: bool) -> requests.Response:
@@ -207,7 +207,7 @@ def create_once(client: GsClient, url: str, data: bytes) -> None:
         put_object(client, url, data, write_id, exclusive=True)
     except ChangedError as error:
         if _write_id_of(_read_entry(client, url)) != write_id:
-            raise ExistsError("there is such an object already", url=url, fix="choose another name") from error
+            raise ExistsError("the object exists already", url=url, fix="choose another name") from error
 
 
 def _wins_twice(client: GsClient, url: str) -> bool:
@@ -244,8 +244,8 @@ def _compare(client: GsClient, url: str, entry: dict[str, Any], size: int, check
     if generation is not None:
         with suppress(StorageError):
             client.json("DELETE", url, object_path(url), {"ifGenerationMatch": str(generation)})
-    what = "the service has got other bytes than were sent, and the object was deleted"
-    raise StorageError(what, url=url, fix="run again; if it stays so, look at what stands between here and there")
+    what = "the service received other bytes than were sent, and the object was deleted"
+    raise StorageError(what, url=url, fix="run again; if it happens again, check the proxies on the way")
 
 
 def _encoded(checksum: Any) -> str:

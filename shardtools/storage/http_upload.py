@@ -293,7 +293,7 @@ def _is_there(client: HttpClient, url: str) -> bool:
 
 
 def _exists(url: str) -> ExistsError:
-    return ExistsError("there is such an object already", url=url, fix="choose another name")
+    return ExistsError("the object exists already", url=url, fix="choose another name")
 
 
 def _remove(client: HttpClient, draft: str) -> None:

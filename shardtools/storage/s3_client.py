@@ -65,7 +65,7 @@ def split_url(url: str, *, prefix: bool = False) -> tuple[str, str]:
     try:
         key.encode()
     except UnicodeEncodeError as error:
-        raise RefusedError("S3 holds no name that is not UTF-8", url=url, fix="give it another name") from error
+        raise RefusedError("the object's name is not valid UTF-8", url=url, fix="choose another name") from error
     return bucket, key
 
 
@@ -132,7 +132,7 @@ class _Connected:
             address = redact(named[0])
             example = "minio:9000" if "://" in address else address
             raise RefusedError(
-                f"{named[1]} is {address}, which is no address of a server",
+                f"{named[1]} is {address}, which is not a server's address",
                 url=f"s3://{bucket}",
                 fix=f"write it as http://{example} or https://{example}",
             )

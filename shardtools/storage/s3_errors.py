@@ -1,4 +1,4 @@
-"""What S3, and botocore, mean by what they answer and raise."""
+"""From the answers of S3 and the exceptions of botocore to our errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shardtools.storage.http_client import connection_error
 from shardtools.storage.retry import TRANSIENT_STATUSES, TransientError, retry_after_seconds
 
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
-"""The codes that say that credentials, or a signature, were good once."""
+"""The codes for credentials, or signatures, that have expired."""
 
 _TRANSIENT_CODES = frozenset(
     {
@@ -37,16 +37,16 @@ _TRANSIENT_CODES = frozenset(
     }
 )
 _NOT_FOUND_CODES = ("NoSuchKey", "NoSuchBucket", "NoSuchUpload", "404", "NotFound", "Not Found")
-_SIGN_IN = "run 'aws sso login', or see where your AWS credentials come from ('aws configure list')"
+_SIGN_IN = "run 'aws sso login', or check where your AWS credentials come from ('aws configure list')"
 _NO_CREDENTIALS = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run 'aws configure'"
-_CHECK_RIGHTS = "see whose credentials are used ('aws sts get-caller-identity') and what they allow"
+_CHECK_RIGHTS = "check whose credentials are used ('aws sts get-caller-identity') and what they allow"
 _BAD_CREDENTIALS = {
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID or the profile, and the endpoint: this service knows no such key",
     "InvalidToken": "check AWS_SESSION_TOKEN: it belongs to one access key only",
     "RequestTimeTooSkewed": "set the clock of this machine",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY or the profile: it is not the secret of this access key",
 }
-"""What to do about credentials that are refused for what they are, not for what they may do."""
+"""What to do about invalid credentials, by error code."""
 _CREDENTIAL_FAILURES = (
     failures.CredentialRetrievalError,
     failures.NoCredentialsError,
@@ -82,7 +82,7 @@ def client_error(error: failures.BotoCoreError | failures.ClientError, url: str,
             return TransientError(f"S3 answered {status} {code}", retry_after_seconds(headers.get("retry-after")))
         return answer_error(status, code, url, unsigned=unsigned)
     if isinstance(error, _CREDENTIAL_FAILURES):
-        return AccessError(f"no AWS credentials could be had ({error})", url=url, fix=_SIGN_IN)
+        return AccessError(f"the AWS credentials cannot be loaded ({error})", url=url, fix=_SIGN_IN)
     if isinstance(error, (failures.ParamValidationError, ValueError)):
         return RefusedError(f"botocore refuses this ({error})", url=url, fix="check the URL and AWS_ENDPOINT_URL")
     if isinstance(error, (failures.HTTPClientError, failures.ConnectionError, OSError)):
@@ -100,20 +100,20 @@ def answer_error(status: int, code: str, url: str, *, unsigned: bool) -> Storage
     if code in EXPIRED_CODES:
         return AccessError(f"the credentials have expired ({said})", url=url, fix=_SIGN_IN)
     if code == "InvalidObjectState":
-        return RefusedError(f"the object is in an archive ({said})", url=url, fix="restore it first")
+        return RefusedError(f"the object is in an archive storage class ({said})", url=url, fix="restore it first")
     if code in _BAD_CREDENTIALS:
-        return AccessError(f"S3 does not take these credentials ({said})", url=url, fix=_BAD_CREDENTIALS[code])
+        return AccessError(f"S3 rejects these credentials ({said})", url=url, fix=_BAD_CREDENTIALS[code])
     if status in (401, 403) and unsigned:
-        what = f"S3 does not allow this, and there are no credentials to sign it with ({said})"
+        what = f"S3 does not allow this, and there are no credentials ({said})"
         return AccessError(what, url=url, fix=_NO_CREDENTIALS)
     if status in (401, 403):
         return AccessError(f"S3 does not allow this with these credentials ({said})", url=url, fix=_CHECK_RIGHTS)
     if status == 412:
-        return ChangedError(f"the object is not what it was ({said})", url=url, fix="run again")
+        return ChangedError(f"the object has changed ({said})", url=url, fix="run again")
     if status == 416:
         return RefusedError(f"the object does not have the bytes asked for ({said})", url=url, fix="check its index")
     if status == 507 or code in ("XMinioStorageFull", "QuotaExceeded"):
         return FullError(f"there is no space left ({said})", url=url, fix="free some space there")
     if status in (301, 307):
-        return RefusedError(f"the bucket is somewhere else ({said})", url=url, fix="set AWS_REGION to its region")
-    return RefusedError(f"S3 refused ({said})", url=url, fix="see whether the URL and AWS_ENDPOINT_URL are right")
+        return RefusedError(f"the bucket is in another region ({said})", url=url, fix="set AWS_REGION to its region")
+    return RefusedError(f"S3 refused ({said})", url=url, fix="check the URL and AWS_ENDPOINT_URL")

@@ -164,8 +164,8 @@ class PartSink:
         except AccessError:  # who may write may not be allowed to read; each part was compared as it went
             return
         if write_id == self._write_id and size != self._size:
-            what = f"S3 has {size} bytes of the {self._size} that were sent"
-            raise StorageError(what, url=self._url, fix="run again; if it stays so, look at the server")
+            what = f"S3 received {size} bytes of the {self._size} that were sent"
+            raise StorageError(what, url=self._url, fix="run again; if it happens again, check the server")
 
     def _end_threads(self) -> None:
         if self._pool is not None:
@@ -218,7 +218,7 @@ def create_once(client: S3Client, url: str, data: bytes) -> None:
         put_object(client, url, data, write_id, exclusive=True)
     except ChangedError as error:
         if read_write_id(client, url) != write_id:
-            raise ExistsError("there is such an object already", url=url, fix="choose another name") from error
+            raise ExistsError("the object exists already", url=url, fix="choose another name") from error
 
 
 def _wins_twice(client: S3Client, url: str) -> bool:
@@ -266,4 +266,4 @@ def _compare(answer: Any, data: bytes, checksum: str) -> None:
     else:
         same = True  # nothing to compare with; the size is looked at in the end
     if not same:
-        raise TransientError("S3 has got other bytes than were sent")
+        raise TransientError("S3 received other bytes than were sent")

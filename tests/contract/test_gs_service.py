@@ -229,7 +229,7 @@ class TestTokens:
     ) -> None:
         revoke(server, "of another time")
         line = connect(credentials=account)
-        with pytest.raises(AccessError, match=r"x\.tar: the service does not allow this to you \(401 .*\); ") as raised:
+        with pytest.raises(AccessError, match=r"x\.tar: the account is not allowed to do this \(401 .*\); ") as raised:
             line.storage.read(URL)
         assert line.waits == [] and len(tokens.given) == 3  # the library asks twice for another
         assert "token-" not in str(raised.value)
@@ -248,7 +248,7 @@ class TestTokens:
         said = {"error": "invalid_grant", "error_description": "Invalid grant: account not found"}
         tokens.failures = [(400, json.dumps(said).encode())]
         line = connect(credentials=account)
-        with pytest.raises(AccessError, match=r"no token could be had .*account not found\); ") as raised:
+        with pytest.raises(AccessError, match=r"the token service gave no token .*account not found\); ") as raised:
             line.storage.read(URL)
         assert line.waits == [] and line.proxy.heads == [] and "assertion" not in str(raised.value)
 
@@ -309,7 +309,7 @@ class TestRefusals:
     ) -> None:
         message = "tester does not have storage.objects.create access"
         line = connect(Fault(b"POST ", answer=answer("403 Forbidden", message=message)), credentials=account)
-        with pytest.raises(AccessError, match=rf"\(403 Forbidden: {message}\); see what the account may do"):
+        with pytest.raises(AccessError, match=rf"\(403 Forbidden: {message}\); check the permissions of the account"):
             line.write(b"x")
         assert line.waits == [] and server.buckets["bucket"] == {}
 
@@ -358,7 +358,7 @@ class TestChecksums:
     ) -> None:
         server.damage, server.forgets_hash = damage, True
         line = connect()
-        with pytest.raises(StorageError, match=r"x\.tar: the service has got other bytes .* was deleted; run again"):
+        with pytest.raises(StorageError, match=r"x\.tar: the service received other bytes .* was deleted; run again"):
             line.write(DATA[:size])
         assert server.buckets["bucket"] == {} and server.uploads == {}
 
@@ -454,7 +454,7 @@ class TestPieces:
 
     def test_an_upload_that_the_service_has_forgotten(self, connect: Connect, server: StrictGcs) -> None:
         line = connect(Fault(b"PUT ", answer=answer("503 x"), then=server.uploads.clear))
-        with pytest.raises(StorageError, match="the service has forgotten the upload; run again"):
+        with pytest.raises(StorageError, match="the service no longer knows the upload; run again"):
             line.write(DATA)
         assert server.buckets["bucket"] == {}
 

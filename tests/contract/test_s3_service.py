@@ -202,7 +202,7 @@ class TestExpiredCredentials:
     ) -> None:
         (tmp_path / "hand_out.py").write_text("import sys; sys.exit('the vault is closed')")
         line = connect(variables=variables)
-        with pytest.raises(AccessError, match=r"no AWS credentials could be had \(.*the vault is closed.*\); "):
+        with pytest.raises(AccessError, match=r"the AWS credentials cannot be loaded \(.*the vault is closed.*\); "):
             line.storage.read(line.url)
         assert line.proxy.heads == []
 
@@ -303,7 +303,7 @@ class TestRegions:
     def test_one_that_is_sent_around_in_circles_is_told(self, connect: Callable[..., Line]) -> None:
         said = answer("301 Moved Permanently", "PermanentRedirect", "x-amz-bucket-region: eu-west-3")
         line = connect(choose=lambda head: Fault(answer=said))
-        with pytest.raises(RefusedError, match=r"the bucket is somewhere else .*; set AWS_REGION"):
+        with pytest.raises(RefusedError, match=r"the bucket is in another region .*; set AWS_REGION"):
             line.storage.read(line.url)
         assert line.regions("GET") == ["us-east-1", "eu-west-3"] and line.waits == []
 
@@ -369,7 +369,7 @@ class TestEndpoints:
                 sink.write(b"x")
 
         for action in (storage.read, storage.stat, storage.list, storage.delete, create):
-            told = rf"{variable} .*{re.escape(redact(value))}, which is no address.*; .*http://minio"
+            told = rf"{variable} .*{re.escape(redact(value))}, which is not a server's address; .*http://minio"
             with pytest.raises(RefusedError, match=told):
                 action("s3://bucket/x.tar")
 
@@ -405,7 +405,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("status", "code", "fix"),
         [
-            ("403 Forbidden", "AccessDenied", "see whose credentials are used"),
+            ("403 Forbidden", "AccessDenied", "check whose credentials are used"),
             ("403 Forbidden", "SignatureDoesNotMatch", "check AWS_SECRET_ACCESS_KEY"),
             ("403 Forbidden", "InvalidAccessKeyId", "check AWS_ACCESS_KEY_ID"),
             ("403 Forbidden", "RequestTimeTooSkewed", "set the clock"),
@@ -432,7 +432,9 @@ class TestRefusals:
     def test_an_archived_object(self, connect: Callable[..., Line]) -> None:
         line = connect(Fault(b"GET ", answer=answer("403 Forbidden", "InvalidObjectState")))
         line.put(OBJECT)
-        with pytest.raises(RefusedError, match=r"in an archive \(403 InvalidObjectState\); restore it first"):
+        with pytest.raises(
+            RefusedError, match=r"in an archive storage class \(403 InvalidObjectState\); restore it first"
+        ):
             line.storage.read(line.url)
 
     @pytest.mark.parametrize(
