@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from shardtools.dataset import ShardedDataset, storage_options
+from shardtools.dataset.sharded import ShardedDataset, storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.view.field_view import Decode, FieldView
 

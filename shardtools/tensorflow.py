@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.dataset import ShardedDataset
+from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import JobError, ShardtoolsError
 from shardtools.loader.assemble import Collate, RawBatch, Recipe
 from shardtools.loader.control import Control

@@ -354,7 +354,7 @@ def _find(given: dict[str, Any], options: RunOptions) -> Record:
     Raises:
         JobError: there is none.
     """
-    from shardtools.dataset import ShardedDataset
+    from shardtools.dataset.sharded import ShardedDataset
     from shardtools.errors import JobError
 
     dataset = ShardedDataset(given["sources"], options.storage, trust_index=given["trust_index"])

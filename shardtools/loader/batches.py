@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from shardtools.dataset import ShardedDataset, storage_options
+from shardtools.dataset.sharded import ShardedDataset, storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Collate, stack
 from shardtools.loader.control import Control

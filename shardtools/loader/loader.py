@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from shardtools.dataset import ShardedDataset
+from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import JobError, SampleError, ShardtoolsError
 from shardtools.loader.assemble import RawBatch, ReadyBatch, Recipe
 from shardtools.loader.control import Control

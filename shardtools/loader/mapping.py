@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shardtools.dataset import ShardedDataset, normalize, storage_options
+from shardtools.dataset.sharded import ShardedDataset, normalize, storage_options
 from shardtools.forks import PerProcess
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import RawBatch, Recipe

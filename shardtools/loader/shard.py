@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from shardtools.dataset import ShardedDataset
+from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import StorageError
 from shardtools.loader.files import Files
 from shardtools.loader.stats import Stats

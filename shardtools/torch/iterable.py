@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, default_collate
 
-from shardtools.dataset import ShardedDataset, storage_options
+from shardtools.dataset.sharded import ShardedDataset, storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Collate
 from shardtools.loader.batches import EpochBatches

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.dataset import ShardedDataset, normalize
+from shardtools.dataset.sharded import ShardedDataset, normalize
 from shardtools.errors import FieldError, SampleError
 from shardtools.processors import processors
 from shardtools.shards.fields import decode as decode_field

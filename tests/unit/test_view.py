@@ -223,8 +223,8 @@ class TestHiddenSamples:
         written_dataset(tmp_path, "in-@4.tar", samples())
         dataset = shardtools.open(str(tmp_path / "in-@4.tar"))
         asked: list[int] = []
-        get = dataset._tables.get
-        dataset._tables.get = lambda number: (asked.append(number), get(number))[1]  # type: ignore[method-assign]
+        get = dataset._shards._tables.get
+        dataset._shards._tables.get = lambda number: (asked.append(number), get(number))[1]  # type: ignore[method-assign]
         for _ in range(3):
             assert len(dataset[:]) == len(dataset.view("cls")[:]) == TOTAL
         assert asked.count(1) == 1

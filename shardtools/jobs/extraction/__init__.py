@@ -1,4 +1,4 @@
-"""What htextract gets out of shards: fields as rows, and statistics. (Single samples: ``shardtools/dataset.py``.)
+"""What htextract gets out of shards: fields as rows, and statistics. (Single samples: ``shardtools/dataset/``.)
 
 chunks.py       a shard -> the chosen fields of its samples, from the sidecar and ranges alone where they suffice
 where.py        which samples: 'cls == 7'

@@ -1,0 +1,233 @@
+"""The shards of a dataset: where they are, how many samples each has, and their tables, fetched when needed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from contextvars import Context, copy_context
+from itertools import accumulate, chain
+from typing import Any, TypeVar
+
+from shardtools.errors import SpecError
+from shardtools.lru import LRU
+from shardtools.processors import processors
+from shardtools.shards.foreign import wids
+from shardtools.shards.foreign.energon import INFO
+from shardtools.shards.manifest import find_manifest
+from shardtools.shards.members import IndexedShard
+from shardtools.shards.open_shard import OpenShard
+from shardtools.shards.tables import Tables
+from shardtools.spec import is_local, name_of
+from shardtools.storage import StorageOptions, using
+from shardtools.storage.expansion import expand_sources
+
+logger = logging.getLogger(__name__)
+
+THREADS = 16
+"""Shards that are asked at a time."""
+
+SHARDS = 256
+"""Shards to keep open."""
+
+PATIENCE = 20.0
+"""Seconds after which it is said that all shards are being asked."""
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class ShardSet:
+    """The shards that ``spec`` names. It can be pickled, holds no connection then, and may be used by many threads.
+
+    ``ends`` says where each shard ends among the samples, None until that is known; `known_ends` finds it out.
+    """
+
+    def __init__(self, spec: str | Sequence[str], options: StorageOptions, *, trust_index: bool = False):
+        self.options = options.naming(spec)
+        self.counts: list[int] | None
+        self._fields: tuple[str, ...] | None
+        self._classes: list[str] | None = None
+        self._counted_by = "the manifest"
+        with using(self.options):
+            index = wids.read_index(spec, trusted=trust_index) if wids.is_index(spec) else None
+            self.urls = index.urls if index else expand_sources(spec)
+            self._start()
+            if index:
+                self._counted_by = name_of(index.url)
+                self.counts, self._fields = index.counts, index.fields
+            else:
+                self.counts, self._fields = self._read_manifest(spec)
+        self.ends = None if self.counts is None else list(accumulate(self.counts))
+
+    def _start(self) -> None:
+        """Begin with nothing, in a process that is new to this."""
+        self._tables = Tables(self.urls, self.options)
+        self._open: LRU[int, OpenShard] = LRU(SHARDS)
+        self._checked_empty: set[int] = set()
+        self._seen_fields: frozenset[str] = frozenset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("options", "urls", "counts", "ends", "_fields", "_classes", "_counted_by")
+        return {name: self.__dict__[name] for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def _read_manifest(self, spec: str | Sequence[str]) -> tuple[list[int] | None, tuple[str, ...] | None]:
+        """Return the samples of each shard and the names of the fields, as the manifest has them; None without one.
+
+        Without a manifest, Energon may have counted the samples.
+        """
+        specs = [spec] if isinstance(spec, str) else list(spec)
+        if len(specs) == 1 and (manifest := find_manifest(specs[0], self.urls)) is not None:
+            self._classes = manifest.classes
+            return list(manifest.counts), tuple(manifest.fields) if manifest.fields else None
+        if (counts := self._tables.energon.counts()) is not None:
+            self._counted_by = INFO
+        return counts, None
+
+    # --- one shard
+
+    def indexed(self, number: int) -> IndexedShard:
+        """Return the URL of a shard and its table.
+
+        Shards beside it that have no samples, as the manifest says, are looked at as well: nobody else would open them.
+
+        Raises:
+            StorageError: it cannot be read.
+            ShardError: it is damaged.
+            SpecError: the manifest is about another one.
+        """
+        self._check_empty(self._empty_beside(number))
+        return self._checked(number)
+
+    def open(self, number: int) -> OpenShard:
+        """Return a shard, open.
+
+        Raises:
+            StorageError, ShardError, SpecError: as `indexed` does.
+        """
+        if (shard := self._open.get(number)) is not None:
+            return shard
+        with using(self.options):
+            return self._open.put(number, OpenShard(self.indexed(number), self.options))
+
+    def compare(self, number: int, count: int) -> None:
+        """Check the number of samples of a shard, ``count``.
+
+        Raises:
+            SpecError: its manifest says another one.
+        """
+        if self.counts is None or count == self.counts[number]:
+            return
+        what = f"it has {count:,} samples, and {self.counts[number]:,} in {self._counted_by}"
+        fix = "delete the manifest, or make it again with htindex"
+        if self._counted_by != "the manifest":
+            fix = "name the shards, and make their manifest with htindex"
+        raise SpecError(what, url=self.urls[number], fix=fix)
+
+    def _checked(self, number: int) -> IndexedShard:
+        """Return a shard and its table, if it has as many samples as the manifest says."""
+        shard = self._tables.get(number)
+        self.compare(number, len(shard.table))
+        if not self._seen_fields.issuperset(shard.table.fields):
+            self._seen_fields |= frozenset(shard.table.fields)
+        return shard
+
+    def _empty_beside(self, number: int) -> list[int]:
+        """Return the empty shards right before one that has samples; and those after it, if it is the last.
+
+        Whoever goes through all samples opens every shard that has some, and so has all others looked at.
+        """
+        counts = self.counts
+        if counts is None or not counts[number]:
+            return []
+        empty = []
+        for step in (-1, 1):
+            at = number + step
+            while 0 <= at < len(counts) and not counts[at]:
+                empty.append(at)
+                at += step
+            if step == 1 and at < len(counts):  # the next one that has samples will look
+                empty = [other for other in empty if other < number]
+        return empty
+
+    def _check_empty(self, numbers: Sequence[int]) -> None:
+        """Raise if a shard has samples that should have none; each is looked at once."""
+        if unchecked := [number for number in numbers if number not in self._checked_empty]:
+            self.map(self._checked, unchecked)
+            self._checked_empty.update(unchecked)
+
+    # --- all shards
+
+    def known_ends(self) -> list[int]:
+        """Return where each shard ends among the samples; all shards are asked where no manifest says it."""
+        if self.ends is None:
+            self.counts = self.of_all(lambda shard: len(shard.table))
+            self._checked_empty.update(range(len(self.counts)))
+            self.ends = list(accumulate(self.counts))
+        if not self.ends[-1]:  # no shard will be opened that has samples
+            self._check_empty(range(len(self.ends)))
+        return self.ends
+
+    def starts(self, number: int) -> int:
+        """Return the index of the first sample of a shard."""
+        return self.known_ends()[number - 1] if number else 0
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields that any sample has, sorted; all shards are asked where no manifest says it."""
+        if self._fields is None:
+            self._fields = tuple(sorted(set(chain.from_iterable(self.of_all(lambda shard: shard.table.fields)))))
+        return self._fields
+
+    @property
+    def known_fields(self) -> tuple[str, ...]:
+        """The names of the fields as far as they are known by the manifest, or the shards used so far."""
+        return tuple(sorted(self._seen_fields.union(self._fields or ())))
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes, None if the manifest has none."""
+        return None if self._classes is None else list(self._classes)
+
+    def of_all(self, call: Callable[[IndexedShard], R]) -> list[R]:
+        """Return what ``call`` gives for each shard; log what takes long."""
+        total, next_warning, results = len(self.urls), time.monotonic() + PATIENCE, []
+        # Of this machine, more threads than it has processors would wait for each other.
+        threads = processors() if all(map(is_local, self.urls)) else THREADS
+        with closing(self._each(lambda number: call(self._checked(number)), range(total), threads)) as each:
+            for result in each:
+                results.append(result)
+                if time.monotonic() > next_warning:
+                    next_warning = time.monotonic() + PATIENCE
+                    logger.warning(
+                        "%d of %d shards were asked for their samples; a manifest, which htindex makes, spares that",
+                        len(results), total,
+                    )  # fmt: skip
+        return results
+
+    def map(self, call: Callable[[A], R], arguments: Sequence[A]) -> list[R]:
+        """Return what ``call`` gives for each argument, some at a time; errors are raised."""
+        return list(self._each(call, arguments))
+
+    def _each(self, call: Callable[[A], R], arguments: Sequence[A], threads: int = THREADS) -> Generator[R, None, None]:
+        """Yield what ``call`` gives for each argument, in order."""
+        if len(arguments) < 2:
+            yield from map(call, arguments)
+            return
+
+        def inside(context: Context, argument: A) -> R:
+            return context.run(call, argument)
+
+        pool = ThreadPoolExecutor(min(threads, len(arguments)), "shardtools-dataset")
+        try:
+            with using(self.options):
+                results = pool.map(inside, [copy_context() for _ in arguments], arguments)
+            yield from results
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,242 @@
+"""A dataset as a sequence of samples: by index, slice, list of indexes, and key."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any, overload
+
+import numpy as np
+
+from shardtools.dataset.shard_set import THREADS, ShardSet
+from shardtools.errors import redact
+from shardtools.limits import DEFAULT_LIMITS, Limits
+from shardtools.shards.members import IndexedShard
+from shardtools.shards.open_shard import OpenShard, keep_freed_memory
+from shardtools.shards.reader import ShardReader
+from shardtools.shards.samples import Record, records
+from shardtools.storage import StorageOptions, using
+from shardtools.types import Ints
+
+
+class ShardedDataset(Sequence[Record]):
+    """The samples of all shards, in order: ``ds[712_345]``, ``ds["some/key"]``, ``ds[10:20]``, ``for record in ds``.
+
+    A slice, or a list or array of indexes, gives a list of records. It can be pickled, holds no connection then, works
+    after a fork, and may be used by many threads.
+    """
+
+    def __init__(self, spec: str | Sequence[str], options: StorageOptions, *, trust_index: bool = False):
+        """See `shardtools.open`, which makes one."""
+        self.spec = spec
+        self._shards = ShardSet(spec, options, trust_index=trust_index)
+
+    def __repr__(self) -> str:
+        urls, ends = self._shards.urls, self._shards.ends
+        shards = f"{len(urls)} shard{'s' * (len(urls) != 1)}"
+        spec = redact(self.spec) if isinstance(self.spec, str) else [redact(spec) for spec in self.spec]
+        return f"<{type(self).__name__} {spec!r}: {shards}{f', {ends[-1]:,} samples' if ends else ''}>"
+
+    # --- what is known of the shards
+
+    @property
+    def options(self) -> StorageOptions:
+        """How its storage is used."""
+        return self._shards.options
+
+    @property
+    def urls(self) -> list[str]:
+        """The URLs of the shards."""
+        return list(self._shards.urls)
+
+    @property
+    def counts(self) -> list[int] | None:
+        """How many samples each shard has. None until known; ``len()`` computes it."""
+        return None if self._shards.counts is None else list(self._shards.counts)
+
+    def indexed(self, number: int) -> IndexedShard:
+        """Return the URL of a shard and its table; see `ShardSet.indexed`."""
+        return self._shards.indexed(number)
+
+    def shard(self, number: int) -> OpenShard:
+        """Return a shard, open; see `ShardSet.open`."""
+        return self._shards.open(number)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields that any sample has, sorted."""
+        return self._shards.fields
+
+    @property
+    def known_fields(self) -> tuple[str, ...]:
+        """The names of the fields as far as they are known by the manifest, or the shards used so far."""
+        return self._shards.known_fields
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes that the numbers in the field ``cls`` stand for, None if the manifest has none."""
+        return self._shards.classes
+
+    # --- samples
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all samples, in order."""
+        return list(chain.from_iterable(self._shards.of_all(lambda shard: shard.table.keys.decode())))
+
+    def __len__(self) -> int:
+        ends = self._shards.known_ends()
+        return ends[-1] if ends else 0
+
+    def __contains__(self, key: object) -> bool:
+        """Return whether there is a sample with this key."""
+        return isinstance(key, str) and self._find(key) is not None
+
+    @overload
+    def __getitem__(self, index: int | str) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | Ints) -> list[Record]: ...
+    def __getitem__(self, index: Any) -> Any:
+        """Return a sample by its index or key, or a list of some.
+
+        Raises:
+            IndexError: there is no such index.
+            KeyError: there is no such key.
+        """
+        if type(index) is int:
+            shard, row = self._locate(index)
+            return self._shards.open(shard).record(row)
+        if isinstance(index, str):
+            place = self._find(index)
+            if place is None:
+                raise KeyError(index)
+            return self._shards.open(place[0]).record(place[1])
+        if isinstance(index, slice):
+            return self.records(np.arange(*index.indices(len(self))))
+        if isinstance(index, int | np.integer):
+            shard, row = self._locate(int(index))
+            return self._shards.open(shard).record(row)
+        return self.records(normalize(index, len(self)))
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield all samples, in order, shard by shard from the start of each.
+
+        Raises:
+            SpecError: a shard has another number of samples than its manifest says.
+        """
+        for number, url in enumerate(self._shards.urls):
+            count = 0
+            with using(self._shards.options):
+                reader = ShardReader(url, ahead=True)
+            with reader:
+                for block in reader:
+                    count += len(block)
+                    yield from records(block)
+            self._shards.compare(number, count)
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        ends = self._shards.ends or self._shards.known_ends()
+        total = ends[-1] if ends else 0
+        if not 0 <= index < total:
+            if not -total <= index < 0:
+                raise IndexError(f"index {index} is out of range: the dataset has {total:,} samples")
+            index += total
+        shard = bisect_right(ends, index)
+        return shard, index - (ends[shard - 1] if shard else 0)
+
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
+        """Return the index of the first sample whose key is ``value``, from ``start`` up to ``stop``.
+
+        Raises:
+            ValueError: there is none.
+        """
+        first, last, _ = slice(start, stop).indices(len(self))
+        for shard, row in self._find_all(value) if isinstance(value, str) else ():
+            index = self._shards.starts(shard) + row
+            if first <= index < last:
+                return index
+        raise ValueError(f"no sample has the key {value!r}")
+
+    def count(self, value: Any) -> int:
+        """Return how many samples have the key ``value``; for those of each shard see `counts`."""
+        return sum(1 for _ in self._find_all(value)) if isinstance(value, str) else 0
+
+    def _find(self, key: str) -> tuple[int, int] | None:
+        """Return shard and row of the first sample with a key."""
+        return next(self._find_all(key), None)
+
+    def _find_all(self, key: str) -> Iterator[tuple[int, int]]:
+        """Yield shard and row of the first sample with a key of each shard that has any."""
+        for first in range(0, len(self._shards.urls), THREADS):
+            numbers = range(first, min(first + THREADS, len(self._shards.urls)))
+            for number, shard in zip(numbers, self._shards.map(self._shards.open, numbers), strict=True):
+                if shard.rows_of_keys is None:
+                    shard.rows_of_keys = {name: row for row, name in reversed(list(enumerate(shard.keys)))}
+                if (row := shard.rows_of_keys.get(key)) is not None:
+                    yield number, row
+
+    def records(self, indexes: Ints) -> list[Record]:
+        """Return the samples with these indexes, in this order; none is negative."""
+        return self._gather(indexes, None, lambda shard, some: shard.records(some))
+
+    def values(self, field: str, indexes: Ints) -> list[bytes | None]:
+        """Return the bytes of one field of the samples with these indexes, None where a sample has none."""
+        return self._gather(indexes, field, lambda shard, some: shard.values(some, field))
+
+    def _gather(self, indexes: Ints, field: str | None, read: Callable[[OpenShard, Ints], list[Any]]) -> list[Any]:
+        if not len(indexes):
+            return []
+        keep_freed_memory()
+        ends = np.array(self._shards.known_ends())
+        shards = np.searchsorted(ends, indexes, side="right")
+        starts = np.concatenate(([0], ends))
+
+        def plan(number: int) -> tuple[Ints, Ints, list[tuple[OpenShard, Ints]]]:
+            at = np.flatnonzero(shards == number)
+            unique, places = np.unique(indexes[at] - starts[number], return_inverse=True)
+            shard = self._shards.open(number)
+            return at, places, [(shard, some) for some in shard.pieces(unique, field)]
+
+        plans = self._shards.map(plan, np.unique(shards).tolist())
+        parts = iter(self._shards.map(lambda part: read(*part), [part for _, _, parts in plans for part in parts]))
+        results: list[Any] = [None] * len(indexes)
+        for at, places, pieces in plans:
+            values = list(chain.from_iterable(islice(parts, len(pieces))))
+            for i, place in zip(at.tolist(), places.tolist(), strict=True):
+                results[i] = values[place]
+        return results
+
+
+def normalize(index: Any, size: int) -> Ints:
+    """Return indexes, or a mask of ``size`` truth values, as indexes that are not negative.
+
+    Raises:
+        IndexError: an index is out of range, or the mask has another length.
+        TypeError: it is neither.
+    """
+    numbers = np.asarray(index)
+    if numbers.dtype == bool:
+        if numbers.shape != (size,):
+            raise IndexError(f"the mask has shape {numbers.shape}, and the dataset {size} samples")
+        return np.flatnonzero(numbers)
+    if numbers.size == 0:
+        return numbers.astype(np.int64)
+    if numbers.dtype.kind not in "iu":
+        raise TypeError(f"an index must be of integers or truth values, not of {numbers.dtype}")
+    numbers = numbers.astype(np.int64)
+    if numbers.min() < -size or numbers.max() >= size:
+        wrong = numbers[(numbers < -size) | (numbers >= size)].flat[0]
+        raise IndexError(f"index {wrong} is out of range: the dataset has {size:,} samples")
+    return np.where(numbers < 0, numbers + size, numbers)
+
+
+def storage_options(cache: str | None, retries: int, timeout: float, limits: Limits = DEFAULT_LIMITS) -> StorageOptions:
+    """Return options for storage in which the cache's folder is the same from whatever working folder."""
+    if cache is not None:
+        from shardtools.storage.cache import parse_cache
+
+        folder, size = parse_cache(cache)
+        cache = f"{os.path.abspath(folder)}:{size}"
+    return StorageOptions(retries=retries, timeout=timeout, cache=cache, limits=limits)
