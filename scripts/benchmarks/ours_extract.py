@@ -22,18 +22,18 @@ SHARE = 0.05
 @contextmanager
 def rows(root: str, names: Sequence[str], field: str, http: bool = False) -> Iterator[Work]:
     """Write key and ``field`` of each sample to a file; the keys alone if there is no field."""
-    from shardtools.jobs.extraction.gathering import run_rows
-    from shardtools.jobs.extraction.rows import Extraction
+    from shardtools.jobs.extraction.extract import run_extract
+    from shardtools.jobs.extraction.extract_shard import ExtractOptions
     from shardtools.jobs.options import RunOptions
 
     log = os.path.join(root, "output", "access.log")
     with ExitStack() as stack:
         place = stack.enter_context(serve(root, log)) if http else root + "/"
         urls = [place + name for name in names]
-        what, options = Extraction((field,) if field else ()), RunOptions(jobs=1)
-        run_rows(urls[0], what, os.path.join(root, "output", "warm.tsv"), options)
+        what, options = ExtractOptions((field,) if field else ()), RunOptions(jobs=1)
+        run_extract(urls[0], what, os.path.join(root, "output", "warm.tsv"), options)
         warm = sent_bytes(log) if http else 0
-        yield lambda: run_rows(urls, what, os.path.join(root, "output", "rows.tsv"), options).rows
+        yield lambda: run_extract(urls, what, os.path.join(root, "output", "rows.tsv"), options).rows
         if http:
             share = (sent_bytes(log) - warm) / sum(os.path.getsize(os.path.join(root, name)) for name in names)
             if not 0 < share <= SHARE:

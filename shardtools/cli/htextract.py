@@ -15,10 +15,11 @@ from shardtools.cli.options import reading_options, run_options
 from shardtools.cli.progress import Progress, format_count
 
 if TYPE_CHECKING:
-    from shardtools.jobs.extraction.formats import Binary, Layout
-    from shardtools.jobs.extraction.statistics import Counts
+    from shardtools.jobs.extraction.formats import Binary, RowFormat
+    from shardtools.jobs.extraction.statistics import ValueCounts
     from shardtools.jobs.extraction.where import Condition
     from shardtools.jobs.options import RunOptions
+    from shardtools.jobs.report import Skipped
     from shardtools.shards.samples import Record
 
 EPILOG = """\b
@@ -168,9 +169,9 @@ def _mode(given: dict[str, Any]) -> str:
     return mode
 
 
-def _layout(given: dict[str, Any]) -> Layout:
+def _row_format(given: dict[str, Any]) -> RowFormat:
     from shardtools.errors import JobError
-    from shardtools.jobs.extraction.formats import Layout
+    from shardtools.jobs.extraction.formats import RowFormat
     from shardtools.spec import name_of
 
     if given["raw"] and given["base64"]:
@@ -182,7 +183,7 @@ def _layout(given: dict[str, Any]) -> Layout:
     if given["raw"] and chosen in ("csv", "jsonl"):
         raise JobError(f"--raw does not go with {chosen}", fix="use --base64, or parquet")
     binary: Binary = "raw" if given["raw"] else "base64" if given["base64"] else "describe"
-    return Layout(chosen, binary, header=given["header"] or chosen == "csv")
+    return RowFormat(chosen, binary, header=given["header"] or chosen == "csv")
 
 
 def _where(given: dict[str, Any]) -> Condition | None:
@@ -193,8 +194,8 @@ def _where(given: dict[str, Any]) -> Condition | None:
 
 def _rows(given: dict[str, Any], options: RunOptions) -> int:
     from shardtools.errors import JobError
-    from shardtools.jobs.extraction.gathering import run_rows
-    from shardtools.jobs.extraction.rows import Extraction
+    from shardtools.jobs.extraction.extract import run_extract
+    from shardtools.jobs.extraction.extract_shard import ExtractOptions
     from shardtools.jobs.script import read_script
 
     if sum(bool(given[name]) for name in ("fields", "keys", "script")) > 1:
@@ -202,10 +203,10 @@ def _rows(given: dict[str, Any], options: RunOptions) -> int:
     if len(set(given["fields"])) < len(given["fields"]):
         raise JobError("a field is given twice with -f", fix="give each field once")
     script = read_script(given["script"], given["assignments"]) if given["script"] else None
-    what = Extraction(given["fields"], script, _where(given), given["missing"], given["limit"], _layout(given))
+    what = ExtractOptions(given["fields"], script, _where(given), given["missing"], given["limit"], _row_format(given))
     output = given["output"] or "-"
     with _progress(given, options, shows=output == "-") as progress:
-        summary = run_rows(
+        summary = run_extract(
             given["sources"], what, output, options, lambda found: progress.advance(found.samples, found.size)
         )
     if output != "-" and not given["quiet"]:
@@ -238,7 +239,7 @@ def _stats(given: dict[str, Any], options: RunOptions) -> int:
             options=options,
             on_shard=lambda part: progress.advance(sum(part.samples), part.filesize),
         )
-    if _layout(given).format == "jsonl":
+    if _row_format(given).name == "jsonl":
         _write(given, options, [json.dumps(found.as_json(), ensure_ascii=False)])
     else:
         _write(given, options, statistics_table(found))
@@ -248,10 +249,11 @@ def _stats(given: dict[str, Any], options: RunOptions) -> int:
 
 
 def _count(given: dict[str, Any], options: RunOptions) -> int:
-    from shardtools.jobs.extraction.formats import Layout, Rows, encoder
+    from shardtools.jobs.extraction.formats import RowFormat, encoder
+    from shardtools.jobs.extraction.row_batches import RowBatch
     from shardtools.jobs.extraction.statistics import run_counts
 
-    layout = _layout(given)
+    row_format = _row_format(given)
     with _progress(given, options, shows=False) as progress:
         found = run_counts(
             given["sources"],
@@ -261,21 +263,21 @@ def _count(given: dict[str, Any], options: RunOptions) -> int:
             on_shard=lambda part: progress.advance(part.samples, 0),
         )
     ordered = sorted(found.values.items(), key=lambda item: (-item[1], item[0]))
-    if layout.format == "jsonl":
+    if row_format.name == "jsonl":
         lines = [json.dumps(_counted(found, value, count), ensure_ascii=False) for value, count in ordered]
     else:
         columns = {"value": [value for value, _ in ordered]}
         if found.classes is not None:
             columns["name"] = [found.name_of(value) for value, _ in ordered]
-        rows = Rows("", [str(count) for _, count in ordered], columns)
-        head = [",".join(["count", *columns])] if layout.format == "csv" else []
-        text = encoder(Layout("csv" if layout.format == "csv" else "tsv")).encode(rows)
+        rows = RowBatch("", [str(count) for _, count in ordered], columns)
+        head = [",".join(["count", *columns])] if row_format.name == "csv" else []
+        text = encoder(RowFormat("csv" if row_format.name == "csv" else "tsv")).encode(rows)
         lines = head + text.decode("utf-8", "surrogateescape").split("\n")[:-1]
     _write(given, options, lines)
     return _end(given, {"samples": found.samples, "missing": found.missing}, found.skipped)
 
 
-def _counted(found: Counts, value: str, count: int) -> dict[str, Any]:
+def _counted(found: ValueCounts, value: str, count: int) -> dict[str, Any]:
     """Return how often a value occurs as JSON data, with the name of its class if it has one."""
     name = found.name_of(value)
     return {"value": value, **({"name": name} if name else {}), "count": count}
@@ -311,7 +313,7 @@ def _columns() -> int:
 
 
 def _write(given: dict[str, Any], options: RunOptions, lines: Sequence[str]) -> None:
-    from shardtools.jobs.extraction.gathering import refuse
+    from shardtools.jobs.extraction.extract import refuse
     from shardtools.jobs.extraction.terminal import for_terminal
     from shardtools.storage import get_storage, using
 
@@ -370,8 +372,8 @@ def _find(given: dict[str, Any], options: RunOptions) -> Record:
 
 
 def _write_files(given: dict[str, Any], options: RunOptions, record: Record, names: Sequence[str]) -> None:
+    from shardtools.jobs.extraction.extract import refuse
     from shardtools.jobs.extraction.files import place_in
-    from shardtools.jobs.extraction.gathering import refuse
     from shardtools.storage import get_storage, using
 
     urls = {name: place_in(given["to"], record["key"], name, url=record.url) for name in names}
@@ -401,16 +403,17 @@ def _described(record: Record) -> list[str]:
     return lines + [f"{place}   {row[2]}".rstrip() for place, row in zip(places, rows, strict=True)]
 
 
-def _end(given: dict[str, Any], counts: dict[str, int], skipped: Sequence[tuple[str, str | None, str]]) -> int:
-    """Write the report, say what was left out, and return the exit status."""
+def _end(given: dict[str, Any], counts: dict[str, int], skipped: Sequence[Skipped]) -> int:
+    """Write the report, say what was skipped, and return the exit status."""
     from shardtools.errors import redact
     from shardtools.jobs.report import write_summary
 
     if given["report"]:
         job = {"program": "htextract", "sources": [redact(spec) for spec in given["sources"]]}
         write_summary(given["report"], job, counts, skipped)
-    for url, key, reason in skipped[:5]:
-        tell(f"htextract: skipped: {reason if key is None else f'{redact(url)} [{key}]: {reason}'}", err=True)
+    for entry in skipped[:5]:
+        text = entry.reason if entry.key is None else f"{entry.shard} [{entry.key}]: {entry.reason}"
+        tell(f"htextract: skipped: {text}", err=True)
     if len(skipped) > 5:
         more = f"see {given['report']}" if given["report"] else "--report FILE lists them all"
         tell(f"htextract: skipped: {len(skipped) - 5:,} more; {more}", err=True)

@@ -82,9 +82,9 @@ def _index(given: dict[str, Any]) -> int:
 def _tell(given: dict[str, Any], found: Sequence[Indexed], files: Sequence[str], seconds: float) -> int:
     """Say what was done, and return the exit status."""
     from shardtools.errors import redact
-    from shardtools.jobs.report import write_summary
+    from shardtools.jobs.report import Skipped, write_summary
 
-    failed = [(shard.url, None, shard.failure or "") for shard in found if shard.entry is None]
+    failed = [Skipped(redact(shard.url), None, shard.failure or "") for shard in found if shard.entry is None]
     counts = {
         "shards": len(found),
         "samples": sum(shard.entry.nsamples for shard in found if shard.entry),
@@ -102,6 +102,6 @@ def _tell(given: dict[str, Any], found: Sequence[Indexed], files: Sequence[str],
         whole = f"{format_count(counts['shards'], 'shard')}, {format_count(counts['samples'], 'sample')}"
         sources, took = " ".join(map(redact, given["sources"])), format_seconds(seconds)
         tell(f"{sources}: {whole}, {did if not failed else 'some failed'} in {took}")
-    for _, _, reason in failed[:5]:
-        tell(f"htindex: skipped: {reason}", err=True)
+    for entry in failed[:5]:
+        tell(f"htindex: skipped: {entry.reason}", err=True)
     return SKIPPED if failed else 0

@@ -16,7 +16,7 @@ from shardtools.storage import get_storage
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that was left out, or with no ``key`` a whole shard, and why."""
+    """A sample that was skipped, or with no ``key`` a whole shard, and why. The ``shard`` is a URL without secrets."""
 
     shard: str
     key: str | None
@@ -27,7 +27,7 @@ class Skipped:
 class JobResult:
     """What a job did: one `ShardResult` for each shard, in the order of the outputs.
 
-    Where inputs are not outputs' own, ``before`` was left out of the inputs, and ``others`` of their members belong to
+    Where inputs are not outputs' own, ``before`` was skipped of the inputs, and ``others`` of their members belong to
     no sample.
     """
 
@@ -57,7 +57,7 @@ class JobResult:
         return not self.failures and not self.counts.skipped
 
     def skipped(self) -> Iterator[Skipped]:
-        """Yield what was left out, as the sidecars of the outputs tell."""
+        """Yield what was skipped, as the sidecars of the outputs tell."""
         yield from self.before
         for shard in self.shards:
             source = redact(shard.source)
@@ -69,7 +69,7 @@ class JobResult:
 
 
 def _recorded(target: str) -> Sequence[tuple[str, str]]:
-    """Return key and reason of each sample that was left out of a shard, by its sidecar."""
+    """Return key and reason of each sample that was skipped of a shard, by its sidecar."""
     sidecar = read_sidecar(target, None)
     return [] if sidecar is None else sidecar.job["skipped"]
 
@@ -97,11 +97,9 @@ def write_report(
     _write(url, report)
 
 
-def write_summary(
-    url: str, job: Mapping[str, Any], counts: Mapping[str, int], skipped: Iterable[tuple[str, str | None, str]]
-) -> None:
+def write_summary(url: str, job: Mapping[str, Any], counts: Mapping[str, int], skipped: Iterable[Skipped]) -> None:
     """Write a JSON report to ``url`` for a job that makes no shards: the job, its counts, and everything skipped."""
-    entries = [asdict(Skipped(redact(shard), key, reason)) for shard, key, reason in skipped]
+    entries = [asdict(entry) for entry in skipped]
     _write(url, {"job": dict(job), "error": None, "counts": dict(counts), "skipped": entries})
 
 

@@ -1,6 +1,6 @@
 """Rows as bytes, where a task works on a shard: tsv, csv, jsonl, parquet, npy.
 
-    Rows -> Encoder -> bytes, and their schema -> Output (``outputs.py``) -> file
+    RowBatch -> Encoder -> bytes, and their schema -> Output (``outputs.py``) -> file
 
 The pieces of all shards become one file, which they can as long as their schemas are the same: the names of columns, or
 the shape and type of rows.
@@ -13,18 +13,18 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from shardtools.errors import FieldError, JobError, SampleError
-from shardtools.jobs.extraction.chunks import Blob, describe
+from shardtools.jobs.extraction.row_batches import Blob, RowBatch, describe
 from shardtools.shards.fields import decode, extension
 from shardtools.sources.cells import ENTRY, INTEGERS, JSON, MARK, Untold, dump_untold, from_cell, kind_of, to_cell
 
-Format = Literal["tsv", "csv", "jsonl", "parquet", "npy"]
+FormatName = Literal["tsv", "csv", "jsonl", "parquet", "npy"]
 Binary = Literal["describe", "raw", "base64"]
 """What becomes of bytes that are no text: size and checksum, the bytes themselves, or base64.
 
@@ -53,24 +53,18 @@ def is_binary(field: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Some rows of one shard: a key for each, and columns, whose values are bytes, blobs or what a script returned."""
+class RowFormat:
+    """How rows are written: the format, what becomes of bytes that are no text, and whether a ``header`` comes first.
 
-    url: str
-    keys: Sequence[str]
-    columns: Mapping[str, Sequence[Any]]
+    The header, of a tsv or csv file, is a line with the names of the columns.
+    """
 
-
-@dataclass(frozen=True)
-class Layout:
-    """How rows are written. ``header`` puts the names of the columns into the first line of a tsv or csv file."""
-
-    format: Format = "tsv"
+    name: FormatName = "tsv"
     binary: Binary = "describe"
     header: bool = False
 
 
-DEFAULT_LAYOUT = Layout()
+DEFAULT_FORMAT = RowFormat()
 
 Schema = tuple[Any, ...] | None
 
@@ -81,7 +75,7 @@ class Encoder(Protocol):
     schema: Schema
     """What all pieces of a file must have in common, as far as the rows so far say."""
 
-    def encode(self, rows: Rows) -> bytes:
+    def encode(self, rows: RowBatch) -> bytes:
         """Return the bytes of some rows.
 
         Raises:
@@ -91,11 +85,11 @@ class Encoder(Protocol):
 
 
 class _TsvEncoder:
-    def __init__(self, layout: Layout):
-        self._binary = layout.binary
+    def __init__(self, format: RowFormat):
+        self._binary = format.binary
         self.schema: Schema = None
 
-    def encode(self, rows: Rows) -> bytes:
+    def encode(self, rows: RowBatch) -> bytes:
         self.schema = _same_names(self.schema, rows)
         if self._binary == "raw":
             return self._raw(rows)
@@ -104,7 +98,7 @@ class _TsvEncoder:
             "utf-8", "surrogateescape"
         )
 
-    def _raw(self, rows: Rows) -> bytes:
+    def _raw(self, rows: RowBatch) -> bytes:
         """Return lines with the bytes of fields as they are: whoever asks for them knows what is in them."""
         keys = [text.encode("utf-8", "surrogateescape") for text in _escaped(rows.keys)]
         columns = [keys, *([_raw_bytes(value) for value in column] for column in rows.columns.values())]
@@ -112,11 +106,11 @@ class _TsvEncoder:
 
 
 class _CsvEncoder:
-    def __init__(self, layout: Layout):
-        self._binary = layout.binary
+    def __init__(self, format: RowFormat):
+        self._binary = format.binary
         self.schema: Schema = None
 
-    def encode(self, rows: Rows) -> bytes:
+    def encode(self, rows: RowBatch) -> bytes:
         self.schema = _same_names(self.schema, rows)
         text = io.StringIO(newline="")
         columns = [rows.keys, *(_texts(name, column, self._binary) for name, column in rows.columns.items())]
@@ -125,11 +119,11 @@ class _CsvEncoder:
 
 
 class _JsonEncoder:
-    def __init__(self, layout: Layout):
-        self._binary = layout.binary
+    def __init__(self, format: RowFormat):
+        self._binary = format.binary
         self.schema: Schema = None
 
-    def encode(self, rows: Rows) -> bytes:
+    def encode(self, rows: RowBatch) -> bytes:
         lines = []
         for number, key in enumerate(rows.keys):
             row = {"key": key}
@@ -147,12 +141,12 @@ class _ParquetEncoder:
     Of fields come cells as `cells` describes them; the metadata of a table has the values that these do not tell.
     """
 
-    def __init__(self, layout: Layout):
+    def __init__(self, format: RowFormat):
         _pyarrow()
-        self._binary = layout.binary
+        self._binary = format.binary
         self.schema: Schema = None
 
-    def encode(self, rows: Rows) -> bytes:
+    def encode(self, rows: RowBatch) -> bytes:
         import pyarrow as arrow
 
         names = ["key", *rows.columns]
@@ -184,7 +178,7 @@ class _ParquetEncoder:
         data = sink.getvalue()
         return len(data).to_bytes(8, "little") + data
 
-    def _cells(self, arrow: Any, name: str, column: Sequence[bytes | None], rows: Rows, untold: Untold) -> Any:
+    def _cells(self, arrow: Any, name: str, column: Sequence[bytes | None], rows: RowBatch, untold: Untold) -> Any:
         """Return the cells of a field, and note in ``untold`` what they do not tell."""
         kind = "bytes" if self._binary == "raw" else kind_of(name)
         if kind == "bytes":
@@ -210,10 +204,10 @@ class _ParquetEncoder:
 class _NpyEncoder:
     """Encodes one column of numbers or arrays of one shape, or of bytes of one length, which are numpy's void."""
 
-    def __init__(self, layout: Layout):
+    def __init__(self, format: RowFormat):
         self.schema: Schema = None
 
-    def encode(self, rows: Rows) -> bytes:
+    def encode(self, rows: RowBatch) -> bytes:
         if len(rows.columns) != 1:
             raise JobError("an npy file holds one column", fix="ask for one field, or use parquet")
         [(name, column)] = rows.columns.items()
@@ -244,7 +238,7 @@ class _NpyEncoder:
         return array
 
 
-_ENCODERS: dict[str, Callable[[Layout], Encoder]] = {
+_ENCODERS: dict[str, Callable[[RowFormat], Encoder]] = {
     "tsv": _TsvEncoder,
     "csv": _CsvEncoder,
     "jsonl": _JsonEncoder,
@@ -253,9 +247,9 @@ _ENCODERS: dict[str, Callable[[Layout], Encoder]] = {
 }
 
 
-def encoder(layout: Layout) -> Encoder:
+def encoder(format: RowFormat) -> Encoder:
     """Return a new encoder of a format."""
-    return _ENCODERS[layout.format](layout)
+    return _ENCODERS[format.name](format)
 
 
 # --- values
@@ -270,7 +264,7 @@ def show(value: bytes | Blob) -> str:
     return _text("", value, "describe")
 
 
-def _same_names(schema: Schema, rows: Rows) -> Schema:
+def _same_names(schema: Schema, rows: RowBatch) -> Schema:
     names = tuple(rows.columns)
     if schema not in (None, names):
         what = f"a row has the columns {', '.join(names)} after others with {', '.join(schema or ())}"

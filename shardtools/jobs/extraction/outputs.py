@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from shardtools.errors import JobError
-from shardtools.jobs.extraction.formats import Layout, Rows, Schema, encoder
+from shardtools.jobs.extraction.formats import RowFormat, Schema, encoder
+from shardtools.jobs.extraction.row_batches import RowBatch
 from shardtools.sources.cells import ENTRY, MOST_UNTOLD, Untold, dump_untold, parse_untold
 from shardtools.storage import Sink
 
@@ -21,16 +22,16 @@ from shardtools.storage import Sink
 class Output:
     """A file that grows by the pieces of encoders; this one is of text, and they are written one after the other."""
 
-    def __init__(self, sink: Sink, layout: Layout):
+    def __init__(self, sink: Sink, format: RowFormat):
         self._sink = sink
-        self._layout = layout
+        self._format = format
         self._started = False
 
     def add(self, schema: Schema, content: BinaryIO, size: int) -> None:
         """Add rows: the first ``size`` bytes of ``content``."""
         if not self._started:
             self._started = True
-            if self._layout.header and schema is not None:
+            if self._format.header and schema is not None:
                 self._sink.write(self._header(schema))
         for piece in _pieces(content, size):
             self._sink.write(piece)
@@ -39,13 +40,13 @@ class Output:
         """Write what comes last."""
 
     def _header(self, schema: tuple[Any, ...]) -> bytes:
-        rows = Rows("", ["key"], {str(i): [name] for i, name in enumerate(schema)})
-        return encoder(Layout(self._layout.format)).encode(rows)
+        rows = RowBatch("", ["key"], {str(i): [name] for i, name in enumerate(schema)})
+        return encoder(RowFormat(self._format.name)).encode(rows)
 
 
 class _ParquetOutput(Output):
-    def __init__(self, sink: Sink, layout: Layout):
-        super().__init__(sink, layout)
+    def __init__(self, sink: Sink, format: RowFormat):
+        super().__init__(sink, format)
         self._writer: Any = None
         self._rows = 0
         self._untold: Untold = {}
@@ -108,8 +109,8 @@ class _Forward(io.RawIOBase):
 class _NpyOutput(Output):
     """Collects rows in a temporary file, since their number stands before them."""
 
-    def __init__(self, sink: Sink, layout: Layout):
-        super().__init__(sink, layout)
+    def __init__(self, sink: Sink, format: RowFormat):
+        super().__init__(sink, format)
         self._rows = tempfile.TemporaryFile()  # noqa: SIM115  # closed by finish, or with this object
         self._schema: Schema = None
 
@@ -139,9 +140,9 @@ def _pieces(content: BinaryIO, size: int) -> Iterator[bytes]:
         yield piece
 
 
-_OUTPUTS: dict[str, Callable[[Sink, Layout], Output]] = {"parquet": _ParquetOutput, "npy": _NpyOutput}
+_OUTPUTS: dict[str, Callable[[Sink, RowFormat], Output]] = {"parquet": _ParquetOutput, "npy": _NpyOutput}
 
 
-def output(sink: Sink, layout: Layout) -> Output:
+def open_output(sink: Sink, format: RowFormat) -> Output:
     """Return what writes a file of some format to ``sink``."""
-    return _OUTPUTS.get(layout.format, Output)(sink, layout)
+    return _OUTPUTS.get(format.name, Output)(sink, format)

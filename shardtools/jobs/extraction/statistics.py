@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from shardtools import engine
-from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError
-from shardtools.jobs.extraction.chunks import Needs, ShardChunks, indexed
+from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError, redact
 from shardtools.jobs.extraction.formats import is_binary, show
+from shardtools.jobs.extraction.row_batches import Needs, RowBatches, indexed
 from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
+from shardtools.jobs.report import Skipped
 from shardtools.shards.fields import extension, open_image
 from shardtools.shards.manifest import CLASS_FIELD, class_names
 from shardtools.shards.reader import ShardReader
@@ -31,9 +32,6 @@ from shardtools.storage import using
 from shardtools.storage.expansion import expand_sources
 
 IMAGES = frozenset(("png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm", "tif", "tiff"))
-
-Skipped = list[tuple[str, str | None, str]]
-"""A shard, a key (None for the whole shard) and the reason, of all that was left out."""
 
 
 @dataclass
@@ -70,7 +68,7 @@ class Statistics:
     filesize: int = 0
     fields: dict[str, FieldStatistics] = field(default_factory=dict)
     classes: list[str] | None = None
-    skipped: Skipped = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the statistics as JSON data; sizes in bytes."""
@@ -89,7 +87,7 @@ def _spread(counts: Counter[int]) -> dict[str, float]:
 
 
 @dataclass
-class Counts:
+class ValueCounts:
     """How often each value of one field occurs, over ``samples`` samples of which ``missing`` have none.
 
     ``classes`` are the names of the numbers in the field ``cls``, None if it is another field, or they are not known.
@@ -98,7 +96,7 @@ class Counts:
     values: Counter[Any] = field(default_factory=Counter)
     samples: int = 0
     missing: int = 0
-    skipped: Skipped = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
     classes: list[str] | None = None
 
     def name_of(self, value: str) -> str:
@@ -147,51 +145,51 @@ def shard_statistics(task: StatisticsTask) -> Statistics:
     Raises:
         ShardtoolsError: it cannot be read, or an image in it.
     """
-    found = Statistics()
+    statistics = Statistics()
     try:
-        _measure(task, found)
+        _measure(task, statistics)
         if task.decode:
-            _decode(task, found)
+            _decode(task, statistics)
     except ShardtoolsError as error:
         if task.on_error == "fail":
             raise
-        return Statistics(skipped=[(task.source, None, str(error))])
-    return found
+        return Statistics(skipped=[Skipped(redact(task.source), None, str(error))])
+    return statistics
 
 
-def _measure(task: StatisticsTask, found: Statistics) -> None:
+def _measure(task: StatisticsTask, statistics: Statistics) -> None:
     shard = indexed(task.source)
     if shard is not None:
-        found.samples.append(len(shard.sidecar))
-        found.filesize = shard.sidecar.filesize
-        _add_sizes(found, shard.table)
+        statistics.samples.append(len(shard.sidecar))
+        statistics.filesize = shard.sidecar.filesize
+        _add_sizes(statistics, shard.table)
         return
     samples = 0
     with closing(ShardReader(task.source)) as reader:
         for block in reader:
             engine.check_cancelled()
             samples += len(block)
-            _add_sizes(found, block.table)
-        found.filesize = reader.stat.size or 0
-    found.samples.append(samples)
+            _add_sizes(statistics, block.table)
+        statistics.filesize = reader.stat.size or 0
+    statistics.samples.append(samples)
 
 
-def _add_sizes(found: Statistics, table: ShardTable) -> None:
+def _add_sizes(statistics: Statistics, table: ShardTable) -> None:
     for code, name in enumerate(table.fields):
         sizes, counts = np.unique(table.size[table.field == code], return_counts=True)
         if len(sizes):
-            entry = found.fields.setdefault(name, FieldStatistics())
+            entry = statistics.fields.setdefault(name, FieldStatistics())
             entry.sizes.update(dict(zip(sizes.tolist(), counts.tolist(), strict=True)))
 
 
-def _decode(task: StatisticsTask, found: Statistics) -> None:
-    images = tuple(name for name in found.fields if extension(name) in IMAGES)
+def _decode(task: StatisticsTask, statistics: Statistics) -> None:
+    images = tuple(name for name in statistics.fields if extension(name) in IMAGES)
     if not images:
         return
-    for chunk in ShardChunks(task.source, Needs(images)):
-        for name, column in chunk.columns.items():
-            shapes = found.fields[name].shapes
-            for key, data in zip(chunk.keys, column, strict=True):
+    for batch in RowBatches(task.source, Needs(images)):
+        for name, column in batch.columns.items():
+            shapes = statistics.fields[name].shapes
+            for key, data in zip(batch.keys, column, strict=True):
                 if not isinstance(data, bytes):
                     continue
                 try:
@@ -201,7 +199,7 @@ def _decode(task: StatisticsTask, found: Statistics) -> None:
                     if task.on_error == "fail":
                         fix = "replace the image, or skip such images with --on-error skip"
                         raise FieldError(str(error), url=task.source, member=member, fix=fix) from error
-                    found.skipped.append((task.source, key, f"{name}: {error}"))
+                    statistics.skipped.append(Skipped(redact(task.source), key, f"{name}: {error}"))
 
 
 def _shape(data: bytes) -> tuple[int, int]:
@@ -214,44 +212,44 @@ def _shape(data: bytes) -> tuple[int, int]:
         return image.size
 
 
-def count_values(task: CountTask) -> Counts:
+def count_values(task: CountTask) -> ValueCounts:
     """Return how often each value occurs in one shard.
 
     Raises:
         ShardtoolsError: it cannot be read, or a value is no number where numbers are counted.
     """
-    found = Counts()
+    counts = ValueCounts()
     try:
-        _count(task, found)
+        _count(task, counts)
     except ShardtoolsError as error:
         if task.on_error == "fail":
             raise
-        return Counts(skipped=[(task.source, None, str(error))])
-    return found
+        return ValueCounts(skipped=[Skipped(redact(task.source), None, str(error))])
+    return counts
 
 
-def _count(task: CountTask, found: Counts) -> None:
+def _count(task: CountTask, counts: ValueCounts) -> None:
     described = is_binary(task.field) and not task.numbers
     needs = Needs(() if described else (task.field,), (task.field,) if described else (), task.where)
-    for chunk in ShardChunks(task.source, needs):
-        column = chunk.columns[task.field]
-        found.samples += len(chunk)
-        found.missing += column.count(None)
+    for batch in RowBatches(task.source, needs):
+        column = batch.columns[task.field]
+        counts.samples += len(batch)
+        counts.missing += column.count(None)
         if not task.numbers:
-            found.values.update(show(value) for value in column if value is not None)
+            counts.values.update(show(value) for value in column if value is not None)
             continue
-        for key, value in zip(chunk.keys, column, strict=True):
+        for key, value in zip(batch.keys, column, strict=True):
             if value is None:
                 continue
             try:
-                found.values[float(show(value))] += 1
+                counts.values[float(show(value))] += 1
             except ValueError:
                 what = f"{show(value)[:50]!r} is no number"
                 if task.on_error == "fail":
                     member = f"{key}.{task.field}"
-                    fix = "choose another field, or leave such samples out with --on-error skip"
+                    fix = "choose another field, or skip such samples with --on-error skip"
                     raise SampleError(what, url=task.source, member=member, fix=fix) from None
-                found.skipped.append((task.source, key, what))
+                counts.skipped.append(Skipped(redact(task.source), key, what))
 
 
 def run_statistics(
@@ -268,11 +266,11 @@ def run_statistics(
     """
     total = Statistics()
 
-    def add(found: Statistics) -> None:
-        total.samples += found.samples
-        total.filesize += found.filesize
-        total.skipped += found.skipped
-        for name, entry in found.fields.items():
+    def add(statistics: Statistics) -> None:
+        total.samples += statistics.samples
+        total.filesize += statistics.filesize
+        total.skipped += statistics.skipped
+        for name, entry in statistics.fields.items():
             sums = total.fields.setdefault(name, FieldStatistics())
             sums.sizes.update(entry.sizes)
             sums.shapes.update(entry.shapes)
@@ -295,21 +293,21 @@ def run_counts(
     numbers: bool = False,
     where: Condition | None = None,
     options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
-    on_shard: Callable[[Counts], None] | None = None,
-) -> Counts:
+    on_shard: Callable[[ValueCounts], None] | None = None,
+) -> ValueCounts:
     """Return how often each value of ``field`` occurs: its text, or with ``numbers`` its number.
 
     Raises:
         JobError: no sample has the field.
         ShardtoolsError: a shard cannot be read, or a value is no number.
     """
-    total = Counts()
+    total = ValueCounts()
 
-    def add(found: Counts) -> None:
-        total.values.update(found.values)
-        total.samples += found.samples
-        total.missing += found.missing
-        total.skipped += found.skipped
+    def add(counts: ValueCounts) -> None:
+        total.values.update(counts.values)
+        total.samples += counts.samples
+        total.missing += counts.missing
+        total.skipped += counts.skipped
 
     with using(options.storage):
         urls = expand_sources(sources)

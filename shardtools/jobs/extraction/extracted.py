@@ -1,6 +1,6 @@
 """What the tasks of an extraction give back.
 
-task -> Pieces, in memory or a file -> Found -> the command, shard after shard
+task -> RowBuffer, in memory or a file -> ExtractedRows -> the command, shard after shard
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MEMORY = 1 << 18
 """Bytes of one shard's rows that travel as they are; more go through a file, where all tasks run on one machine."""
 
 
-class Pieces:
-    """Bytes that a task collects: in memory, or from `MEMORY` on in a file of ``spill``, if there is one."""
+class RowBuffer:
+    """Encoded rows that a task collects: in memory, or from `MEMORY` on in a file of ``spill``, if there is one."""
 
     def __init__(self, spill: Spill | None):
         self._spill = spill
@@ -56,12 +56,12 @@ class Pieces:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a task has got out of the shard at ``url``.
+class ExtractedRows:
+    """What a task has extracted from the shard at ``url``.
 
     ``rows`` rows, as ``content``: bytes, or the path of a file; of ``samples`` samples that have the fields ``fields``.
     ``ends`` tells, where asked for, the offset at which each row ends. ``skipped`` has key and reason of each sample
-    that was left out; with a ``failure`` the shard could not be read, and there is nothing else.
+    that was skipped; with a ``failure`` the shard could not be read, and there is nothing else.
     """
 
     url: str

@@ -1,14 +1,15 @@
-"""The chosen fields of a shard's samples, a chunk at a time.
+"""The chosen fields of a shard's samples, a batch of rows at a time.
 
-sidecar -> which members -> ranges of the shard -> Chunk
-no sidecar, or most of the shard is needed -> blocks, read from its start -> Chunk
+sidecar -> which members -> ranges of the shard -> RowBatch
+no sidecar, or most of the shard is needed -> blocks, read from its start -> RowBatch
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,8 @@ from shardtools.shards.sidecar import read_sidecar
 from shardtools.storage import current_options, get_storage
 from shardtools.types import Ints
 
-CHUNK_ROWS = 8192
-CHUNK_BYTES = 8 << 20
+BATCH_ROWS = 8192
+BATCH_BYTES = 8 << 20
 
 _WORTH_RANGES = 0.5
 """The part of a shard up to which its members are read by ranges; above it, all of the shard is read."""
@@ -46,12 +47,15 @@ Value = bytes | Blob | None
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Some samples of a shard: their ``keys``, and for each field asked for a column of its values."""
+class RowBatch:
+    """Some rows of a shard: the ``keys`` of their samples, and columns.
+
+    The values of a column are those of a field, `Value`, or what a script returned.
+    """
 
     url: str
-    keys: list[str]
-    columns: dict[str, list[Value]]
+    keys: Sequence[str]
+    columns: Mapping[str, Sequence[Any]]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -82,8 +86,11 @@ def indexed(url: str) -> IndexedShard | None:
     return None if sidecar is None else IndexedShard(url, sidecar)
 
 
-class ShardChunks:
-    """The chunks of one shard. ``fields`` are, when all were read, the names of the fields that any sample has."""
+class RowBatches:
+    """The rows of one shard, a batch at a time.
+
+    ``fields`` are, when all were read, the names of the fields that any sample has, and ``samples`` is their number.
+    """
 
     def __init__(self, url: str, needs: Needs):
         self._url = url
@@ -91,7 +98,7 @@ class ShardChunks:
         self.fields: set[str] = set()
         self.samples = 0
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Iterator[RowBatch]:
         """Yield the samples that the condition picks, in their order.
 
         Raises:
@@ -115,7 +122,7 @@ class ShardChunks:
             return True
         return shard.can_enter and shard.cost(members) <= _WORTH_RANGES * shard.sidecar.filesize
 
-    def _from_ranges(self, shard: IndexedShard) -> Iterator[Chunk]:
+    def _from_ranges(self, shard: IndexedShard) -> Iterator[RowBatch]:
         table, needs = shard.table, self._needs
         self.fields.update(table.fields)
         self.samples += len(table)
@@ -136,7 +143,7 @@ class ShardChunks:
             )
             for name in needs.described:
                 columns[name] = _describe(shard, of_field[name][some])
-            yield Chunk(self._url, [keys[row] for row in some.tolist()], columns)
+            yield RowBatch(self._url, [keys[row] for row in some.tolist()], columns)
 
     def _pick(self, shard: IndexedShard, keys: Sequence[str], where: Condition) -> Ints:
         if where.field == "key":
@@ -154,7 +161,7 @@ class ShardChunks:
 
     # --- from the start
 
-    def _from_blocks(self) -> Iterator[Chunk]:
+    def _from_blocks(self) -> Iterator[RowBatch]:
         with closing(ShardReader(self._url)) as reader:
             for block in reader:
                 check_cancelled()
@@ -162,9 +169,9 @@ class ShardChunks:
                     raise repeated_key(block.url, block.keys[block.repeated[0]])
                 self.fields.update(block.table.fields)
                 self.samples += len(block)
-                yield self._chunk_of(block)
+                yield self._batch_of(block)
 
-    def _chunk_of(self, block: Block) -> Chunk:
+    def _batch_of(self, block: Block) -> RowBatch:
         needs, keys = self._needs, block.keys
         picked: Sequence[int] = range(len(block))
         if (where := needs.where) is not None:
@@ -176,7 +183,7 @@ class ShardChunks:
         columns = {name: _cut(block, name, picked) for name in (*needs.fields, *needs.described)}
         for name in needs.described:
             columns[name] = [describe(value) for value in columns[name]]
-        return Chunk(self._url, [keys[row] for row in picked], columns)
+        return RowBatch(self._url, [keys[row] for row in picked], columns)
 
 
 def describe(value: Value) -> Blob | None:
@@ -190,8 +197,8 @@ def _batches(sizes: Ints) -> Iterator[tuple[int, int]]:
     start = 0
     while start < len(sizes):
         before = int(ends[start - 1]) if start else 0
-        stop = int(np.searchsorted(ends, before + CHUNK_BYTES, side="right"))
-        stop = min(max(stop, start + 1), start + CHUNK_ROWS)
+        stop = int(np.searchsorted(ends, before + BATCH_BYTES, side="right"))
+        stop = min(max(stop, start + 1), start + BATCH_ROWS)
         yield start, stop
         start = stop
 

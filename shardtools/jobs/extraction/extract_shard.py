@@ -1,6 +1,6 @@
-"""htextract as a function: fields of samples come out as rows, in the order of shards and samples.
+"""The task of htextract: the rows of one shard.
 
-sources -> one RowsTask for each shard -> engine -> Found, in order -> Output -> file or standard output
+RowBatches, or records -> script -> RowBatch -> Encoder -> RowBuffer -> ExtractedRows
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from shardtools.engine import check_cancelled
 from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError
-from shardtools.jobs.extraction.chunks import Chunk, Needs, ShardChunks
-from shardtools.jobs.extraction.formats import DEFAULT_LAYOUT, Encoder, Layout, Rows, encoder, is_binary
-from shardtools.jobs.extraction.pieces import Found, Pieces
+from shardtools.jobs.extraction.extracted import ExtractedRows, RowBuffer
+from shardtools.jobs.extraction.formats import DEFAULT_FORMAT, Encoder, RowFormat, encoder, is_binary
+from shardtools.jobs.extraction.row_batches import Needs, RowBatch, RowBatches
 from shardtools.jobs.extraction.spill import Spill
 from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError
@@ -30,7 +30,7 @@ EXTRACT = "extract_sample"
 
 
 @dataclass(frozen=True)
-class Extraction:
+class ExtractOptions:
     """Which rows to bring out: ``fields``, or what ``script`` returns, of the samples that ``where`` picks.
 
     ``missing`` says what becomes of a sample without one of the fields. No more than ``limit`` rows come out. A single
@@ -42,7 +42,7 @@ class Extraction:
     where: Condition | None = None
     missing: Missing = "empty"
     limit: int | None = None
-    layout: Layout = DEFAULT_LAYOUT
+    format: RowFormat = DEFAULT_FORMAT
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -51,16 +51,16 @@ class Extraction:
 
 
 @dataclass(frozen=True)
-class RowsTask:
+class ExtractTask:
     """What one task does: bring the rows of the shard ``source`` out; large ones into a file of ``spill``."""
 
     source: str
-    what: Extraction
+    what: ExtractOptions
     on_error: OnError
     spill: Spill | None
 
 
-def extract_rows(task: RowsTask) -> Found:
+def extract_shard(task: ExtractTask) -> ExtractedRows:
     """Return the rows of one shard.
 
     Raises:
@@ -71,44 +71,44 @@ def extract_rows(task: RowsTask) -> Found:
     except ShardtoolsError as error:
         if task.on_error == "fail" or isinstance(error, JobError):
             raise
-        return Found(task.source, failure=str(error))
+        return ExtractedRows(task.source, failure=str(error))
 
 
-class Enough(Exception):
-    """Ends the reading of a shard, or of all, when the limit is reached."""
+class LimitReached(Exception):
+    """Ends the reading of a shard, or of all, when there are as many rows as asked for."""
 
 
 class _Extractor:
-    def __init__(self, task: RowsTask):
+    def __init__(self, task: ExtractTask):
         self._task = task
         self._what = task.what
-        self._encoder: Encoder = encoder(task.what.layout)
-        self._pieces = Pieces(task.spill)
+        self._encoder: Encoder = encoder(task.what.format)
+        self._buffer = RowBuffer(task.spill)
         self._rows = self._samples = 0
         self._fields: set[str] = set()
         self._ends: list[int] = []
         self._skipped: list[tuple[str, str]] = []
 
-    def run(self) -> Found:
+    def run(self) -> ExtractedRows:
         try:
             for rows in self._from_script() if self._what.script else self._from_fields():
                 check_cancelled()
                 self._add(rows)
-        except Enough:
+        except LimitReached:
             pass
-        return Found(
+        return ExtractedRows(
             self._task.source,
             self._rows,
             self._samples,
-            self._pieces.tell(),
-            self._pieces.take(),
+            self._buffer.tell(),
+            self._buffer.take(),
             self._encoder.schema,
             tuple(self._ends),
             frozenset(self._fields),
             tuple(self._skipped),
         )
 
-    def _add(self, rows: Rows) -> None:
+    def _add(self, rows: RowBatch) -> None:
         """Encode rows; each by itself if where it ends matters, or if together they fail and some are to be kept."""
         if self._what.limit is None:
             try:
@@ -125,34 +125,34 @@ class _Extractor:
                     raise error.at(url=self._task.source) from (error.__cause__ or error)
                 self._skipped.append((row.keys[0], error.what))
             if self._rows == self._what.limit:
-                raise Enough
+                raise LimitReached
 
-    def _write(self, rows: Rows) -> None:
-        self._pieces.write(self._encoder.encode(rows))
+    def _write(self, rows: RowBatch) -> None:
+        self._buffer.write(self._encoder.encode(rows))
         self._rows += len(rows.keys)
         if self._what.limit is not None:
-            self._ends.append(self._pieces.tell())
+            self._ends.append(self._buffer.tell())
 
     # --- fields
 
-    def _from_fields(self) -> Iterator[Rows]:
+    def _from_fields(self) -> Iterator[RowBatch]:
         what = self._what
-        shown = what.layout.binary != "describe" or what.layout.format in ("npy", "parquet")
+        shown = what.format.binary != "describe" or what.format.name in ("npy", "parquet")
         described = tuple(name for name in what.names if is_binary(name) and not shown)
         fields = tuple(name for name in what.names if name not in described)
-        chunks = ShardChunks(self._task.source, Needs(fields, described, what.where))
-        for chunk in chunks:
-            yield self._complete(chunk)
-            self._note(chunks)
-        self._note(chunks)
+        batches = RowBatches(self._task.source, Needs(fields, described, what.where))
+        for batch in batches:
+            yield self._complete(batch)
+            self._note(batches)
+        self._note(batches)
 
-    def _note(self, chunks: ShardChunks) -> None:
-        self._samples, self._fields = chunks.samples, chunks.fields
+    def _note(self, batches: RowBatches) -> None:
+        self._samples, self._fields = batches.samples, batches.fields
 
-    def _complete(self, chunk: Chunk) -> Rows:
-        """Return the rows of a chunk, without those of samples that lack a field, if that is what was asked for."""
-        columns: Mapping[str, Sequence[Any]] = {name: chunk.columns[name] for name in self._what.names}
-        keys: Sequence[str] = chunk.keys
+    def _complete(self, batch: RowBatch) -> RowBatch:
+        """Return the rows of a batch, without those of samples that lack a field, if that is what was asked for."""
+        columns: Mapping[str, Sequence[Any]] = {name: batch.columns[name] for name in self._what.names}
+        keys: Sequence[str] = batch.keys
         if self._what.missing != "empty" and any(None in column for column in columns.values()):
             complete = [None not in row for row in zip(*columns.values(), strict=True)]
             if self._what.missing == "error":
@@ -162,7 +162,7 @@ class _Extractor:
                 name: [value for value, whole in zip(column, complete, strict=True) if whole]
                 for name, column in columns.items()
             }
-        return Rows(chunk.url, keys, columns)
+        return RowBatch(batch.url, keys, columns)
 
     def _lacking(self, keys: Sequence[str], columns: Mapping[str, Sequence[Any]], complete: Sequence[bool]) -> None:
         """Raise for the first sample that lacks a field, or note all that do."""
@@ -177,7 +177,7 @@ class _Extractor:
 
     # --- a script
 
-    def _from_script(self) -> Iterator[Rows]:
+    def _from_script(self) -> Iterator[RowBatch]:
         assert self._what.script is not None
         call = function(self._what.script, EXTRACT).call
         with ShardReader(self._task.source) as reader:
@@ -219,12 +219,12 @@ def _holds(condition: Condition, record: Record) -> bool:
     return value is not None and condition.holds(value)
 
 
-def _together(url: str, names: tuple[Any, ...], rows: Sequence[tuple[str, dict[str, Any]]]) -> Rows:
+def _together(url: str, names: tuple[Any, ...], rows: Sequence[tuple[str, dict[str, Any]]]) -> RowBatch:
     """Return rows with the same columns as one; a column called key is the sample's key, which stands first anyway."""
     columns = {str(name): [row[name] for _, row in rows] for name in names if name != "key"}
-    return Rows(url, [str(row.get("key", key)) for key, row in rows], columns)
+    return RowBatch(url, [str(row.get("key", key)) for key, row in rows], columns)
 
 
-def _one_by_one(rows: Rows) -> Iterator[Rows]:
+def _one_by_one(rows: RowBatch) -> Iterator[RowBatch]:
     for i, key in enumerate(rows.keys):
-        yield Rows(rows.url, [key], {name: [column[i]] for name, column in rows.columns.items()})
+        yield RowBatch(rows.url, [key], {name: [column[i]] for name, column in rows.columns.items()})
