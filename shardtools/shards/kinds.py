@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from shardtools.errors import CorruptError, TruncatedError
-from shardtools.shards.tar import BLOCK, MAGIC_AT, REPAIR, checksum_holds
+from shardtools.shards.tar import BLOCK, MAGIC, REPAIR, checksum_holds
 from shardtools.spec import is_local
 
 _REPACK = "unpack it, and pack it with gzip or zstd"
@@ -96,7 +96,7 @@ def check_tar(head: bytes, url: str | None, *, packing: str | None = None) -> No
 
 
 def _is_header(block: bytes) -> bool:
-    return block[MAGIC_AT : MAGIC_AT + 5] == b"ustar" or checksum_holds(block)
+    return block[MAGIC].startswith(b"ustar") or checksum_holds(block)
 
 
 def _kind_of(head: bytes, page: str) -> _Kind | None:

@@ -9,36 +9,22 @@ an index that was made for an older shard is noticed at every sample that it is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import ShardError, StaleTableError
-from shardtools.shards.names import encode_name
-from shardtools.shards.scan import is_meta
+from shardtools.shards.locate import has_prefix, is_regular, only_times, sizes_of, verify_checksums
+from shardtools.shards.names import decode_name, encode_name, split_name
 from shardtools.shards.table import ShardTable
-from shardtools.shards.tar import (
-    BLOCK,
-    PAX,
-    TYPE_AT,
-    checksum_holds,
-    extended_name,
-    is_extension,
-    is_regular,
-    only_times,
-    parse_number,
-    parse_pax,
-    verify_checksums,
-)
+from shardtools.shards.tar import BLOCK, PAX, PREFIX_AT, REGULAR, SIZE, TYPE_AT
+from shardtools.shards.walk import END_MARK, walk
 from shardtools.types import Bytes, Ints
 
 FEW = 24
 """Members of which each is looked at by itself: numpy begins to pay off from there on."""
 
-_POWERS = 8 ** np.arange(10, -1, -1, dtype=np.int64)
-_NAME, _PREFIX = 100, slice(345, 500)
-_ZEROS = bytes(BLOCK)
+_NAME, _PREFIX = 100, slice(PREFIX_AT, 500)
 
 
 def check_headers(url: str, table: ShardTable, members: Ints, heads: Sequence[bytes]) -> None:
@@ -71,17 +57,13 @@ def _names(table: ShardTable, members: Ints) -> list[bytes]:
 
 
 def _stale(url: str, name: bytes, size: int, found: tuple[bytes, int] | None) -> StaleTableError:
-    there = "no header" if found is None else f"that of {_shown(found[0])} with {found[1]:,} bytes"
+    there = "no header" if found is None else f"that of {decode_name(found[0])} with {found[1]:,} bytes"
     return StaleTableError(
         f"the index beside the shard is not about it: before the {size:,} bytes of this member stands {there}",
         url=url,
-        member=_shown(name),
+        member=decode_name(name),
         fix="delete the index (.idx, or .nv-meta), or make sidecars with htindex",
     )
-
-
-def _shown(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
 
 
 # many at a time
@@ -112,7 +94,7 @@ def _is_time(data: Bytes) -> npt.NDArray[np.bool_]:
     header = np.ascontiguousarray(data[:, :BLOCK])
     if not _checksums_hold(header):
         return np.zeros(len(data), bool)
-    size = _sizes(header)
+    size = sizes_of(header[:, SIZE])
     start = np.arange(len(data)) * data.shape[1] + BLOCK
     small: npt.NDArray[np.bool_] = (header[:, TYPE_AT] == PAX) & (size > 0) & (size <= BLOCK)
     return small & only_times(flat, start, size)
@@ -126,23 +108,15 @@ def _checksums_hold(header: Bytes) -> bool:
     return True
 
 
-def _sizes(header: Bytes) -> Ints:
-    """Return the sizes in headers; -1 where that is not written as 11 octal digits."""
-    digits = header[:, 124:135] - np.uint8(48)
-    usual = (digits <= 7).all(axis=1) & ((header[:, 135] & 0xDF) == 0)
-    return np.where(usual, digits.astype(np.int64) @ _POWERS, -1)
-
-
 def _has_size(header: Bytes, sizes: Ints) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = _sizes(header) == sizes
+    found: npt.NDArray[np.bool_] = sizes_of(header[:, SIZE]) == sizes
     return found
 
 
 def _has_name(header: Bytes, names: Sequence[bytes]) -> npt.NDArray[np.bool_]:
     """Return which headers have these names, perhaps with ``./`` before them, and nothing but NULs behind."""
-    ustar = (header[:, 257:263] == np.frombuffer(b"ustar\0", np.uint8)).all(axis=1)
     prefix = header[:, _PREFIX]
-    lengths = np.where(ustar & (prefix[:, 0] != 0), (prefix == 0).argmax(axis=1), 0)
+    lengths = np.where(has_prefix(header), (prefix == 0).argmax(axis=1), 0)
     found = np.zeros(len(header), bool)
     for length in np.unique(lengths).tolist():
         rows = np.flatnonzero(lengths == length)
@@ -171,9 +145,9 @@ def _is_plain(head: bytes, name: bytes, size: int) -> bool:
     return (
         len(head) == BLOCK
         and head[:_NAME].rstrip(b"\0") == name
-        and not head[345]
+        and not head[PREFIX_AT]
         and head[TYPE_AT] in b"0\0"
-        and head[124:136] in (b"%011o\0" % size, b"%011o " % size)
+        and head[SIZE] in (b"%011o\0" % size, b"%011o " % size)
         and head[148:154] == b"%06o" % (sum(head) - sum(head[148:156]) + 8 * 32)
     )
 
@@ -184,72 +158,14 @@ def last_member(head: bytes) -> tuple[bytes, int] | None:
     None if it ends with none, if that is no regular file, or if a member of a sample stands before it.
     """
     try:
-        return _last_member(head)
-    except (ShardError, ValueError):  # an extension header is damaged, or a number
-        return None
-
-
-def _last_member(head: bytes) -> tuple[bytes, int] | None:
-    at = 0
-    renamed: bytes | None = None
-    resized: int | None = None
-    while at + BLOCK <= len(head):
-        header = head[at : at + BLOCK]
-        at += BLOCK
-        if header == _ZEROS:  # the end of an archive that another one was appended to
-            continue
-        if not checksum_holds(header):
-            return None
-        kind = np.frombuffer(header, np.uint8)[TYPE_AT : TYPE_AT + 1]
-        length = 0 if kind[0] in b"123456" else parse_number(header[124:136])
-        if is_extension(kind).all():
-            payload = head[at : at + length]
-            given = extended_name(int(kind[0]), payload, offset=at, url=None)
-            renamed = renamed if given is None else given
-            resized = _pax_size(payload, resized) if kind[0] == PAX else resized
-        else:
-            length = length if resized is None else resized
-            name = header_name(header) if renamed is None else renamed
-            regular = bool(is_regular(kind).all())
-            if at == len(head):
-                return (name, length) if regular else None
-            if regular and split_name(name) is not None:
+        for header in walk(lambda start, stop: head[start:stop], len(head)):
+            if header.kind == END_MARK or header.is_extension:
+                continue
+            is_file = header.kind in REGULAR
+            if header.offset == len(head):
+                return (header.name, header.size) if is_file else None
+            if is_file and split_name(header.name) is not None:
                 return None
-            renamed = resized = None
-        at += -(-length // BLOCK) * BLOCK
+    except ShardError:
+        pass
     return None
-
-
-def _pax_size(payload: bytes, before: int | None) -> int | None:
-    """Return the size that a pax header gives to the next member, else the one before.
-
-    Raises:
-        ValueError: it is no size. A negative one would lead back, to the same header, for ever.
-    """
-    text: Any = parse_pax(payload).get("size")
-    if text is None:
-        return before
-    if not text.isdigit():
-        raise ValueError("the size in a pax header is no number")
-    return int(text)
-
-
-def header_name(header: bytes) -> bytes:
-    """Return the name in a header block itself."""
-    name, prefix = (header[at].split(b"\0", 1)[0] for at in (slice(_NAME), _PREFIX))
-    return prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name
-
-
-def split_name(name: bytes) -> tuple[bytes, bytes] | None:
-    """Return key and field of a member's name; None if it is no part of a sample.
-
-    >>> split_name(b"./v1.0/a.seg.png"), split_name(b"README"), split_name(b"d/.hidden.jpg")
-    ((b'v1.0/a', b'seg.png'), None, None)
-    """
-    while name.startswith(b"./"):
-        name = name[2:]
-    slash = name.rfind(b"/") + 1
-    dot = name.find(b".", slash)
-    if not slash < dot < len(name) - 1 or is_meta(name):
-        return None
-    return name[:dot], name[dot + 1 :]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+_META = re.compile(rb"__[^/]*__(/|\Z)")  # the rule of webdataset
 
 KEY_FIELD = "key"
 """The entry of a record that holds its key, so that no field can have this name."""
@@ -28,6 +31,26 @@ def is_key(name: str) -> bool:
     """
     base = name.rpartition("/")[2]
     return bool(base) and "." not in base and "\0" not in name and not name.startswith("./")
+
+
+def is_meta(name: bytes) -> bool:
+    """Return whether a member's name says that it is about the shard and no sample: ``__info__``, ``__info__/x``."""
+    return _META.match(name) is not None
+
+
+def split_name(name: bytes) -> tuple[bytes, bytes] | None:
+    """Return key and field of a member's name; None if it is no part of a sample.
+
+    >>> split_name(b"./v1.0/a.seg.png"), split_name(b"README"), split_name(b"d/.hidden.jpg")
+    ((b'v1.0/a', b'seg.png'), None, None)
+    """
+    while name.startswith(b"./"):
+        name = name[2:]
+    slash = name.rfind(b"/") + 1
+    dot = name.find(b".", slash)
+    if not slash < dot < len(name) - 1 or is_meta(name):
+        return None
+    return name[:dot], name[dot + 1 :]
 
 
 def names_of(names: str | Iterable[str]) -> tuple[str, ...]:

@@ -19,9 +19,8 @@ import numpy as np
 
 from shardtools.errors import DuplicateKeyError, SampleError
 from shardtools.shards.fields import encode
-from shardtools.shards.names import decode_name, encode_name
+from shardtools.shards.names import decode_name, encode_name, is_meta
 from shardtools.shards.reader import Block
-from shardtools.shards.scan import is_meta
 from shardtools.spec import name_of
 
 

@@ -1,6 +1,6 @@
 """From a buffer of tar blocks to the table of the samples in it.
 
-    buffer -> tar.locate -> chunks of headers -> names -> keys and fields -> ShardTable
+    buffer -> locate_headers -> chunks of headers -> names -> keys and fields -> ShardTable
 
 A sample is a run of members that share a key, the path up to the first dot of the base name; the field is what
 follows that dot. Members are grouped by numpy, a chunk of headers at a time; Python code sees single members only
@@ -9,7 +9,6 @@ where their names come from extension headers.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -21,7 +20,16 @@ from shardtools.errors import CorruptError, DuplicateKeyError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.shards import tar
 from shardtools.shards.columns import Texts, join
-from shardtools.shards.names import decode_name, is_field
+from shardtools.shards.locate import (
+    Incomplete,
+    has_prefix,
+    is_extension,
+    is_regular,
+    locate_headers,
+    only_times,
+    verify_checksums,
+)
+from shardtools.shards.names import decode_name, is_field, is_meta, split_name
 from shardtools.shards.table import ShardTable, repeated_fields
 from shardtools.shards.tar import BLOCK, TYPE_AT
 from shardtools.storage import current_options
@@ -35,7 +43,6 @@ _WIDE = 1 << 24
 """Bytes of names looked at together, each as long as the longest, at most: one long name does not cost much then."""
 
 _SLASH, _DOT, _UNDERSCORE = b"/._"
-_META = re.compile(rb"__[^/]*__(/|\Z)")  # the rule of webdataset
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def scan(
         DuplicateKeyError: a sample has two members with one field.
         LimitError: the extension headers of a member are larger than ``limits`` allow.
     """
-    found = tar.locate(buffer, final=final, ended=ended, base=base, limits=limits, url=url)
+    found = locate_headers(buffer, final=final, ended=ended, base=base, limits=limits, url=url)
     builder = _Builder(buffer, base, url, limits)
     for first, stop in pairwise((0, *found.breaks, len(found.start))):
         builder.last_key = None  # a sample does not go on behind an end-of-archive mark
@@ -89,7 +96,7 @@ def scan(
         result,
         wanted=found.wanted - result.consumed if found.wanted else 0,
         size=(found.wanted if found.incomplete is not None else found.stop) - result.consumed,
-        member=None if member is None else tar.show_name(member),
+        member=None if member is None else decode_name(member),
     )
 
 
@@ -123,7 +130,7 @@ class _Builder:
     def add(self, start: Ints, size: Ints) -> None:
         """Take the headers at ``start``, extension headers among them."""
         kind = self.buffer[start + TYPE_AT]
-        extension = tar.is_extension(kind)
+        extension = is_extension(kind)
         begin, names = start, {}
         if extension.any():
             begin = _begin(start, extension & (kind != tar.PAX_GLOBAL))
@@ -133,7 +140,7 @@ class _Builder:
         for at in range(0, len(start), _CHUNK):
             rows = slice(at, at + _CHUNK)
             headers = blocks[start[rows] // BLOCK]
-            tar.verify_checksums(headers, start[rows], base=self.base, url=self.url)
+            verify_checksums(headers, start[rows], base=self.base, url=self.url)
             real = np.flatnonzero(~extension[rows])
             if len(real) < len(headers):
                 headers = headers[real]
@@ -147,7 +154,7 @@ class _Builder:
         if int(length.max()) > self.limits.header:
             row = int(length.argmax())
             row += int((~extension[row:]).argmax())
-            name = tar.header_name(self.buffer[start[row] : start[row] + BLOCK].tobytes())
+            name = decode_name(tar.own_name(self.buffer[start[row] : start[row] + BLOCK].tobytes()))
             self.limits.check("header", int(length.max()), url=self.url, member=name)
 
     def _extended_names(
@@ -155,13 +162,13 @@ class _Builder:
     ) -> dict[int, bytes]:
         """Return the names that extension headers give, by the row of the header of the member they describe."""
         rows = np.flatnonzero(extension)
-        plain = (kind[rows] == tar.PAX) & tar.only_times(self.buffer, start[rows] + BLOCK, size[rows])
+        plain = (kind[rows] == tar.PAX) & only_times(self.buffer, start[rows] + BLOCK, size[rows])
         member = np.flatnonzero(~extension)
         names = {}
         for i in rows[~plain]:
             at = int(start[i]) + BLOCK
             payload = self.buffer[at : at + int(size[i])].tobytes()
-            name = tar.extended_name(int(kind[i]), payload, offset=self.base + int(start[i]), url=self.url)
+            name, _ = tar.read_extension(int(kind[i]), payload, offset=self.base + int(start[i]), url=self.url)
             if name is not None:
                 names[int(member[np.searchsorted(member, i)])] = name
         return names
@@ -174,19 +181,19 @@ class _Builder:
                 self._add_members(headers[low:high], some, begin[low:high], start[low:high], size[low:high])
             return
         names = _Names.read(headers, renamed)
-        keyed = names.find_keys() & tar.is_regular(headers[:, TYPE_AT])
+        keyed = names.find_keys() & is_regular(headers[:, TYPE_AT])
         if not keyed.all():
             self.others.append(start[~keyed])
             names, begin, start, size = names.take(keyed), begin[keyed], start[keyed], size[keyed]
         if len(start):
             self._group(names, begin, start, size)
 
-    def ends_before(self, incomplete: tar.Incomplete | None) -> bool:
+    def ends_before(self, incomplete: Incomplete | None) -> bool:
         """Return whether the last sample is whole, because the member that follows, not whole itself, is of another."""
         if incomplete is None or not incomplete.is_regular or self.last_key is None:
             return False
-        names = _Names.read(np.zeros((1, BLOCK), np.uint8), {0: incomplete.name})
-        return bool(names.find_keys()[0]) and names.key(0) != self.last_key
+        found = split_name(incomplete.name.split(b"\0", 1)[0])
+        return found is not None and found[0] != self.last_key
 
     def _append(self, **columns: npt.NDArray[Any]) -> None:
         for name, column in columns.items():
@@ -278,8 +285,8 @@ class _Names:
     @classmethod
     def read(cls, headers: Bytes, overrides: dict[int, bytes]) -> _Names:
         """Take the names from header blocks, and from extension headers by row."""
-        text = headers[:, :100]
-        prefixed = (headers[:, 345] != 0) & (headers[:, 257:263] == np.frombuffer(b"ustar\0", np.uint8)).all(axis=1)
+        text = headers[:, tar.NAME]
+        prefixed = has_prefix(headers)
         if overrides or prefixed.any():
             overrides = {int(i): tar.own_name(headers[i].tobytes()) for i in np.flatnonzero(prefixed)} | overrides
             wide = np.zeros((len(text), max(100, *map(len, overrides.values()))), np.uint8)
@@ -355,11 +362,6 @@ class _Names:
             same = (words[missing] == words[missing[0]]).all(axis=1)
             found[missing[same]] = codes.setdefault(name, len(codes))
         return found
-
-
-def is_meta(name: bytes) -> bool:
-    """Return whether a member's name says that it is about the shard and no sample: ``__info__``, ``__info__/x``."""
-    return _META.match(name) is not None
 
 
 def _first(flags: npt.NDArray[np.bool_]) -> Ints:

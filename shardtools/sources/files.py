@@ -18,9 +18,8 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from shardtools.errors import DuplicateKeyError, JobError
-from shardtools.shards.names import encode_name, names_of
+from shardtools.shards.names import encode_name, is_meta, names_of
 from shardtools.shards.samples import Composer, Members
-from shardtools.shards.scan import is_meta
 from shardtools.shards.tar import BLOCK
 from shardtools.sources import Ints, Source
 from shardtools.sources.joined import refuse_repeated_keys

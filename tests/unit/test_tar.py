@@ -12,30 +12,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardtools.errors import CorruptError, TruncatedError
-from shardtools.shards import tar
+from shardtools.shards import locate, tar
+from shardtools.shards.locate import LocatedHeaders, is_extension, locate_headers
 from shardtools.shards.scan import scan
-from shardtools.shards.tar import BLOCK, END, Located, locate
+from shardtools.shards.tar import BLOCK, END
+from shardtools.types import Bytes
 from tests import tars
 from tests.tars import Shard, archive, files, header, make_tar, member, patch, pax
 
 GIB = 1 << 30
 
 
-def bytes_of(data: bytes) -> tar.Bytes:
+def bytes_of(data: bytes) -> Bytes:
     return np.frombuffer(data, np.uint8)
 
 
-def plain(found: Located) -> tuple[list[int], list[int], int, bool, tuple[int, ...]]:
+def plain(found: LocatedHeaders) -> tuple[list[int], list[int], int, bool, tuple[int, ...]]:
     return found.start.tolist(), found.size.tolist(), found.stop, found.ended, found.breaks
 
 
-def walk(data: bytes) -> Located:
-    return tar._Walk(bytes_of(data), 0, None).run()
+def walk(data: bytes) -> LocatedHeaders:
+    return locate._locate_by_walk(bytes_of(data), 0, None)
 
 
 def same_both_ways(data: bytes) -> bool:
     """Check that the numpy way, where it applies, finds what the walk does; return whether it applies."""
-    fast = tar._locate_ustar(bytes_of(data))
+    fast = locate._locate_ustar(bytes_of(data))
     if fast is not None:
         assert plain(fast) == plain(walk(data))
     return fast is not None
@@ -53,11 +55,11 @@ def test_numpy_and_the_walk_agree_wherever_the_buffer_ends(shard: Shard) -> None
 def test_the_walk_agrees_with_tarfile(shard: Shard) -> None:
     found = walk(shard.data)
     kind = bytes_of(shard.data)[found.start + tar.TYPE_AT]
-    real = found.start[~tar.is_extension(kind)] + BLOCK
+    real = found.start[~is_extension(kind)] + BLOCK
     with tarfile.open(fileobj=io.BytesIO(shard.data)) as file:
         infos = file.getmembers()
     assert real.tolist() == [info.offset_data for info in infos]
-    assert found.size[~tar.is_extension(kind)].tolist() == [info.size for info in infos]
+    assert found.size[~is_extension(kind)].tolist() == [info.size for info in infos]
 
 
 @pytest.mark.parametrize(
@@ -77,22 +79,22 @@ def test_the_usual_shards_take_the_fast_way(data: bytes) -> None:
 def test_stored_data_that_look_like_headers_are_data() -> None:
     inner = make_tar(files(x_txt=b"1", y_txt=b"2"))
     data = make_tar(files(a_tar=inner, b_tar=header(b"h.txt") * 9, c_txt=b"3"))
-    assert tar._locate_ustar(bytes_of(data)) is None
+    assert locate._locate_ustar(bytes_of(data)) is None
     assert len(walk(data).start) == 3
     for cut in range(0, len(data) - len(END), BLOCK):
-        found = locate(bytes_of(data[:cut]), final=False)
+        found = locate_headers(bytes_of(data[:cut]), final=False)
         assert found.start.tolist() == [at for at in walk(data).start.tolist() if at < found.stop]
 
 
 def test_headers_without_magic_are_walked() -> None:
     """As tar wrote them before 1988, and GNU tar does with ``--format=v7``."""
     data = archive(member(b"a.txt", b"12", magic=b""), member(b"b.txt", b"", magic=b""))
-    assert plain(locate(bytes_of(data))) == ([0, 1024], [2, 0], 1536, True, ())
+    assert plain(locate_headers(bytes_of(data))) == ([0, 1024], [2, 0], 1536, True, ())
 
 
 def test_headers_with_and_without_magic_may_be_mixed() -> None:
     data = archive(member(b"a.txt", b"12"), member(b"b.txt", b"", magic=b""), member(b"c.txt", b"3"))
-    assert locate(bytes_of(data)).start.tolist() == [0, 1024, 1536]
+    assert locate_headers(bytes_of(data)).start.tolist() == [0, 1024, 1536]
 
 
 @pytest.mark.parametrize("number", [b"%07o\0", b"%6o \0", b" %5o \0\0", b"%06o\0 ", b"%o\0\0\0\0"])
@@ -117,14 +119,14 @@ def test_checksums_of_signed_bytes() -> None:
 @pytest.mark.parametrize("size", [b"00000000003 ", b"          3\0", b"3\0" + bytes(10), b"\x80" + bytes(10) + b"\3"])
 def test_sizes_in_every_form(size: bytes) -> None:
     data = archive(patch(header(b"a.txt"), 124, size), tars.padded(b"123"), member(b"b.txt", b""))
-    assert plain(locate(bytes_of(data))) == ([0, 1024], [3, 0], 1536, True, ())
+    assert plain(locate_headers(bytes_of(data))) == ([0, 1024], [3, 0], 1536, True, ())
 
 
 def test_a_pax_record_overrides_the_size_of_the_next_member_only() -> None:
     data = archive(
         pax({"size": b"600"}), header(b"a.txt", 0), bytes(1024), pax({"mtime": b"1.5"}), member(b"b.txt", b"12345")
     )
-    found = locate(bytes_of(data))
+    found = locate_headers(bytes_of(data))
     assert found.start.tolist() == [0, 1024, 2560, 3584]
     assert found.size[[1, 3]].tolist() == [600, 5]
 
@@ -137,7 +139,7 @@ def test_a_pax_record_gives_no_data_to_a_link() -> None:
 def test_a_pax_size_counts_in_a_buffer_that_ends_inside_a_member() -> None:
     """The header that its size uncovers has no magic, so that nothing else tells of it."""
     data = pax({"size": b"0"}) + header(b"a.txt", 512) + header(b"b.txt", magic=b"") + header(b"c.txt", 5000)
-    assert locate(bytes_of(data), final=False).start.tolist() == [0, 1024, 1536]
+    assert locate_headers(bytes_of(data), final=False).start.tolist() == [0, 1024, 1536]
 
 
 @pytest.mark.parametrize("kind", [b"1", b"2", b"5"])
@@ -145,17 +147,17 @@ def test_a_pax_size_counts_in_a_buffer_that_ends_inside_a_member() -> None:
 def test_a_link_has_no_data_whatever_its_size(kind: bytes, behind: bytes) -> None:
     data = archive(member(b"a.txt", b"1"), header(b"l", 600, kind=kind), behind)
     assert same_both_ways(data)
-    assert locate(bytes_of(data)).size[1] == 0
+    assert locate_headers(bytes_of(data)).size[1] == 0
 
 
 def test_a_size_of_twelve_digits() -> None:
     data = archive(patch(header(b"a.txt"), 124, b"000000000014"), bytes(512))
-    assert locate(bytes_of(data)).size.tolist() == [12]
+    assert locate_headers(bytes_of(data)).size.tolist() == [12]
 
 
 def test_a_size_in_a_pax_record_about_something_else_is_left_alone() -> None:
     data = archive(pax({"comment": b"size=9"}), member(b"a.txt", b"1"))
-    assert locate(bytes_of(data)).size[1] == 1
+    assert locate_headers(bytes_of(data)).size[1] == 1
 
 
 @pytest.mark.parametrize("form", ["base 256", "pax"])
@@ -174,24 +176,24 @@ def test_a_member_beyond_8_gib(form: str, tmp_path: Path) -> None:
         file.seek(behind)
         file.write(archive(member(b"b.txt", b"1")))
     data = np.memmap(path, np.uint8, "r")
-    found = tar._Walk(data, 0, None).run()
+    found = locate._locate_by_walk(data, 0, None)
     assert (found.start[-2:].tolist(), found.size[-2:].tolist()) == ([len(head) - BLOCK, behind], [size, 1])
     assert found.ended
-    cut = locate(data[: 1 << 20], final=False)
+    cut = locate_headers(data[: 1 << 20], final=False)
     assert (len(cut.start), cut.stop) == (0, 0)
     with pytest.raises(TruncatedError):
-        locate(data[: 1 << 20])
+        locate_headers(data[: 1 << 20])
 
 
 def test_a_buffer_may_begin_and_end_between_archives() -> None:
-    assert plain(locate(bytes_of(END), final=False)) == ([], [], 0, True, ())
-    assert plain(locate(bytes_of(b""), ended=True)) == ([], [], 0, False, ())
-    assert locate(bytes_of(END + archive(header(b"a.txt")))).start.tolist() == [1024]
+    assert plain(locate_headers(bytes_of(END), final=False)) == ([], [], 0, True, ())
+    assert plain(locate_headers(bytes_of(b""), ended=True)) == ([], [], 0, False, ())
+    assert locate_headers(bytes_of(END + archive(header(b"a.txt")))).start.tolist() == [1024]
 
 
 def test_what_comes_after_an_end_mark_is_told() -> None:
     data = archive(header(b"a.txt")) + archive(header(b"b.txt"), header(b"c.txt")) + archive(header(b"d.txt"))
-    assert locate(bytes_of(data)).breaks == (1, 3)
+    assert locate_headers(bytes_of(data)).breaks == (1, 3)
 
 
 def test_an_extension_header_must_have_a_member() -> None:
@@ -200,17 +202,17 @@ def test_an_extension_header_must_have_a_member() -> None:
         for before in (b"", member(b"a.txt", b"")):
             message = f"no member follows the extension header at byte {len(before)}"
             with pytest.raises(CorruptError, match=message):
-                locate(bytes_of(archive(before, extension)))
+                locate_headers(bytes_of(archive(before, extension)))
             with pytest.raises(CorruptError, match=message):
-                locate(bytes_of(archive(before, extension) + archive(member(b"b.txt", b""))))
+                locate_headers(bytes_of(archive(before, extension) + archive(member(b"b.txt", b""))))
             with pytest.raises(TruncatedError):
-                locate(bytes_of(before + extension))
-            assert locate(bytes_of(before + extension), final=False).stop == len(before)
+                locate_headers(bytes_of(before + extension))
+            assert locate_headers(bytes_of(before + extension), final=False).stop == len(before)
 
 
 def test_a_global_header_between_an_extension_header_and_its_member() -> None:
     parts = [pax({"path": b"long.txt"}), pax({"comment": b"x"}, kind=b"g"), member(b"short", b"1")]
-    assert locate(bytes_of(b"".join(parts[:2])), final=False).stop == 0
+    assert locate_headers(bytes_of(b"".join(parts[:2])), final=False).stop == 0
     assert walk(b"".join(parts[:2])).stop == 0
     assert scan(bytes_of(archive(*parts))).table.keys.decode() == ["long"]
 
@@ -263,15 +265,15 @@ def test_damage_is_named(data: bytes, what: str) -> None:
 )
 def test_a_missing_end_is_named(data: bytes, what: str) -> None:
     with pytest.raises(TruncatedError) as caught:
-        locate(bytes_of(data), url="u.tar")
+        locate_headers(bytes_of(data), url="u.tar")
     assert str(caught.value) == f"{what}; fetch or make the shard again"
 
 
 def test_errors_count_from_the_base() -> None:
     with pytest.raises(CorruptError, match="at byte 10000 is wrong"):
-        locate(bytes_of(b"garbage!" * 64), base=10000)
+        locate_headers(bytes_of(b"garbage!" * 64), base=10000)
     with pytest.raises(TruncatedError, match="at byte 10512,"):
-        locate(bytes_of(header(b"a.txt", 1)), base=10000)
+        locate_headers(bytes_of(header(b"a.txt", 1)), base=10000)
     bad = bytearray(make_tar(files(a_txt=b"1", b_txt=b"2")))
     bad[1024] ^= 1
     with pytest.raises(CorruptError, match="at byte 11024 is wrong"):

@@ -19,8 +19,8 @@ import numpy as np
 
 from shardtools.errors import RefusedError, ShardError
 from shardtools.shards.columns import Texts
-from shardtools.shards.member_header import last_member, split_name
-from shardtools.shards.names import decode_name, wrong_fields
+from shardtools.shards.member_header import last_member
+from shardtools.shards.names import decode_name, split_name, wrong_fields
 from shardtools.shards.scan import scan
 from shardtools.shards.sidecar import Sidecar, columns_of
 from shardtools.shards.table import ShardTable
