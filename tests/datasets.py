@@ -108,5 +108,5 @@ def written_dataset(folder: Path, spec: str, shards: Sequence[Sequence[Mapping[s
                 writer.add(*composer.compose(record))
             sidecar = writer.finish({})
         write_sidecar(url, sidecar)
-        entries.append(ShardEntry(url, len(sidecar), sidecar.filesize, sidecar.checksum, sidecar.count_fields()))
+        entries.append(ShardEntry(url, len(sidecar), sidecar.filesize, sidecar.checksum, sidecar.table.count_fields()))
     write_manifest(destination, build_manifest(destination, entries, {}))

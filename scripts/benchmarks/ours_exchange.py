@@ -18,7 +18,7 @@ def exchange(
     """Shuffle, or sort by key, a whole dataset into so many shards."""
     from shardtools.jobs.exchange.exchange import run_exchange
     from shardtools.jobs.exchange.keying import Keying
-    from shardtools.jobs.exchange.planning import Exchange, plan_exchange
+    from shardtools.jobs.exchange.plan import Exchange, plan_exchange
     from shardtools.jobs.options import RunOptions
 
     options = RunOptions(jobs=jobs)
@@ -37,8 +37,8 @@ def plan(root: str, runs: int, outputs: int, samples: int) -> Iterator[Work]:
     """Find where each output begins in each run, given the orders of all samples."""
     import numpy as np
 
+    from shardtools.jobs.exchange.cuts import cuts, ranks
     from shardtools.jobs.exchange.order import RANDOM_BYTES, RandomOrder
-    from shardtools.jobs.exchange.plan import cuts, ranks
     from shardtools.shards.columns import Texts
 
     size = samples // runs

@@ -16,7 +16,7 @@ from shardtools.errors import JobError, OutputBusyError, redact
 from shardtools.spec import parse_size
 
 if TYPE_CHECKING:
-    from shardtools.jobs.exchange.planning import Exchange, ExchangePlan
+    from shardtools.jobs.exchange.plan import Exchange, ExchangePlan
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -77,7 +77,7 @@ def limits(given: dict[str, Any]) -> dict[str, Any]:
 def exchange(program: str, given: dict[str, Any], what: Exchange) -> int:
     """Carry an exchange out, or show what it would do; return the exit status."""
     from shardtools.jobs.exchange.exchange import Events, run_exchange
-    from shardtools.jobs.exchange.planning import plan_exchange
+    from shardtools.jobs.exchange.plan import plan_exchange
 
     options = run_options(given)
     plan = plan_exchange(given["sources"], given["destination"], what, options)

@@ -38,20 +38,20 @@ def main(**given: Any) -> None:
 
 def _shuffle(given: dict[str, Any]) -> int:
     from shardtools.errors import JobError
+    from shardtools.jobs.exchange.duplicates import DuplicatePolicy
     from shardtools.jobs.exchange.keying import Keying
-    from shardtools.jobs.exchange.planning import Exchange, earlier_seed
-    from shardtools.jobs.exchange.same import Treatment
+    from shardtools.jobs.exchange.plan import Exchange, earlier_seed
 
     if given["no_shuffle"] and given["seed"] is not None:
         raise JobError("--seed and --no-shuffle cannot be used together", fix="give one of them")
     sizes = limits(given)
-    treatment = Treatment(on_duplicate=given["on_duplicate"], on_error=given["on_error"])
+    policy = DuplicatePolicy(on_duplicate=given["on_duplicate"], on_error=given["on_error"])
     if given["no_shuffle"]:
-        return exchange("htshuffle", given, Exchange("htshuffle", Keying("input"), treatment, **sizes))
+        return exchange("htshuffle", given, Exchange("htshuffle", Keying("input"), policy, **sizes))
     seed = given["seed"]
     if seed is None and given["resume"]:
         seed = earlier_seed(given["destination"], given["spill"], run_options(given))
     if seed is None:
         seed = secrets.randbits(32)
-    what = Exchange("htshuffle", Keying("random", seed), treatment, **sizes, job={"seed": seed})
+    what = Exchange("htshuffle", Keying("random", seed), policy, **sizes, job={"seed": seed})
     return exchange("htshuffle", given, what)

@@ -70,10 +70,10 @@ def main(**given: Any) -> None:
 
 def _sort(given: dict[str, Any]) -> int:
     from shardtools.errors import JobError
+    from shardtools.jobs.exchange.duplicates import DuplicatePolicy
     from shardtools.jobs.exchange.keying import SORT_KEY
-    from shardtools.jobs.exchange.planning import Exchange
+    from shardtools.jobs.exchange.plan import Exchange
     from shardtools.jobs.exchange.reduce import COMBINE, REDUCE
-    from shardtools.jobs.exchange.same import Treatment
     from shardtools.jobs.script import defines, function, read_script
 
     script = read_script(given["script"], given["assignments"]) if given["script"] else None
@@ -92,7 +92,7 @@ def _sort(given: dict[str, Any]) -> int:
         raise JobError(f"--merge, --unique and {REDUCE} cannot be used together", fix="choose one of them")
     if given["merge"] and (keying.kind != "key" or given["on_duplicate"] != "error"):
         raise JobError("--merge always joins samples by their key", fix="leave out --by, sort_key and --on-duplicate")
-    treatment = Treatment(
+    policy = DuplicatePolicy(
         given["on_duplicate"],
         given["unique"],
         given["merge"] or "",
@@ -102,7 +102,7 @@ def _sort(given: dict[str, Any]) -> int:
         given["on_error"],
     )
     by = SORT_KEY if keying.kind == "script" else given["by"] or "key"
-    what = Exchange("htsort", keying, treatment, **limits(given), combine=COMBINE in names, job={"by": by})
+    what = Exchange("htsort", keying, policy, **limits(given), combine=COMBINE in names, job={"by": by})
     return exchange("htsort", given, what)
 
 

@@ -33,6 +33,7 @@ from shardtools.shards.indexing import index_shard
 from shardtools.shards.manifest import ShardEntry, build_manifest, find_manifest, write_manifest
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
+from shardtools.shards.table import ShardTable
 from shardtools.spec import Destination, absolute, folder_of, identity, name_of, split_path
 from shardtools.storage import get_storage, using
 from shardtools.storage.expansion import expand_sources
@@ -95,7 +96,7 @@ def _index(task: IndexTask) -> Indexed:
 
 
 def _entry(url: str, sidecar: Sidecar) -> ShardEntry:
-    return ShardEntry(url, len(sidecar), sidecar.filesize, sidecar.checksum, sidecar.count_fields())
+    return ShardEntry(url, len(sidecar), sidecar.filesize, sidecar.checksum, sidecar.table.count_fields())
 
 
 def _compare(url: str, there: Sidecar, found: Sidecar) -> None:
@@ -108,12 +109,17 @@ def _compare(url: str, there: Sidecar, found: Sidecar) -> None:
     if (there.filesize, there.checksum) != (found.filesize, found.checksum):
         what = f"it is about a shard with the checksum {there.checksum}, and this one has {found.checksum}"
         raise StaleTableError(what, url=sidecar_url(url), fix=fix)
-    names = [[sidecar.fields[code] for code in sidecar.columns["field"]] for sidecar in (there, found)]
-    alike = names[0] == names[1] and there.other == found.other
-    for column in ("key_data", "key_length", "members", "lead", "head", "size", "crc32"):
-        alike = alike and (column not in there.columns or np.array_equal(there.columns[column], found.columns[column]))
-    if not alike:
+    if not _is_alike(there.table, found.table):
         raise StaleTableError("it does not describe what is in the shard", url=sidecar_url(url), fix=fix)
+
+
+def _is_alike(there: ShardTable, found: ShardTable) -> bool:
+    """Return whether a table says the same as the one that was found, but for checksums that it may lack."""
+    columns = ("start", "stop", "first", "offset", "size", *(() if there.crc32 is None else ("crc32",)))
+    names = [[table.fields[code] for code in table.field.tolist()] for table in (there, found)]
+    return (names[0], there.other, there.keys.tolist()) == (names[1], found.other, found.keys.tolist()) and all(
+        np.array_equal(getattr(there, column), getattr(found, column)) for column in columns
+    )
 
 
 def index(
@@ -188,9 +194,9 @@ def export_source(task: ExportTask) -> Indexed:
             what = "the shard is packed, although its name ends with .tar"
             raise CorruptError(what, url=url, fix="rename it, and make a plain one with htshuffle or htmapper")
         if task.format == "wids":
-            wids.check_readable(sidecar.table(), sidecar.columns["head"].astype(np.int64), url)
+            wids.check_readable(sidecar.table, url)
         else:
-            index = dali.dump_index(sidecar.table(), url)
+            index = dali.dump_index(sidecar.table, url)
             with get_storage(url).create(dali.index_url(url)) as sink:
                 sink.write(index)
         return Indexed(url, _entry(url, sidecar))

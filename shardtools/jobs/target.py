@@ -120,7 +120,7 @@ def shard_result(source: str, source_size: int, target: str, sidecar: Sidecar, *
         source_size=source_size,
         filesize=sidecar.filesize,
         checksum=sidecar.checksum,
-        fields=sidecar.count_fields(),
+        fields=sidecar.table.count_fields(),
         resumed=resumed,
         skipped=skipped,
         content=sidecar.job.get("content", ""),

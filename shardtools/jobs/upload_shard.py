@@ -20,7 +20,7 @@ from shardtools.errors import LimitError, ShardtoolsError
 from shardtools.jobs.options import OnError
 from shardtools.jobs.target import Counts, ShardResult, Target, digest, is_own, read_mark, shard_result, write_target
 from shardtools.shards.samples import Composer, Members
-from shardtools.shards.writer import Batch, ShardWriter
+from shardtools.shards.writer import NewSamples, ShardWriter
 from shardtools.sources import Part
 from shardtools.sources.files import FilePart
 from shardtools.storage import current_options
@@ -57,7 +57,7 @@ class _Chunk:
     """Some samples that are ready to be written, the bytes of their fields, and which could not be made, and why."""
 
     rows: int
-    batch: Batch
+    samples: NewSamples
     errors: list[tuple[int, ShardtoolsError]]
 
 
@@ -106,10 +106,10 @@ def _write(task: UploadTask) -> ShardResult:
                 if task.on_error == "fail":
                     raise error
                 skipped.append((task.part.key(row), str(error)))
-            size += chunk.batch.size
-            writer.add_batch(chunk.batch)
+            size += chunk.samples.size
+            writer.add_all(chunk.samples)
             for watcher in _watchers:
-                watcher(chunk.rows, chunk.batch.size)
+                watcher(chunk.rows, chunk.samples.size)
         writer.flush()
         return {
             "program": "htupload",
@@ -172,12 +172,12 @@ def _read_chunk(task: UploadTask, composer: Composer, row: int) -> _Chunk:
     """Return the samples from ``row`` on that make a chunk."""
     part = task.part
     make = part.members if isinstance(part, FilePart) else partial(_members, part)
-    batch = Batch()
+    samples = NewSamples()
     errors: list[tuple[int, ShardtoolsError]] = []
     limits = current_options().limits
     at = row
     stop = min(row + _CHUNK_ROWS, len(part))
-    while at < stop and batch.size < _CHUNK_BYTES:
+    while at < stop and samples.size < _CHUNK_BYTES:
         try:
             key, members = make(at, composer)
             limits.check("sample", sum(map(len, members[1])), url=task.source, member=key)
@@ -190,9 +190,9 @@ def _read_chunk(task: UploadTask, composer: Composer, row: int) -> _Chunk:
             )
             errors.append((at, LimitError(what, url=task.source, member=part.key(at), fix=fix)))
         else:
-            batch.add(key, members)
+            samples.add(key, members)
         at += 1
-    return _Chunk(at - row, batch, errors)
+    return _Chunk(at - row, samples, errors)
 
 
 def _members(part: Part, row: int, composer: Composer) -> tuple[str, Members]:

@@ -37,7 +37,7 @@ class Texts:
     @property
     def starts(self) -> Ints:
         """Where each one begins."""
-        return np.concatenate((np.zeros(1, np.int64), self.ends))[: len(self.ends)]
+        return with_zero(self.ends)[:-1]
 
     @property
     def sizes(self) -> Ints:
@@ -101,6 +101,30 @@ def join_shifted(parts: Sequence[Ints], lengths: Sequence[int]) -> Ints:
     """
     shifts = np.cumsum([0, *lengths]).tolist()
     return join([part + shift for part, shift in zip(parts, shifts[:-1], strict=True)], np.int64)
+
+
+def with_zero(ends: Ints) -> Ints:
+    """Return where the first begins, which is 0, and where each one ends.
+
+    >>> with_zero(np.array([2, 5])).tolist()
+    [0, 2, 5]
+    """
+    bounds = np.empty(len(ends) + 1, np.int64)
+    bounds[0] = 0
+    bounds[1:] = ends
+    return bounds
+
+
+def pick(column: npt.NDArray[Any], rows: Ints, absent: int) -> Ints:
+    """Return the numbers of ``column`` at ``rows``, which may have any shape, and ``absent`` where a row is negative.
+
+    >>> pick(np.array([7, 8], np.uint8), np.array([1, -1, 0]), -1).tolist()
+    [8, -1, 7]
+    """
+    found = np.full(rows.shape, absent, np.int64)
+    there = rows >= 0
+    found[there] = column[rows[there]]
+    return found
 
 
 def spread(starts: Ints, sizes: Ints) -> Ints:

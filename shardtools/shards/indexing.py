@@ -6,16 +6,19 @@ blocks -> tables, checksums of members -> Sidecar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from shardtools.shards.columns import join
 from shardtools.shards.compression import crc32
 from shardtools.shards.headers import scan_headers
 from shardtools.shards.reader import Block, ShardReader
 from shardtools.shards.samples import repeated_key
-from shardtools.shards.sidecar import Sidecar, columns_of
-from shardtools.shards.table import concatenate
+from shardtools.shards.sidecar import Sidecar
+from shardtools.shards.table import ShardTable
 from shardtools.storage import get_storage
 
 JOB: Mapping[str, Any] = {"program": "htindex"}
@@ -36,12 +39,10 @@ def index_shard(url: str, check: Callable[[], object] = lambda: None) -> Sidecar
         for block in _blocks(reader):
             check()
             tables.append(block.table)
-            checksums.append(_checksums(block))
+            checksums.append(checksums_of(block))
         size, checksum = reader.measured()
-    table = concatenate(tables)
-    columns = {**columns_of(table), "crc32": np.concatenate([np.empty(0, np.uint32), *checksums])}
-    no_entries = np.empty((0, 2), np.int64)
-    return Sidecar(size, checksum, table.fields, table.other, columns, no_entries, JOB, reader.packing)
+    table = replace(ShardTable.join(tables), crc32=join(checksums, np.uint32))
+    return Sidecar(size, checksum, table, np.empty((0, 2), np.int64), JOB, reader.packing)
 
 
 def quick_index(url: str) -> Sidecar:
@@ -54,8 +55,8 @@ def quick_index(url: str) -> Sidecar:
     table = scan_headers(url)
     if table is None:
         with ShardReader(url) as reader:
-            table = concatenate([block.table for block in _blocks(reader)])
-    return Sidecar(size, "", table.fields, table.other, columns_of(table), np.empty((0, 2), np.int64), JOB, "tar")
+            table = ShardTable.join([block.table for block in _blocks(reader)])
+    return Sidecar(size, "", table, np.empty((0, 2), np.int64), JOB, "tar")
 
 
 def _blocks(reader: ShardReader) -> Iterator[Block]:
@@ -66,7 +67,8 @@ def _blocks(reader: ShardReader) -> Iterator[Block]:
         yield block
 
 
-def _checksums(block: Block) -> Any:
+def checksums_of(block: Block) -> npt.NDArray[np.uint32]:
+    """Return the CRC-32 of the data of each member of a block."""
     starts = (block.table.offset - block.base).tolist()
     stops = (block.table.offset - block.base + block.table.size).tolist()
     found = [crc32(block.buffer[start:stop]) for start, stop in zip(starts, stops, strict=True)]

@@ -101,17 +101,15 @@ class IndexedShard:
     sidecar: Sidecar
     foreign: bool = False
 
-    @cached_property
+    @property
     def table(self) -> ShardTable:
         """The table of the shard."""
-        return self.sidecar.table()
+        return self.sidecar.table
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes in memory, with its table."""
-        table = self.table
-        columns = (table.start, table.stop, table.first, table.field, table.offset, table.size, table.keys.ends)
-        return sum(column.nbytes for column in (*columns, *self.sidecar.columns.values()))
+        """Bytes that its table takes in memory."""
+        return self.table.nbytes
 
     @cached_property
     def packing(self) -> Packing:
@@ -126,8 +124,12 @@ class IndexedShard:
     @cached_property
     def checksums(self) -> Ints | None:
         """The CRC-32 of each member's data; None where they are not known."""
-        known = self.sidecar.columns.get("crc32")
+        known = self.table.crc32
         return None if known is None else known.astype(np.int64)
+
+    @cached_property
+    def _heads(self) -> Ints:
+        return self.table.heads
 
     @property
     def can_enter(self) -> bool:
@@ -183,12 +185,7 @@ class IndexedShard:
 
     def damaged(self, member: int) -> CorruptError:
         """Return the error for a member whose data do not have the checksum that the sidecar has."""
-        return wrong_checksum(self.url, self.name(member))
-
-    def name(self, member: int) -> str:
-        """Return the name of a member."""
-        sample = int(np.searchsorted(self.table.first, member, side="right")) - 1
-        return f"{self.table.keys[sample]}.{self.table.fields[self.table.field[member]]}"
+        return wrong_checksum(self.url, self.table.name(member))
 
     def _read_with_headers(self, members: Ints) -> Uncut:
         """Return the data of members of a plain shard, of which each must stand behind the header that it should.
@@ -199,7 +196,7 @@ class IndexedShard:
         looked_at = np.concatenate((members, last + 1))
         offset, size = self.table.offset[looked_at], self.table.size[looked_at]
         size[len(members) :] = 0
-        heads = self.sidecar.columns["head"].astype(np.int64)[looked_at]
+        heads = self._heads[looked_at]
         found = self._read_spans(offset - heads, offset + size)
         headers = Uncut(found.bodies, found.body, found.low, found.low + heads).cut()
         check_headers(self.url, self.table, looked_at, cast(list[bytes], headers))

@@ -1,6 +1,8 @@
-"""The file of a shard and the columns of its sidecar, as they grow; shared by all that writes shards.
+"""The file of a shard and the columns of its sidecar, as they grow; shared by all that write shards.
 
-parts of the tar file -> packer -> sink, checksum          columns of the samples -> Sidecar
+    parts of the tar file -> packer -> sink, checksum          tables of samples -> Sidecar
+
+`SpanWriter` takes samples of other shards as they are, headers included; ``writer.py`` composes new ones.
 """
 
 from __future__ import annotations
@@ -15,25 +17,30 @@ from shardtools.shards import tar
 from shardtools.shards.columns import join
 from shardtools.shards.compression import crc32
 from shardtools.shards.packers import packer_for
-from shardtools.shards.sidecar import Sidecar, narrow
+from shardtools.shards.sidecar import Sidecar, from_columns, narrow, to_columns
+from shardtools.shards.table import ShardTable
 from shardtools.storage import Sink
+from shardtools.types import Ints
 
-_COLUMNS = ("key_data", "key_length", "members", "lead", "head", "size", "field", "crc32")
+_COLUMNS = ("key_data", "key_length", "members", "head", "size", "field", "crc32")
+
+_SMALL = 1 << 10
+"""Mean bytes of a span below which spans are joined rather than given to the system in parts."""
 
 
 class ShardOutput:
-    """Takes the samples of a shard in order: what is known of them, and the parts of the tar file that they are.
+    """Takes the samples of a shard in order: their tables, and the parts of the tar file that they are.
 
-    ``codes`` numbers the names of the fields in the order in which the shard has them first. Parts that have fewer than
-    ``small`` bytes on average are joined before they are written.
+    The samples follow each other without a gap. Parts that have fewer than ``small`` bytes on average are joined before
+    they are written.
     """
 
     def __init__(self, sink: Sink, url: str, small: int):
         self._small = small
-        self.codes: dict[str, int] = {}
+        self._codes: dict[str, int] = {}
         self._sink = sink
         self._packer = packer_for(url)
-        self._columns: dict[str, list[npt.NDArray[Any]]] = {}
+        self._columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _COLUMNS}
         self._tar_size = self._filesize = self._checksum = 0
 
     @property
@@ -41,11 +48,20 @@ class ShardOutput:
         """Whether the parts of each sample must be written by themselves, because the shard is packed."""
         return self._packer.by_sample
 
-    def describe(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Append samples to the columns of the sidecar, all but ``lead``: nothing stands between our samples."""
-        lead = np.zeros(len(columns["members"]), np.uint8)
-        for name, column in {**columns, "lead": lead}.items():
-            self._columns.setdefault(name, []).append(column if column.dtype.itemsize < 8 else narrow(column))
+    def describe(self, table: ShardTable) -> None:
+        """Append samples to the columns of the sidecar. Their CRC-32 must be known."""
+        for name, column in {**to_columns(table), "field": self._renumber(table)}.items():
+            self._columns[name].append(narrow(column))
+
+    def _renumber(self, table: ShardTable) -> Ints:
+        """Return the column ``field`` with fields numbered in the order in which the shard has them first."""
+        first = np.full(len(table.fields), -1, np.int64)
+        first[table.field[::-1]] = np.arange(len(table.field) - 1, -1, -1)  # of several, the last one assigned stays
+        numbers = np.zeros(len(table.fields), np.int64)
+        for code in sorted(np.flatnonzero(first >= 0).tolist(), key=first.__getitem__):
+            numbers[code] = self._codes.setdefault(table.fields[code], len(self._codes))
+        renumbered: Ints = numbers[table.field]
+        return renumbered
 
     def write(self, parts: Sequence[Any]) -> None:
         """Append parts of the tar file, the last of which ends with a sample."""
@@ -55,12 +71,11 @@ class ShardOutput:
     def finish(self, job: Mapping[str, Any]) -> Sidecar:
         """Write the end and return the sidecar to be written once the shard is committed."""
         self._emit(self._packer.finish(tar.END + bytes(-(self._tar_size + len(tar.END)) % tar.RECORD)))
+        columns = {name: _joined(self._columns.pop(name)) for name in _COLUMNS}
         return Sidecar(
             filesize=self._filesize,
             checksum=f"crc32:{self._checksum:08x}",
-            fields=tuple(self.codes),
-            other=0,
-            columns={name: _joined(self._columns.pop(name, [])) for name in _COLUMNS},
+            table=from_columns(columns, tuple(self._codes), 0),
             entries=np.array(self._packer.entries, np.int64).reshape(-1, 2),
             job=job,
             packing=self._packer.packing,
@@ -80,5 +95,32 @@ class ShardOutput:
 
 def _joined(columns: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Return the parts of a column as one, in the widest of their types."""
-    widest = np.result_type(*columns) if columns else np.dtype(np.uint8)
-    return join(columns, widest.type)
+    return join(columns, np.result_type(*columns) if columns else np.uint8)
+
+
+class SpanWriter:
+    """Writes spans into the sink of a shard; `finish` returns the shard's sidecar, not yet written.
+
+    The shard and its sidecar depend on the samples alone, not on how many come at a time. ``count`` is the number of
+    samples so far.
+    """
+
+    def __init__(self, sink: Sink, url: str):
+        self._output = ShardOutput(sink, url, _SMALL)
+        self.count = 0
+
+    @property
+    def by_sample(self) -> bool:
+        """Whether each sample must be given by itself, because the shard is packed."""
+        return self._output.by_sample
+
+    def add(self, table: ShardTable, spans: Sequence[Any]) -> None:
+        """Append samples, whose keys are those of no others; several ``spans`` may be one piece unless `by_sample`."""
+        self._output.describe(table)
+        self.count += len(table)
+        for some in ([span] for span in spans) if self.by_sample else [spans]:
+            self._output.write(some)
+
+    def finish(self, job: Mapping[str, Any]) -> Sidecar:
+        """Write the end and return the sidecar to be written once the shard is committed."""
+        return self._output.finish(job)

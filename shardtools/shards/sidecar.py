@@ -29,12 +29,11 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import LimitError, StaleTableError
-from shardtools.shards.columns import Texts
+from shardtools.shards.columns import Texts, with_zero
 from shardtools.shards.compression import Packing
 from shardtools.shards.npy import Header, load_npz
-from shardtools.shards.sidecar_check import find_fault
-from shardtools.shards.table import ShardTable
-from shardtools.shards.tar import BLOCK
+from shardtools.shards.sidecar_check import fault_of_columns, fault_of_ends, fault_of_facts
+from shardtools.shards.table import ShardTable, lay_out
 from shardtools.spec import beside
 from shardtools.storage import current_options, get_storage, read_optional
 from shardtools.types import Ints
@@ -43,76 +42,62 @@ VERSION = 1
 COLUMNS = ("key_data", "key_length", "members", "lead", "head", "size", "field")
 """What every sidecar has."""
 
+_FACTS = ("version", "filesize", "checksum", "fields", "other", "job")
+"""What the meta data of every sidecar have."""
+
 _WIDTH = 8
 """Bytes of a number in a table."""
-
-Columns = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Sidecar:
     """What the sidecar says of its shard.
 
-    ``filesize`` and ``checksum`` (``crc32:`` and 8 hexadecimal digits) are those of the shard as stored. ``entries``
-    has a row for each entry point. ``job`` says what wrote the shard. ``packing`` is None where it is not noted.
+    ``filesize`` and ``checksum`` (``crc32:`` and 8 hexadecimal digits) are those of the shard as stored, ``table`` is
+    its table. ``entries`` has a row for each entry point. ``job`` says what wrote the shard. ``packing`` is None where
+    it is not noted.
     """
 
     filesize: int
     checksum: str
-    fields: tuple[str, ...]
-    other: int
-    columns: Columns
+    table: ShardTable
     entries: Ints
     job: Mapping[str, Any]
     packing: Packing | None = None
 
     def __len__(self) -> int:
-        return len(self.columns["members"])
-
-    def count_fields(self) -> dict[str, int]:
-        """Return how many samples have each field, by name."""
-        counts = np.bincount(self.columns["field"], minlength=len(self.fields))
-        return {name: int(count) for name, count in sorted(zip(self.fields, counts, strict=True))}
-
-    def table(self) -> ShardTable:
-        """Return the table of the shard."""
-        columns = {name: self.columns[name].astype(np.int64) for name in COLUMNS if name != "key_data"}
-        size, head, lead = columns["size"], columns["head"], columns["lead"]
-        first = np.concatenate(([0], np.cumsum(columns["members"])))
-        padded = (size + BLOCK - 1) // BLOCK * BLOCK
-        gap = head.copy()
-        gap[first[:-1]] += lead
-        offset = np.cumsum(gap + padded) - padded
-        last = first[1:] - 1
-        return ShardTable(
-            keys=Texts(self.columns["key_data"], np.cumsum(columns["key_length"])),
-            start=offset[first[:-1]] - head[first[:-1]],
-            stop=offset[last] + padded[last],
-            first=first,
-            fields=self.fields,
-            field=columns["field"],
-            offset=offset,
-            size=size,
-            other=self.other,
-        )
+        return len(self.table)
 
 
-def columns_of(table: ShardTable) -> dict[str, npt.NDArray[Any]]:
-    """Return the columns of a table as a sidecar holds them; without checksums, which a table does not have."""
-    padded_stop = table.offset + (table.size + BLOCK - 1) // BLOCK * BLOCK
-    before = np.concatenate(([0], padded_stop[:-1]))[: len(table.offset)]
-    first = table.first[:-1]
-    before[first] = table.start
-    lead = table.start - np.concatenate(([0], table.stop[:-1]))[: len(table)]
-    return {
+def to_columns(table: ShardTable) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of a table as the file has them, but for ``lead``."""
+    columns: dict[str, npt.NDArray[Any]] = {
         "key_data": table.keys.data,
-        "key_length": np.diff(table.keys.ends, prepend=0),
-        "members": np.diff(table.first),
-        "lead": lead,
-        "head": table.offset - before,
+        "key_length": table.keys.sizes,
+        "members": table.counts,
+        "head": table.heads,
         "size": table.size,
         "field": table.field,
     }
+    if table.crc32 is not None:
+        columns["crc32"] = table.crc32
+    return columns
+
+
+def from_columns(columns: Mapping[str, npt.NDArray[Any]], fields: tuple[str, ...], other: int) -> ShardTable:
+    """Return the table that the columns of a file make, in which nothing is wrong; without ``lead`` it is 0."""
+    wide = {name: columns[name].astype(np.int64) for name in COLUMNS if name in columns and name != "key_data"}
+    return lay_out(
+        Texts(columns["key_data"], np.cumsum(wide["key_length"])),
+        wide["members"],
+        fields,
+        wide["field"],
+        wide["head"],
+        wide["size"],
+        lead=wide.get("lead"),
+        other=other,
+        crc32=columns["crc32"].astype(np.uint32) if "crc32" in columns else None,
+    )
 
 
 def narrow(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -131,18 +116,20 @@ def sidecar_url(url: str) -> str:
 
 def dump(sidecar: Sidecar) -> bytes:
     """Return the sidecar as the bytes of its file."""
+    table = sidecar.table
     meta = {
         "version": VERSION,
         "filesize": sidecar.filesize,
         "checksum": sidecar.checksum,
-        "fields": list(sidecar.fields),
-        "other": sidecar.other,
+        "fields": list(table.fields),
+        "other": table.other,
         "job": dict(sidecar.job),
     }
     if sidecar.packing is not None:
         meta["packing"] = sidecar.packing
     text = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
-    arrays = {name: narrow(column) for name, column in sidecar.columns.items()}
+    lead = table.start - with_zero(table.stop)[:-1]
+    arrays = {name: narrow(column) for name, column in {**to_columns(table), "lead": lead}.items()}
     arrays["entries"] = sidecar.entries
     arrays["meta"] = np.frombuffer(text, np.uint8)
     file = io.BytesIO()
@@ -163,26 +150,21 @@ def parse(data: bytes, url: str) -> Sidecar:
     try:
         columns = load_npz(data, lambda headers: _check_headers(headers, url))
         meta = json.loads(columns.pop("meta").tobytes())
-        version = meta["version"]
-        if not isinstance(meta["fields"], list):
+        facts = {"packing": None, **{name: meta[name] for name in _FACTS}, **meta}
+        if not isinstance(facts["fields"], list):
             raise ValueError("its fields are no list")
-        sidecar = Sidecar(
-            filesize=meta["filesize"],
-            checksum=meta["checksum"],
-            fields=tuple(meta["fields"]),
-            other=meta["other"],
-            columns={name: column for name, column in columns.items() if name in (*COLUMNS, "crc32")},
-            entries=columns["entries"].astype(np.int64),
-            job=meta["job"],
-            packing=meta.get("packing"),
-        )
+        entries = columns.pop("entries").astype(np.int64)
     except (MemoryError, SystemError, LimitError):  # which say nothing of the bytes
         raise
     except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged bytes
         raise StaleTableError("the sidecar is damaged", url=sidecar_url(url), fix="delete it") from error
-    if version != VERSION:
+    if (version := facts["version"]) != VERSION:
         raise StaleTableError(f"the sidecar has format {version}, not {VERSION}", url=sidecar_url(url), fix="delete it")
-    if wrong := find_fault(sidecar):
+    if wrong := fault_of_facts(facts) or fault_of_columns(columns, len(facts["fields"])):
+        raise StaleTableError(f"the sidecar is wrong: {wrong}", url=sidecar_url(url), fix="delete it")
+    table = from_columns(columns, tuple(facts["fields"]), facts["other"])
+    sidecar = Sidecar(facts["filesize"], facts["checksum"], table, entries, facts["job"], facts["packing"])
+    if wrong := fault_of_ends(sidecar):
         raise StaleTableError(f"the sidecar is wrong: {wrong}", url=sidecar_url(url), fix="delete it")
     return sidecar
 

@@ -1,7 +1,7 @@
 """Whether what a sidecar says can be true of a shard: the one check of it, before anything of it is used.
 
-    Sidecar, parsed -> numbers in range, columns of the right lengths -> spans inside the shard, one after the other
-      -> names that a scan could have found -> no fault
+    facts and columns, parsed -> numbers in range, columns of the right lengths -> names that a scan could have found
+      -> Sidecar -> spans inside the shard, one after the other -> no fault
 
 The columns hold distances, so that spans that overlap cannot even be written down, if no distance is negative.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shardtools.shards.names import wrong_fields
 from shardtools.shards.table import repeated_fields
@@ -31,34 +32,35 @@ _NO_SAMPLE = "an entry point is not where a sample begins"
 _SLASH, _DOT = b"/."
 
 
-def find_fault(sidecar: Sidecar) -> str:
-    """Return what cannot be true, "" if all can. The columns must be whole numbers of one dimension.
-
-    A shard that is not packed must have room for all of its samples.
-    """
-    return _fault_of_meta(sidecar) or _fault_of_columns(sidecar) or _fault_of_keys(sidecar) or _fault_of_ends(sidecar)
-
-
-def _fault_of_meta(sidecar: Sidecar) -> str:
+def fault_of_facts(facts: Mapping[str, Any]) -> str:
+    """Return what cannot be true of the facts of a sidecar, "" if all can; ``fields`` must be a list."""
     for name in ("filesize", "other"):
-        value = getattr(sidecar, name)
+        value = facts[name]
         if type(value) is not int or not 0 <= value < _MOST:
             return f"{name} is no number of things"
-    if not isinstance(sidecar.checksum, str) or not _CHECKSUM.fullmatch(sidecar.checksum):
+    if not isinstance(facts["checksum"], str) or not _CHECKSUM.fullmatch(facts["checksum"]):
         return "its checksum is none"
-    if sidecar.packing not in (None, "tar", "gzip", "zstd"):
+    if facts["packing"] not in (None, "tar", "gzip", "zstd"):
         return "its packing is not known"
-    if not isinstance(sidecar.job, Mapping):
+    if not isinstance(facts["job"], Mapping):
         return "its job is no object"
-    if not all(isinstance(name, str) for name in sidecar.fields) or len({*sidecar.fields}) < len(sidecar.fields):
+    fields = facts["fields"]
+    if not all(isinstance(name, str) for name in fields) or len({*fields}) < len(fields):
         return "its fields are no different texts"
-    if wrong := wrong_fields(sidecar.fields):
+    if wrong := wrong_fields(fields):
         return f"a field cannot be called {wrong[0]!r}"
     return ""
 
 
-def _fault_of_columns(sidecar: Sidecar) -> str:
-    columns = sidecar.columns
+def fault_of_columns(columns: Mapping[str, npt.NDArray[Any]], fields: int) -> str:
+    """Return what cannot be true of the columns of a sidecar with so many fields, "" if all can.
+
+    The columns must be whole numbers of one dimension.
+    """
+    return _fault_of_numbers(columns, fields) or _fault_of_keys(columns)
+
+
+def _fault_of_numbers(columns: Mapping[str, npt.NDArray[Any]], fields: int) -> str:
     for name, column in columns.items():
         if len(column) and (column.min() < 0 or float(column.max()) * len(column) >= _MOST):
             return f"a number in {name} is out of range"
@@ -70,19 +72,19 @@ def _fault_of_columns(sidecar: Sidecar) -> str:
     counts = columns["members"].astype(np.int64)
     if (samples and counts.min() < 1) or int(counts.sum()) != members:
         return "samples and members do not fit together"
-    if members and int(columns["field"].max()) >= len(sidecar.fields):
+    if members and int(columns["field"].max()) >= fields:
         return "a field has a number that none has"
     if "crc32" in columns and members and int(columns["crc32"].max()) >> 32:
         return "a number in crc32 is out of range"
     head, lead = columns["head"].astype(np.int64), columns["lead"].astype(np.int64)
     if members and (head.min() < BLOCK or (head % BLOCK).any() or (lead % BLOCK).any()):
         return "its headers are no tar blocks"
-    again = repeated_fields(counts, columns["field"].astype(np.int64), len(sidecar.fields))
+    again = repeated_fields(counts, columns["field"].astype(np.int64), fields)
     return "a sample has a field twice" if len(again) else ""
 
 
-def _fault_of_keys(sidecar: Sidecar) -> str:
-    data, lengths = sidecar.columns["key_data"], sidecar.columns["key_length"].astype(np.int64)
+def _fault_of_keys(columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    data, lengths = columns["key_data"], columns["key_length"].astype(np.int64)
     if int(lengths.sum()) != len(data) or (len(lengths) and lengths.min() < 1):
         return "its keys and their lengths do not fit together"
     return "" if are_keys(data, np.cumsum(lengths)) else "a key is none that a sample can have"
@@ -109,12 +111,13 @@ def are_keys(data: Bytes, ends: Ints) -> bool:
     return not ((data[starts] == _DOT) & (data[second] == _SLASH)).any()
 
 
-def _fault_of_ends(sidecar: Sidecar) -> str:
-    """Look at where the samples end, and at the entry points."""
-    columns, entries = sidecar.columns, sidecar.entries
-    size = columns["size"].astype(np.int64)
-    heads = int(columns["head"].sum(dtype=np.int64)) + int(columns["lead"].sum(dtype=np.int64))
-    stop = heads + int(((size + BLOCK - 1) // BLOCK * BLOCK).sum())
+def fault_of_ends(sidecar: Sidecar) -> str:
+    """Return what cannot be true of where the samples end, and of the entry points, "" if all can.
+
+    A shard that is not packed must have room for all of its samples.
+    """
+    table, entries = sidecar.table, sidecar.entries
+    stop = int(table.stop[-1]) if len(table) else 0
     if sidecar.packing == "tar" and (stop > sidecar.filesize or len(entries)):
         return "its samples do not lie in the shard" if stop > sidecar.filesize else "a plain shard has entry points"
     if not len(entries):
@@ -122,6 +125,6 @@ def _fault_of_ends(sidecar: Sidecar) -> str:
     inside = (entries >= 0).all() and entries[-1, 0] < stop and entries[-1, 1] < sidecar.filesize
     if not inside or (np.diff(entries, axis=0) <= 0).any():
         return "its entry points do not lie in the shard, one after the other"
-    start = sidecar.table().start
+    start = table.start
     rows = np.minimum(np.searchsorted(start, entries[:, 0]), len(start) - 1)
     return "" if entries[0, 0] == 0 and (start[rows] == entries[:, 0]).all() else _NO_SAMPLE

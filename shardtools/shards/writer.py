@@ -7,31 +7,35 @@ The same samples give the same bytes, always: members come as they are added, wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate, chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
 
 from shardtools.errors import DuplicateKeyError
 from shardtools.shards import tar
+from shardtools.shards.columns import Texts
 from shardtools.shards.compression import crc32
 from shardtools.shards.names import encode_name
 from shardtools.shards.output import ShardOutput
 from shardtools.shards.reader import SeenKeys
 from shardtools.shards.samples import Layout, Members
 from shardtools.shards.sidecar import Sidecar
+from shardtools.shards.table import ShardTable, lay_out
 from shardtools.storage import Sink
 
 _BATCH_BYTES = 2 << 20
 _BATCH_MEMBERS = 4096
 _SMALL = 16 << 10
 """Parts of fewer bytes on average are joined: a copy costs less than calls that each let go of Python's lock."""
+_PARTS = 3
+"""Parts of the tar file that a member is: header, data, padding."""
 _PADDING = [bytes(-size % tar.BLOCK) for size in range(tar.BLOCK)]
 
 
-class Batch:
-    """Some samples to be written: their keys and layouts, and the data of all members with their CRC-32.
+class NewSamples:
+    """Some samples composed of records: their keys and layouts, and the data of all members with their CRC-32.
 
     ``size`` is the number of bytes of these data.
     """
@@ -57,8 +61,8 @@ class Batch:
         self.checksums += map(crc32, values)
         self.size += sum(map(len, values))
 
-    def extend(self, other: Batch) -> None:
-        """Append the samples of another batch."""
+    def extend(self, other: NewSamples) -> None:
+        """Append the samples of another one."""
         self.keys += other.keys
         self.layouts += other.layouts
         self.values += other.values
@@ -72,6 +76,29 @@ class Batch:
             members = slice(first[row], first[row + 1])
             self.size -= sum(map(len, self.values[members]))
             del self.keys[row], self.layouts[row], self.values[members], self.checksums[members]
+
+    def build(self) -> tuple[ShardTable, list[Any]]:
+        """Return their table, end to end, and what they are in a tar file: header, data, padding of each member."""
+        codes: dict[str, int] = {}
+        fields = chain.from_iterable([layout.fields for layout in self.layouts])
+        field = np.array([codes.setdefault(name, len(codes)) for name in fields], np.int64)
+        keys, sizes = list(map(encode_name, self.keys)), list(map(len, self.values))
+        names = [key + suffix for key, layout in zip(keys, self.layouts, strict=True) for suffix in layout.suffixes]
+        headers = tar.build_headers(names, sizes)
+        parts: list[Any] = [None] * (_PARTS * len(sizes))
+        parts[0::_PARTS] = headers
+        parts[1::_PARTS] = self.values
+        parts[2::_PARTS] = [_PADDING[size % tar.BLOCK] for size in sizes]
+        table = lay_out(
+            Texts.of(keys),
+            np.array([len(layout.fields) for layout in self.layouts], np.int64),
+            tuple(codes),
+            field,
+            np.array(list(map(len, headers)), np.int64),
+            np.array(sizes, np.int64),
+            crc32=np.array(self.checksums, np.uint32),
+        )
+        return table, parts
 
 
 class ShardWriter:
@@ -88,7 +115,7 @@ class ShardWriter:
         self._output = ShardOutput(sink, url, _SMALL)
         self._on_repeat = on_repeat or self._refuse_repeat
         self._seen = SeenKeys()
-        self._batch = Batch()
+        self._waiting = NewSamples()
         self.count = 0
 
     def add(self, key: str, members: Members) -> None:
@@ -97,16 +124,13 @@ class ShardWriter:
         Raises:
             DuplicateKeyError: the shard has a sample with this key already (raised by this or a later call).
         """
-        batch = self._batch
-        batch.add(key, members)
-        if batch.size >= _BATCH_BYTES or len(batch.values) >= _BATCH_MEMBERS:
-            self.flush()
+        self._waiting.add(key, members)
+        self._flush_if_large()
 
-    def add_batch(self, batch: Batch) -> None:
-        """Append the samples of a batch; see `add`."""
-        self._batch.extend(batch)
-        if self._batch.size >= _BATCH_BYTES or len(self._batch.values) >= _BATCH_MEMBERS:
-            self.flush()
+    def add_all(self, samples: NewSamples) -> None:
+        """Append several samples; see `add`."""
+        self._waiting.extend(samples)
+        self._flush_if_large()
 
     def finish(self, job: Mapping[str, Any]) -> Sidecar:
         """Write what is left and return the sidecar to be written once the shard is committed."""
@@ -118,49 +142,25 @@ class ShardWriter:
             "two samples of the shard have this key", url=self.url, member=key, fix="give each sample a key of its own"
         )
 
+    def _flush_if_large(self) -> None:
+        if self._waiting.size >= _BATCH_BYTES or len(self._waiting.values) >= _BATCH_MEMBERS:
+            self.flush()
+
     def flush(self) -> None:
         """Write the samples that wait; afterwards `count` is right."""
-        batch, self._batch = self._batch, Batch()
-        if repeated := self._seen.add(batch.keys):
+        samples, self._waiting = self._waiting, NewSamples()
+        if repeated := self._seen.add(samples.keys):
             for row in reversed(repeated):
-                self._on_repeat(batch.keys[row])
-            batch.remove(repeated)
-        if batch:
-            keys = list(map(encode_name, batch.keys))
-            names = [
-                key + suffix for key, layout in zip(keys, batch.layouts, strict=True) for suffix in layout.suffixes
-            ]
-            sizes = list(map(len, batch.values))
-            headers = tar.build_headers(names, sizes)
-            self._record(batch, keys, headers, sizes)
-            self._write(batch, headers, sizes)
-            self.count += len(keys)
+                self._on_repeat(samples.keys[row])
+            samples.remove(repeated)
+        if samples:
+            table, parts = samples.build()
+            self._output.describe(table)
+            for some in parts_of_samples(table, parts) if self._output.by_sample else [parts]:
+                self._output.write(some)
+            self.count += len(samples)
 
-    def _record(self, added: Batch, keys: Sequence[bytes], headers: Sequence[memoryview], sizes: Sequence[int]) -> None:
-        """Append the batch to the columns of the sidecar."""
-        codes = self._output.codes
-        fields = chain.from_iterable([layout.fields for layout in added.layouts])
-        columns = {
-            "key_data": np.frombuffer(b"".join(keys), np.uint8),
-            "key_length": np.array(list(map(len, keys))),
-            "members": np.array([len(layout.fields) for layout in added.layouts]),
-            "head": np.array(list(map(len, headers))),
-            "size": np.array(sizes),
-            "field": np.array([codes.setdefault(field, len(codes)) for field in fields]),
-            "crc32": np.array(added.checksums, np.uint32),
-        }
-        self._output.describe(columns)
 
-    def _write(self, batch: Batch, headers: Sequence[memoryview], sizes: Sequence[int]) -> None:
-        parts: list[Any] = [None] * (3 * len(sizes))
-        parts[0::3] = headers
-        parts[1::3] = batch.values
-        parts[2::3] = [_PADDING[size % tar.BLOCK] for size in sizes]
-        if not self._output.by_sample:
-            self._output.write(parts)
-            return
-        at = 0
-        for layout in batch.layouts:
-            after = at + 3 * len(layout.fields)
-            self._output.write(parts[at:after])
-            at = after
+def parts_of_samples(table: ShardTable, parts: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield for each sample its parts of the tar file, as `NewSamples.build` returns them for all."""
+    return (parts[_PARTS * low : _PARTS * high] for low, high in pairwise(table.first.tolist()))

@@ -31,7 +31,7 @@ def test_shards_of_others(tmp_path: Path, ending: str) -> None:
     assert [entry["nsamples"] for entry in manifest["shardlist"]] == [20, 20, 20]
     for shard in range(3):
         sidecar = read_sidecar(str(tmp_path / f"in-{shard}.{ending}"), None)
-        assert sidecar is not None and len(sidecar) == 20 and sidecar.fields == ("cls", "txt")
+        assert sidecar is not None and len(sidecar) == 20 and sidecar.table.fields == ("cls", "txt")
     assert index(tmp_path, "--check", spec).out.startswith(f"{spec}: 3 shards, 60 samples, all right in ")
     dataset = shardtools.open(str(tmp_path / spec))
     assert dataset[41]["key"] == "2/0001" and dataset[41]["cls"] == b"1"

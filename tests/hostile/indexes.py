@@ -22,7 +22,7 @@ Rows = list[tuple[Any, ...]]
 
 def dali_index(folder: Path) -> bytes:
     url = f"{folder}/x-0.tar"
-    return dali.dump_index(index_shard(url).table(), url)
+    return dali.dump_index(index_shard(url).table, url)
 
 
 @st.composite
@@ -45,7 +45,7 @@ def dali_indexes(draw: st.DrawFn, good: bytes) -> bytes:
 
 def energon_rows(folder: Path) -> tuple[Rows, Rows]:
     """Return the rows of samples and of their parts."""
-    table = index_shard(f"{folder}/x-0.tar").table()
+    table = index_shard(f"{folder}/x-0.tar").table
     keys = table.keys.decode()
     samples: Rows = [(0, i, key, 0, 0) for i, key in enumerate(keys)]
     parts: Rows = []

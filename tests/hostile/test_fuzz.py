@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 import shardtools
 from shardtools.errors import OutputBusyError
 from shardtools.jobs.exchange.collect import CollectTask, collect
+from shardtools.jobs.exchange.duplicates import DuplicatePolicy
 from shardtools.jobs.exchange.gather import GatherTask, gather
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.notes import GatherPlan, read_plan, write_plan
-from shardtools.jobs.exchange.same import Treatment
 from shardtools.jobs.exclusive import exclusive
 from shardtools.jobs.target import Target
 from shardtools.shards.sidecar import sidecar_url
@@ -308,7 +308,8 @@ def test_mark_of_a_job(folder: Path) -> None:
 def gather_task(place: Path, number: int) -> GatherTask:
     fingerprint = "f" * 32
     target = Target(f"{place}/out-{number}.tar", overwrite=True)
-    return GatherTask(f"{place}/plan.npz", number, target, Treatment(), 1 << 20, fingerprint, fingerprint, "htsort")
+    policy = DuplicatePolicy()
+    return GatherTask(f"{place}/plan.npz", number, target, policy, 1 << 20, fingerprint, fingerprint, "htsort")
 
 
 def test_plan_and_runs_of_an_exchange(folder: Path, spill: tuple[Path, CollectTask]) -> None:

@@ -13,7 +13,7 @@ from distributed import Client
 
 from shardtools.jobs.exchange.exchange import run_exchange
 from shardtools.jobs.exchange.keying import Keying
-from shardtools.jobs.exchange.planning import Exchange, plan_exchange
+from shardtools.jobs.exchange.plan import Exchange, plan_exchange
 from shardtools.jobs.map import map_shards
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.script import read_script

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,8 @@ def test_a_damaged_sample_of_a_packed_shard(tmp_path: Path) -> None:
     url = str(tmp_path / "in-0.tar.zst")
     sidecar, other = read_sidecar(url, None), read_sidecar(str(tmp_path / "other-0.tar.zst"), None)
     assert sidecar is not None and other is not None
-    crc = {**sidecar.columns, "crc32": other.columns["crc32"]}
-    Path(url + ".index.npz").write_bytes(dump(type(sidecar)(**{**vars(sidecar), "columns": crc})))
+    table = replace(sidecar.table, crc32=other.table.crc32)
+    Path(url + ".index.npz").write_bytes(dump(replace(sidecar, table=table)))
     found = ids(make(str(tmp_path / "in-@1.tar.zst"), fields=("id", "txt"), on_error="skip"))
     assert sorted(i for batch in found for i in batch) == [i for i in range(40) if i != 7]
 

@@ -20,7 +20,7 @@ from shardtools.errors import CorruptError, ShardError, SpecError, TruncatedErro
 from shardtools.shards.compression import crc32, is_packed, unpack
 from shardtools.shards.packers import ENTRY_EVERY, GzipPacker, Packer, ZstdPacker, packer_for
 from shardtools.shards.reader import read_blocks
-from shardtools.shards.table import concatenate
+from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import RECORD
 from tests import tars
 from tests.tars import files, make_tar
@@ -83,7 +83,7 @@ def test_every_entry_point_can_be_entered(tmp_path: Path, name: str) -> None:
     sidecar = tars.write(tmp_path / name, some_records(sizes))
     packed = (tmp_path / name).read_bytes()
     plain = unpacked(packed)
-    table = sidecar.table()
+    table = sidecar.table
     starts, stops = set(table.start.tolist()), table.stop.tolist()
     assert sidecar.entries[0, 0] == 0
     for at, entry in sidecar.entries.tolist():
@@ -284,7 +284,7 @@ def test_a_large_shard_is_read_from_any_entry(tmp_path: Path) -> None:
     """What a view of the dataset does: fetch from the entry before a sample, inflate, and take the sample's span."""
     path = tmp_path / "a.tgz"
     sidecar = tars.write(path, some_records([3000] * 500))
-    table = concatenate([block.table for block in read_blocks(str(path))])
+    table = ShardTable.join([block.table for block in read_blocks(str(path))])
     packed = path.read_bytes()
     for i in (0, 1, 250, 499):
         at, entry = sidecar.entries[np.searchsorted(sidecar.entries[:, 0], table.start[i], "right") - 1].tolist()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns, content_hash, join_columns
+from shardtools.jobs.exchange.cuts import cuts, ranks
 from shardtools.jobs.exchange.order import (
     RandomOrder,
     order_of_float,
@@ -20,9 +21,10 @@ from shardtools.jobs.exchange.order import (
     prefixes,
     reversed_order,
 )
-from shardtools.jobs.exchange.plan import cuts, ranks
 from shardtools.jobs.exchange.run import write_run
+from shardtools.jobs.exchange.run_table import PLACE, RunTable, content_hash
 from shardtools.shards.columns import Texts
+from shardtools.shards.table import lay_out
 
 TEXTS = st.lists(st.binary(max_size=20), max_size=30)
 FEW_TEXTS = st.lists(st.text("ab\0", max_size=12).map(str.encode), max_size=40)
@@ -77,80 +79,100 @@ def test_prefixes(texts: list[bytes]) -> None:
     assert prefixes(column.data, column.starts, column.ends).tolist() == expected
 
 
-def columns_of(texts: list[bytes]) -> Columns:
+def samples_of(texts: list[bytes]) -> RunTable:
     """Return samples with these orders, and one or two members each."""
     counts = np.array([1 + len(text) % 2 for text in texts], np.int64)
-    members = np.zeros(int(counts.sum()), MEMBER)
-    members["head"] = 512
-    members["size"] = np.arange(len(members)) * 7 % 513
-    members["field"] = np.arange(len(members)) % 3
-    members["crc32"] = np.arange(len(members)) * 12345 % 2**32
+    rows = np.arange(int(counts.sum()))
+    table = lay_out(
+        Texts.of([b"name-%d" % i for i in range(len(texts))]),
+        counts,
+        ("a", "b", "c"),
+        rows % 3,
+        np.full(len(rows), 512),
+        rows * 7 % 513,
+        crc32=(rows * 12345 % 2**32).astype(np.uint32),
+    )
     places = np.zeros(len(texts), PLACE)
     places["index"] = np.arange(len(texts))
-    first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    ends = np.concatenate(([0], np.cumsum(512 + -(-members["size"].astype(np.int64) // 512) * 512)))
-    sizes = np.diff(ends[first])
-    names = Texts.of([b"name-%d" % i for i in range(len(texts))])
-    sums = np.arange(len(texts), dtype=np.uint64) * 99
-    return Columns(Texts.of(texts), names, places, sizes, sums, first, members, ("a", "b", "c"))
+    return RunTable(table, Texts.of(texts), places, np.arange(len(texts), dtype=np.uint64) * 99)
 
 
-def same(a: Columns, b: Columns) -> bool:
-    return (
-        a.orders.tolist() == b.orders.tolist()
-        and a.names.tolist() == b.names.tolist()
-        and bool(
-            np.array_equal(a.places, b.places) and np.array_equal(a.sizes, b.sizes) and np.array_equal(a.sums, b.sums)
-        )
-        and [a.fields[i] for i in a.members["field"]] == [b.fields[i] for i in b.members["field"]]
-        and bool(np.array_equal(a.members[["head", "size", "crc32"]], b.members[["head", "size", "crc32"]]))
-        and bool(np.array_equal(a.first, b.first))
-    )
+def facts(samples: RunTable) -> list[object]:
+    """Return all that is known of samples, wherever their spans are."""
+    table = samples.table
+    assert table.crc32 is not None
+    numbers = (table.spans, table.first, table.heads, table.size, table.crc32, samples.places, samples.sums)
+    names = [table.fields[code] for code in table.field.tolist()]
+    return [samples.orders.tolist(), table.keys.tolist(), names, *(column.tolist() for column in numbers)]
 
 
-class TestColumns:
+class TestRunTable:
     @given(TEXTS, st.randoms(use_true_random=False))
     def test_take_and_join(self, texts: list[bytes], choose: random.Random) -> None:
-        columns = columns_of(texts)
+        samples = samples_of(texts)
         rows = np.array(choose.sample(range(len(texts)), len(texts)), np.int64)
-        taken = columns.take(rows)
-        assert taken.names.tolist() == [b"name-%d" % row for row in rows]
+        taken = samples.take(rows)
+        assert taken.table.keys.tolist() == [b"name-%d" % row for row in rows]
+        assert taken.table.start.tolist() == samples.table.start[rows].tolist()
         back = taken.take(np.argsort(rows, kind="stable"))
-        assert same(back, columns)
+        assert facts(back) == facts(samples)
         middle = len(texts) // 2
-        parts = [columns.take(np.arange(middle)), columns.take(np.arange(middle, len(texts)))]
-        assert same(join_columns(parts), columns)
+        parts = [samples.take(np.arange(middle)), samples.take(np.arange(middle, len(texts)))]
+        assert facts(RunTable.join(parts)) == facts(samples)
+
+    @given(TEXTS, st.randoms(use_true_random=False))
+    def test_a_slice_is_what_take_gives(self, texts: list[bytes], choose: random.Random) -> None:
+        samples = samples_of(texts)
+        start, stop = sorted(choose.choices(range(len(texts) + 1), k=2))
+        some, taken = samples.table.slice(start, stop), samples.take(np.arange(start, stop)).table
+        assert facts(replace(samples, table=some)) == facts(replace(samples, table=taken))
+        assert (some.start.tolist(), some.offset.tolist()) == (taken.start.tolist(), taken.offset.tolist())
+        assert samples.orders.slice(start, stop).tolist() == texts[start:stop]
+
+    def test_fields_are_numbered_anew_where_tables_are_joined(self) -> None:
+        one = samples_of([b"a", b"b"])
+        other = replace(one, table=replace(one.table, fields=("c", "b", "x")))
+        both = RunTable.join([one, other])
+        assert both.table.fields == ("a", "b", "c", "x")
+        assert facts(both)[2] == facts(one)[2] + facts(other)[2]
 
     @given(TEXTS, st.randoms(use_true_random=False))
     def test_the_hash_of_the_content(self, texts: list[bytes], choose: random.Random) -> None:
-        columns = columns_of(texts)
+        table = samples_of(texts).table
         rows = np.array(choose.sample(range(len(texts)), len(texts)), np.int64)
-        whole = content_hash(columns)
-        assert content_hash(columns.take(rows)) == whole
-        parts = [columns.take(rows[: len(rows) // 3]), columns.take(rows[len(rows) // 3 :])]
+        whole = content_hash(table)
+        assert content_hash(table.take(rows)) == whole
+        parts = [table.take(rows[: len(rows) // 3]), table.take(rows[len(rows) // 3 :])]
         assert sum(map(content_hash, parts)) % 2**64 == whole
         if len(texts):
-            assert content_hash(columns.take(rows[1:])) != whole
-            assert content_hash(columns.take(np.append(rows, rows[0]))) != whole
-            changed = columns.members.copy()
-            changed["crc32"][-1] ^= 1
-            other = Columns(*[*vars(columns).values()][:6], changed, columns.fields)
-            assert content_hash(other) != whole
+            assert content_hash(table.take(rows[1:])) != whole
+            assert content_hash(table.take(np.append(rows, rows[0]))) != whole
+            assert table.crc32 is not None
+            changed = table.crc32.copy()
+            changed[-1] ^= 1
+            assert content_hash(replace(table, crc32=changed)) != whole
+
+    def test_the_hash_of_the_content_does_not_change(self) -> None:
+        """It is in the sidecars and manifests of jobs that were run before."""
+        assert content_hash(samples_of([b"", b"a", b"bc", b"\xff" * 20]).table) == GOLDEN
+
+
+GOLDEN = 513682725901934414
 
 
 @settings(max_examples=20, deadline=None)
 @given(TEXTS)
 def test_any_part_of_a_run_can_be_read(tmp_path_factory: object, texts: list[bytes]) -> None:
     folder: Path = tmp_path_factory.mktemp("runs")  # type: ignore[attr-defined]
-    columns = columns_of(sorted(texts))
-    data = [bytes([65 + i % 26]) * int(size) for i, size in enumerate(columns.sizes)]
-    run = write_run(str(folder / "run"), columns, [data])
+    samples = samples_of(sorted(texts))
+    data = [bytes([65 + i % 26]) * int(size) for i, size in enumerate(samples.table.spans)]
+    run = write_run(str(folder / "run"), samples, [data])
     assert run.read_orders().tolist() == sorted(texts)
     assert (folder / "run").stat().st_size == run.filesize
     for start, stop in {(0, len(texts)), (0, len(texts) // 2), (len(texts) // 2, len(texts)), (len(texts) // 3,) * 2}:
-        found, at = run.read_columns(start, stop)
-        assert same(found, columns.take(np.arange(start, stop)))
-        assert at == sum(map(len, data[:start]))
+        found = run.read_table(start, stop)
+        assert facts(found) == facts(samples.take(np.arange(start, stop)))
+        assert found.table.start.tolist() == [sum(map(len, data[:row])) for row in range(start, stop)]
 
 
 class TestCuts:

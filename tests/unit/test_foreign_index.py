@@ -125,11 +125,11 @@ def foreign(shard: Path) -> ShardTable | None:
     """Return the table that the indexes beside a shard give, None if they are not used."""
     url = os.fspath(shard)
     found = read_foreign(url, shard.stat().st_size, EnergonIndex([url]))
-    return None if found is None else found.table()
+    return None if found is None else found.table
 
 
 def scanned(shard: Path) -> ShardTable:
-    return index_shard(os.fspath(shard)).table()
+    return index_shard(os.fspath(shard)).table
 
 
 def check(found: ShardTable | None, expected: ShardTable) -> None:
@@ -494,7 +494,7 @@ class TestEnergon:
         assert index.counts() == [7, 6]
         for url in urls:
             found = read_foreign(url, Path(url).stat().st_size, index)
-            check(None if found is None else found.table(), scanned(Path(url)))
+            check(None if found is None else found.table, scanned(Path(url)))
         assert EnergonIndex([*urls, str(tmp_path / "val/c.tar")]).counts() is None
 
     def test_packed_shards_are_counted(self, tmp_path: Path) -> None:

@@ -50,13 +50,13 @@ def check(path: Path, data: bytes) -> bool:
     """Check that both ways agree, also on what is wrong; return whether headers were enough."""
     path.write_bytes(data)
     try:
-        expected = index_shard(str(path)).table()
+        expected = index_shard(str(path)).table
     except ShardError as error:
         with pytest.raises(type(error)) as caught:
             quick_index(str(path))
         assert str(caught.value) == str(error)
         return False
-    check_same(quick_index(str(path)).table(), expected)
+    check_same(quick_index(str(path)).table, expected)
     table = scan_headers(str(path))
     if table is not None:
         check_same(table, expected)
@@ -127,7 +127,7 @@ def test_a_member_of_9_gib(place: Path, format: str) -> None:
         file.write(member(b"a.txt", b"1") + head)
         file.seek(size, os.SEEK_CUR)
         file.write(archive(member(b"c.txt", b"2")))
-    table = quick_index(str(place)).table()
+    table = quick_index(str(place)).table
     assert (table.keys.decode(), table.size.tolist()) == (["a", "b", "c"], [1, size, 1])
     assert st_open(str(place))["c"]["txt"] == b"2"
 

@@ -24,7 +24,7 @@ OLD = [Member(f"d/{i:02d}.{field}", b"%d" % i * size) for i in range(40) for fie
 
 def table_of(data: bytes, folder: Path) -> ShardTable:
     (folder / "in.tar").write_bytes(data)
-    return index_shard(str(folder / "in.tar")).table()
+    return index_shard(str(folder / "in.tar")).table
 
 
 def check(table: ShardTable, data: bytes, rows: list[int] | None = None) -> None:

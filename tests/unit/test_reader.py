@@ -21,7 +21,7 @@ from shardtools.errors import CorruptError, DuplicateKeyError, NotFoundError, Sh
 from shardtools.shards.reader import Block, SeenKeys, ShardReader, read_blocks
 from shardtools.shards.samples import records, refuse_repeated
 from shardtools.shards.scan import scan
-from shardtools.shards.table import ShardTable, concatenate
+from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK, END
 from tests import tars
 from tests.tars import BLOCK_SIZES, Member, Shard, archive, files, header, make_tar, member, pax
@@ -74,7 +74,7 @@ def test_tables_join_into_that_of_the_shard(folder: Path, shard: Shard, size: in
     path.write_bytes(shard.data)
     whole = scan(np.frombuffer(shard.data, np.uint8)).table
     blocks = list(read_blocks(str(path), block_size=size))
-    assert columns(concatenate([block.table for block in blocks])) == columns(whole)
+    assert columns(ShardTable.join([block.table for block in blocks])) == columns(whole)
     samples = np.cumsum([0] + [len(block) for block in blocks])
     assert [block.index for block in blocks] == samples[:-1].tolist()
 

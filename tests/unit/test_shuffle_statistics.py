@@ -11,8 +11,8 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 
+from shardtools.jobs.exchange.cuts import cuts, ranks
 from shardtools.jobs.exchange.order import RANDOM_BYTES, RandomOrder
-from shardtools.jobs.exchange.plan import cuts, ranks
 from shardtools.shards.columns import Texts
 
 INPUTS, SAMPLES, OUTPUTS = 8, 24, 6

@@ -20,8 +20,8 @@ from shardtools.errors import StaleTableError
 from shardtools.shards import sidecar as sidecars
 from shardtools.shards.reader import read_blocks
 from shardtools.shards.scan import scan
-from shardtools.shards.sidecar import Sidecar, columns_of, dump, narrow, parse, read_sidecar, sidecar_url
-from shardtools.shards.table import ShardTable, concatenate
+from shardtools.shards.sidecar import Sidecar, dump, narrow, parse, read_sidecar, sidecar_url
+from shardtools.shards.table import ShardTable
 from tests import tars
 from tests.tars import Shard
 
@@ -37,18 +37,24 @@ def columns(table: ShardTable) -> list[object]:
 
 
 def of_table(table: ShardTable) -> Sidecar:
-    return Sidecar(0, "", table.fields, table.other, columns_of(table), np.empty((0, 2), np.int64), {})
+    return Sidecar(0, "", table, np.empty((0, 2), np.int64), {})
+
+
+def stored(data: bytes) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
+    """Return the columns of a sidecar file."""
+    with np.load(io.BytesIO(data)) as arrays:
+        return {name: arrays[name] for name in arrays.files if name not in ("meta", "entries")}
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.tar.zst"])
 def test_the_table_is_the_one_that_reading_finds(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     written = tars.write(path, RECORDS)
-    table = concatenate([block.table for block in read_blocks(str(path), block_size=20_000)])
-    assert columns(written.table()) == columns(table)
+    table = ShardTable.join([block.table for block in read_blocks(str(path), block_size=20_000)])
+    assert columns(written.table) == columns(table)
     loaded = read_sidecar(str(path), path.stat().st_size)
     assert loaded is not None and len(loaded) == len(RECORDS)
-    assert columns(loaded.table()) == columns(table)
+    assert columns(loaded.table) == columns(table)
     assert (loaded.filesize, loaded.checksum, loaded.job) == (written.filesize, written.checksum, {"name": "test"})
     assert loaded.entries.tolist() == written.entries.tolist()
 
@@ -59,8 +65,8 @@ def test_a_sidecar_holds_the_table_of_any_shard(shard: Shard) -> None:
     """Those of others, too, with gaps between samples and inside them."""
     table = scan(np.frombuffer(shard.data, np.uint8)).table
     loaded = parse(dump(of_table(table)), "u.tar")
-    assert columns(loaded.table()) == columns(table)
-    assert all((column >= 0).all() for column in columns_of(table).values())
+    assert columns(loaded.table) == columns(table)
+    assert all((column >= 0).all() for column in stored(dump(of_table(table))).values())
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.tar.zst"])
@@ -70,12 +76,13 @@ def test_size_and_checksums_are_those_of_the_files(tmp_path: Path, name: str) ->
     data = path.read_bytes()
     assert (written.filesize, written.checksum) == (len(data), f"crc32:{zlib.crc32(data):08x}")
     values = [fields[name] for _, fields in tars.read(path) for name in sorted(fields)]
-    assert written.columns["crc32"].tolist() == [zlib.crc32(value) for value in values]
+    assert written.table.crc32 is not None
+    assert written.table.crc32.tolist() == [zlib.crc32(value) for value in values]
 
 
 def test_fields_are_counted() -> None:
     table = scan(np.frombuffer(tars.make_tar(tars.files(a_x=b"", a_y=b"", b_x=b"", c_z=b"")), np.uint8)).table
-    assert of_table(table).count_fields() == {"x": 2, "y": 1, "z": 1}
+    assert of_table(table).table.count_fields() == {"x": 2, "y": 1, "z": 1}
 
 
 def test_numpy_opens_the_file_without_pickle(tmp_path: Path) -> None:
@@ -93,8 +100,8 @@ def test_numpy_opens_the_file_without_pickle(tmp_path: Path) -> None:
 
 def test_columns_are_as_narrow_as_their_numbers(tmp_path: Path) -> None:
     written = tars.write(tmp_path / "a.tar", RECORDS)
-    loaded = parse((tmp_path / "a.tar.index.npz").read_bytes(), "a.tar")
-    types = {name: str(column.dtype) for name, column in loaded.columns.items()}
+    columns = stored((tmp_path / "a.tar.index.npz").read_bytes())
+    types = {name: str(column.dtype) for name, column in columns.items()}
     assert types == {
         "key_data": "uint8",
         "key_length": "uint8",
@@ -105,7 +112,7 @@ def test_columns_are_as_narrow_as_their_numbers(tmp_path: Path) -> None:
         "field": "uint8",
         "crc32": "uint32",
     }
-    assert written.table().offset.dtype == np.int64, "sums need more room than their parts"
+    assert written.table.offset.dtype == np.int64, "sums need more room than their parts"
 
 
 def test_the_file_is_small(tmp_path: Path) -> None:
@@ -130,9 +137,9 @@ def test_members_of_more_than_4_gib(tmp_path: Path) -> None:
         start=huge.start + np.array([0, 5 << 30]),
         stop=huge.stop + np.array([0, 5 << 30]),
     )
-    loaded = parse(dump(of_table(huge)), "a.tar")
-    assert loaded.columns["size"].dtype == np.uint64
-    assert columns(loaded.table()) == columns(huge)
+    data = dump(of_table(huge))
+    assert stored(data)["size"].dtype == np.uint64
+    assert columns(parse(data, "a.tar").table) == columns(huge)
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz"])
@@ -140,15 +147,15 @@ def test_an_empty_shard(tmp_path: Path, name: str) -> None:
     written = tars.write(tmp_path / name, [])
     loaded = read_sidecar(str(tmp_path / name), written.filesize)
     assert loaded is not None
-    table = loaded.table()
+    table = loaded.table
     assert (len(loaded), len(table), table.first.tolist(), table.keys.decode()) == (0, 0, [0], [])
-    assert loaded.count_fields() == {} and loaded.entries.shape == (0, 2)
+    assert loaded.table.count_fields() == {} and loaded.entries.shape == (0, 2)
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     tars.write(tmp_path / "a.tar", [{"key": "\udcff/é", "\udcfe": b"1"}])
     loaded = parse((tmp_path / "a.tar.index.npz").read_bytes(), "a.tar")
-    assert loaded.fields == ("\udcfe",) and loaded.table().keys.decode() == ["\udcff/é"]
+    assert loaded.table.fields == ("\udcfe",) and loaded.table.keys.decode() == ["\udcff/é"]
 
 
 def test_the_same_shard_has_the_same_sidecar(tmp_path: Path) -> None:
@@ -262,7 +269,7 @@ def test_a_damaged_sidecar_is_ignored_or_harmless(tmp_path: Path) -> None:
         except StaleTableError:
             damaged += 1
         else:
-            assert columns(loaded.table()) == columns(written.table())
+            assert columns(loaded.table) == columns(written.table)
             assert (loaded.filesize, loaded.checksum) == (written.filesize, written.checksum)
     for cut in range(0, len(good), 7):
         with pytest.raises(StaleTableError):

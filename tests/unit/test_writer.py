@@ -189,7 +189,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, made: Any, size: i
     except SampleError:  # __x__ and the like
         return
     assert tars.read(path, block_size=size) == samples_of(records)
-    assert len(sidecar) == len(records) == len(sidecar.table())
+    assert len(sidecar) == len(records) == len(sidecar.table)
 
 
 # Keys that come twice.
@@ -236,7 +236,7 @@ def test_a_second_sample_can_be_left_out(flush_every: int) -> None:
     assert tars.expected(bytes(sink.data)) == wanted
     assert sorted(told) == ["a", "a", "b", "b"]
     assert writer.count == len(sidecar) == 4
-    assert sidecar.table().keys.decode() == ["a", "b", "c", "d"]
+    assert sidecar.table.keys.decode() == ["a", "b", "c", "d"]
 
 
 def test_samples_are_written_as_they_come() -> None:
@@ -254,4 +254,4 @@ def test_one_large_sample_is_one_piece() -> None:
     writer = ShardWriter(sink, "a.tar")
     writer.add(*Composer().compose({"key": "a", "bin": bytes(20_000_000)}))
     assert len(sink.data) >= 20_000_000
-    assert writer.finish({}).table().size.tolist() == [20_000_000]
+    assert writer.finish({}).table.size.tolist() == [20_000_000]

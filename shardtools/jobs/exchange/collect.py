@@ -9,30 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from shardtools.engine import check_cancelled, tasks_at_once
 from shardtools.errors import ShardError, ShardtoolsError, StorageError
-from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns, assemble, content_hash, join_columns, sums_of
-from shardtools.jobs.exchange.contents import columns_of_batch, records_of
+from shardtools.jobs.exchange.contents import as_run, compose, records_of
 from shardtools.jobs.exchange.keying import Keying, Orderer
 from shardtools.jobs.exchange.notes import Collected, read_collected, write_collected
-from shardtools.jobs.exchange.order import RANDOM_BYTES, sort_texts
-from shardtools.jobs.exchange.planning import LEAST_BUDGET
+from shardtools.jobs.exchange.plan import LEAST_BUDGET
 from shardtools.jobs.exchange.reduce import COMBINE, Reducer
 from shardtools.jobs.exchange.run import Run, write_run
+from shardtools.jobs.exchange.run_table import PLACE, RunTable, assemble, content_hash, sums_of
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Script
-from shardtools.shards.columns import Texts
-from shardtools.shards.compression import crc32
+from shardtools.shards.indexing import checksums_of
 from shardtools.shards.reader import Block, ShardReader
 from shardtools.shards.samples import Members, repeated_key
-from shardtools.shards.sidecar import columns_of
-from shardtools.shards.spans import batch_of
-from shardtools.types import Bytes, Ints
+from shardtools.shards.table import ShardTable
+from shardtools.types import Bytes
 
 SMALL = 8192
 """The mean size of spans below which they are copied together, rather than written one by one."""
@@ -72,8 +69,7 @@ class _Waiting:
     def __init__(self, capacity: int):
         self._capacity = capacity
         self._buffer = np.empty(0, np.uint8)
-        self.columns: list[Columns] = []
-        self.starts: list[Ints] = []
+        self.parts: list[RunTable] = []
         self.size = 0
 
     @property
@@ -85,18 +81,17 @@ class _Waiting:
         """Return whether so many more bytes fit; into an empty one they always do."""
         return not self.size or self.size + size <= self._capacity
 
-    def add(self, data: Bytes, columns: Columns, starts: Ints) -> None:
-        """Append samples whose spans are at ``starts`` in ``data``."""
+    def add(self, data: Bytes, samples: RunTable) -> None:
+        """Append samples whose spans are in ``data``."""
         if not len(self._buffer):
             self._buffer = np.empty(max(self._capacity, len(data)), np.uint8)
         self._buffer[self.size : self.size + len(data)] = data
-        self.columns.append(columns)
-        self.starts.append(starts + self.size)
+        self.parts.append(replace(samples, table=samples.table.shifted(self.size)))
         self.size += len(data)
 
     def cut(self, parts: int, size: int) -> None:
         """Forget what was added last."""
-        del self.columns[parts:], self.starts[parts:]
+        del self.parts[parts:]
         self.size = size
 
     def clear(self) -> None:
@@ -130,7 +125,7 @@ class _Collector:
 
     def run(self) -> Collected:
         for ordinal, url in self._task.shards:
-            runs, parts, size = len(self._runs), len(self._waiting.columns), self._waiting.size
+            runs, parts, size = len(self._runs), len(self._waiting.parts), self._waiting.size
             try:
                 self._read(ordinal, url)
             except (ShardError, StorageError) as error:
@@ -159,47 +154,36 @@ class _Collector:
             if self._task.on_error == "fail":
                 raise error.at(url=block.url, member=block.keys[row]) from (error.__cause__ or error)
             self._skipped.append((block.url, block.keys[row], error.what))
-        table = block.table
         places = np.empty(len(block), PLACE)
         places["ordinal"] = ordinal
         places["index"] = np.arange(block.index, block.index + len(block))
-        starts, sizes = table.start - block.base, table.stop - table.start
-        columns = Columns(
-            orders,
-            Texts(table.keys.data, table.keys.ends),
-            places,
-            sizes,
-            sums_of(np.frombuffer(block.buffer, np.uint8), starts, sizes),
-            table.first,
-            _members(block),
-            table.fields,
-        )
+        table = replace(block.table.shifted(-block.base), crc32=checksums_of(block))
+        data = np.frombuffer(block.buffer, np.uint8)
+        samples = RunTable(table, orders, places, sums_of(data, table.start, table.spans))
         if failed:
-            rows = np.delete(np.arange(len(block)), [row for row, _ in failed])
-            columns, starts = columns.take(rows), starts[rows]
-        if not self._waiting.has_room(len(block.buffer)):
+            samples = samples.take(np.delete(np.arange(len(block)), [row for row, _ in failed]))
+        if not self._waiting.has_room(len(data)):
             self._flush()
-        self._waiting.add(np.frombuffer(block.buffer, np.uint8), columns, starts)
+        self._waiting.add(data, samples)
 
     def _flush(self) -> None:
         """Write what waits as a run."""
         waiting = self._waiting
-        columns = join_columns(waiting.columns)
-        if not len(columns):
+        samples = RunTable.join(waiting.parts)
+        if not len(samples):
             return
-        rows = sorted_rows(columns)
-        ordered = columns.take(rows)
+        ordered = samples.take(samples.sorted_rows())
         apart = self._task.combine is not None
-        spans = in_order(waiting.data, np.concatenate(waiting.starts)[rows], ordered.sizes, together=not apart)
+        spans = in_order(waiting.data, ordered.table, together=not apart)
         if self._task.combine is not None:
             ordered, spans = self._combine(ordered, spans)
         self._runs.append(write_run(f"{self._task.prefix}-{len(self._runs):04d}", ordered, spans))
         self._samples += len(ordered)
-        self._bytes += int(ordered.sizes.sum())
-        self._content += content_hash(ordered)
+        self._bytes += ordered.size
+        self._content += content_hash(ordered.table)
         waiting.clear()
 
-    def _combine(self, ordered: Columns, spans: Iterator[list[Any]]) -> tuple[Columns, Iterator[list[Any]]]:
+    def _combine(self, ordered: RunTable, spans: Iterator[list[Any]]) -> tuple[RunTable, Iterator[list[Any]]]:
         """Return what the script's function makes of the samples of a run."""
         assert self._task.combine is not None
         shards = dict(self._task.shards)
@@ -214,8 +198,8 @@ class _Collector:
             samples += made
             orders += [order] * len(made)
             places += [(ordinals[first.url], first.index)] * len(made)
-        made_anew = batch_of(samples)
-        return columns_of_batch(made_anew, orders, np.array(places, PLACE)), iter([list(made_anew.spans)])
+        table, composed = compose(samples)
+        return as_run(table, composed, orders, np.array(places, PLACE)), iter([composed])
 
     def _leave_out(self, key: str, error: ShardtoolsError) -> None:
         """Treat a group of samples that a script cannot combine."""
@@ -224,33 +208,9 @@ class _Collector:
         self._skipped.append((self._task.shards[0][1], key, error.what))
 
 
-def sorted_rows(columns: Columns) -> Ints:
-    """Return the rows of samples in order; those with the same order remain as they are."""
-    orders = columns.orders
-    if len(orders.data) == RANDOM_BYTES * len(orders) and _all_of_one_length(orders.ends):
-        words = np.ascontiguousarray(orders.data).view(">u8").reshape(-1, 2).astype(np.uint64)
-        return np.lexsort((words[:, 1], words[:, 0]))
-    return sort_texts(orders.tolist())
-
-
-def _all_of_one_length(ends: Ints) -> bool:
-    return bool((np.diff(ends, prepend=0) == RANDOM_BYTES).all())
-
-
-def _members(block: Block) -> Any:
-    table = block.table
-    members = np.empty(len(table.field), MEMBER)
-    members["head"] = columns_of(table)["head"]
-    members["size"] = table.size
-    members["field"] = table.field
-    starts, stops = (table.offset - block.base).tolist(), (table.offset - block.base + table.size).tolist()
-    buffer = block.buffer
-    members["crc32"] = [crc32(buffer[start:stop]) for start, stop in zip(starts, stops, strict=True)]
-    return members
-
-
-def in_order(data: Bytes, starts: Ints, sizes: Ints, *, together: bool) -> Iterator[list[Any]]:
-    """Yield spans of a buffer in the order given, some at a time; with ``together`` small ones come in one piece."""
+def in_order(data: Bytes, table: ShardTable, *, together: bool) -> Iterator[list[Any]]:
+    """Yield the spans of samples in ``data``, some at a time; with ``together`` small ones come in one piece."""
+    starts, sizes = table.start, table.spans
     is_small = together and bool(len(sizes)) and int(sizes.sum()) < SMALL * len(sizes)
     view = data.data
     for at in range(0, len(starts), _SLICES):

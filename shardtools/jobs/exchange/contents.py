@@ -1,4 +1,4 @@
-"""Samples that change on their way: their members taken out of a span, records of them, spans of records."""
+"""Samples that change on their way: records of their spans, and spans of records."""
 
 from __future__ import annotations
 
@@ -8,41 +8,42 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.jobs.exchange.columns import MEMBER, Columns, sums_of
+from shardtools.jobs.exchange.run_table import RunTable, sums_of
 from shardtools.shards.columns import Texts
-from shardtools.shards.samples import Record
-from shardtools.shards.spans import SpanBatch
-from shardtools.shards.tar import BLOCK
+from shardtools.shards.samples import Members, Record
+from shardtools.shards.table import ShardTable
+from shardtools.shards.writer import NewSamples, parts_of_samples
 
 
 def records_of(
-    columns: Columns, first: int, spans: Sequence[memoryview], shards: Sequence[str] | Mapping[int, str]
+    samples: RunTable, first: int, spans: Sequence[memoryview], shards: Sequence[str] | Mapping[int, str]
 ) -> Iterator[tuple[bytes, Record]]:
     """Yield order and record of the samples from row ``first`` on."""
-    rows = slice(first, first + len(spans))
-    some = columns.take(np.arange(first, first + len(spans)))
-    orders, names = some.orders.tolist(), some.names.tolist()
-    places = columns.places[rows].tolist()
-    members = columns.members
-    bounds = columns.first[first : first + len(spans) + 1].tolist()
+    stop = first + len(spans)
+    table = samples.table.slice(first, stop)
+    keys, orders = table.keys.decode(), samples.orders.slice(first, stop).tolist()
+    places, bounds = samples.places[first:stop].tolist(), table.first.tolist()
+    starts, names = table.start.tolist(), [table.fields[code] for code in table.field.tolist()]
+    offsets, sizes = table.offset.tolist(), table.size.tolist()
     for i, span in enumerate(spans):
-        record = Record(key=names[i].decode("utf-8", "surrogateescape"))
-        at = 0
-        for head, size, field, _ in members[bounds[i] : bounds[i + 1]].tolist():
-            at += head
-            record[columns.fields[field]] = span[at : at + size].tobytes()
-            at += -(-size // BLOCK) * BLOCK
+        record = Record(key=keys[i])
+        for member in range(bounds[i], bounds[i + 1]):
+            at = offsets[member] - starts[i]
+            record[names[member]] = span[at : at + sizes[member]].tobytes()
         record.url, record.index = shards[places[i][0]], places[i][1]
         yield orders[i], record
 
 
-def columns_of_batch(batch: SpanBatch, orders: Sequence[bytes], places: npt.NDArray[Any]) -> Columns:
-    """Return what is known of samples that were composed anew."""
-    members = np.empty(len(batch.size), MEMBER)
-    for name in ("head", "size", "field", "crc32"):
-        members[name] = getattr(batch, name)
-    sizes = np.fromiter(map(len, batch.spans), np.int64, len(batch.spans))
-    sums = sums_of(np.frombuffer(b"".join(batch.spans), np.uint8), np.cumsum(sizes) - sizes, sizes)
-    first = np.concatenate((np.zeros(1, np.int64), np.cumsum(batch.members)))
-    names = Texts(batch.key_data, np.cumsum(batch.key_length))
-    return Columns(Texts.of(orders), names, places, sizes, sums, first, members, tuple(batch.fields))
+def compose(samples: Sequence[tuple[str, Members]]) -> tuple[ShardTable, list[bytes]]:
+    """Return the table and the spans of samples composed anew."""
+    composed = NewSamples()
+    for key, members in samples:
+        composed.add(key, members)
+    table, parts = composed.build()
+    return table, [b"".join(some) for some in parts_of_samples(table, parts)]
+
+
+def as_run(table: ShardTable, spans: Sequence[bytes], orders: Sequence[bytes], places: npt.NDArray[Any]) -> RunTable:
+    """Return samples composed anew as those of a run."""
+    sums = sums_of(np.frombuffer(b"".join(spans), np.uint8), table.start, table.spans)
+    return RunTable(table, Texts.of(orders), places, sums)

@@ -15,10 +15,10 @@ from shardtools import engine
 from shardtools.engine.ordered import run_each
 from shardtools.errors import CorruptError, StorageError, redact
 from shardtools.jobs.exchange.collect import CollectTask, collect
+from shardtools.jobs.exchange.cuts import cuts, ranks
 from shardtools.jobs.exchange.gather import GatherTask, gather
 from shardtools.jobs.exchange.notes import Collected, GatherPlan, write_plan
-from shardtools.jobs.exchange.plan import cuts, ranks
-from shardtools.jobs.exchange.planning import ExchangePlan, count_outputs, look_at_outputs
+from shardtools.jobs.exchange.plan import ExchangePlan, count_outputs, look_at_outputs
 from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.spill import is_private, make_private, remove_spill
 from shardtools.jobs.exclusive import Held, exclusive
@@ -127,7 +127,7 @@ def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
     results = _gather(plan, gather_plan, terms, events.on_output)
     _compare(plan, collected, results)
     job = _job(plan)
-    if plan.exchange.treatment.keeps_all:
+    if plan.exchange.policy.keeps_all:
         job["content"] = f"{sum(part.content for part in collected) % 2**64:016x}"
     terms.check()
     entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in results]
@@ -176,7 +176,7 @@ def _note_job(plan: ExchangePlan) -> None:
 def _collect(plan: ExchangePlan, terms: _Terms, on_done: Callable[[Collected], None]) -> list[Collected]:
     options = terms.options
     ahead = len(plan.groups) < (options.jobs or processors())
-    repeats = bool(plan.exchange.treatment.merge) or plan.exchange.treatment.on_duplicate != "error"
+    repeats = bool(plan.exchange.policy.merge) or plan.exchange.policy.on_duplicate != "error"
     tasks = [
         engine.Task(
             collect,
@@ -191,7 +191,7 @@ def _collect(plan: ExchangePlan, terms: _Terms, on_done: Callable[[Collected], N
                     repeats,
                     options.resume,
                     ahead,
-                    plan.exchange.treatment.reduce if plan.exchange.combine else None,
+                    plan.exchange.policy.reduce if plan.exchange.combine else None,
                 ),
             ),
             plan.inputs[group[0]].url,
@@ -242,7 +242,7 @@ def _gather(
                     url,
                     number,
                     target,
-                    plan.exchange.treatment,
+                    plan.exchange.policy,
                     plan.budget // 2,
                     job,
                     _fingerprint(plan, number, plan.destination),
@@ -268,7 +268,7 @@ def _compare(plan: ExchangePlan, collected: Sequence[Collected], results: Sequen
         raise CorruptError(
             "the outputs have not as many samples as the inputs", url=plan.destination.spec, fix="run again"
         )
-    if not plan.exchange.treatment.keeps_all:
+    if not plan.exchange.policy.keeps_all:
         return
     content = sum(int(result.content or "0", 16) for result in results) % 2**64
     if content != sum(part.content for part in collected) % 2**64:

@@ -11,13 +11,13 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from shardtools.errors import DuplicateKeyError
-from shardtools.jobs.exchange.columns import MEMBER, Columns
-from shardtools.jobs.exchange.same import Treatment, place
-from shardtools.shards.spans import SpanBatch
+from shardtools.jobs.exchange.duplicates import DuplicatePolicy, place
+from shardtools.jobs.exchange.run_table import RunTable
+from shardtools.shards.table import ShardTable, lay_out
 from shardtools.shards.tar import BLOCK
+from shardtools.types import Ints
 
 _BATCH = 1024
 
@@ -32,96 +32,95 @@ class Piece:
 
 @dataclass(frozen=True)
 class Merged:
-    """A sample that came of some pieces: the row that it has its name of, its span, and its members."""
+    """A sample made of some pieces: the row that it has its key of, its span, and the rows of its members."""
 
     row: int
     span: Any
-    members: npt.NDArray[Any]
+    members: Ints
 
 
 class Merger:
-    """Makes the samples of one output whole; ``dropped`` counts those whose key not all sources have that must."""
+    """Merges the samples of one output; ``dropped`` counts those left out because a source lacks their key."""
 
-    def __init__(self, columns: Columns, treatment: Treatment, sources: Sequence[int], shards: Sequence[str]):
-        self._columns = columns
-        self._treatment = treatment
+    def __init__(self, samples: RunTable, policy: DuplicatePolicy, sources: Sequence[int], shards: Sequence[str]):
+        self._samples = samples
+        self._table, self._heads = samples.table, samples.table.heads
+        self._policy = policy
         self._sources = sources
         self._shards = shards
         self.dropped = 0
 
-    def merge(self, spans: Iterator[tuple[int, Sequence[memoryview]]]) -> Iterator[SpanBatch]:
-        """Yield the merged samples, in order, some at a time; ``spans`` are given with the row of the first.
+    def merge(self, spans: Iterator[tuple[int, Sequence[memoryview]]]) -> Iterator[tuple[ShardTable, list[Any]]]:
+        """Yield table and spans of the merged samples, in order, some at a time; ``spans`` come with their first row.
 
         Raises:
             DuplicateKeyError: two samples with one key have the same field, and nothing says which to take.
         """
-        columns = self._columns
-        names = columns.names.tolist()
+        keys = self._table.keys.tolist()
         pieces = (Piece(start + i, span) for start, some in spans for i, span in enumerate(some))
         merged: list[Merged] = []
-        for _, group in groupby(pieces, lambda piece: names[piece.row]):
+        for _, group in groupby(pieces, lambda piece: keys[piece.row]):
             together = list(group)
             if not self._is_wanted(together):
                 self.dropped += len(together)
                 continue
-            merged.append(_join(columns, together, self._treatment, self._shards))
+            merged.append(self._join(together))
             if len(merged) == _BATCH:
-                yield _batch(columns, merged)
+                yield self._lay_out(merged)
                 merged = []
         if merged:
-            yield _batch(columns, merged)
+            yield self._lay_out(merged)
 
     def _is_wanted(self, pieces: Sequence[Piece]) -> bool:
-        of = {self._sources[int(self._columns.places["ordinal"][piece.row])] for piece in pieces}
-        if self._treatment.merge == "inner":
+        of = {self._sources[int(self._samples.places["ordinal"][piece.row])] for piece in pieces}
+        if self._policy.merge == "inner":
             return len(of) == len(set(self._sources))
-        return self._treatment.merge != "left" or 0 in of
+        return self._policy.merge != "left" or 0 in of
 
+    def _members(self, row: int) -> Ints:
+        return np.arange(self._table.first[row], self._table.first[row + 1])
 
-def _members(columns: Columns, row: int) -> npt.NDArray[Any]:
-    return columns.members[columns.first[row] : columns.first[row + 1]]
+    def _join(self, pieces: Sequence[Piece]) -> Merged:
+        """Return one sample of the members of all pieces."""
+        if len(pieces) == 1:
+            return Merged(pieces[0].row, pieces[0].span, self._members(pieces[0].row))
+        table = self._table
+        taken: dict[int, tuple[Piece, int]] = {}
+        for piece in pieces:
+            for member in self._members(piece.row).tolist():
+                field = int(table.field[member])
+                if field in taken and self._policy.on_conflict == "error":
+                    raise self._conflict(taken[field][0].row, piece.row, field)
+                if field not in taken or self._policy.on_conflict == "last":
+                    taken[field] = piece, member
+        span = b"".join(self._bytes_of(piece, member) for piece, member in taken.values())
+        return Merged(pieces[0].row, span, np.array([member for _, member in taken.values()], np.int64))
 
+    def _bytes_of(self, piece: Piece, member: int) -> memoryview:
+        """Return a member with its headers, as it is in a span."""
+        table = self._table
+        at = int(table.offset[member] - table.start[piece.row])
+        return piece.span[at - int(self._heads[member]) : at + -(-int(table.size[member]) // BLOCK) * BLOCK]
 
-def _join(columns: Columns, pieces: Sequence[Piece], treatment: Treatment, shards: Sequence[str]) -> Merged:
-    """Return one sample of the members of all pieces."""
-    if len(pieces) == 1:
-        return Merged(pieces[0].row, pieces[0].span, _members(columns, pieces[0].row))
-    taken: dict[int, tuple[int, memoryview, Any]] = {}
-    for piece in pieces:
-        at = 0
-        for member in _members(columns, piece.row):
-            stop = at + int(member["head"]) + -(-int(member["size"]) // BLOCK) * BLOCK
-            field = int(member["field"])
-            if field in taken and treatment.on_conflict == "error":
-                raise _conflict(columns, taken[field][0], piece.row, field, shards)
-            if field not in taken or treatment.on_conflict == "last":
-                taken[field] = piece.row, piece.span[at:stop], member
-            at = stop
-    span = b"".join(part for _, part, _ in taken.values())
-    return Merged(pieces[0].row, span, np.array([member for _, _, member in taken.values()], MEMBER))
+    def _conflict(self, one: int, other: int, field: int) -> DuplicateKeyError:
+        return DuplicateKeyError(
+            f"two samples with this key have the field {self._table.fields[field]}: "
+            f"{place(self._samples, one, self._shards)} and {place(self._samples, other, self._shards)}",
+            member=self._table.keys[one],
+            fix="say which to take by --on-conflict first or last",
+        )
 
-
-def _conflict(columns: Columns, one: int, other: int, field: int, shards: Sequence[str]) -> DuplicateKeyError:
-    name = columns.names.take(np.array([one])).tolist()[0].decode("utf-8", "surrogateescape")
-    return DuplicateKeyError(
-        f"two samples with this key have the field {columns.fields[field]}: "
-        f"{place(columns, one, shards)} and {place(columns, other, shards)}",
-        member=name,
-        fix="say which to take by --on-conflict first or last",
-    )
-
-
-def _batch(columns: Columns, merged: Sequence[Merged]) -> SpanBatch:
-    names = columns.names.take(np.array([sample.row for sample in merged]))
-    members = np.concatenate([sample.members for sample in merged])
-    return SpanBatch(
-        [sample.span for sample in merged],
-        names.data,
-        np.diff(names.ends, prepend=0),
-        np.array([len(sample.members) for sample in merged], np.int64),
-        members["head"].astype(np.int64),
-        members["size"].astype(np.int64),
-        members["field"].astype(np.int64),
-        members["crc32"],
-        columns.fields,
-    )
+    def _lay_out(self, merged: Sequence[Merged]) -> tuple[ShardTable, list[Any]]:
+        """Return the table of merged samples, end to end, and their spans."""
+        table, members = self._table, np.concatenate([sample.members for sample in merged])
+        assert table.crc32 is not None
+        together = lay_out(
+            table.keys.take(np.array([sample.row for sample in merged])),
+            np.array([len(sample.members) for sample in merged], np.int64),
+            table.fields,
+            table.field[members],
+            self._heads[members],
+            table.size[members],
+            crc32=table.crc32[members],
+        )
+        return together, [sample.span for sample in merged]

@@ -136,7 +136,7 @@ def _run(entry: Any, folder: str) -> Run:
     names = tuple(map(_text, _list(noted["fields"])))
     if folder_of(url) != folder or wrong_fields(names):
         raise ValueError("a run lies elsewhere, or has fields that cannot be")
-    numbers = ("count", "data_bytes", "order_bytes", "name_bytes", "members")
+    numbers = ("count", "data_bytes", "order_bytes", "key_bytes", "members")
     return Run(url=url, fields=names, **{name: _count(noted[name]) for name in numbers})
 
 

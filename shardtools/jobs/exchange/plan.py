@@ -1,98 +1,288 @@
-"""Where each output begins in each run, so that the outputs together have all samples in order.
-
-    sorted orders of the runs, ranks -> the same cut through every run
-
-A cut is found by its rank among the samples of all runs, 8 bytes of their orders at a time: what begins alike is looked
-at further. (A selection in several sorted lists; Varman and others, 1991.)
-"""
+"""What an exchange would do: its inputs in groups, its destination, its spill; every check before any work."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
+from shardtools.errors import AccessError, JobError, LimitError, NotFoundError, ShardError, SpecError
+from shardtools.jobs.exchange.duplicates import DuplicatePolicy
+from shardtools.jobs.exchange.keying import Keying
+from shardtools.jobs.exchange.spill import spill_of
+from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
+from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, find_replaced
+from shardtools.jobs.target import digest
+from shardtools.json_text import parse_json
+from shardtools.processors import processors
+from shardtools.shards.manifest import common_facts, read_manifest
+from shardtools.shards.sidecar import read_sidecar
+from shardtools.shards.tar import RECORD
+from shardtools.spec import MAX_SHARDS, Destination, expand, identity, name_of
+from shardtools.storage import get_storage, read_limited, using
+from shardtools.storage.expansion import expand_sources
 
-from shardtools.jobs.exchange.order import prefixes
-from shardtools.shards.columns import Texts
-from shardtools.types import Ints
+FORMAT = 2
+"""Raised whenever the same job would write other bytes than before."""
 
-_STEP = 8
+DEFAULT_MEMORY = 1 << 30
+
+LEAST_BUDGET = 1 << 20
+"""Bytes of samples that a task may hold at least, however many there are."""
+
+_PACKED = 4
+"""What a packed shard is taken to unpack to, in times of its size, where nothing tells."""
 
 
-def ranks(samples: int, outputs: int) -> list[int]:
-    """Return where outputs begin among so many samples, and their number: sizes differ by one at most.
+@dataclass(frozen=True)
+class Exchange:
+    """What is to be done: which order, what becomes of samples with one key, and how many outputs.
 
-    >>> ranks(10, 4)
-    [0, 2, 5, 7, 10]
+    ``memory`` is about how many bytes of samples all tasks of a process hold together. ``spill`` is a URL for what lies
+    between the passes. With ``@auto``, an output takes ``shard_size`` bytes of tar file at most, or ``shard_count``
+    samples; without both there are as many outputs as inputs. ``job`` is what the manifest is to say.
     """
-    return [samples * number // outputs for number in range(outputs + 1)]
+
+    program: str
+    keying: Keying
+    policy: DuplicatePolicy = DuplicatePolicy()  # noqa: RUF009 - it is frozen
+    memory: int = DEFAULT_MEMORY
+    spill: str | None = None
+    shard_size: int | None = None
+    shard_count: int | None = None
+    combine: bool = False
+    job: dict[str, Any] = field(default_factory=dict)
 
 
-def cuts(orders: Sequence[Texts], wanted: Sequence[int]) -> Ints:
-    """Return for each of the rising ranks ``wanted``, and each run, how many of its samples come before.
+@dataclass(frozen=True)
+class Input:
+    """An input shard: its URL, which of the named sources it is of, its size as stored and as a tar file (about).
 
-    Samples with the same order are never parted: a cut that falls among them moves to the nearer end of them.
-
-    >>> cuts([Texts.of([b"a", b"c", b"c"]), Texts.of([b"b", b"c", b"d"])], [0, 2, 3, 6]).tolist()
-    [[0, 0], [1, 1], [1, 1], [3, 3]]
+    ``samples`` and ``fields`` are what its sidecar tells, None without one.
     """
-    found = np.zeros((len(wanted), len(orders)), np.int64)
-    low = np.zeros(len(orders), np.int64)
-    high = np.array([len(texts) for texts in orders], np.int64)
-    _cut(orders, [texts.starts for texts in orders], low, high, list(enumerate(wanted)), 0, found)
-    return found
+
+    url: str
+    source: int
+    size: int
+    tar_size: int
+    validator: str | None
+    samples: int | None
+    fields: tuple[str, ...] | None
 
 
-def _cut(
-    orders: Sequence[Texts],
-    starts: Sequence[Ints],
-    low: Ints,
-    high: Ints,
-    wanted: Sequence[tuple[int, int]],
-    skip: int,
-    found: Ints,
-) -> None:
-    """Fill the rows of ``found`` for ranks that fall among the samples ``low`` to ``high``, alike in ``skip`` bytes.
+@dataclass(frozen=True)
+class ExchangePlan:
+    """What `run_exchange` would do: ``inputs`` in ``groups``, to ``destination``, through ``spill``.
 
-    Each of ``wanted`` is a row, and a rank counted from the first of these samples.
+    ``budget`` is how many bytes of samples all tasks of a process hold together, ``share`` how many each, about.
+    ``collected`` is the fingerprint of the first pass, ``fingerprint`` that of the whole job. ``existing`` are the
+    outputs that are there, ``replaced`` what is removed at the end. ``facts`` are what the sources say alike of the
+    samples; of those that a script makes of several they say nothing.
     """
-    total = int((high - low).sum())
-    inner = []
-    for row, rank in wanted:
-        if rank <= 0:
-            found[row] = low
-        elif rank >= total:
-            found[row] = high
-        else:
-            inner.append((row, rank))
-    if not inner:
-        return
-    parts = [
-        prefixes(texts.data, begin[a:b] + skip, texts.ends[a:b])
-        for texts, begin, a, b in zip(orders, starts, low.tolist(), high.tolist(), strict=True)
+
+    exchange: Exchange
+    destination: Destination
+    inputs: tuple[Input, ...]
+    groups: tuple[tuple[int, ...], ...]
+    spill: str
+    budget: int
+    share: int
+    collected: str
+    fingerprint: str
+    existing: tuple[str, ...]
+    replaced: Replaced = NOTHING_REPLACED
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all inputs as tar files, about."""
+        return sum(entry.tar_size for entry in self.inputs)
+
+
+def plan_exchange(
+    sources: str | Sequence[str], destination: str, exchange: Exchange, options: RunOptions
+) -> ExchangePlan:
+    """Return what would be done, after every check that can be made before any work.
+
+    Raises:
+        SpecError: a spec is wrong.
+        JobError: an output is an input, no input has the field to sort by, or the options make no sense.
+        OutputExistsError: an output exists, and the options say neither to replace nor to continue.
+    """
+    with using(options.storage):
+        inputs = _inputs(sources)
+        if exchange.policy.merge in ("inner", "left") and len({entry.source for entry in inputs}) == 1:
+            what = f"--merge {exchange.policy.merge} needs several sources, and this is one"
+            raise JobError(what, fix="name each source as an argument of its own, not joined by ::; or --merge outer")
+        if exchange.keying.kind == "field":
+            _check_field(exchange.keying.field, inputs)
+        target = _destination(destination, exchange, inputs)
+        existing, replaced = look_at_outputs(_expected(target, exchange, inputs, options), inputs, options)
+        budget = max(exchange.memory * 3 // 4, LEAST_BUDGET)
+        facts = {
+            "format": FORMAT,
+            "inputs": [[identity(entry.url), entry.source, entry.size, entry.validator] for entry in inputs],
+            "order": exchange.keying.facts(),
+            "combine": exchange.policy.facts() if exchange.combine else None,
+        }
+        whole = {"job": exchange.program, "same": exchange.policy.facts(), **facts}
+        spill = spill_of(destination, exchange.spill, options)
+        tasks = _tasks_at_once(options)
+        share = max(budget // tasks, LEAST_BUDGET)
+        group_size = min(share, max(sum(entry.tar_size for entry in inputs) // tasks, 1))
+        return ExchangePlan(
+            exchange,
+            target,
+            inputs,
+            _groups(inputs, group_size),
+            spill,
+            budget,
+            share,
+            digest(facts),
+            digest(whole),
+            existing,
+            replaced,
+            {} if exchange.policy.reduce else common_facts(sources),
+        )
+
+
+def look_at_outputs(
+    destination: Destination, inputs: Sequence[Input], options: RunOptions
+) -> tuple[tuple[str, ...], Replaced]:
+    """Return which outputs exist, and what is removed at the end; of ``@auto``, whose outputs are not known, nothing.
+
+    Raises:
+        JobError: an output is an input, or what would be removed is.
+        OutputExistsError: what is there may neither be replaced nor continued.
+    """
+    if destination.is_auto:
+        return (), NOTHING_REPLACED
+    urls = [entry.url for entry in inputs]
+    check_outputs(urls, destination, options.report)
+    return tuple(refuse_existing(destination, options)), find_replaced(destination, urls, options)
+
+
+def _expected(target: Destination, exchange: Exchange, inputs: Sequence[Input], options: RunOptions) -> Destination:
+    """Return the destination with the number of outputs in place of ``@auto``, if that is known before any work."""
+    samples = [entry.samples for entry in inputs if entry.samples is not None]
+    if not target.is_auto or len(samples) < len(inputs) or exchange.combine or options.on_error == "skip":
+        return target
+    return target.resolve(count_outputs(exchange, sum(samples), sum(entry.tar_size for entry in inputs)))
+
+
+def count_outputs(exchange: Exchange, samples: int, size: int) -> int:
+    """Return how many outputs ``@auto`` stands for, with so many samples whose spans have ``size`` bytes together.
+
+    Raises:
+        SpecError: they are too many.
+    """
+    if exchange.shard_count:
+        count = -(-samples // exchange.shard_count)
+    else:
+        count = -(-size // max((exchange.shard_size or 1) - RECORD, 1))
+    if count > MAX_SHARDS:
+        raise SpecError("there would be too many shards", fix="make the shards larger")
+    return max(count, 1)
+
+
+def earlier_seed(destination: str, spill: str | None, options: RunOptions) -> int | None:
+    """Return the seed that an interrupted job, or a complete one, to this destination has drawn; None without one."""
+    with using(options.storage):
+        for read in (_spilt_job, _written_job):
+            try:
+                seed = read(destination, spill, options).get("seed")
+            except (NotFoundError, AccessError, ShardError, LimitError):
+                continue
+            if type(seed) is int and seed >= 0:
+                return seed
+    return None
+
+
+def _spilt_job(destination: str, spill: str | None, options: RunOptions) -> Mapping[str, Any]:
+    """Return what the spill of an interrupted job says of it."""
+    url = f"{spill_of(destination, spill, options)}job.json"
+    job = parse_json(read_limited(url, "manifest"), url)
+    return job if isinstance(job, dict) else {}
+
+
+def _written_job(destination: str, spill: str | None, options: RunOptions) -> Mapping[str, Any]:
+    """Return what the manifest of a complete job says of it."""
+    return read_manifest(_manifest(destination)).job
+
+
+def _manifest(destination: str) -> str:
+    target = Destination(destination)
+    return target.spec if target.is_auto else target.manifest
+
+
+def _inputs(sources: str | Sequence[str]) -> tuple[Input, ...]:
+    specs = [sources] if isinstance(sources, str) else list(sources)
+    urls = expand_sources(specs)  # all at once, which finds a shard that is named twice
+    if "-" in urls:
+        raise JobError("standard input cannot be put in another order", fix="name shards")
+    of = [
+        number
+        for number, spec in enumerate(specs)
+        for _ in expand(spec, lambda prefix: get_storage(prefix).list(prefix))
     ]
-    together = np.sort(np.concatenate(parts))
-    values, of_rank = np.unique(together[[rank for _, rank in inner]], return_inverse=True)
-    first = np.stack([np.searchsorted(part, values, "left") for part in parts], axis=1) + low
-    last = np.stack([np.searchsorted(part, values, "right") for part in parts], axis=1) + low
-    before, after = (first - low).sum(axis=1).tolist(), (last - low).sum(axis=1).tolist()
-    groups: dict[int, list[tuple[int, int]]] = {}
-    for (row, rank), value in zip(inner, of_rank.tolist(), strict=True):
-        if rank == before[value]:
-            found[row] = first[value]
-        else:
-            groups.setdefault(value, []).append((row, rank - before[value]))
-    for value, inside in groups.items():
-        if _end_alike(orders, starts, first[value], last[value], skip + _STEP):
-            for row, rank in inside:
-                found[row] = first[value] if 2 * rank <= after[value] - before[value] else last[value]
-        else:
-            _cut(orders, starts, first[value], last[value], inside, skip + _STEP, found)
+    return tuple(_look_at(url, source) for url, source in zip(urls, of, strict=True))
 
 
-def _end_alike(orders: Sequence[Texts], starts: Sequence[Ints], low: Ints, high: Ints, skip: int) -> bool:
-    """Return whether samples that are alike up to ``skip`` bytes have no more bytes."""
-    for texts, begin, a, b in zip(orders, starts, low.tolist(), high.tolist(), strict=True):
-        if a < b and int((texts.ends[a:b] - begin[a:b]).max()) > skip:
-            return False
-    return True
+def _look_at(url: str, source: int) -> Input:
+    stat = get_storage(url).stat(url)
+    size = stat.size or 0
+    sidecar = read_sidecar(url, stat.size)
+    if sidecar is not None:
+        table = sidecar.table
+        tar_size = int(table.stop[-1]) if len(table) else 0
+        return Input(url, source, size, tar_size, stat.validator, len(table), table.fields)
+    tar_size = size if name_of(url).endswith(".tar") else _PACKED * size
+    return Input(url, source, size, tar_size, stat.validator, None, None)
+
+
+def _check_field(field: str, inputs: Sequence[Input]) -> None:
+    """Raise if there is no such field to sort by in any input, as far as sidecars tell of all of them.
+
+    Raises:
+        JobError: there is none.
+    """
+    known: set[str] = set()
+    for entry in inputs:
+        if entry.fields is None or field in entry.fields:
+            return
+        known.update(entry.fields)
+    if known:
+        raise JobError(f"no sample has the field {field} to sort by", fix=f"the fields are {', '.join(sorted(known))}")
+
+
+def _destination(spec: str, exchange: Exchange, inputs: Sequence[Input]) -> Destination:
+    target = Destination(spec)
+    if target.spec == "-":
+        raise JobError("standard output cannot be written by several tasks", url="-", fix="name shards")
+    if not target.is_auto:
+        if exchange.shard_size or exchange.shard_count:
+            fix = "use @auto with --shard-size or --shard-count, or @N without"
+            raise SpecError("the number of shards is given twice", url=spec, fix=fix)
+        return target
+    return target if exchange.shard_size or exchange.shard_count else target.resolve(len(inputs))
+
+
+def _tasks_at_once(options: RunOptions) -> int:
+    """Return how many tasks share the memory of a process, as far as that is known before they run: of threads here."""
+    return (options.jobs or processors()) if options.cluster == "threads" else 1
+
+
+def _groups(inputs: Sequence[Input], size: int) -> tuple[tuple[int, ...], ...]:
+    """Return the numbers of the inputs in groups of about so many bytes."""
+    groups: list[tuple[int, ...]] = []
+    current: list[int] = []
+    total = 0
+    for number, entry in enumerate(inputs):
+        if current and total + entry.tar_size > size:
+            groups.append(tuple(current))
+            current, total = [], 0
+        current.append(number)
+        total += entry.tar_size
+    if current:
+        groups.append(tuple(current))
+    return tuple(groups)

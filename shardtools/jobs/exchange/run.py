@@ -1,8 +1,8 @@
 """A run: samples in order, as one object of the spill, any range of which can be read.
 
-    spans, end to end | orders | ends of orders | rows | members | names
+    spans, end to end | orders | ends of orders | rows | members | keys
 
-Everything but the spans, the orders and the names has a fixed width, so that the place of each part follows from the
+Everything but the spans, the orders and the keys has a fixed width, so that the place of each part follows from the
 few numbers of a `Run`.
 """
 
@@ -18,15 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import CorruptError
-from shardtools.jobs.exchange.columns import MEMBER, PLACE, Columns
+from shardtools.jobs.exchange.run_table import PLACE, RunTable
 from shardtools.shards.columns import Texts
+from shardtools.shards.table import ShardTable, lay_out
 from shardtools.shards.tar import BLOCK
 from shardtools.spec import is_local
 from shardtools.storage import ByteRange, get_storage
 from shardtools.storage.files import os_errors
 from shardtools.types import Bytes, Ints
 
-ROW = np.dtype([("name_end", "<u8"), ("member_end", "<u8"), ("data_end", "<u8"), ("sum", "<u8"), ("place", PLACE)])
+MEMBER = np.dtype([("head", "<u8"), ("size", "<u8"), ("field", "<u4"), ("crc32", "<u4")])
+"""A member: bytes before its data since the one before in its sample, bytes of data, field, checksum of the data."""
+
+ROW = np.dtype([("key_end", "<u8"), ("member_end", "<u8"), ("data_end", "<u8"), ("sum", "<u8"), ("place", PLACE)])
 _END = np.dtype("<u8")
 
 
@@ -38,7 +42,7 @@ class Run:
     count: int
     data_bytes: int
     order_bytes: int
-    name_bytes: int
+    key_bytes: int
     members: int
     fields: tuple[str, ...]
 
@@ -59,13 +63,13 @@ class Run:
         return self._rows_at + self.count * ROW.itemsize
 
     @property
-    def _names_at(self) -> int:
+    def _keys_at(self) -> int:
         return self._members_at + self.members * MEMBER.itemsize
 
     @property
     def filesize(self) -> int:
         """Bytes of the object."""
-        return self._names_at + self.name_bytes
+        return self._keys_at + self.key_bytes
 
     def read_orders(self) -> Texts:
         """Return the orders of all samples."""
@@ -73,8 +77,8 @@ class Run:
         data, ends = get_storage(self.url).read_ranges(self.url, parts)
         return Texts(np.frombuffer(data, np.uint8), np.frombuffer(ends, _END).astype(np.int64))
 
-    def read_columns(self, start: int, stop: int) -> tuple[Columns, int]:
-        """Return what is known of samples ``start`` to ``stop``, and where their spans begin in the object.
+    def read_table(self, start: int, stop: int) -> RunTable:
+        """Return what is known of samples ``start`` to ``stop``.
 
         Raises:
             StorageError: it cannot be read.
@@ -91,14 +95,14 @@ class Run:
         )
         order_ends = _with_start(np.frombuffer(ends_part, _END), start)
         rows = np.frombuffer(rows_part, ROW)
-        name_ends, member_ends, data_ends = (
-            _with_start(rows[name], start) for name in ("name_end", "member_end", "data_end")
+        key_ends, member_ends, data_ends = (
+            _with_start(rows[name], start) for name in ("key_end", "member_end", "data_end")
         )
         self._check_ends(order_ends, self.order_bytes)
-        self._check_ends(name_ends, self.name_bytes)
+        self._check_ends(key_ends, self.key_bytes)
         self._check_ends(member_ends, self.members)
         self._check_ends(data_ends, self.data_bytes)
-        orders, members, names = storage.read_ranges(
+        orders, members, keys = storage.read_ranges(
             self.url,
             [
                 ByteRange(self._orders_at + int(order_ends[0]), self._orders_at + int(order_ends[-1])),
@@ -106,21 +110,36 @@ class Run:
                     self._members_at + int(member_ends[0]) * MEMBER.itemsize,
                     self._members_at + int(member_ends[-1]) * MEMBER.itemsize,
                 ),
-                ByteRange(self._names_at + int(name_ends[0]), self._names_at + int(name_ends[-1])),
+                ByteRange(self._keys_at + int(key_ends[0]), self._keys_at + int(key_ends[-1])),
             ],
         )
-        columns = Columns(
+        samples = RunTable(
+            self._table(
+                Texts(np.frombuffer(keys, np.uint8), key_ends[1:] - key_ends[0]),
+                np.diff(member_ends),
+                np.frombuffer(members, MEMBER),
+                int(data_ends[0]),
+            ),
             Texts(np.frombuffer(orders, np.uint8), order_ends[1:] - order_ends[0]),
-            Texts(np.frombuffer(names, np.uint8), name_ends[1:] - name_ends[0]),
             rows["place"][start - before :],
-            np.diff(data_ends),
             rows["sum"][start - before :].astype(np.uint64),
-            member_ends - member_ends[0],
-            np.frombuffer(members, MEMBER),
-            self.fields,
         )
-        self._check(columns)
-        return columns, int(data_ends[0])
+        if not np.array_equal(samples.table.stop, data_ends[1:]):
+            raise self._damaged()
+        return samples
+
+    def _table(self, keys: Texts, counts: Ints, members: npt.NDArray[Any], start: int) -> ShardTable:
+        """Return the table of samples whose spans begin at ``start``, if it can be what was written."""
+        most = np.uint64(self.data_bytes)
+        if (counts < 1).any() or (members["head"] > most).any() or (members["size"] > most).any():
+            raise self._damaged()
+        if len(members) and int(members["field"].max()) >= len(self.fields):
+            raise self._damaged()
+        head, size, field = (members[name].astype(np.int64) for name in ("head", "size", "field"))
+        table = lay_out(keys, counts, self.fields, field, head, size, crc32=members["crc32"].astype(np.uint32))
+        if (table.spans % BLOCK).any():
+            raise self._damaged()
+        return table.shifted(start)
 
     def read_data(self, start: int, stop: int) -> memoryview:
         """Return the bytes of spans from ``start`` to ``stop``; of a local run they are mapped, not copied."""
@@ -144,19 +163,6 @@ class Run:
         if ends[0] < 0 or ends[-1] > size or (np.diff(ends) < 0).any():
             raise self._damaged()
 
-    def _check(self, columns: Columns) -> None:
-        """Raise if columns that were read cannot be what was written: members must fill the spans of their samples."""
-        members = columns.members
-        if len(members) and int(members["field"].max()) >= len(self.fields):
-            raise self._damaged()
-        most = np.uint64(self.data_bytes)
-        if (members["head"] > most).any() or (members["size"] > most).any():
-            raise self._damaged()
-        sizes = members["head"].astype(np.int64) + -(-members["size"].astype(np.int64) // BLOCK) * BLOCK
-        ends = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))[columns.first]
-        if not np.array_equal(np.diff(ends), columns.sizes) or (columns.sizes % BLOCK).any():
-            raise self._damaged()
-
     def _damaged(self) -> CorruptError:
         return CorruptError("the spill was damaged", url=self.url, fix="delete it and run again")
 
@@ -167,30 +173,29 @@ def _with_start(ends: npt.NDArray[Any], start: int) -> Ints:
     return whole if start else np.concatenate((np.zeros(1, np.int64), whole))
 
 
-def write_run(url: str, columns: Columns, spans: Iterable[Sequence[Any]]) -> Run:
+def write_run(url: str, samples: RunTable, spans: Iterable[Sequence[Any]]) -> Run:
     """Write samples, which are in order, as a run; ``spans`` gives their bytes, some at a time."""
-    run = Run(
-        url,
-        len(columns),
-        int(columns.sizes.sum()),
-        len(columns.orders.data),
-        len(columns.names.data),
-        len(columns.members),
-        columns.fields,
-    )
-    rows = np.empty(len(columns), ROW)
-    rows["name_end"] = columns.names.ends
-    rows["member_end"] = columns.first[1:]
-    rows["data_end"] = np.cumsum(columns.sizes)
-    rows["sum"] = columns.sums
-    rows["place"] = columns.places
-    ends = columns.orders.ends.astype(_END)
-    members = np.ascontiguousarray(columns.members, MEMBER)
+    table, orders = samples.table, samples.orders
+    assert table.crc32 is not None
+    sizes = (samples.size, len(orders.data), len(table.keys.data), len(table.field))
+    run = Run(url, len(samples), *sizes, table.fields)
+    rows = np.empty(len(samples), ROW)
+    rows["key_end"] = table.keys.ends
+    rows["member_end"] = table.first[1:]
+    rows["data_end"] = np.cumsum(table.spans)
+    rows["sum"] = samples.sums
+    rows["place"] = samples.places
+    members = np.empty(len(table.field), MEMBER)
+    members["head"] = table.heads
+    members["size"] = table.size
+    members["field"] = table.field
+    members["crc32"] = table.crc32
+    ends = orders.ends.astype(_END)
     with get_storage(url).create(url) as sink:
         for some in spans:
             sink.writelines(some)
-        tail: list[Bytes] = [np.ascontiguousarray(columns.orders.data)]
+        tail: list[Bytes] = [np.ascontiguousarray(orders.data)]
         tail += [part.view(np.uint8).reshape(-1) for part in (ends, rows, members) if len(part)]
-        tail.append(np.ascontiguousarray(columns.names.data))
+        tail.append(np.ascontiguousarray(table.keys.data))
         sink.writelines([part.data for part in tail if len(part)])
     return run

@@ -16,6 +16,7 @@ import numpy as np
 from shardtools.engine import check_cancelled
 from shardtools.errors import AccessError, RefusedError
 from shardtools.jobs.extraction.where import Condition
+from shardtools.shards.columns import pick
 from shardtools.shards.compression import crc32
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import Block, ShardReader
@@ -113,7 +114,7 @@ class RowBatches:
 
     def _is_worth_ranges(self, shard: IndexedShard) -> bool:
         needs = self._needs
-        if needs.described and "crc32" not in shard.sidecar.columns:
+        if needs.described and shard.checksums is None:
             return False
         wanted = [needs.where.field, *needs.fields] if needs.where else needs.fields
         rows = [shard.table.members_of(name) for name in dict.fromkeys(wanted)]
@@ -133,8 +134,7 @@ class RowBatches:
             picked = self._pick(shard, keys, needs.where)
         sizes = np.zeros(len(picked), np.int64)
         for name in needs.fields:
-            rows = of_field[name][picked]
-            sizes += np.where(rows >= 0, table.size[rows], 0)
+            sizes += pick(table.size, of_field[name][picked], 0)
         for start, stop in _batches(sizes):
             check_cancelled()
             some = picked[start:stop]
@@ -151,7 +151,7 @@ class RowBatches:
                 [row for row, key in enumerate(keys) if where.holds(key.encode(errors="surrogateescape"))], int
             )
         members = shard.table.members_of(where.field)
-        sizes = np.where(members >= 0, shard.table.size[members], 0)
+        sizes = pick(shard.table.size, members, 0)
         picked: list[int] = []
         for start, stop in _batches(sizes):
             check_cancelled()
@@ -211,11 +211,9 @@ def _read(shard: IndexedShard, columns: Sequence[Ints]) -> list[list[Value]]:
 
 
 def _describe(shard: IndexedShard, rows: Ints) -> list[Value]:
-    sizes, checksums = shard.table.size[rows].tolist(), shard.sidecar.columns["crc32"][rows].tolist()
-    return [
-        Blob(size, checksum) if row >= 0 else None
-        for row, size, checksum in zip(rows.tolist(), sizes, checksums, strict=True)
-    ]
+    assert shard.checksums is not None
+    sizes, checksums = pick(shard.table.size, rows, -1).tolist(), pick(shard.checksums, rows, -1).tolist()
+    return [Blob(*pair) if pair[0] >= 0 else None for pair in zip(sizes, checksums, strict=True)]
 
 
 def _cut(block: Block, field: str, picked: Sequence[int]) -> list[Value]:

@@ -22,7 +22,7 @@ from shardtools.shards.columns import Texts
 from shardtools.shards.member_header import last_member
 from shardtools.shards.names import decode_name, split_name, wrong_fields
 from shardtools.shards.scan import scan
-from shardtools.shards.sidecar import Sidecar, columns_of
+from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK
 from shardtools.storage import ByteRange, get_storage
@@ -65,8 +65,7 @@ def sidecar_of(url: str, filesize: int, listing: Listing) -> Sidecar | None:
     table = _table(listing)
     if table is None or not _holds(url, filesize, listing):
         return None
-    no_entries = np.empty((0, 2), np.int64)
-    return Sidecar(filesize, "", table.fields, table.other, columns_of(table), no_entries, {}, "tar")
+    return Sidecar(filesize, "", table, np.empty((0, 2), np.int64), {}, "tar")
 
 
 def _is_orderly(listing: Listing, filesize: int) -> bool:

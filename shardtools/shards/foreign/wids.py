@@ -29,7 +29,6 @@ from shardtools.shards.tar import BLOCK
 from shardtools.shards.trust import check_place
 from shardtools.spec import MAX_SHARDS, absolute, folder_of, identity, name_of, scheme_of, split_path
 from shardtools.storage import read_limited
-from shardtools.types import Ints
 
 KIND = "wids-shard-index-v1"
 
@@ -171,8 +170,8 @@ def build_index(destination: str, name: str, shards: Sequence[ShardEntry]) -> by
     return json.dumps(index, indent=1).encode() + b"\n"
 
 
-def check_readable(table: ShardTable, head: Ints, url: str) -> None:
-    """Raise if wids does not read the shard at ``url`` as its ``table`` has it; ``head`` are the bytes before members.
+def check_readable(table: ShardTable, url: str) -> None:
+    """Raise if wids does not read the shard at ``url`` as its ``table`` has it.
 
     wids takes names and sizes from the last header of a member alone, from fields of 100 and 11 bytes. It looks at no
     extension headers, and at no prefix of a name.
@@ -180,7 +179,7 @@ def check_readable(table: ShardTable, head: Ints, url: str) -> None:
     Raises:
         ShardError: it would find other names.
     """
-    lengths = np.diff(table.keys.ends, prepend=0)[np.repeat(np.arange(len(table)), np.diff(table.first))]
+    lengths = np.repeat(table.keys.sizes, table.counts)
     of_fields = np.array([len(encode_name(name)) for name in table.fields], np.int64)
     lengths = lengths + 1 + (of_fields[table.field] if len(of_fields) else 0)
     if len(long := np.flatnonzero(lengths > _NAME)):
@@ -191,20 +190,15 @@ def check_readable(table: ShardTable, head: Ints, url: str) -> None:
     text = table.keys.data.tobytes()
     if text.isascii() and b"\n" not in text and all(name.isascii() and "\n" not in name for name in table.fields):
         return
-    for row, extended in enumerate((head > BLOCK).tolist()):
-        name = _name(table, row)
+    for row, extended in enumerate((table.heads > BLOCK).tolist()):
+        name = table.name(row)
         if "\n" in name or not (name.isascii() or (name.isprintable() and not extended)):
             raise _unreadable(table, row, "wids does not read the letters of a member's name", url)
 
 
-def _name(table: ShardTable, row: int) -> str:
-    sample = int(np.searchsorted(table.first, row, side="right")) - 1
-    return f"{table.keys[sample]}.{table.fields[table.field[row]]}"
-
-
 def _unreadable(table: ShardTable, row: int, what: str, url: str) -> ShardError:
     fix = "rename such members, or leave this shard out"
-    return ShardError(what, url=url, member=_name(table, row), fix=fix)
+    return ShardError(what, url=url, member=table.name(row), fix=fix)
 
 
 def _relative(url: str, folder: str) -> str:

@@ -1,7 +1,7 @@
 """What becomes of samples of one output that have the same key, or the same order.
 
 Two samples with one key would read back as one, or as an error. Where they meet in an output they are found: that costs
-no more than a look at its names.
+no more than a look at its keys.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from shardtools.errors import DuplicateKeyError, redact
-from shardtools.jobs.exchange.columns import Columns, hash_texts
 from shardtools.jobs.exchange.keying import Keying
+from shardtools.jobs.exchange.run_table import RunTable, hash_texts
 from shardtools.jobs.script import Script
+from shardtools.shards.names import decode_name
 from shardtools.types import Ints
 
 OnDuplicate = Literal["error", "keep", "rename", "first", "last"]
@@ -25,7 +26,7 @@ OnConflict = Literal["error", "first", "last"]
 
 
 @dataclass(frozen=True)
-class Treatment:
+class DuplicatePolicy:
     """What to do with samples that have the same key in one output.
 
     ``on_duplicate``: it is an error, or keep both (an error if they would stand side by side, as one sample), or give
@@ -66,43 +67,41 @@ class Chosen:
     renamed: dict[int, str]
 
 
-def choose(columns: Columns, shards: Sequence[str], treatment: Treatment) -> Chosen:
+def choose(samples: RunTable, shards: Sequence[str], policy: DuplicatePolicy) -> Chosen:
     """Return what to write of the samples of an output, which are in order.
 
     Raises:
         DuplicateKeyError: two samples have one key, and that is not wanted; the error names both places.
     """
     rows = None
-    if treatment.unique:
-        orders = columns.orders.tolist()
+    if policy.unique:
+        orders = samples.orders.tolist()
         rows = np.array([i for i, order in enumerate(orders) if i == 0 or order != orders[i - 1]], np.int64)
-        columns = columns.take(rows)
-    hashes = np.sort(hash_texts(columns.names))
+        samples = samples.take(rows)
+    hashes = np.sort(hash_texts(samples.table.keys))
     if not (hashes[1:] == hashes[:-1]).any():
         return Chosen(rows, {})
-    names = columns.names.tolist()
+    keys = samples.table.keys.tolist()
     groups: dict[bytes, list[int]] = {}
-    for row, name in enumerate(names):
-        groups.setdefault(name, []).append(row)
-    groups = {name: some for name, some in groups.items() if len(some) > 1}
-    if not groups:  # two names have one hash
+    for row, key in enumerate(keys):
+        groups.setdefault(key, []).append(row)
+    groups = {key: some for key, some in groups.items() if len(some) > 1}
+    if not groups:  # two keys have one hash
         return Chosen(rows, {})
     for some in groups.values():
-        some.sort(key=lambda row: tuple(columns.places[row].tolist()))
-    if treatment.on_duplicate == "error":
-        raise _refuse(columns, shards, groups, "--on-duplicate says what else to do, such as rename or first")
-    if treatment.on_duplicate == "keep":
-        beside = {name: some for name, some in groups.items() if _touch(some)}
+        some.sort(key=lambda row: tuple(samples.places[row].tolist()))
+    if policy.on_duplicate == "error":
+        raise _refuse(samples, shards, groups, "--on-duplicate says what else to do, such as rename or first")
+    if policy.on_duplicate == "keep":
+        beside = {key: some for key, some in groups.items() if _touch(some)}
         if beside:
             fix = "they would stand side by side and read back as one; use --on-duplicate rename"
-            raise _refuse(columns, shards, beside, fix)
+            raise _refuse(samples, shards, beside, fix)
         return Chosen(rows, {})
-    if treatment.on_duplicate == "rename":
-        return Chosen(rows, _rename(groups, set(names)))
-    dropped = {
-        row for some in groups.values() for row in (some[1:] if treatment.on_duplicate == "first" else some[:-1])
-    }
-    kept = np.array([row for row in range(len(names)) if row not in dropped], np.int64)
+    if policy.on_duplicate == "rename":
+        return Chosen(rows, _rename(groups, set(keys)))
+    dropped = {row for some in groups.values() for row in (some[1:] if policy.on_duplicate == "first" else some[:-1])}
+    kept = np.array([row for row in range(len(keys)) if row not in dropped], np.int64)
     return Chosen(kept if rows is None else rows[kept], {})
 
 
@@ -112,26 +111,26 @@ def _touch(rows: Sequence[int]) -> bool:
 
 def _rename(groups: dict[bytes, list[int]], taken: set[bytes]) -> dict[int, str]:
     renamed = {}
-    for name, some in sorted(groups.items()):
+    for key, some in sorted(groups.items()):
         number = 0
         for row in some[1:]:
             number += 1
-            while (new := name + b"~%d" % number) in taken:
+            while (new := key + b"~%d" % number) in taken:
                 number += 1
             taken.add(new)
-            renamed[row] = new.decode("utf-8", "surrogateescape")
+            renamed[row] = decode_name(new)
     return renamed
 
 
-def _refuse(columns: Columns, shards: Sequence[str], groups: dict[bytes, list[int]], fix: str) -> DuplicateKeyError:
-    name, rows = min(groups.items())
-    places = [place(columns, row, shards) for row in rows[:2]]
+def _refuse(samples: RunTable, shards: Sequence[str], groups: dict[bytes, list[int]], fix: str) -> DuplicateKeyError:
+    key, rows = min(groups.items())
+    places = [place(samples, row, shards) for row in rows[:2]]
     more = f", and {len(groups) - 1:,} other keys like it" if len(groups) > 1 else ""
     what = f"two samples have this key: {places[0]} and {places[1]}{more}"
-    return DuplicateKeyError(what, member=name.decode("utf-8", "surrogateescape"), fix=fix)
+    return DuplicateKeyError(what, member=decode_name(key), fix=fix)
 
 
-def place(columns: Columns, row: int, shards: Sequence[str]) -> str:
+def place(samples: RunTable, row: int, shards: Sequence[str]) -> str:
     """Return where a sample comes from, for messages."""
-    ordinal, index = columns.places[row].tolist()
+    ordinal, index = samples.places[row].tolist()
     return f"sample {index} of {redact(shards[ordinal])}"
