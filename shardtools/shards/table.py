@@ -136,7 +136,7 @@ class ShardTable:
             offset=join([table.offset for table in tables], np.int64),
             size=join([table.size for table in tables], np.int64),
             other=sum(table.other for table in tables),
-            crc32=join(checksums, np.uint32) if tables and len(checksums) == len(tables) else None,
+            crc32=join(checksums, np.uint32) if len(checksums) == len(tables) else None,
         )
 
 
