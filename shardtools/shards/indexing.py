@@ -55,7 +55,7 @@ def quick_index(url: str) -> Sidecar:
     table = scan_headers(url)
     if table is None:
         with ShardReader(url) as reader:
-            table = ShardTable.join([block.table for block in _blocks(reader)])
+            table = replace(ShardTable.join([block.table for block in _blocks(reader)]), crc32=None)
     return Sidecar(size, "", table, np.empty((0, 2), np.int64), JOB, "tar")
 
 

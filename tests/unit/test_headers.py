@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import fields as fields_of
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def check(path: Path, data: bytes) -> bool:
     """Check that both ways agree, also on what is wrong; return whether headers were enough."""
     path.write_bytes(data)
     try:
-        expected = index_shard(str(path)).table
+        expected = replace(index_shard(str(path)).table, crc32=None)
     except ShardError as error:
         with pytest.raises(type(error)) as caught:
             quick_index(str(path))
