@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # more of them only wait for each other in so small a network
     *shards, last = shardtools.open(arguments.url).urls
-    options: dict[str, Any] = {"fields": ("png", "cls"), "decode": True, "transform": scaled, "batch_size": 32}
+    options: dict[str, Any] = {"fields": ("png", "cls"), "transform": scaled, "batch_size": 32}
     train = ShardIterable(shards, shuffle=True, seed=1, **options)
     test = ShardIterable(last, uneven="uneven", **options)
     loader = DataLoader(train, batch_size=None, num_workers=arguments.workers)

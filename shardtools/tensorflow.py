@@ -22,7 +22,7 @@ from shardtools.loader.control import Control
 from shardtools.loader.loader import Loader, Pass
 from shardtools.loader.order import Shuffle
 from shardtools.loader.ranks import check_rank
-from shardtools.loader.settings import MAX_SKIPS, MEMORY, OnError, Settings
+from shardtools.loader.settings import MAX_SKIPS, MEMORY, Auto, OnError, Settings
 from shardtools.loader.split import Uneven, worker_share
 from shardtools.shards.names import names_of
 from shardtools.shards.open_shard import OpenShard
@@ -43,7 +43,7 @@ def to_tf(
     *,
     decode: bool = True,
     transform: Callable[..., Any] | None = None,
-    collate: Collate | None = None,
+    collate: Collate | Auto | None = "auto",
     shuffle: Shuffle = False,
     seed: int = 0,
     epoch: int = 0,
@@ -64,9 +64,11 @@ def to_tf(
     where the dataset's counts are.
 
     Numbers and arrays become tensors whose first dimension is the batch; str, bytes, and what is not decoded become
-    tensors of ``tf.string``. ``transform`` may return a tuple, a dict or an array, or such in each other. ``signature``
-    is ``output_signature`` of `tf.data.Dataset.from_generator`; without one, the first samples of the dataset are read
-    to make it. All other arguments are those of `shardtools.torch.ShardIterable`, but ``rank`` is not looked up.
+    tensors of ``tf.string``. ``transform`` may return a tuple, a dict or an array, or such in each other. ``collate``
+    may be "auto" or None, which are the same here. ``signature`` is ``output_signature`` of
+    `tf.data.Dataset.from_generator`; without one, the first samples of the dataset are read to make it. All other
+    arguments are those of `shardtools.loader.settings.Settings`. ``rank`` and ``world_size`` are not looked up: unlike
+    `ShardIterable`, this may well be used for all samples in a process that happens to be a rank.
 
     Raises:
         JobError: TensorFlow is not installed, arguments contradict each other, or values cannot be tensors.
@@ -76,9 +78,9 @@ def to_tf(
     tf = _tensorflow()
     fields = names_of(fields)
     check_rank(rank, world_size)
-    names: Names = "collate()" if collate is not None else "transform()" if transform is not None else fields
-    if collate is None and (decode or transform is not None):
-        collate = partial(_stack, names)
+    names: Names = "collate()" if callable(collate) else "transform()" if transform is not None else fields
+    if not callable(collate):
+        collate = partial(_stack, names) if decode or transform is not None else None
     settings = Settings(
         fields, decode, transform, collate, shuffle, seed, batch_size, uneven,
         on_error, max_skips, memory, threads,

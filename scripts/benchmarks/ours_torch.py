@@ -21,7 +21,7 @@ def _open(spec: str, field: str = "jpg") -> Any:
     from shardtools.torch import ShardIterable
 
     fields = (field, "cls")
-    return ShardIterable(spec, fields=fields, shuffle=True, seed=1, batch_size=64, rank=0, world_size=1)
+    return ShardIterable(spec, fields=fields, decode=False, shuffle=True, seed=1, batch_size=64, rank=0, world_size=1)
 
 
 def _count(batches: Any) -> int:
@@ -104,7 +104,9 @@ def training(root: str, pattern: str, over_http: bool) -> Iterator[Work]:
         from shardtools.torch import ShardIterable
 
         fields = ("jpg", "cls")
-        train = ShardIterable(spec, fields=fields, transform=decode, shuffle=True, batch_size=64, rank=0, world_size=1)
+        train = ShardIterable(
+            spec, fields=fields, decode=False, transform=decode, shuffle=True, batch_size=64, rank=0, world_size=1
+        )
         count = 0
         for images, labels in train:
             learn.zero_grad()

@@ -128,7 +128,7 @@ class ShardBatches(EpochBatches):
         source: str | Sequence[str],
         *,
         fields: str | Sequence[str],
-        decode: bool = False,
+        decode: bool = True,
         transform: Callable[..., Any] | None = None,
         collate: Collate | Auto | None = "auto",
         shuffle: Shuffle = False,

@@ -43,7 +43,7 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
         source: str | Sequence[str],
         *,
         fields: str | Sequence[str],
-        decode: bool = False,
+        decode: bool = True,
         transform: Callable[..., Any] | None = None,
         collate: Collate | Auto | None = "auto",
         shuffle: Shuffle = False,

@@ -94,7 +94,7 @@ def test_training_gets_the_right_samples(
     from shardtools.torch import ShardIterable
 
     write(tmp_path / name)
-    train = ShardIterable(f"{tmp_path}/{name}", fields=("__key__", "txt"), batch_size=7, uneven="uneven")
+    train = ShardIterable(f"{tmp_path}/{name}", fields=("__key__", "txt"), decode=False, batch_size=7, uneven="uneven")
     found = {key: value for keys, values in train for key, value in zip(keys, values, strict=True)}
     assert found == {f"{i:02d}": value for i, value in enumerate(VALUES)}
 

@@ -231,7 +231,7 @@ def test_workers_after_the_parent_has_used_the_server(nginx: NginxServer, folder
 def test_no_shard_is_read_whole_for_the_first_sample(nginx: NginxServer, tmp_path: Path) -> None:
     rows = [[{"key": f"{i:04d}", "bin": os.urandom(30_000)} for i in range(200)]]
     written_dataset(nginx.root, "in-@1.tar", rows)
-    train = ShardIterable(f"{nginx.url}in-@1.tar", fields=("bin",), batch_size=2, memory=2_000_000)
+    train = ShardIterable(f"{nginx.url}in-@1.tar", fields=("bin",), decode=False, batch_size=2, memory=2_000_000)
     passing = iter(train)
     next(passing)
     assert train.stats()["bytes"] <= 2_000_000
@@ -265,7 +265,9 @@ def test_a_file_that_is_cut_off_meanwhile(tmp_path: Path, size: int) -> None:
     os.unlink(tmp_path / "in-@2.tar.json")
 
     def start(**options: Any) -> Any:
-        train = ShardIterable(str(tmp_path / "in-{0..1}.tar"), fields=("bin",), batch_size=4, memory=1, **options)
+        train = ShardIterable(
+            str(tmp_path / "in-{0..1}.tar"), fields=("bin",), decode=False, batch_size=4, memory=1, **options
+        )
         batches = iter(train)
         next(batches)
         return train, batches

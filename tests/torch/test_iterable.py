@@ -41,7 +41,7 @@ def flat(batches: Iterable[list[int]]) -> list[int]:
 
 def loaded(spec: str, workers: int = 0, **options: Any) -> Any:
     """Return a DataLoader and its dataset of sample numbers."""
-    train = ShardIterable(spec, fields=("id",), **{"seed": 3, "shuffle": Window(3, 5, 2), **options})
+    train = ShardIterable(spec, fields=("id",), **{"decode": False, "seed": 3, "shuffle": Window(3, 5, 2), **options})
     return DataLoader(train, batch_size=None, num_workers=workers), train
 
 
@@ -71,7 +71,9 @@ def test_the_order_is_elastic(spec: str, uneven: str) -> None:
 @pytest.mark.parametrize("ending", ["tar", "tgz", "tar.zst"])
 def test_each_sample_comes_once_and_is_right(folder: Path, ending: str, shuffle: Any) -> None:
     fields = ("txt", "cls", "__key__", "__shard__", "__index__", "__pad__")
-    train = ShardIterable(f"{folder}/in-@5.{ending}", fields=fields, shuffle=shuffle, batch_size=7, uneven="uneven")
+    train = ShardIterable(
+        f"{folder}/in-@5.{ending}", fields=fields, decode=False, shuffle=shuffle, batch_size=7, uneven="uneven"
+    )
     rows = [row for batch in train for row in zip(*batch, strict=True)]
     starts = {0: 0, 2: 10, 3: 17, 4: 53}
     for txt, label, key, shard, index, pad in rows:
@@ -99,7 +101,7 @@ def test_workers_that_persist_hear_of_the_epoch(spec: str) -> None:
         loader, train = loaded(spec, batch_size=8)
         train.set_epoch(epoch)
         expected.append(numbers(loader))
-    train = ShardIterable(spec, fields=("id",), seed=3, shuffle=Window(3, 5, 2), batch_size=8)
+    train = ShardIterable(spec, fields=("id",), decode=False, seed=3, shuffle=Window(3, 5, 2), batch_size=8)
     loader = DataLoader(train, batch_size=None, num_workers=2, persistent_workers=True)
     found = []
     for epoch in range(3):
@@ -252,7 +254,7 @@ def test_transform_and_collate(spec: str) -> None:
     assert batch["label"].tolist() == [0, 2, 4] and batch["text"] == ["no 0", "no 1", "no 2"]
     lists = ShardIterable(spec, fields=("cls",), decode=True, collate=None, batch_size=3)
     assert next(iter(lists)) == ([0, 1, 2],)
-    own = ShardIterable(spec, fields=("cls",), collate=len, batch_size=3)
+    own = ShardIterable(spec, fields=("cls",), decode=False, collate=len, batch_size=3)
     assert next(iter(own)) == 3
 
 
@@ -262,7 +264,7 @@ def test_numpy_batches_need_no_torch(spec: str) -> None:
 
 
 def test_pads_are_flagged(spec: str) -> None:
-    train = ShardIterable(spec, fields=("id", "__pad__"), batch_size=50, uneven="pad", shuffle=True)
+    train = ShardIterable(spec, fields=("id", "__pad__"), decode=False, batch_size=50, uneven="pad", shuffle=True)
     batches = list(train)
     pads = [pad for batch in batches for pad in batch[1]]
     assert len(pads) == 150 and sum(pads) == 150 - TOTAL and not any(pads[:TOTAL])
@@ -270,10 +272,10 @@ def test_pads_are_flagged(spec: str) -> None:
 
 
 def test_length(spec: str, folder: Path, tmp_path: Path) -> None:
-    assert len(ShardIterable(spec, fields=("id",), batch_size=10)) == 10
+    assert len(ShardIterable(spec, fields=("id",), decode=False, batch_size=10)) == 10
     assert len(ShardIterable(spec, fields=("id",), batch_size=10, uneven="pad", rank=1, world_size=3)) == 4
     (tmp_path / "in-0.tar").write_bytes((folder / "in-0.tar").read_bytes())
-    train = ShardIterable(str(tmp_path / "in-@1.tar"), fields=("id",), batch_size=5)
+    train = ShardIterable(str(tmp_path / "in-@1.tar"), fields=("id",), decode=False, batch_size=5)
     with pytest.raises(TypeError, match="htindex"):
         len(train)
     assert numbers(train) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]] and len(train) == 2
@@ -332,6 +334,7 @@ def test_what_is_read_is_what_is_there(nginx: NginxServer, longest: int, ending:
             train = ShardIterable(
                 spec,
                 fields=("a", "__key__", "c.d"),
+                decode=False,
                 shuffle=shuffle,
                 batch_size=4,
                 uneven="uneven",
@@ -352,7 +355,7 @@ def test_shards_of_several_kinds(tmp_path: Path, nginx: NginxServer, size: int, 
         name = source[-5:]
         folder = nginx.root if source.startswith("http") else tmp_path
         write_shard(folder / name, [(f"{name[0]}{i}.bin", name[0].encode() * size) for i in range(20)])
-    train = ShardIterable(sources, fields=("__key__", "bin"), shuffle=True, batch_size=8, uneven="uneven")
+    train = ShardIterable(sources, fields=("__key__", "bin"), decode=False, shuffle=True, batch_size=8, uneven="uneven")
     found = {key: value for keys, values in train for key, value in zip(keys, values, strict=True)}
     assert found == {f"{name}{i}": name.encode() * size for name in "abcd" for i in range(20)}
 
@@ -415,7 +418,9 @@ def test_leaving_early_stops_everything(folder: Path, decode: bool) -> None:
 def test_memory_is_bounded(tmp_path: Path) -> None:
     rows = [[{"key": f"{s}-{i}", "bin": bytes(20_000)} for i in range(100)] for s in range(8)]
     written_dataset(tmp_path, "in-@8.tar", rows)
-    train = ShardIterable(str(tmp_path / "in-@8.tar"), fields=("bin",), shuffle=True, batch_size=10, memory=1_000_000)
+    train = ShardIterable(
+        str(tmp_path / "in-@8.tar"), fields=("bin",), decode=False, shuffle=True, batch_size=10, memory=1_000_000
+    )
     assert sum(len(batch[0]) for batch in train) == 800
     stats = train.stats()
     assert stats["samples"] == 800 and stats["bytes"] == 800 * 20_000 and stats["batches"] == 80
@@ -427,9 +432,13 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 
 def test_one_field_is_given_as_it_is(spec: str) -> None:
     """And not taken for the names of its letters."""
-    for train in (ShardIterable(spec, fields="id"), ShardBatches(spec, fields="id"), ShardMap(spec, fields="id")):
+    for train in (
+        ShardIterable(spec, fields="id", decode=False),
+        ShardBatches(spec, fields="id", decode=False),
+        ShardMap(spec, fields="id"),
+    ):
         assert len(next(iter(train))) == 1
-    assert flat(numbers(ShardBatches(spec, fields="id"))) == list(range(TOTAL))
+    assert flat(numbers(ShardBatches(spec, fields="id", decode=False))) == list(range(TOTAL))
 
 
 @pytest.mark.parametrize("shard", [0, 2, 4])
@@ -443,7 +452,9 @@ def test_samples_that_the_manifest_hides(tmp_path: Path, shard: int) -> None:
     failed = 0
     for rank in range(2):
         for workers in (0, 2):
-            train = ShardIterable(str(tmp_path / "in-@5.tar"), fields="id", shuffle=True, rank=rank, world_size=2)
+            train = ShardIterable(
+                str(tmp_path / "in-@5.tar"), fields="id", decode=False, shuffle=True, rank=rank, world_size=2
+            )
             try:
                 list(DataLoader(train, batch_size=None, num_workers=workers))
             except SpecError as error:

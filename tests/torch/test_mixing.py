@@ -44,6 +44,7 @@ def make(folder: Path, size: int = 3, rank: int = 0, world: int = 1, uneven: Any
         return ShardIterable(
             f"{folder}/{name}-@2.tar",
             fields=("txt",),
+            decode=False,
             shuffle=True,
             batch_size=size,
             rank=rank,

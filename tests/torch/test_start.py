@@ -31,7 +31,7 @@ def large(tmp_path: Path) -> str:
 
 def test_ten_thousand_shards(large: str) -> None:
     begin = time.perf_counter()
-    train = ShardBatches(large, fields=("bin",), shuffle=True, batch_size=64)
+    train = ShardBatches(large, fields=("bin",), decode=False, shuffle=True, batch_size=64)
     state = {**train.state_dict(), "delivered": 1_000_000}
     train.load_state_dict(state)
     assert len(train) == SHARDS * SAMPLES // 64
@@ -60,7 +60,7 @@ for shuffle in (False, "full"):
 def test_shards_without_sidecars_are_read_once(nginx: NginxServer) -> None:
     name = write_dataset(nginx.root, 2, 50)
     with FaultyProxy(nginx.url) as proxy:
-        train = ShardBatches(proxy.url + name, fields=("txt",), shuffle=True, batch_size=10)
+        train = ShardBatches(proxy.url + name, fields=("txt",), decode=False, shuffle=True, batch_size=10)
         for epoch in range(3):
             train.set_epoch(epoch)
             assert sum(len(batch[0]) for batch in train) == 100
@@ -70,6 +70,6 @@ def test_shards_without_sidecars_are_read_once(nginx: NginxServer) -> None:
 
 def test_a_full_shuffle_opens_each_shard_once(nginx: NginxServer) -> None:
     name = write_dataset(nginx.root, 300, 3)
-    train = ShardBatches(nginx.url + name, fields=("txt",), shuffle="full", batch_size=9)
+    train = ShardBatches(nginx.url + name, fields=("txt",), decode=False, shuffle="full", batch_size=9)
     assert sum(len(batch[0]) for batch in train) == 900
     assert train.stats()["shards"] == 300

@@ -102,7 +102,7 @@ def iterate(path: str) -> object:
 
 
 def train(path: str) -> object:
-    return list(ShardIterable(path, fields=("txt",), batch_size=1))
+    return list(ShardIterable(path, fields=("txt",), decode=False, batch_size=1))
 
 
 WAYS: list[Callable[[str], object]] = [open_dataset, iterate, train, index, lambda path: open_sources([path])]
