@@ -6,17 +6,17 @@
     │   ├── NotFoundError        (FileNotFoundError)
     │   ├── ExistsError          (FileExistsError)
     │   ├── AccessError          (PermissionError)    401, 403, file modes
-    │   ├── RefusedError                              the server does not do this: 405, 413, 416, 501
+    │   ├── RefusedError                              the server does not support this: 405, 413, 416, 501
     │   ├── FullError                                 no space left: ENOSPC, 507
     │   ├── ChangedError                              the object was replaced while it was read
-    │   ├── ConflictUnsupportedError                  the server cannot create an object only if there is none
+    │   ├── ConflictUnsupportedError                  the server has no exclusive create
     │   └── UnavailableError     (ConnectionError)    still failing after every retry
     ├── ShardError           (ValueError)         what is inside a shard
     │   ├── TruncatedError                            it ends too early
     │   ├── CorruptError                              it is damaged, or not what its name says
     │   ├── DuplicateKeyError                         two samples with one key, or two members with one field
-    │   └── StaleTableError                           a sidecar that does not describe its shard
-    ├── LimitError           (ValueError)         it is larger than `shardtools.limits` allows
+    │   └── StaleTableError                           a sidecar that does not match its shard
+    ├── LimitError           (ValueError)         data from outside is larger than `shardtools.limits` allows
     ├── FieldError           (TypeError)          a value that its field's extension cannot encode or decode
     ├── ScriptError          (ValueError)         a user's script that cannot be used
     │   └── SampleError                               a user's function failed on a sample
@@ -26,7 +26,7 @@
         └── OutputExistsError    (FileExistsError)
             └── OutputBusyError                       another job is writing it
 
-Every error reads as one line, ``URL [member]: what; fix``. No secret that is known is part of it.
+Every error is one line, ``URL [member]: what; fix``. Known secrets are left out of it.
 
 >>> str(NotFoundError("there is no such object", url="http://me:secret@host/a.tar?sig=1", fix="check the name"))
 'http://host/a.tar: there is no such object; check the name'
@@ -40,15 +40,15 @@ from typing import Any, Self
 from shardtools.redaction import conceal
 from shardtools.redaction import redact as redact
 
-# What moves the cursor, or the order of what is read: C0, DEL, C1, ends of lines and pages, directions of writing; and
-# bytes that are no text, since a terminal may take some of them for C1.
+# What moves the cursor or reorders the text: C0, DEL, C1, ends of lines and pages, directions of writing; and
+# bytes that are not text, since a terminal may take some of them for C1.
 _CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\udc80-\udcff]")
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Return a text in which control characters are escapes, but for those in ``keep``.
+    """Return a text with control characters as escapes, except those in ``keep``.
 
-    Names of files and keys of samples come from outside; a terminal obeys what is in them.
+    Names of files and keys of samples come from outside, and a terminal would execute control sequences in them.
 
     >>> printable("a\x1b[2Jb\u202ec")
     'a\\\\x1b[2Jb\\\\u202ec'
@@ -67,8 +67,8 @@ def _escape(code: int) -> str:
 class ShardtoolsError(Exception):
     """Base of every error that shardtools raises.
 
-    ``what`` says what is wrong and ``fix`` what to do about it; ``url`` and ``member`` say where.
-    Two errors are pickled and unpickled alike, so an error on a worker reaches the client whole.
+    ``what`` says what is wrong and ``fix`` what to do about it; ``url`` and ``member`` say where. An error keeps all of
+    them when it is pickled, so an error on a worker reaches the client complete.
     """
 
     def __init__(self, what: str, *, url: str | None = None, member: str | None = None, fix: str | None = None):
@@ -79,7 +79,7 @@ class ShardtoolsError(Exception):
         super().__init__(self.what)
 
     def at(self, url: str | None = None, member: str | None = None) -> Self:
-        """Return this error with the place it happened at, where that is not known yet."""
+        """Return this error with ``url`` and ``member`` filled in where they are missing."""
         return type(self)(self.what, url=self.url or url, member=self.member or member, fix=self.fix)
 
     def __str__(self) -> str:
@@ -120,7 +120,7 @@ class AccessError(StorageError, PermissionError):
 
 
 class RefusedError(StorageError):
-    """The server, or the kind of storage, does not do what was asked."""
+    """The server, or the kind of storage, does not support the request."""
 
 
 class FullError(StorageError):
@@ -132,7 +132,7 @@ class ChangedError(StorageError):
 
 
 class ConflictUnsupportedError(StorageError):
-    """The service cannot tell the first of several writers of an object from the others."""
+    """The service lets several writers create the same object exclusively."""
 
 
 class UnavailableError(StorageError, ConnectionError):
@@ -140,7 +140,7 @@ class UnavailableError(StorageError, ConnectionError):
 
 
 class ShardError(ShardtoolsError, ValueError):
-    """What is inside a shard is wrong."""
+    """The contents of a shard are wrong."""
 
 
 class TruncatedError(ShardError):
@@ -156,11 +156,11 @@ class DuplicateKeyError(ShardError):
 
 
 class StaleTableError(ShardError):
-    """A sidecar does not describe the shard beside it."""
+    """A sidecar does not match the shard beside it."""
 
 
 class LimitError(ShardtoolsError, ValueError):
-    """Something from outside is larger than the limit for its kind; see `shardtools.limits`."""
+    """Data from outside is larger than the limit for its kind; see `shardtools.limits`."""
 
 
 class FieldError(ShardtoolsError, TypeError):

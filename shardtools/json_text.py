@@ -1,4 +1,4 @@
-"""JSON that somebody else has written: an index, a manifest, a line of a table."""
+"""Parse JSON from outside: an index, a manifest, a line of a table."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from shardtools.errors import CorruptError
 
 
 def parse_json(data: bytes | str, url: str | None = None) -> Any:
-    """Return what a JSON text says; ``url`` is where it comes from, for the error.
+    """Return the data of a JSON text; ``url`` says in an error where it comes from.
 
-    Python's own parser raises four kinds of errors, and for text that is nested deeply one that is no ValueError.
+    Python's own parser raises four kinds of errors, and one of them, for deep nesting, is not a ValueError.
 
     Raises:
         CorruptError: it is not JSON, is nested too deeply, or has a number of thousands of digits.

@@ -1,8 +1,8 @@
-"""How large things from outside may be, each kind of thing; the one place where that is said.
+"""How large data from outside may be, for each kind of data.
 
 A shard's header may claim any size, a few megabytes may unpack to many gigabytes, and a server may send without end.
-Whatever is held in memory on the word of a file that somebody else has made has its limit here. What exceeds it is a
-`LimitError`, which says how to raise the limit: ``--max KIND=SIZE``, or ``limits=Limits(KIND=SIZE)`` in Python.
+Data that is held in memory because a file says so has a limit here. Larger data is a `LimitError`, which says how to
+raise the limit: ``--max KIND=SIZE``, or ``limits=Limits(KIND=SIZE)`` in Python.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from shardtools.errors import LimitError
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest number of bytes of each kind of thing.
+    """The largest number of bytes of each kind of data.
 
     ``sample``: one sample of a shard, headers included, where it is held in memory.
-    ``value``: a field's value where it is decoded: the points of an image, the arrays of an npz, what a .gz holds.
+    ``value``: a decoded value: the pixels of an image, the arrays of an npz, the contents of a .gz.
     ``header``: the extension headers (pax, GNU) of one member.
-    ``sidecar``: a sidecar, as stored, and what its table takes in memory.
+    ``sidecar``: a sidecar as stored, and its table in memory.
     ``manifest``: a manifest, or an index for wids.
     ``index``: an index of DALI or Energon.
-    ``listing``: what a server answers when it lists a folder.
+    ``listing``: a server's answer that lists a folder.
 
     Raises:
         ValueError: a limit is not above zero.
@@ -42,7 +42,7 @@ class Limits:
                 raise ValueError(f"the limit of {name} must be above zero: {getattr(self, name)}")
 
     def check(self, kind: str, size: int, *, url: str | None = None, member: str | None = None) -> None:
-        """Raise if a thing of this kind, of ``size`` bytes or more, is too large.
+        """Raise if data of this kind, of ``size`` bytes or more, is too large.
 
         Raises:
             LimitError: it is.
@@ -58,6 +58,6 @@ class Limits:
 
 
 KINDS = tuple(field.name for field in fields(Limits))
-"""The kinds of things that have a limit."""
+"""The kinds of data that have a limit."""
 
 DEFAULT_LIMITS = Limits()

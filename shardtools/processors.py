@@ -1,4 +1,4 @@
-"""How many processors there are for this process, on any operating system."""
+"""The number of processors that this process may use, on any operating system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 def processors() -> int:
     """Return the number of processors that this process may run on, at least 1.
 
-    Where the operating system does not tell which those are (macOS), it is the number of all.
+    If the operating system does not say (macOS), it is the number of all processors.
 
     >>> processors() >= 1
     True

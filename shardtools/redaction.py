@@ -1,9 +1,9 @@
-"""What must not be shown: passwords, tokens and signatures, in URLs and in any other text.
+"""Hide passwords, tokens and signatures, in URLs and in any other text.
 
-``redact`` is for a URL, or a spec that names several: it leaves out what may be secret in them. ``conceal`` is for a
-whole text, such as a message or a traceback of other libraries: it hides what is known to be secret, wherever it is.
-Known is what this process has been given: user and query of URLs, values of ``SHARDTOOLS_HTTP_HEADERS``, and variables
-of the environment whose names say so.
+``redact`` is for a URL, or a spec of several: it leaves out every part that may be secret. ``conceal`` is for any text,
+such as another library's message or traceback: it hides the known secrets, wherever they occur. Known are the secrets
+that this process was given: user and query of URLs, values of ``SHARDTOOLS_HTTP_HEADERS``, and environment variables
+whose names sound secret.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _HEADERS_VARIABLE = "SHARDTOOLS_HTTP_HEADERS"
 _OPEN_HEADERS = ("user-agent", "accept", "accept-encoding", "accept-language", "content-type", "referer")
 
 _SHORTEST = 4
-"""Letters of a password below which it is no more told from any word than in its place in a URL."""
+"""A shorter password is hidden in URLs only: elsewhere it could be any word."""
 
 _LONG = 16
-"""Letters of a value of a query from which on it is hidden wherever it stands."""
+"""A value of a query with so many letters is hidden everywhere."""
 
 _MOST = 1000
 _seen: dict[str, None] = {}  # secrets that this process has come across, in the order in which it did
 
 
 def redact(text: str) -> str:
-    """Return a URL, or a spec that names several, without what may be secret: user, password, and the query.
+    """Return a URL, or a spec of several, without user, password and query.
 
     >>> redact("https://user:pw@host:81/a@3.tar?X-Amz-Signature=abc")
     'https://host:81/a@3.tar'
@@ -63,7 +63,7 @@ def redact(text: str) -> str:
 
 
 def _without_secrets(match: re.Match[str]) -> str:
-    """Return an http URL that has no user without its query, and nothing of one whose parts cannot be told apart."""
+    """Return an http URL that has no user without its query, and only the scheme of one that is ambiguous."""
     whole = f"{match[0].partition('://')[0]}://{HIDDEN}"
     try:
         parts = urlsplit(match[0])
@@ -78,7 +78,7 @@ def _without_secrets(match: re.Match[str]) -> str:
 
 
 def conceal(text: str) -> str:
-    """Return a text without what is known to be secret.
+    """Return a text without the known secrets.
 
     >>> conceal("Max retries exceeded with url: /b/x.tar?X-Amz-Date=1&X-Amz-Signature=0a1b (Caused by ...)")
     'Max retries exceeded with url: /b/x.tar?X-Amz-Date=…&X-Amz-Signature=… (Caused by ...)'
@@ -94,7 +94,7 @@ def conceal(text: str) -> str:
 
 
 def remember(text: str) -> None:
-    """Take what is secret in a URL, or a spec that names several, for known."""
+    """Add the secrets in a URL, or a spec of several, to the known ones."""
     for secret in _secrets_of(text) if "@" in text or "?" in text else ():
         _seen.pop(secret, None)
         _seen[secret] = None
@@ -103,7 +103,7 @@ def remember(text: str) -> None:
 
 
 def _secrets_of(text: str) -> Iterator[str]:
-    """Yield user and password of URLs, also where they are not escaped, and long values of their queries."""
+    """Yield user and password of URLs, escaped or not, and long values of their queries."""
     for match in _USER.finditer(text):
         yield from _of_user(match[2])
     for match in _HTTP.finditer(text):
@@ -115,7 +115,7 @@ def _secrets_of(text: str) -> Iterator[str]:
 
 
 def _of_user(text: str) -> Iterator[str]:
-    """Yield what is secret of ``user:password``: the password in all ways to write it, or a token without one."""
+    """Yield the secrets in ``user:password``: the password in all its spellings, or a token that has none."""
     user, colon, password = text.partition(":")
     if not colon and len(user) < _LONG:  # a name
         return
@@ -130,7 +130,7 @@ def _of_user(text: str) -> Iterator[str]:
 
 
 def _of_environment() -> frozenset[str]:
-    """Return what the environment has that is secret."""
+    """Return the secrets in the environment."""
     named = tuple(value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name))
     return _of_variables(named, os.environ.get(_HEADERS_VARIABLE, ""))
 
@@ -147,5 +147,5 @@ def _of_variables(values: tuple[str, ...], headers: str) -> frozenset[str]:
 
 @lru_cache(maxsize=16)
 def _pattern(known: frozenset[str]) -> re.Pattern[str]:
-    """Return a pattern of all secrets; the longest first, as one may be a part of another."""
+    """Return a pattern of all secrets, the longest first, since one may be a part of another."""
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(known, key=len, reverse=True)))})(?!\w)")

@@ -26,7 +26,7 @@ from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-
 from shardtools.errors import RefusedError, SpecError, redact
 
 MAX_SHARDS = 1_000_000
-"""A spec that names more shards than this is taken for a slip of the finger."""
+"""A spec that names more shards than this is taken for a typing error."""
 
 _FILE = "file://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -83,7 +83,7 @@ def path_of(url: str) -> str:
 
 
 def split_path(url: str) -> tuple[str, str, str]:
-    """Return what stands before the path, the path, and what follows it (the query of an http URL).
+    """Return the text before the path, the path, and the text after it (the query of an http URL).
 
     >>> split_path("http://me@host:80/d/a@3.tar?v=@9")
     ('http://me@host:80', '/d/a@3.tar', '?v=@9')
@@ -135,7 +135,7 @@ def folder_of(url: str) -> str:
 
 
 def absolute(url: str) -> str:
-    """Return ``url`` so that it means the same in any working folder: a path becomes absolute, ``file:`` a path.
+    """Return ``url`` in a form that does not depend on the working folder: paths become absolute, ``file:`` URLs paths.
 
     >>> absolute("file:///data/../a.tar"), absolute("http://host/a.tar")
     ('/a.tar', 'http://host/a.tar')
@@ -150,10 +150,10 @@ def absolute(url: str) -> str:
 
 
 def identity(url: str) -> str:
-    """Return a text that two URLs share when they name the same object: case of the host, default port, user.
+    """Return a text that is equal for URLs of the same object, whatever the case of the host, default port and user.
 
     Raises:
-        SpecError: this is no URL.
+        SpecError: the URL is not valid.
 
     >>> identity("HTTP://me:pw@Host:80/a.tar") == identity("http://host/a.tar")
     True
@@ -174,7 +174,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 def server_of(url: str) -> str:
-    """Return scheme, host and port of a URL, always the same for the same server, and without a user.
+    """Return scheme, host and port of a URL, without a user, in one form for each server.
 
     >>> server_of("HTTPS://me:pw@Host:443/a"), server_of("http://host:81/a")
     ('https://host', 'http://host:81')
@@ -185,7 +185,7 @@ def server_of(url: str) -> str:
 
 
 def servers_of(specs: str | Iterable[str]) -> frozenset[str]:
-    """Return the web servers that ``specs`` name, as `server_of` writes them; nothing is looked up or checked.
+    """Return the web servers in ``specs``, as `server_of` writes them. Nothing is looked up or checked.
 
     >>> sorted(servers_of(["http://me:pw@a/x-@3.tar::b.tar", "{https://c,http://d:81}/{0..9}.tar"]))
     ['http://a', 'http://d:81', 'https://c']
@@ -260,7 +260,7 @@ def _count(digits: str, url: str) -> int:
 
 
 def _number(url: str, parts: tuple[str, str, str] | None) -> list[str]:
-    """Expand the ``@N`` of one URL, which `_find_count` has split."""
+    """Expand the ``@N`` of one URL, which `find_count` has split."""
     if parts is None:
         return [url]
     before, digits, after = parts
@@ -269,7 +269,7 @@ def _number(url: str, parts: tuple[str, str, str] | None) -> list[str]:
 
 
 def _match_star(url: str, list_urls: Callable[[str], Sequence[str]] | None) -> list[str]:
-    """Expand the ``*`` of one URL by what the storage lists."""
+    """Expand the ``*`` of one URL with the URLs that the storage lists."""
     head, path, _ = split_path(url)
     if "*" not in path:
         return [url]
@@ -297,14 +297,14 @@ _NO_SERVER = re.compile(
 
 
 def _check_server(spec: str) -> None:
-    """Raise if a spec begins as a URL does and names no server; what it does name may be a part of a password."""
+    """Raise if a spec begins like a URL and names no server: the rest may be a part of a password."""
     if match := _NO_SERVER.match(spec):
         fix = "check the host and the port: http://host:port/path; in a password write : / # ? @ as %3A %2F %23 %3F %40"
         raise SpecError("this is not a valid URL", url=f"{match[1]}://…", fix=fix)
 
 
 def _check_whole(spec: str, pieces: Sequence[str]) -> None:
-    """Raise if a piece of a spec names a server alone: its rest may be the rest of a password, and is then no path."""
+    """Raise if a part of a spec names only a server: the next part may be the rest of a password, not a path."""
     if len(pieces) > 1 and any(_SERVER_ALONE.fullmatch(piece) for piece in pieces):
         raise SpecError(
             "it names a server and nothing on it",
@@ -314,10 +314,10 @@ def _check_whole(spec: str, pieces: Sequence[str]) -> None:
 
 
 def at_home(text: str) -> str:
-    """Return a path that a user has typed, with the home folder in place of a ``~`` that it begins with.
+    """Return a path that a user has typed, with a leading ``~`` replaced by the home folder.
 
-    A shell does that only where the path stands alone: not in quotes, and not behind ``=`` or ``::``. It is not for
-    paths that others have written.
+    A shell does that only for a bare argument: not in quotes, and not after ``=`` or ``::``. Do not use it for paths
+    from files.
 
     >>> at_home("~/a.tar") == os.path.join(os.path.expanduser("~"), "a.tar"), at_home("./~/a.tar")
     (True, './~/a.tar')
@@ -326,7 +326,7 @@ def at_home(text: str) -> str:
 
 
 def which_spec(specs: Iterable[str], url: str) -> str | None:
-    """Return the one of ``specs``, without ``::`` and braces, that names a shard, or is ``url``, less its secrets.
+    """Return the single spec, of ``specs``, that names the shard ``url``, or ``url`` itself; without secrets.
 
     >>> which_spec(["/a.tar::http://me:pw@host/{x,y}-@100.tar?sig=1"], "http://host/y-007.tar")
     'http://me:pw@host/y-@100.tar?sig=1'
@@ -347,7 +347,7 @@ def _flatten(specs: str | Iterable[str]) -> Iterator[str]:
 
 
 def parts_of(specs: str | Iterable[str]) -> list[str]:
-    """Return the single specs of ``specs``, which may be lists and hold several with ``::`` between them.
+    """Return the single specs in ``specs``: lists are flattened, and specs are split at ``::``.
 
     >>> parts_of(["a-@2.tar::b-@3.tar", "c.tar"])
     ['a-@2.tar', 'b-@3.tar', 'c.tar']
@@ -358,7 +358,7 @@ def parts_of(specs: str | Iterable[str]) -> list[str]:
 def expand(specs: str | Iterable[str], list_urls: Callable[[str], Sequence[str]] | None = None) -> list[str]:
     """Return the URLs of all shards that ``specs`` name, in order; paths are made absolute.
 
-    ``list_urls`` maps a URL prefix to the URLs that storage has there; without it a ``*`` is refused.
+    ``list_urls`` returns the URLs that the storage has under a prefix; without it a ``*`` is an error.
 
     Raises:
         SpecError: nothing is named, the same shard is named twice, or the text makes no sense.
@@ -442,7 +442,7 @@ class Destination:
         return _number(self.spec, self._parts)
 
     def pattern(self) -> tuple[str, int, str] | None:
-        """Return what stands before the number of a shard, its digits, and what follows; None without ``@N``.
+        """Return the text before a shard's number, the number of digits, and the text after it; None without ``@N``.
 
         >>> Destination("/d/out-@0020.tgz").pattern()
         ('/d/out-', 4, '.tgz')
@@ -462,10 +462,9 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def parse_size(text: str) -> int:
-    """Return the number of bytes that a size names, 0 if it is none.
+    """Return the number of bytes in a text such as ``500MB``, 0 if it is not a valid size.
 
-    It is a number of bytes, or of k, M, G or T of them, each a thousand of the one before; a B may follow, and capitals
-    make no difference.
+    A size is a number, then perhaps k, M, G or T (powers of 1000), then perhaps B, in upper or lower case.
 
     >>> parse_size("500MB"), parse_size("1.5g"), parse_size("20000"), parse_size("10 apples")
     (500000000, 1500000000, 20000, 0)

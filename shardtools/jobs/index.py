@@ -191,7 +191,7 @@ def export_source(task: ExportTask) -> Indexed:
         if sidecar is None:
             sidecar = index_shard(url, check_cancelled)
         if IndexedShard(url, sidecar).packing != "tar":
-            what = "the shard is packed, although its name ends with .tar"
+            what = "the shard is compressed, although its name ends with .tar"
             raise CorruptError(what, url=url, fix="rename it, and make a plain one with htshuffle or htmapper")
         if task.format == "wids":
             wids.check_readable(sidecar.table, url)

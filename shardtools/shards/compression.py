@@ -1,10 +1,10 @@
-"""How a shard's tar file is packed, told by its bytes, and unpacked: from its start, or from an entry point.
+"""Detect how a shard is compressed, by its first bytes, and decompress it from its start or from an entry point.
 
     first bytes -> packing_of -> "tar", "gzip" or "zstd"
     stream, first bytes -> unpack -> bytes of the tar file
     bytes from an entry point on -> inflate -> bytes of the tar file
 
-How shards are packed that we write, and what entry points are, is in ``packers.py``.
+``packers.py`` compresses shards, and says what entry points are.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from shardtools.shards.tar import REPAIR
 from shardtools.storage import ByteRange, get_storage
 
 Packing = Literal["tar", "gzip", "zstd"]
-"""How the bytes of a shard are packed; ``"tar"``: not at all."""
+"""How a shard is compressed; ``"tar"``: not at all."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = b"\x2a\x4d\x18"
 
 _LARGEST_WINDOW = 128 << 20
-"""Bytes of memory that unpacking zstd data may take: what zstd itself allows without being asked."""
+"""Bytes of memory for decompressing zstd data: zstd's own default limit."""
 
 # The CRC-32 of zlib at memory speed: crc32(data, value=0), continuing from value.
 crc32: Callable[..., int] = isal_zlib.crc32
 
 
 def packing_of(head: bytes) -> Packing:
-    """Return how a shard is packed whose first bytes are ``head``. Its name does not matter.
+    """Return the compression of a shard whose first bytes are ``head``. Its name does not matter.
 
     >>> packing_of(GZIP_MAGIC), packing_of(ZSTD_MAGIC), packing_of(b"a.jpg"), packing_of(b"")
     ('gzip', 'zstd', 'tar', 'tar')
@@ -45,7 +45,7 @@ def packing_of(head: bytes) -> Packing:
 
 
 def find_packing(url: str, filesize: int) -> Packing:
-    """Return how the shard at ``url``, which has ``filesize`` bytes, is packed; a few of its bytes are read.
+    """Return the compression of the shard at ``url``, which has ``filesize`` bytes; reads a few of its bytes.
 
     Raises:
         StorageError: it cannot be read.
@@ -61,7 +61,7 @@ class Source(Protocol):
 
 
 class _Unpacked:
-    """A packed stream as the bytes of its tar file; errors name the shard."""
+    """A compressed stream as the bytes of its tar file; errors name the shard."""
 
     def __init__(self, file: Any, url: str, kind: str, damage: type[Exception]):
         self._file, self._url, self._kind, self._damage = file, url, kind, damage
@@ -87,9 +87,9 @@ _READ = 1 << 18
 
 
 class _GzipMembers:
-    """What gzip members hold, one after another.
+    """The contents of gzip members, one after another.
 
-    As gzip programs do, it takes zeros after a member for padding, and a newline after the last one for a slip.
+    Like gzip programs, it ignores zeros after a member and a newline after the last one.
     """
 
     def __init__(self, source: Source, url: str):
@@ -103,7 +103,7 @@ class _GzipMembers:
 
         Raises:
             EOFError: the last member is not complete.
-            CorruptError: what follows a member is no gzip member.
+            CorruptError: other data follows a member.
         """
         while True:
             if self._member.eof and not self._next_member():
@@ -164,10 +164,10 @@ class _Rejoined(io.RawIOBase):
 
 
 class _WholeFrames(io.RawIOBase):
-    """Passes zstd data on, and raises EOFError where they end inside a frame, which zstandard does not tell.
+    """Passes zstd data on, and raises EOFError if it ends inside a frame, which zstandard does not notice.
 
     Raises, while it is read:
-        CorruptError: a frame cannot be unpacked here, or something else follows one.
+        CorruptError: a frame cannot be decompressed here, or other data follows a frame.
     """
 
     def __init__(self, source: Source, url: str):
@@ -206,10 +206,10 @@ class _WholeFrames(io.RawIOBase):
 def _zstd_parts(url: str) -> Generator[tuple[int, int, bool], bytes, None]:
     """Follow the headers of zstd frames and of the blocks in them (RFC 8878).
 
-    Yields how many bytes to skip, how many to send then, and whether the data may end in between.
+    Yields how many bytes to skip, how many bytes to send next, and whether the data may end there.
 
     Raises:
-        CorruptError: a frame cannot be unpacked here.
+        CorruptError: a frame cannot be decompressed here.
     """
     skip = 0
     while True:
@@ -229,19 +229,21 @@ def _zstd_parts(url: str) -> Generator[tuple[int, int, bool], bytes, None]:
 
 
 def _begins_frame(head: bytes) -> bool:
-    """Return whether ``head``, which may be cut off, begins a frame of zstd."""
+    """Return whether ``head``, which may be incomplete, is the start of a zstd frame."""
     is_skippable = head[0] & 0xF0 == 0x50 and _SKIPPABLE.startswith(head[1:4])
     return is_skippable or ZSTD_MAGIC.startswith(head[:4])
 
 
 def _check_frame(flags: int, window: int, url: str) -> None:
-    """Raise if a frame's descriptors say that it cannot be unpacked here."""
+    """Raise if a frame's header says that it cannot be decompressed here."""
     if flags & 3:
-        fix = "pack it again without -D"
-        raise CorruptError("the shard is packed by zstd with a dictionary, which is not in it", url=url, fix=fix)
+        fix = "compress it again without -D"
+        raise CorruptError(
+            "the shard is compressed with a zstd dictionary, which it does not contain", url=url, fix=fix
+        )
     if (8 + (window & 7)) << (window >> 3) + 7 > _LARGEST_WINDOW:
-        what = f"unpacking the shard's zstd data needs more than {_LARGEST_WINDOW >> 20} MB of memory"
-        raise CorruptError(what, url=url, fix="pack it again without --long and --ultra")
+        what = f"decompressing the shard's zstd data needs more than {_LARGEST_WINDOW >> 20} MB of memory"
+        raise CorruptError(what, url=url, fix="compress it again without --long and --ultra")
 
 
 def _block_size(header: int) -> int:
@@ -249,15 +251,15 @@ def _block_size(header: int) -> int:
 
 
 def is_packed(head: bytes) -> bool:
-    """Return whether the first bytes of a shard are those of a packed one."""
+    """Return whether the first bytes of a shard are those of a compressed one."""
     return packing_of(head) != "tar"
 
 
 def unpack(head: bytes, rest: Source, url: str) -> Source:
-    """Return a packed shard, of which ``head`` has been read, as a source of its tar file's bytes.
+    """Return the tar file's bytes of a compressed shard, of which ``head`` has been read already, as a source.
 
-    What packs it is told by its first bytes, not by its name. Several gzip members, or zstd frames, are read to the
-    last one.
+    The compression is detected by the first bytes, not by the name. Several gzip members, or zstd frames, are read to
+    the last one.
     """
     stream: Any = _Rejoined(head, rest)
     if head.startswith(GZIP_MAGIC):
@@ -275,7 +277,7 @@ def inflate(packed: bytes, size: int, packing: Packing, url: str) -> bytes:
     """Return ``size`` bytes of the tar file from an entry point on; ``packed`` begins there and holds enough.
 
     Raises:
-        CorruptError: it does not unpack, or not to as many bytes.
+        CorruptError: the data does not decompress to so many bytes.
     """
     try:
         if packing == "zstd":
@@ -286,7 +288,7 @@ def inflate(packed: bytes, size: int, packing: Packing, url: str) -> bytes:
         else:
             data = isal_zlib.decompressobj(-15).decompress(packed, size)
     except Exception as error:  # each library has its own kinds for damaged bytes
-        raise CorruptError("a part of the shard cannot be unpacked", url=url, fix=REPAIR) from error
+        raise CorruptError("a part of the shard cannot be decompressed", url=url, fix=REPAIR) from error
     if len(data) != size:
-        raise CorruptError(f"a part of the shard unpacks to {len(data)} bytes, not {size}", url=url, fix=REPAIR)
+        raise CorruptError(f"a part of the shard decompresses to {len(data)} bytes, not {size}", url=url, fix=REPAIR)
     return data

@@ -84,7 +84,7 @@ def check_tar(head: bytes, url: str | None, *, packing: str | None = None) -> No
         CorruptError: it is something else.
     """
     if not head:
-        what = "the file is empty" if packing is None else f"the {packing} data unpack to nothing"
+        what = "the file is empty" if packing is None else f"the {packing} data decompress to nothing"
         raise TruncatedError(what, url=url, fix=REPAIR)
     if not head.strip(b"\0") or (len(head) >= BLOCK and _is_header(head[:BLOCK])):
         return

@@ -1,4 +1,4 @@
-"""The manifest of a dataset: ``train-@1000.tgz.json`` lists its shards, so that one GET tells what is in it.
+"""The manifest of a dataset: ``train-@1000.tgz.json`` lists its shards, so that one GET gives its length and fields.
 
 It is a superset of the shard index that wids reads (version 1): every shard's ``url`` (relative to the manifest where
 they share a folder), ``nsamples``, ``filesize`` and ``checksum``; and for the whole dataset ``nsamples``, ``filesize``,
@@ -8,7 +8,7 @@ they share a folder), ``nsamples``, ``filesize`` and ``checksum``; and for the w
     read:  URL -> read_manifest -> Manifest; specs of sources -> find_manifests -> common_facts -> the next manifest
 
 Every other entry is a fact about the samples, such as ``classes`` (the names of the numbers in the field ``cls``), a
-``description`` or a ``license``. Facts stay true where samples go, and so they go along.
+``description`` or a ``license``. Facts are copied to the manifests of datasets that are made from this one.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ CLASS_FIELD = "cls"
 
 _OWN = frozenset(("__kind__", "wids_version", "name", "nsamples", "filesize", "fields", "shardlist", "job"))
 _OF_WIDS = frozenset(("datasets", "base", "source_url", "weight", "subset"))
-"""What an index for wids may have, and what is true of its own shards only."""
+"""Entries of an index for wids that are true of its own shards only."""
 
 _DEEPEST = 64
 _SPECS = 64
-"""So many specs are asked for their manifests; of more, such as a list of single shards, none should have one."""
+"""Up to so many specs, their manifests are looked up. More are a list of single shards, which have none."""
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What the manifest says of one shard; ``filesize`` is in bytes, ``fields`` counts samples by field."""
+    """The entry of one shard; ``filesize`` is in bytes, ``fields`` counts samples by field."""
 
     url: str
     nsamples: int
@@ -64,10 +64,10 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the manifest at ``url`` says: the ``names`` of its shards (no folders) and how many samples each has.
+    """The manifest at ``url``: the ``names`` of its shards (without folders), and the ``counts`` of their samples.
 
-    ``fields`` says how many samples have each field, and is None if it does not. ``facts`` are what stays true of the
-    samples wherever they go, ``job`` says what wrote the dataset.
+    ``fields`` says how many samples have each field; None if the manifest does not say. ``facts`` are true of the
+    samples in any dataset, ``job`` describes the job that wrote this one.
     """
 
     url: str
@@ -79,7 +79,7 @@ class Manifest:
 
     @property
     def classes(self) -> list[str] | None:
-        """The names of the classes, by number; None if it does not say."""
+        """The names of the classes, by number; None if the manifest has none."""
         return self.facts.get("classes")
 
 
@@ -89,7 +89,7 @@ def build_manifest(
     job: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the manifest of a dataset as JSON data; ``facts`` are what else it is to say of the samples."""
+    """Return the manifest of a dataset as JSON data, with ``facts`` about the samples."""
     folder = folder_of(destination.manifest)
     return {
         "__kind__": "wids-shard-index-v1",
@@ -135,13 +135,13 @@ def write_manifest(destination: Destination, manifest: Mapping[str, Any]) -> Non
 
 
 def read_manifest(url: str) -> Manifest:
-    """Return what the manifest at ``url`` says, of which nothing is believed that has not the right form.
+    """Return the manifest at ``url``. Its types, counts and names are checked.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: there is no manifest.
         StorageError: it cannot be read.
-        CorruptError: it is no manifest, or damaged.
-        LimitError: it is larger than a manifest may be.
+        CorruptError: it is damaged, or not a manifest.
+        LimitError: it is larger than `Limits.manifest`.
     """
     data = read_limited(url, "manifest")
     try:
@@ -202,7 +202,7 @@ def _damaged(url: str, what: str) -> CorruptError:
 def find_manifest(spec: str, urls: Sequence[str]) -> Manifest | None:
     """Return the manifest of the shards ``urls`` that ``spec`` names.
 
-    None if there is none, or it is about other shards; or it is damaged, which is logged.
+    None if there is none, or if it lists other shards. A damaged one is logged, and None as well.
 
     Raises:
         StorageError: the storage cannot be reached.
@@ -224,7 +224,7 @@ def find_manifest(spec: str, urls: Sequence[str]) -> Manifest | None:
 
 
 def find_manifests(sources: str | Sequence[str]) -> dict[str, Manifest | None]:
-    """Return the manifest of each spec of some sources, None where there is none.
+    """Return the manifest of each spec in some sources, None for a spec without a manifest.
 
     Raises:
         StorageError: the storage cannot be reached.
@@ -243,13 +243,13 @@ def find_manifests(sources: str | Sequence[str]) -> dict[str, Manifest | None]:
 
 
 def common_facts(sources: str | Sequence[str]) -> dict[str, Any]:
-    """Return what the manifests of all sources say alike of the samples, for a dataset that is made of all of them.
+    """Return the facts on which the manifests of all sources agree, for a dataset that is made from all of them.
 
-    ``classes`` may be longer in one than in another. They are left out, which is logged, if a source that has the
-    field ``cls`` does not name its classes.
+    ``classes`` may be longer in one than in another. If a source that has the field ``cls`` does not name its classes,
+    they are left out, and this is logged.
 
     Raises:
-        JobError: a number stands for one class in one source and for another in another.
+        JobError: a number stands for different classes in different sources.
         StorageError: the storage cannot be reached.
     """
     found = find_manifests(sources)
@@ -266,7 +266,7 @@ def common_facts(sources: str | Sequence[str]) -> dict[str, Any]:
 
 
 def class_names(sources: str | Sequence[str]) -> list[str] | None:
-    """Return the names of the classes of some sources, None if they do not have the same.
+    """Return the names of the classes of some sources, None if they differ.
 
     Raises:
         StorageError: the storage cannot be reached.
@@ -290,7 +290,7 @@ def _common_classes(found: Mapping[str, Manifest | None]) -> list[str] | None:
                 raise JobError(
                     f"class {number} is {a!r}, and {b!r} in {redact(second)}",
                     url=spec,
-                    fix="give the classes the same numbers first, with htmapper, or take classes out of a manifest",
+                    fix="give the classes the same numbers first, with htmapper, or remove classes from a manifest",
                 )
     if named and unnamed:
         logger.warning("%s: its classes have no names, so the result gets none (see its manifest)", redact(unnamed[0]))

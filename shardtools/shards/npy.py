@@ -1,8 +1,8 @@
 """Arrays in the npy format, and several of them in an npz, as bytes.
 
-numpy reads them too, but it parses each head as Python, which goes wrong now and then where threads do so at the same
+numpy reads them too, but it parses each header as Python, which sometimes fails in several threads at the same
 time (python/cpython#106905, in 3.11 before 3.11.9 and 3.12 before 3.12.3: ``SystemError: AST constructor recursion
-depth mismatch``), and takes longer than small arrays themselves. A head as numpy writes it is matched here instead.
+depth mismatch``), and takes longer than small arrays themselves. Here a header in numpy's own form is matched instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PLAIN = re.compile(r"\{'descr': '([^'\\]+)', 'fortran_order': (True|False), 'sh
 
 @dataclass(frozen=True)
 class Header:
-    """What the head of an array says, and how many bytes (``size``) it takes itself."""
+    """The header of an array, and how many bytes it takes itself (``size``)."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class Header:
 
 
 def read_header(file: IO[bytes]) -> Header:
-    """Return the head of an array, which is at the position of ``file``; what follows are its data.
+    """Return the header of the array at the position of ``file``; its data follows.
 
     Raises:
         ValueError: there is none, or it is damaged.
@@ -95,7 +95,7 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def load_npy(data: bytes) -> npt.NDArray[Any]:
-    """Return the array that is in ``data``, which it shares, so that it cannot be written to.
+    """Return the array in ``data``. It shares the memory of ``data``, so it is read-only.
 
     Raises:
         ValueError: there is none, it is damaged, or it holds Python objects.
@@ -109,11 +109,11 @@ def load_npy(data: bytes) -> npt.NDArray[Any]:
 
 
 def _refuse_others(header: Header) -> None:
-    """Raise if an array's elements are no plain bytes of some number."""
+    """Raise if an array's elements are Python objects, or have no size."""
     if header.dtype.hasobject:
         raise ValueError("it holds Python objects, which only pickle could read")
     if not header.dtype.itemsize and 0 not in header.shape:
-        raise ValueError("its elements have no size, so that there could be any number of them")
+        raise ValueError("its elements have no size")
 
 
 def _array(header: Header, data: bytes, start: int) -> npt.NDArray[Any]:
@@ -131,13 +131,13 @@ def _array(header: Header, data: bytes, start: int) -> npt.NDArray[Any]:
 
 
 def load_npz(data: bytes, check: Callable[[Mapping[str, Header]], None] | None = None) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays in an npz, by name; they cannot be written to.
+    """Return the arrays in an npz, by name; they are read-only.
 
-    ``check`` is called with the heads of all arrays before any array is read, and may raise.
+    ``check`` is called with the headers of all arrays before any array is read, and may raise.
 
     Raises:
-        ValueError: one of them is no array, holds Python objects, or has the name of another.
-        zipfile.BadZipFile: it is no zip file, or damaged; other errors of `zipfile` where it is damaged, too.
+        ValueError: a member is not an array, holds Python objects, or has the name of another.
+        zipfile.BadZipFile: it is damaged, or not a zip file; damage may also raise other errors of `zipfile`.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive, ExitStack() as files:
         infos = archive.infolist()

@@ -1,12 +1,12 @@
-"""Packing the tar file of a shard as it is written, so that it can be entered in the middle.
+"""Compress the tar file of a shard while it is written, so that it can be entered in the middle.
 
     name -> packer_for -> Packer -> packed bytes, and entry points
 
-An **entry point** is a pair (offset in the tar file, offset in the packed file) at the beginning of a sample from where
-the packed file can be read without what stands before it. A ``.tgz`` is one gzip member that starts afresh at each
-entry point: every gzip reader takes it for an ordinary file, and ``zlib.decompressobj(-15)`` inflates from such a
-point. (Several gzip members would do too, but Python's tarfile stops after the first one without saying so.) A
-``.tar.zst`` is a row of independent frames.
+An **entry point** is a pair of offsets, in the tar file and in the compressed file, of the beginning of a sample. The
+compressed file can be read from there without the bytes before. A ``.tgz`` is one gzip member that starts afresh at
+each entry point: for every gzip reader it is an ordinary file, and ``zlib.decompressobj(-15)`` inflates from there.
+(Several gzip members would also work, but Python's tarfile silently stops after the first one.) A ``.tar.zst`` is a row
+of independent frames.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENTRY_EVERY = 256 << 10
 """Bytes of the tar file between entry points, at least."""
 
 _PIECE = 4 << 20
-"""Bytes that are packed together at most, so that one large sample does not need its size again in memory."""
+"""Bytes that are compressed at a time, at most, so that a large sample does not need twice its size in memory."""
 
 # Level 1 of isal compresses about as well as zlib's default at five to ten times its speed; level 3 of zstd is its own
 # default.
@@ -41,7 +41,7 @@ _GZIP_HEADER = GZIP_MAGIC + b"\x08\0\0\0\0\0\0\xff"
 
 
 class Packer:
-    """Packs a tar file, sample by sample; this one leaves it as it is.
+    """Compresses a tar file, sample by sample; this base class leaves it as it is.
 
     ``entries`` are the entry points so far, and ``by_sample`` says whether there will be any: a plain tar file can be
     entered anywhere, and its samples may come many at a time.
@@ -54,16 +54,16 @@ class Packer:
         self.entries: list[tuple[int, int]] = []
 
     def pack(self, parts: Sequence[Any]) -> list[Any]:
-        """Return what to write now, after ``parts``, the next bytes of the tar file, which end with a sample."""
+        """Take ``parts``, the next bytes of the tar file, which end with a sample; return the bytes to write now."""
         return list(parts)
 
     def finish(self, end: bytes) -> list[Any]:
-        """Return what to write last, ``end`` being the last bytes of the tar file, which belong to no sample."""
+        """Take ``end``, the last bytes of the tar file, which belong to no sample; return the last bytes to write."""
         return [end]
 
 
 class _EntryPacker(Packer):
-    """Packs samples together until there are enough of them for an entry point."""
+    """Compresses samples together until there are enough of them for an entry point."""
 
     by_sample = True
 
@@ -98,14 +98,14 @@ class _EntryPacker(Packer):
         return parts
 
     def _header(self) -> bytes:
-        """Return what the packed file begins with."""
+        """Return the first bytes of the compressed file."""
         return b""
 
     def _compress(self, data: memoryview) -> bytes:
         raise NotImplementedError
 
     def _cut(self) -> bytes:
-        """Return what makes the next piece independent of those before it."""
+        """Return the bytes that make the next piece independent of those before it."""
         return b""
 
 
@@ -141,7 +141,7 @@ class GzipPacker(_EntryPacker):
 
 
 def _deflate_for(data: memoryview) -> Any:
-    """Return what compresses a stretch that begins with ``data`` to the same bytes each time.
+    """Return a compressor that always gives the same bytes for a stretch that begins with ``data``.
 
     Without a dictionary isal does not: its level 1 and 2 hash an address instead of the third position of the stretch
     (``.write_first_byte`` of igzip_icf_body_h1_gr_bt.asm uses a register that holds no data, in isa-l 2.32), and find
@@ -185,7 +185,7 @@ ENDINGS = tuple(_PACKERS)
 
 
 def packer_for(url: str) -> Packer:
-    """Return a new packer for what the name of a shard ends with; standard output gets a plain tar file.
+    """Return a new packer for the ending of a shard's name; standard output gets a plain tar file.
 
     Raises:
         SpecError: the name has none of the known endings.

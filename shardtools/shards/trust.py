@@ -1,7 +1,7 @@
-"""What an index may name: places under its own, unless the user trusts it.
+"""Check which places an index may name: only those under its own place, unless the user trusts it.
 
-An index of shards is a list of URLs that somebody else has written. Whoever opens one has named that place, and no
-other: not the files of this machine, and no other server, which would be asked with the user's credentials.
+An index of shards is a list of URLs from outside. A user who opens it has agreed to read from that place, but not from
+files of this machine, or from other servers with the user's credentials.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ another by others."""
 def check_place(place: str, index: str, opened: str, *, trusted: bool) -> None:
     """Raise if the index at the URL ``index`` may not name the URL ``place``.
 
-    It may name what lies in the folder, or below that, or on the server or in the bucket of the index that the user has
-    ``opened``: itself, or one that refers to it. One that is ``trusted`` may name other places as well; but one that is
-    not on this machine never names files of it.
+    Allowed are places in or below the folder, on the server or in the bucket of the index that the user has ``opened``
+    (this one, or one that refers to it). A ``trusted`` index may name other places as well, but an index on a server
+    never names files of this machine.
 
     Raises:
-        SpecError: it may not.
+        SpecError: the place is not allowed.
     """
     if not is_local(index) and scheme_of(place) in ("", "file", "-"):
         what, fix = "the index names a file of this machine", "download the index, and open the copy if you trust it"
@@ -40,7 +40,7 @@ def check_place(place: str, index: str, opened: str, *, trusted: bool) -> None:
 
 
 def _is_own(place: str, index: str) -> bool:
-    """Return whether a place is under that of the index."""
+    """Return whether a place is under the index's own place."""
     scheme = scheme_of(index)
     if scheme_of(place) == "-":
         return False
@@ -54,6 +54,6 @@ def _is_own(place: str, index: str) -> bool:
 
 
 def _server(url: str, scheme: str) -> tuple[str, str] | None:
-    """Return host and port of an http URL; None where it is not plain what they are."""
+    """Return host and port of an http URL; None if they are ambiguous."""
     found = _AUTHORITY.fullmatch(split_path(url)[0].partition("://")[2])
     return None if found is None else (found[1].lower(), found[2] or _PORTS[scheme])

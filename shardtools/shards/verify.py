@@ -1,10 +1,10 @@
-"""Is a shard, as it arrives, the one that was written? Its sidecar knows the checksum.
+"""Compare a shard, while it is read, with the checksum in its sidecar.
 
     stream -> CheckedStream -> reader …, and in the end: the checksum of all bytes == that of the sidecar
 
-Shards that have a sidecar are checked, local ones too: a disk may flip a bit, and what is made of that would get a
-sidecar that is right. With ``StorageOptions.verify`` one that has none is an error. Ranges are compared with the
-checksums of their members (``members.py``).
+Shards that have a sidecar are checked, local ones too: a disk may flip a bit, and an output made from damaged data
+would get a valid sidecar. With ``StorageOptions.verify`` a shard without a sidecar is an error. Ranges are compared
+with the checksums of their members (``members.py``).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _REST = 1 << 20
 
 
 class CheckedStream:
-    """The bytes of a shard, whose checksum is taken as they come through; ``checksum`` is what it must be, if anything.
+    """The bytes of a shard, whose checksum is computed while they are read.
 
-    ``size`` is how many bytes have come so far.
+    ``size`` is the number of bytes so far. ``checksum`` is the expected one; None checks nothing.
     """
 
     def __init__(self, stream: Stream, url: str, checksum: str | None):
@@ -38,14 +38,14 @@ class CheckedStream:
 
     @property
     def checksum(self) -> str:
-        """The checksum of the bytes so far, as a sidecar has it."""
+        """The checksum of the bytes so far, in a sidecar's form."""
         return f"crc32:{self._crc:08x}"
 
     def check(self) -> None:
-        """Read what nobody wanted of the end, and compare.
+        """Read the rest of the stream, and compare the checksum.
 
         Raises:
-            CorruptError: these are not the bytes that the sidecar is about.
+            CorruptError: the checksum is another one.
         """
         rest = memoryview(bytearray(_REST))
         while self.readinto(rest):
@@ -59,10 +59,10 @@ class CheckedStream:
 
 
 def expected_checksum(url: str, stat: Stat) -> str | None:
-    """Return the checksum that a shard must have, None if it is not to be checked; ``stat`` is the shard's.
+    """Return the checksum that a shard must have, None if it is not checked; ``stat`` is the shard's.
 
     Raises:
-        StaleTableError: it is to be checked, and has no sidecar that is about it.
+        StaleTableError: it must be checked, and has no matching sidecar.
         StorageError: the sidecar cannot be read.
     """
     insist = current_options().verify

@@ -133,7 +133,9 @@ class TestExport:
                 (tmp_path / f"in-{shard}.{ending}").rename(tmp_path / f"in-{shard}.tar")
             for _ in range(2):
                 error = check_failure("-j", "1", "--export", format, "in-@2.tar", cwd=tmp_path, program="htindex")
-                assert error.startswith(f"{tmp_path}/in-0.tar: the shard is packed, although its name ends with .tar; ")
+                assert error.startswith(
+                    f"{tmp_path}/in-0.tar: the shard is compressed, although its name ends with .tar; "
+                )
                 assert not list(tmp_path.glob("*.idx")) + list(tmp_path.glob("*wids.json"))
                 index(tmp_path, "in-@2.tar")  # the sidecars say the same, whatever they say
 

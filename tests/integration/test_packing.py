@@ -103,5 +103,5 @@ def test_training_gets_the_right_samples(
 def test_no_index_of_a_packed_shard_is_exported(tmp_path: Path, format: str) -> None:
     by_webdataset(tmp_path / "x.tar")
     message = check_failure("--export", format, "x.tar", cwd=tmp_path, program="htindex")
-    assert "x.tar: the shard is packed, although its name ends with .tar; rename it" in message
+    assert "x.tar: the shard is compressed, although its name ends with .tar; rename it" in message
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]

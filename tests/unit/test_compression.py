@@ -261,7 +261,7 @@ def test_a_zstd_dictionary_is_missed(tmp_path: Path) -> None:
     path.write_bytes(zstandard.ZstdCompressor(dict_data=dictionary).compress(data))
     with pytest.raises(CorruptError) as caught:
         tars.read(path)
-    what = "the shard is packed by zstd with a dictionary, which is not in it; pack it again without -D"
+    what = "the shard is compressed with a zstd dictionary, which it does not contain; compress it again without -D"
     assert str(caught.value) == f"{path}: {what}"
 
 
@@ -276,8 +276,8 @@ def test_a_zstd_window_that_takes_too_much_memory(tmp_path: Path) -> None:
             continue
         with pytest.raises(CorruptError) as caught:
             tars.read(path)
-        what = "unpacking the shard's zstd data needs more than 128 MB of memory"
-        assert str(caught.value) == f"{path}: {what}; pack it again without --long and --ultra"
+        what = "decompressing the shard's zstd data needs more than 128 MB of memory"
+        assert str(caught.value) == f"{path}: {what}; compress it again without --long and --ultra"
 
 
 def test_a_large_shard_is_read_from_any_entry(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_what_is_packed(kind: str, pack: Callable[[bytes], bytes], tmp_path: Pat
         (image("PNG"), f"the {kind} data are a PNG image, not a tar file; "),
         (gzip.compress(TAR), f"the {kind} data are a file packed with gzip, not a tar file; unpack it once"),
         (json.dumps([1]).encode(), f"the {kind} data are a JSON text, not a tar file; "),
-        (b"", f"the {kind} data unpack to nothing; fetch"),
+        (b"", f"the {kind} data decompress to nothing; fetch"),
     ]:
         path.write_bytes(pack(data))
         with pytest.raises((CorruptError, TruncatedError)) as caught:

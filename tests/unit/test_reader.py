@@ -279,7 +279,7 @@ def test_an_empty_file_is_no_shard(tmp_path: Path) -> None:
     path.write_bytes(b"")
     assert fails(path, TruncatedError) == ": the file is empty; fetch or make the shard again"
     path.write_bytes(gzip.compress(b""))
-    assert fails(path, TruncatedError) == ": the gzip data unpack to nothing; fetch or make the shard again"
+    assert fails(path, TruncatedError) == ": the gzip data decompress to nothing; fetch or make the shard again"
 
 
 def test_a_missing_shard(tmp_path: Path) -> None:
