@@ -27,8 +27,8 @@ from shardtools.jobs.target import (
     write_target,
 )
 from shardtools.shards.manifest import CLASS_FIELD
-from shardtools.shards.reader import Block, ShardReader
-from shardtools.shards.samples import Composer, Members, Record, records, repeated_key
+from shardtools.shards.reader import Block, ShardReader, repeated_key
+from shardtools.shards.samples import Composer, Members, Record, records
 from shardtools.shards.writer import ShardWriter
 from shardtools.spec import identity
 from shardtools.storage import Stat, get_storage

@@ -13,7 +13,7 @@ from typing import Any
 
 from shardtools.errors import FieldError, SampleError, ShardtoolsError
 from shardtools.shards.fields import decode as decode_field
-from shardtools.shards.names import case_hint
+from shardtools.shards.names import case_hint, is_special
 
 Collate = Callable[[list[Any]], Any]
 
@@ -123,7 +123,7 @@ class Recipe:
 
     def _data(self, raw: RawBatch) -> Iterator[tuple[str, list[Any]]]:
         for name, column in zip(self.names, raw.columns, strict=True):
-            if not name.startswith("__"):
+            if not is_special(name):
                 yield name, column
 
     def _checked(self, raw: RawBatch, place: int) -> tuple[Any, ...]:
@@ -156,7 +156,7 @@ class Recipe:
             raise SampleError(what, url=url, member=key) from error
 
     def _decoded(self, name: str, value: Any, index: int) -> Any:
-        if name.startswith("__"):
+        if is_special(name):
             return value
         try:
             return decode_field(name, value)

@@ -11,6 +11,7 @@ from shardtools.loader.assemble import Collate
 from shardtools.loader.order import Shuffle
 from shardtools.loader.shard import SPECIAL
 from shardtools.loader.split import Uneven
+from shardtools.shards.names import is_special
 
 OnError = Literal["raise", "skip"] | Callable[[ShardtoolsError], object]
 
@@ -66,7 +67,7 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.fields if name.startswith("__") and name not in SPECIAL]
+        unknown = [name for name in self.fields if is_special(name) and name not in SPECIAL]
         if not self.fields or unknown or len(set(self.fields)) < len(self.fields):
             what = (
                 f"there is no field {unknown[0]}" if unknown else "fields must name each field once, and at least one"

@@ -24,6 +24,7 @@ from shardtools.loader.files import Files
 from shardtools.loader.stats import Stats
 from shardtools.shards.columns import Texts
 from shardtools.shards.members import IndexedShard, Uncut, first_wrong, wrong_checksum
+from shardtools.shards.names import is_special
 from shardtools.shards.table import ShardTable
 from shardtools.spec import is_local, name_of
 from shardtools.storage import StorageOptions, using
@@ -204,7 +205,7 @@ def cut_fields(found: Uncut) -> Values:
 
 def data_fields(names: Sequence[str]) -> tuple[str, ...]:
     """Return those of ``names`` that are fields of the data, and none of `SPECIAL`."""
-    return tuple(name for name in names if not name.startswith("__"))
+    return tuple(name for name in names if not is_special(name))
 
 
 ShardRows = tuple[FieldShard, Ints]

@@ -54,7 +54,7 @@ def find_packing(url: str, filesize: int) -> Packing:
     return packing_of(head)
 
 
-class Source(Protocol):
+class Readable(Protocol):
     """What bytes are read from."""
 
     def readinto(self, buffer: memoryview, /) -> int | None: ...
@@ -92,7 +92,7 @@ class _GzipMembers:
     Like gzip programs, it ignores zeros after a member and a newline after the last one.
     """
 
-    def __init__(self, source: Source, url: str):
+    def __init__(self, source: Readable, url: str):
         self._source, self._url = source, url
         self._piece = memoryview(bytearray(_READ))
         self._member: Any = _gzip_member()
@@ -147,7 +147,7 @@ def _garbage(kind: str, rest: bytes, url: str) -> CorruptError:
 class _Rejoined(io.RawIOBase):
     """Bytes that were read already, and the rest of their stream."""
 
-    def __init__(self, head: bytes, rest: Source):
+    def __init__(self, head: bytes, rest: Readable):
         self._head, self._rest = memoryview(head), rest
 
     def readable(self) -> bool:
@@ -170,7 +170,7 @@ class _WholeFrames(io.RawIOBase):
         CorruptError: a frame cannot be decompressed here, or other data follows a frame.
     """
 
-    def __init__(self, source: Source, url: str):
+    def __init__(self, source: Readable, url: str):
         self._source, self._url = source, url
         self._parser = _zstd_parts(url)
         self._skip, self._need, self._is_whole = next(self._parser)
@@ -255,7 +255,7 @@ def is_packed(head: bytes) -> bool:
     return packing_of(head) != "tar"
 
 
-def unpack(head: bytes, rest: Source, url: str) -> Source:
+def unpack(head: bytes, rest: Readable, url: str) -> Readable:
     """Return the tar file's bytes of a compressed shard, of which ``head`` has been read already, as a source.
 
     The compression is detected by the first bytes, not by the name. Several gzip members, or zstd frames, are read to

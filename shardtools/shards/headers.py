@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from shardtools.errors import ShardError
-from shardtools.shards.reader import SeenKeys
-from shardtools.shards.samples import repeated_key
+from shardtools.shards.reader import SeenKeys, repeated_key
 from shardtools.shards.scan import scan_located
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BEFORE_A_MEMBER, BLOCK, EMPTY, REGULAR

@@ -15,8 +15,7 @@ import numpy.typing as npt
 from shardtools.shards.columns import join
 from shardtools.shards.compression import crc32
 from shardtools.shards.headers import scan_headers
-from shardtools.shards.reader import Block, ShardReader
-from shardtools.shards.samples import repeated_key
+from shardtools.shards.reader import Block, ShardReader, refuse_repeated
 from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.table import ShardTable
 from shardtools.storage import get_storage
@@ -62,8 +61,7 @@ def quick_index(url: str) -> Sidecar:
 def _blocks(reader: ShardReader) -> Iterator[Block]:
     """Yield the blocks of a shard, in which no key may come again."""
     for block in reader:
-        if block.repeated:
-            raise repeated_key(block.url, block.keys[block.repeated[0]])
+        refuse_repeated(block)
         yield block
 
 

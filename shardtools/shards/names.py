@@ -10,27 +10,41 @@ _META = re.compile(rb"__[^/]*__(/|\Z)")  # the rule of webdataset
 KEY_FIELD = "key"
 """The entry of a record that holds its key, so that no field can have this name."""
 
-SPECIAL = "__"
-"""What the names of entries begin with that say where a record came from."""
+
+def is_special(name: str) -> bool:
+    """Return whether this is the name of an entry that says where a record came from, as ``__url__`` does."""
+    return name.startswith("__")
 
 
 def is_field(name: str) -> bool:
     """Return whether a field can have this name.
 
-    >>> [is_field(name) for name in ("jpg", "seg.png", "", "a/../b", "key", "__url__")]
-    [True, True, False, False, False, False]
+    >>> [is_field(name) for name in ("jpg", "seg.png", "", "a/../b", "key", "__url__", "\\ud800")]
+    [True, True, False, False, False, False, False]
     """
-    return bool(name) and "/" not in name and "\0" not in name and name != KEY_FIELD and not name.startswith(SPECIAL)
+    if name == KEY_FIELD or is_special(name):
+        return False
+    return bool(name) and "/" not in name and "\0" not in name and _reads_back(name)
 
 
 def is_key(name: str) -> bool:
     """Return whether a sample can have this key: a path whose last component is not empty and has no dot.
 
-    >>> [is_key(name) for name in ("v1.0/a", "a", "", "a/", "a.b", "./a")]
-    [True, True, False, False, False, False]
+    >>> [is_key(name) for name in ("v1.0/a", "a", "", "a/", "a.b", "./a", "\\ud800")]
+    [True, True, False, False, False, False, False]
     """
     base = name.rpartition("/")[2]
-    return bool(base) and "." not in base and "\0" not in name and not name.startswith("./")
+    return bool(base) and "." not in base and "\0" not in name and not name.startswith("./") and _reads_back(name)
+
+
+def _reads_back(name: str) -> bool:
+    """Return whether a name has bytes, and these are read as the same name."""
+    if name.isascii():
+        return True
+    try:
+        return decode_name(encode_name(name)) == name
+    except UnicodeEncodeError:
+        return False
 
 
 def is_meta(name: bytes) -> bool:

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from shardtools.shards.compression import Packing, Source, packing_of, unpack
+from shardtools.errors import DuplicateKeyError
+from shardtools.shards.compression import Packing, Readable, packing_of, unpack
 from shardtools.shards.kinds import check_tar
 from shardtools.shards.scan import Scan, scan
 from shardtools.shards.table import ShardTable
@@ -84,6 +85,26 @@ class SeenKeys:
         if len(merged):
             self._runs.append(merged)
         return tuple(np.flatnonzero(again).tolist())
+
+
+def refuse_repeated(block: Block) -> None:
+    """Raise if a sample of the block has a key that came earlier in the shard, not right before it.
+
+    Raises:
+        DuplicateKeyError: one has; every other reader would silently make two samples of it.
+    """
+    if block.repeated:
+        raise repeated_key(block.url, block.keys[block.repeated[0]])
+
+
+def repeated_key(url: str, key: str) -> DuplicateKeyError:
+    """Return the error for a key whose members are not next to each other."""
+    return DuplicateKeyError(
+        "this key occurs again after other samples",
+        url=url,
+        member=key,
+        fix="htsort --merge outer joins the members of a sample; different samples need different keys",
+    )
 
 
 class ShardReader:
@@ -157,7 +178,7 @@ class ShardReader:
         pool = [_aligned(self._block_size) for _ in range(buffers)]
         turn, size, filled, base, index = 0, self._block_size, 0, 0, 0
         raw = self._checked or self._stream
-        source: Source = raw
+        source: Readable = raw
         ended = final = False
         while not final:
             buffer = pool[turn][:size]
@@ -238,7 +259,7 @@ def _aligned(size: int) -> Bytes:
     return raw[skip : skip + size]
 
 
-def _fill(source: Source, buffer: Bytes, filled: int) -> tuple[int, bool]:
+def _fill(source: Readable, buffer: Bytes, filled: int) -> tuple[int, bool]:
     """Read until the buffer is full; return how much of it is, and whether the source has ended."""
     view = buffer.data
     while filled < len(view):

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from shardtools.errors import DuplicateKeyError, SampleError
+from shardtools.errors import SampleError
 from shardtools.shards.fields import encode
-from shardtools.shards.names import decode_name, encode_name, is_meta
+from shardtools.shards.names import KEY_FIELD, encode_name, is_field, is_key, is_meta, is_special
 from shardtools.shards.reader import Block
 from shardtools.spec import name_of
 
@@ -94,14 +94,14 @@ _LAYOUTS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class RecordLayout:
     """The fields of a record, sorted, and what each adds to the key to make its member's name."""
 
     fields: tuple[str, ...]
     suffixes: tuple[bytes, ...]
 
 
-Members = tuple[Layout, list[bytes]]
+Members = tuple[RecordLayout, list[bytes]]
 """The members of one sample, in the order they are written: their layout and their data."""
 
 
@@ -109,7 +109,7 @@ class Composer:
     """Turns records into members; remembers the layout of each set of fields."""
 
     def __init__(self) -> None:
-        self._layouts: dict[tuple[Any, ...], Layout] = {}
+        self._layouts: dict[tuple[Any, ...], RecordLayout] = {}
 
     def compose(self, record: object) -> tuple[str, Members]:
         """Return the key and the members of a record, encoded, with fields sorted.
@@ -137,7 +137,7 @@ class Composer:
                 values[i] = encode(layout.fields[i], value, key=key)
         return key, (layout, values)
 
-    def layout(self, names: tuple[Any, ...], key: str) -> Layout:
+    def layout(self, names: tuple[Any, ...], key: str) -> RecordLayout:
         """Return the layout of a record's fields, given its ``names`` in any order, and check the key.
 
         Raises:
@@ -153,38 +153,27 @@ class Composer:
         return layout
 
 
-def _check_key(key: str, layout: Layout) -> None:
+def _check_key(key: str, layout: RecordLayout) -> None:
     """Make sure that members named with the key read back with the same key."""
-    base = key.rpartition("/")[2]
-    stem = _encoded(key)
-    if not base or "." in base or "\0" in key or key.startswith("./") or stem is None:
+    if not is_key(key):
         raise SampleError(
             f"{key!r} is not a valid key",
             fix="a key is a path in UTF-8 whose last component is not empty and has no dot",
         )
-    if key.startswith("__") and any(is_meta(stem + suffix) for suffix in layout.suffixes):
+    if is_special(key) and any(is_meta(encode_name(key) + suffix) for suffix in layout.suffixes):
         raise SampleError(
             f"{key!r} is not a valid key", fix="readers take names that begin and end with __ for metadata"
         )
 
 
-def _encoded(name: str) -> bytes | None:
-    """Return the bytes of a name if it reads back as the same name."""
-    try:
-        encoded = encode_name(name)
-    except UnicodeEncodeError:
-        return None
-    return encoded if decode_name(encoded) == name else None
-
-
-def _layout(names: tuple[Any, ...], key: str) -> Layout:
+def _layout(names: tuple[Any, ...], key: str) -> RecordLayout:
     fields = []
     for name in names:
         if not isinstance(name, str):
             raise SampleError(f"a field's name must be a str, not {name!r}", member=key, fix="name fields like png")
-        if name == "key" or name.startswith("__"):
+        if name == KEY_FIELD or is_special(name):
             continue
-        if not name or "/" in name or "\0" in name or _encoded(name) is None:
+        if not is_field(name):
             raise SampleError(
                 f"{name!r} is not a valid name of a field", member=key, fix="name fields like png or seg.png"
             )
@@ -192,24 +181,4 @@ def _layout(names: tuple[Any, ...], key: str) -> Layout:
     if not fields:
         raise SampleError("the record has no fields", member=key, fix="return None to drop the sample")
     fields.sort()
-    return Layout(tuple(fields), tuple(encode_name("." + field) for field in fields))
-
-
-def refuse_repeated(block: Block) -> None:
-    """Raise if a sample of the block has a key that came earlier in the shard, not right before it.
-
-    Raises:
-        DuplicateKeyError: one has; every other reader would silently make two samples of it.
-    """
-    if block.repeated:
-        raise repeated_key(block.url, block.keys[block.repeated[0]])
-
-
-def repeated_key(url: str, key: str) -> DuplicateKeyError:
-    """Return the error for a key whose members are not next to each other."""
-    return DuplicateKeyError(
-        "this key occurs again after other samples",
-        url=url,
-        member=key,
-        fix="htsort --merge outer joins the members of a sample; different samples need different keys",
-    )
+    return RecordLayout(tuple(fields), tuple(encode_name("." + field) for field in fields))

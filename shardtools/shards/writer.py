@@ -20,7 +20,7 @@ from shardtools.shards.compression import crc32
 from shardtools.shards.names import encode_name
 from shardtools.shards.output import ShardOutput
 from shardtools.shards.reader import SeenKeys
-from shardtools.shards.samples import Layout, Members
+from shardtools.shards.samples import Members, RecordLayout
 from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.table import ShardTable, lay_out
 from shardtools.storage import Sink
@@ -44,7 +44,7 @@ class NewSamples:
 
     def __init__(self) -> None:
         self.keys: list[str] = []
-        self.layouts: list[Layout] = []
+        self.layouts: list[RecordLayout] = []
         self.values: list[bytes] = []
         self.checksums: list[int] = []
         self.size = 0

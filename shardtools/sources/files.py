@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from shardtools.errors import DuplicateKeyError, JobError
-from shardtools.shards.names import encode_name, is_meta, names_of
+from shardtools.shards.names import encode_name, is_field, is_meta, is_special, names_of
 from shardtools.shards.samples import Composer, Members
 from shardtools.shards.tar import BLOCK
 from shardtools.sources import Ints, Source
@@ -153,7 +153,7 @@ class FileSource(Source):
         renamed = dict(self._rules.rename)
         for old in self.fields:
             new = renamed.get(old, old)
-            if new == "key" or new.startswith("__") or not new or "/" in new:
+            if not is_field(new):
                 path = next(path for path in self._paths if path.endswith("." + old))
                 url, member = self._files.place(path)
                 raise JobError(
@@ -289,7 +289,7 @@ def ordered(folders: Iterable[tuple[str, list[str]]], rules: FileRules, left_out
             dot = base.find(".")
             if not 0 < dot < len(base) - 1:
                 left_out.append((path, "its name has no dot with a field behind it"))
-            elif path.startswith("__") and is_meta(encode_name(path)):
+            elif is_special(path) and is_meta(encode_name(path)):
                 left_out.append((path, "names that begin and end with __ are those of metadata"))
             else:
                 paths.append(path)

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardtools.errors import CorruptError, DuplicateKeyError, NotFoundError, ShardError, TruncatedError
-from shardtools.shards.reader import Block, SeenKeys, ShardReader, read_blocks
-from shardtools.shards.samples import records, refuse_repeated
+from shardtools.shards.reader import Block, SeenKeys, ShardReader, read_blocks, refuse_repeated
+from shardtools.shards.samples import records
 from shardtools.shards.scan import scan
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK, END

@@ -26,8 +26,8 @@ from shardtools.jobs.exchange.run_table import PLACE, RunTable, assemble, conten
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Script
 from shardtools.shards.indexing import checksums_of
-from shardtools.shards.reader import Block, ShardReader
-from shardtools.shards.samples import Members, repeated_key
+from shardtools.shards.reader import Block, ShardReader, refuse_repeated
+from shardtools.shards.samples import Members
 from shardtools.shards.table import ShardTable
 from shardtools.types import Bytes
 
@@ -143,8 +143,8 @@ class _Collector:
         with closing(ShardReader(url, ahead=self._task.ahead)) as reader:
             for block in reader:
                 check_cancelled()
-                if block.repeated and not self._task.repeats:
-                    raise repeated_key(block.url, block.keys[block.repeated[0]])
+                if not self._task.repeats:
+                    refuse_repeated(block)
                 self._others += block.table.other
                 self._add(block, ordinal, orderer)
 

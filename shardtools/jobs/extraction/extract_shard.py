@@ -20,8 +20,8 @@ from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Script, function, where
 from shardtools.shards.names import names_of
-from shardtools.shards.reader import ShardReader
-from shardtools.shards.samples import Record, records, repeated_key
+from shardtools.shards.reader import ShardReader, refuse_repeated
+from shardtools.shards.samples import Record, records
 
 Missing = Literal["skip", "empty", "error"]
 
@@ -182,8 +182,7 @@ class _Extractor:
         call = function(self._what.script, EXTRACT).call
         with ShardReader(self._task.source) as reader:
             for block in reader:
-                if block.repeated:
-                    raise repeated_key(block.url, block.keys[block.repeated[0]])
+                refuse_repeated(block)
                 self._samples += len(block)
                 self._fields.update(block.table.fields)
                 rows = list(self._call_each(call, records(block)))

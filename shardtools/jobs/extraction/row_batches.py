@@ -19,8 +19,7 @@ from shardtools.jobs.extraction.where import Condition
 from shardtools.shards.columns import pick
 from shardtools.shards.compression import crc32
 from shardtools.shards.members import IndexedShard
-from shardtools.shards.reader import Block, ShardReader
-from shardtools.shards.samples import repeated_key
+from shardtools.shards.reader import Block, ShardReader, refuse_repeated
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.storage import current_options, get_storage
 from shardtools.types import Ints
@@ -165,8 +164,7 @@ class RowBatches:
         with closing(ShardReader(self._url)) as reader:
             for block in reader:
                 check_cancelled()
-                if block.repeated:
-                    raise repeated_key(block.url, block.keys[block.repeated[0]])
+                refuse_repeated(block)
                 self.fields.update(block.table.fields)
                 self.samples += len(block)
                 yield self._batch_of(block)
