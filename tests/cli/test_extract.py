@@ -525,7 +525,8 @@ class TestFilesStayInTheirFolder:
         url = str(tmp_path / "x-0.tar")
         sidecar = read_sidecar(url, None)
         assert sidecar is not None
-        write_sidecar(url, replace(sidecar, fields=("x/../../outside/evil",)))
+        table = replace(sidecar.table, fields=("x/../../outside/evil",))
+        write_sidecar(url, replace(sidecar, table=table))
         call("x-@1.tar", "--index", "0", "--to", "to/deep", cwd=tmp_path, program="htextract")
         assert sorted(path.name for path in tmp_path.iterdir() if path.name != "to") == [
             "x-0.tar", "x-0.tar.index.npz", "x-@1.tar.json",
