@@ -82,6 +82,12 @@ def test_each_layer_imports_only_from_those_before_it() -> None:
         assert set(imports_of(path)) <= allowed, path.relative_to(ROOT)
 
 
+def test_each_folder_of_modules_is_a_package() -> None:
+    """Else an installed copy lacks it, which a checkout does not show."""
+    folders = {path.parent for path in ROOT.rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
 def test_names_given_to_import_module_are_followed(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text('_LAZY = {"open": "shardtools.view.field_view"}\nimport_module(_LAZY["open"])\n')
