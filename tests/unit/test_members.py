@@ -68,7 +68,7 @@ def test_other_bytes_than_those_of_the_sidecar(tmp_path: Path, ending: str) -> N
     shard, _ = make(tmp_path, ending)
     path = Path(shard.url)
     path.write_bytes(path.read_bytes()[::-1])
-    with pytest.raises(CorruptError, match=r"a\.t.*(not the one in the sidecar|unpack)"):
+    with pytest.raises(CorruptError, match=r"a\.t.*(not the one in the sidecar|decompress)"):
         shard.read(np.array([2, 5]))
 
 
