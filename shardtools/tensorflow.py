@@ -26,7 +26,7 @@ from shardtools.loader.settings import MAX_SKIPS, MEMORY, Auto, OnError, Setting
 from shardtools.loader.split import Uneven, worker_share
 from shardtools.shards.names import names_of
 from shardtools.shards.open_shard import OpenShard
-from shardtools.spec import name_of
+from shardtools.urls import name_of
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -172,7 +172,7 @@ def _mode(given: dict[str, Any]) -> str:
 def _row_format(given: dict[str, Any]) -> RowFormat:
     from shardtools.errors import JobError
     from shardtools.jobs.extraction.formats import RowFormat
-    from shardtools.spec import name_of
+    from shardtools.urls import name_of
 
     if given["raw"] and given["base64"]:
         raise JobError("--raw and --base64 cannot be used together", fix="give one of them")

@@ -11,7 +11,7 @@ import click
 
 from shardtools import __version__
 from shardtools.errors import SpecError
-from shardtools.spec import at_home
+from shardtools.urls import at_home
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions

@@ -14,8 +14,9 @@ from fnmatch import fnmatchcase
 
 from shardtools.errors import LimitError, NotFoundError, RefusedError, ShardtoolsError, SpecError, StorageError, redact
 from shardtools.shards.packers import ENDINGS
-from shardtools.spec import absolute, find_count, folder_of, name_of, scheme_of, split_path, which_spec
+from shardtools.spec import find_count, which_spec
 from shardtools.storage import StorageOptions, get_storage, using
+from shardtools.urls import absolute, folder_of, name_of, scheme_of, split_path
 
 _BESIDE = (".index.npz", ".json", ".idx")
 """How the names of files end that lie beside shards."""

@@ -20,9 +20,9 @@ from shardtools.shards.manifest import find_manifest
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard
 from shardtools.shards.tables import Tables
-from shardtools.spec import is_local, name_of
 from shardtools.storage import StorageOptions, using
 from shardtools.storage.expansion import expand_sources
+from shardtools.urls import is_local, name_of
 
 logger = logging.getLogger(__name__)
 

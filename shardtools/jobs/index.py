@@ -34,9 +34,10 @@ from shardtools.shards.manifest import ShardEntry, build_manifest, find_manifest
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
 from shardtools.shards.table import ShardTable
-from shardtools.spec import Destination, absolute, folder_of, identity, name_of, split_path
+from shardtools.spec import Destination
 from shardtools.storage import get_storage, using
 from shardtools.storage.expansion import expand_sources
+from shardtools.urls import absolute, folder_of, identity, name_of, split_path
 
 Format = Literal["wids", "dali"]
 """Whose index to write: ``wids``, one file that lists all shards, or ``dali``, one beside each shard."""

@@ -30,8 +30,8 @@ from shardtools.shards.manifest import CLASS_FIELD
 from shardtools.shards.reader import Block, ShardReader, repeated_key
 from shardtools.shards.samples import Composer, Members, Record, records
 from shardtools.shards.writer import ShardWriter
-from shardtools.spec import identity
 from shardtools.storage import Stat, get_storage
+from shardtools.urls import identity
 
 FORMAT = 2
 """Raised whenever the same job would write other bytes than before, so that ``--resume`` does not mix the two."""

@@ -15,8 +15,9 @@ from shardtools.engine import ClusterLike
 from shardtools.errors import JobError, OutputExistsError, RefusedError
 from shardtools.shards.packers import packer_for
 from shardtools.shards.sidecar import sidecar_url
-from shardtools.spec import Destination, absolute, folder_of, identity, is_local, name_of
+from shardtools.spec import Destination
 from shardtools.storage import DEFAULT_OPTIONS, Storage, StorageOptions, get_storage
+from shardtools.urls import absolute, folder_of, identity, is_local, name_of
 
 OnError = Literal["fail", "skip"]
 

@@ -25,8 +25,9 @@ from shardtools.errors import JobError, LimitError, NotFoundError, OutputExistsE
 from shardtools.jobs.options import RunOptions
 from shardtools.json_text import parse_json
 from shardtools.shards.sidecar import sidecar_url
-from shardtools.spec import Destination, identity, name_of, split_path
+from shardtools.spec import Destination
 from shardtools.storage import get_storage, read_limited
+from shardtools.urls import identity, name_of, split_path
 
 _RETIRED = "shardtools-replaced"
 _THREADS = 16

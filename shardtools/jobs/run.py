@@ -19,8 +19,9 @@ from shardtools.jobs.report import JobResult, write_report
 from shardtools.jobs.shared import shared
 from shardtools.jobs.target import ShardResult
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
-from shardtools.spec import Destination, folder_of
+from shardtools.spec import Destination
 from shardtools.storage import using
+from shardtools.urls import folder_of
 
 logger = logging.getLogger(__name__)
 

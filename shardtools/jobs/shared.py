@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from shardtools.engine import Need
 from shardtools.errors import JobError
 from shardtools.jobs.options import RunOptions
-from shardtools.spec import absolute, is_local
 from shardtools.storage.files import os_errors
+from shardtools.urls import absolute, is_local
 
 _HEAD = 4096
 _FEW = 16

@@ -27,8 +27,9 @@ from shardtools.processors import processors
 from shardtools.shards.packers import packer_for
 from shardtools.shards.tar import RECORD
 from shardtools.sources import Ints, Source
-from shardtools.spec import MAX_SHARDS, Destination, absolute, is_local
+from shardtools.spec import MAX_SHARDS, Destination
 from shardtools.storage import using
+from shardtools.urls import absolute, is_local
 
 SPLIT = "{split}"
 """What stands in a destination for the name of each split."""

@@ -26,10 +26,10 @@ from shardtools.shards.columns import Texts
 from shardtools.shards.members import IndexedShard, Uncut, first_wrong, wrong_checksum
 from shardtools.shards.names import is_special
 from shardtools.shards.table import ShardTable
-from shardtools.spec import is_local, name_of
 from shardtools.storage import StorageOptions, using
 from shardtools.storage.files import os_errors
 from shardtools.types import Ints
+from shardtools.urls import is_local, name_of
 
 TOGETHER = 1 << 13
 """Bytes between the ends of a sample up to which samples of a local file are read together with their neighbours. The

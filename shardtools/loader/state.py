@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any
 
 from shardtools.errors import JobError
-from shardtools.spec import name_of
+from shardtools.urls import name_of
 
 VERSION = 1
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from shardtools.errors import CorruptError, TruncatedError
 from shardtools.shards.tar import BLOCK, MAGIC, REPAIR, checksum_holds
-from shardtools.spec import is_local
+from shardtools.urls import is_local
 
 _REPACK = "unpack it, and pack it with gzip or zstd"
 _UPLOAD = "make shards of it with htupload"

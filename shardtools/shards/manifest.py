@@ -34,8 +34,9 @@ from shardtools.errors import (
     redact,
 )
 from shardtools.json_text import parse_json
-from shardtools.spec import Destination, expand, folder_of, name_of, parts_of
+from shardtools.spec import Destination, expand, parts_of
 from shardtools.storage import get_storage, read_limited
+from shardtools.urls import folder_of, name_of
 
 logger = logging.getLogger(__name__)
 

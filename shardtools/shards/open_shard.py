@@ -19,10 +19,10 @@ from shardtools.shards.compression import crc32
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record
-from shardtools.spec import is_local
 from shardtools.storage import ByteRange, StorageOptions, get_storage, using
 from shardtools.storage.files import os_errors
 from shardtools.types import Ints
+from shardtools.urls import is_local
 
 PIECE = 1 << 18
 """Bytes of a local file to read together: few enough to stay in the processor's cache until they are cut."""

@@ -19,7 +19,7 @@ from isal import isal_zlib
 
 from shardtools.errors import SpecError
 from shardtools.shards.compression import GZIP_MAGIC, Packing, crc32
-from shardtools.spec import name_of
+from shardtools.urls import name_of
 
 ENTRY_EVERY = 256 << 10
 """Bytes of the tar file between entry points, at least."""

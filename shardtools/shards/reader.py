@@ -26,9 +26,9 @@ from shardtools.shards.scan import Scan, scan
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK
 from shardtools.shards.verify import CheckedStream, expected_checksum
-from shardtools.spec import is_local
 from shardtools.storage import Stat, current_options, get_storage
 from shardtools.types import Bytes, Ints
+from shardtools.urls import is_local
 
 BLOCK_SIZE = 8 << 20
 """Bytes of tar file in a block, by default: small enough to stay in the processor's cache."""

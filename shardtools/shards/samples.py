@@ -21,7 +21,7 @@ from shardtools.errors import SampleError
 from shardtools.shards.fields import encode
 from shardtools.shards.names import KEY_FIELD, encode_name, is_field, is_key, is_meta, is_special
 from shardtools.shards.reader import Block
-from shardtools.spec import name_of
+from shardtools.urls import name_of
 
 
 class Record(dict[str, Any]):

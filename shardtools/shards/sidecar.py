@@ -34,9 +34,9 @@ from shardtools.shards.compression import Packing
 from shardtools.shards.npy import Header, load_npz
 from shardtools.shards.sidecar_check import fault_of_columns, fault_of_ends, fault_of_facts
 from shardtools.shards.table import ShardTable, lay_out
-from shardtools.spec import beside
 from shardtools.storage import current_options, get_storage, read_optional
 from shardtools.types import Ints
+from shardtools.urls import beside
 
 VERSION = 1
 COLUMNS = ("key_data", "key_length", "members", "lead", "head", "size", "field")

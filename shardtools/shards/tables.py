@@ -20,8 +20,8 @@ from shardtools.shards.foreign.read import read_foreign
 from shardtools.shards.indexing import index_shard, quick_index
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import dump, parse, read_sidecar
-from shardtools.spec import identity, is_local
 from shardtools.storage import Stat, StorageOptions, get_storage, using
+from shardtools.urls import identity, is_local
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from shardtools.errors import SpecError, redact
-from shardtools.spec import absolute, folder_of, is_local, scheme_of, split_path
+from shardtools.urls import absolute, folder_of, is_local, scheme_of, split_path
 
 _HTTP = ("http", "https")
 _PORTS = {"http": "80", "https": "443"}

@@ -26,9 +26,9 @@ from shardtools.sources.files import FileRules, FileSource
 from shardtools.sources.tar_tree import list_tar
 from shardtools.sources.tree import REPAIR, Archive, stamp_of
 from shardtools.sources.zip_tree import list_zip
-from shardtools.spec import absolute, scheme_of
 from shardtools.storage import check_stop, get_storage
 from shardtools.storage.files import os_errors, storage_error
+from shardtools.urls import absolute, scheme_of
 
 _PIECE = 4 << 20
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")

@@ -28,9 +28,9 @@ import numpy.typing as npt
 
 from shardtools.errors import ChangedError, CorruptError, ShardtoolsError
 from shardtools.shards.npy import Header, read_header
-from shardtools.spec import absolute, is_local, name_of, split_path
 from shardtools.storage import Stat, check_stop, get_storage
 from shardtools.storage.files import os_errors
+from shardtools.urls import absolute, is_local, name_of, split_path
 
 Array = npt.NDArray[Any]
 

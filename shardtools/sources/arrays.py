@@ -18,8 +18,8 @@ from shardtools.shards.tar import BLOCK
 from shardtools.sources import Ints, Source
 from shardtools.sources.array_file import Array, ArrayFile, OpenFile, close, opened
 from shardtools.sources.names import check_fields, number_key
-from shardtools.spec import absolute, split_path
 from shardtools.storage import get_storage
+from shardtools.urls import absolute, split_path
 
 _FORGET_BYTES = 32 << 20
 _TRIED = 64

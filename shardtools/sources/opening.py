@@ -15,9 +15,9 @@ from shardtools.sources import Source
 from shardtools.sources.files import KEY_RULES, FileRules, FileSource, KeyRule
 from shardtools.sources.joined import JoinedSource
 from shardtools.sources.names import number_key
-from shardtools.spec import absolute, identity, is_local, name_of, scheme_of
 from shardtools.storage import get_storage
 from shardtools.storage.expansion import expand_sources
+from shardtools.urls import absolute, identity, is_local, name_of, scheme_of
 
 Pairs = tuple[tuple[str, str], ...]
 

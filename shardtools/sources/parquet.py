@@ -23,9 +23,9 @@ from shardtools.sources.cells import ENTRY, MARK, Untold, parse_untold, restored
 from shardtools.sources.names import number_key
 from shardtools.sources.rows import Rows, RowsBuilder
 from shardtools.sources.table_rules import TableRules, check_rules, key_column, no_rules, require
-from shardtools.spec import absolute, is_local
 from shardtools.storage import ByteRange, Stat, check_stop, get_storage
 from shardtools.storage.files import os_errors
+from shardtools.urls import absolute, is_local
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -25,8 +25,8 @@ from shardtools.sources.folder import read_file
 from shardtools.sources.parquet import ParquetReader, ParquetValues, open_parquet
 from shardtools.sources.rows import Rows, read_delimited, read_json_lines
 from shardtools.sources.table_rules import TableRules, check_rules
-from shardtools.spec import absolute, folder_of, name_of, scheme_of, split_path
 from shardtools.storage import current_options, get_storage, read_limited, using
+from shardtools.urls import absolute, folder_of, name_of, scheme_of, split_path
 
 __all__ = ["TablePart", "TableRules", "TableSource", "open_table"]
 

@@ -20,7 +20,8 @@ from typing import Any, Protocol, Self
 
 from shardtools.errors import AccessError, NotFoundError, RefusedError, SpecError
 from shardtools.limits import DEFAULT_LIMITS, Limits
-from shardtools.spec import scheme_of, servers_of
+from shardtools.spec import servers_of
+from shardtools.urls import scheme_of
 
 Buffer = bytes | bytearray | memoryview
 """What a sink accepts."""

@@ -25,13 +25,14 @@ from shardtools.errors import (
     SpecError,
     StorageError,
 )
-from shardtools.spec import parse_size, scheme_of
+from shardtools.spec import parse_size
 from shardtools.storage import ByteRange, Sink, Stat, Storage, Stream, check_stop, count
 from shardtools.storage.cache_account import charge
 from shardtools.storage.cache_folder import CacheFolder, Draft, Version
 from shardtools.storage.cache_sums import SUMMED, SummedFile, stored_size
 from shardtools.storage.files import storage_error
 from shardtools.storage.ranges import cut, merge, past_end
+from shardtools.urls import scheme_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -24,12 +24,12 @@ from hashlib import blake2b
 from itertools import groupby
 
 from shardtools.errors import FullError, JobError
-from shardtools.spec import identity
 from shardtools.storage import ByteRange, Stat, check_stop
 from shardtools.storage.cache_account import ENTRY, Account, charge, held
 from shardtools.storage.cache_sums import SummedFile, Sums, stored_size, sums_of
 from shardtools.storage.file_lock import close_lock, open_lock, release, wait_for_lock
 from shardtools.storage.files import storage_error
+from shardtools.urls import identity
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from uuid import uuid4
 
 from shardtools.errors import ChangedError, ConflictUnsupportedError, StorageError
-from shardtools.spec import folder_of
+from shardtools.urls import folder_of
 
 _known: dict[str, bool] = {}  # a place, and whether it keeps to it; a fork may know what its parent knew
 

@@ -17,7 +17,6 @@ from urllib.parse import quote, unquote
 
 from shardtools.errors import NotFoundError, RefusedError
 from shardtools.json_text import parse_json
-from shardtools.spec import split_path
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
 from shardtools.storage.http_client import Meaning, is_part, read_whole, timeouts
 from shardtools.storage.http_ranges import read_ranges
@@ -26,6 +25,7 @@ from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.http_upload import Spool, create_once, remove, store
 from shardtools.storage.listing import check_name
 from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
+from shardtools.urls import split_path
 
 _LIST_FIX = "turn its JSON listing on (nginx: autoindex_format json), or give the number of shards, as in @1000"
 _NO_LISTING: Meaning = (RefusedError, "the server does not list this folder", _LIST_FIX)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from shardtools.errors import RefusedError
-from shardtools.spec import server_of, split_path
+from shardtools.urls import server_of, split_path
 
 HEADERS_VARIABLE = "SHARDTOOLS_HTTP_HEADERS"
 

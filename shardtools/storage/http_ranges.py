@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import requests
 
 from shardtools.errors import ChangedError
-from shardtools.spec import server_of
 from shardtools.storage import ByteRange, Stat
 from shardtools.storage.http_client import Client, body_length, content_range, network_errors
 from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.ranges import cut, group, merge, past_end
 from shardtools.storage.retry import TransientError
+from shardtools.urls import server_of
 
 GROUP_COUNT = 100
 """Ranges in one request: some servers refuse more than 200, or headers of more than 8 KiB."""

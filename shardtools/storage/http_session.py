@@ -20,10 +20,10 @@ from requests.adapters import HTTPAdapter
 from shardtools import __version__
 from shardtools.errors import RefusedError
 from shardtools.forks import PerProcess
-from shardtools.spec import server_of
 from shardtools.storage.http_client import MEANINGS, THREADS, Client, bad_url
 from shardtools.storage.http_headers import HEADERS_VARIABLE, PlacedHeaders, parse_headers
 from shardtools.storage.retry import RetryPolicy
+from shardtools.urls import server_of
 
 _FOLLOWED = ("GET", "HEAD")
 _AUTH_FIX = (

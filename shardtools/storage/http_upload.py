@@ -27,7 +27,6 @@ from urllib.parse import urlsplit
 import requests
 
 from shardtools.errors import ExistsError, FullError, NotFoundError, RefusedError, StorageError, UnavailableError
-from shardtools.spec import name_of, server_of, split_path
 from shardtools.storage import Buffer, ByteRange
 from shardtools.storage.exclusive import ensure_exclusive
 from shardtools.storage.files import FileSink, batches, os_errors
@@ -36,6 +35,7 @@ from shardtools.storage.http_ranges import read_ranges
 from shardtools.storage.http_session import HttpClient
 from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.retry import TransientError
+from shardtools.urls import name_of, server_of, split_path
 
 MEMORY = 4 << 20
 """Bytes of an object that are kept in memory before they go to a temporary file."""

@@ -21,7 +21,6 @@ from io import FileIO
 from typing import TYPE_CHECKING
 
 from shardtools.errors import ChangedError, NotFoundError, RefusedError
-from shardtools.spec import path_of
 from shardtools.storage import ByteRange, Stat, Storage, Stream
 from shardtools.storage.files import (
     FileSink,
@@ -33,6 +32,7 @@ from shardtools.storage.files import (
 )
 from shardtools.storage.pipe import results
 from shardtools.storage.ranges import past_end
+from shardtools.urls import path_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

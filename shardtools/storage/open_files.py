@@ -16,10 +16,10 @@ from typing import Self
 
 from shardtools.errors import ChangedError, StorageError
 from shardtools.lru import LRU
-from shardtools.spec import path_of
 from shardtools.storage import ByteRange
 from shardtools.storage.files import open_regular, os_errors, storage_error
 from shardtools.storage.ranges import past_end
+from shardtools.urls import path_of
 
 
 class OpenFile:

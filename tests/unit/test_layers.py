@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ BASE = [
     "limits",
     "json_text",
     "processors",
+    "urls",
     "spec",
     "storage",
     "shards",
@@ -104,6 +106,7 @@ def test_the_package_itself_imports_only_when_asked() -> None:
     [
         ("shardtools", HEAVY),
         ("shardtools.errors", HEAVY),
+        ("shardtools.urls", HEAVY),
         ("shardtools.spec", HEAVY),
         ("shardtools.storage", HEAVY),
         ("shardtools.engine", HEAVY),
@@ -117,3 +120,22 @@ def test_importing_is_cheap(module: str, heavy: set[str]) -> None:
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert module in loaded
     assert heavy & set(loaded) == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports at the top of modules alone: what is imported within a function is asked for when all are there."""
+    modules = {
+        ".".join(("shardtools", *path.relative_to(ROOT).with_suffix("").parts)): path for path in ROOT.rglob("*.py")
+    }
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    graph = {name: set(_modules_imported(path, modules)) - {name} for name, path in modules.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def _modules_imported(path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            for name in (f"{node.module}.{alias.name}" for alias in node.names):
+                yield from (found for found in (name, name.rpartition(".")[0]) if found in modules)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)

@@ -14,18 +14,8 @@ from hypothesis import strategies as st
 
 from shardtools import spec as spec_module
 from shardtools.errors import SpecError
-from shardtools.spec import (
-    MAX_SHARDS,
-    Destination,
-    absolute,
-    beside,
-    expand,
-    folder_of,
-    identity,
-    name_of,
-    scheme_of,
-    split_path,
-)
+from shardtools.spec import MAX_SHARDS, Destination, expand
+from shardtools.urls import absolute, beside, folder_of, identity, name_of, scheme_of, split_path
 
 
 class TestCount:

@@ -29,8 +29,9 @@ from shardtools.jobs.shared import shared
 from shardtools.jobs.target import ShardResult, digest, read_mark, shard_result, targets
 from shardtools.processors import processors
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
-from shardtools.spec import Destination, beside, folder_of
+from shardtools.spec import Destination
 from shardtools.storage import get_storage, using
+from shardtools.urls import beside, folder_of
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from shardtools.jobs.exchange.run import Run
 from shardtools.json_text import parse_json
 from shardtools.shards.names import wrong_fields
 from shardtools.shards.npy import load_npz
-from shardtools.spec import folder_of
 from shardtools.storage import get_storage
 from shardtools.types import Ints
+from shardtools.urls import folder_of
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from shardtools.processors import processors
 from shardtools.shards.manifest import common_facts, read_manifest
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.shards.tar import RECORD
-from shardtools.spec import MAX_SHARDS, Destination, expand, identity, name_of
+from shardtools.spec import MAX_SHARDS, Destination, expand
 from shardtools.storage import get_storage, read_limited, using
 from shardtools.storage.expansion import expand_sources
+from shardtools.urls import identity, name_of
 
 FORMAT = 2
 """Raised whenever the same job would write other bytes than before."""

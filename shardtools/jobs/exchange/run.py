@@ -22,10 +22,10 @@ from shardtools.jobs.exchange.run_table import PLACE, RunTable
 from shardtools.shards.columns import Texts
 from shardtools.shards.table import ShardTable, lay_out
 from shardtools.shards.tar import BLOCK
-from shardtools.spec import is_local
 from shardtools.storage import ByteRange, get_storage
 from shardtools.storage.files import os_errors
 from shardtools.types import Bytes, Ints
+from shardtools.urls import is_local
 
 MEMBER = np.dtype([("head", "<u8"), ("size", "<u8"), ("field", "<u4"), ("crc32", "<u4")])
 """A member: bytes before its data since the one before in its sample, bytes of data, field, checksum of the data."""

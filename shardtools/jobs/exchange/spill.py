@@ -12,9 +12,9 @@ from contextlib import suppress
 
 from shardtools.errors import AccessError, RefusedError
 from shardtools.jobs.options import RunOptions
-from shardtools.spec import absolute, folder_of, identity, is_local, path_of
 from shardtools.storage import get_storage
 from shardtools.storage.files import os_errors
+from shardtools.urls import absolute, folder_of, identity, is_local, path_of
 
 PREFIX = "shardtools-spill-"
 """What the names of folders begin with that an exchange makes, and removes, by itself."""

@@ -6,8 +6,8 @@ import os
 from urllib.parse import quote
 
 from shardtools.errors import CorruptError, RefusedError
-from shardtools.spec import absolute, is_local, scheme_of
 from shardtools.storage.files import os_errors
+from shardtools.urls import absolute, is_local, scheme_of
 
 
 def place_in(folder: str, key: str, field: str, *, url: str) -> str:

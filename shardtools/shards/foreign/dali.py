@@ -18,8 +18,8 @@ from shardtools.shards.foreign.listing import Listing
 from shardtools.shards.names import encode_name
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK
-from shardtools.spec import split_path
 from shardtools.storage import check_stop
+from shardtools.urls import split_path
 
 VERSION = b"v1.2"
 

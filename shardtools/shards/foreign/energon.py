@@ -27,8 +27,8 @@ from shardtools.errors import AccessError, CorruptError, LimitError, NotFoundErr
 from shardtools.json_text import parse_json
 from shardtools.shards.foreign.listing import Listing
 from shardtools.shards.tar import BLOCK
-from shardtools.spec import absolute, is_local, scheme_of, split_path
 from shardtools.storage import check_stop, get_storage, read_limited
+from shardtools.urls import absolute, is_local, scheme_of, split_path
 
 INFO, DATABASE = ".nv-meta/.info.json", ".nv-meta/index.sqlite"
 

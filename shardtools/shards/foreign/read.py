@@ -14,8 +14,8 @@ from shardtools.shards.foreign import dali
 from shardtools.shards.foreign.energon import EnergonIndex
 from shardtools.shards.foreign.listing import Listing, sidecar_of
 from shardtools.shards.sidecar import Sidecar
-from shardtools.spec import name_of
 from shardtools.storage import read_limited
+from shardtools.urls import name_of
 
 
 def read_foreign(url: str, filesize: int | None, energon: EnergonIndex) -> Sidecar | None:
