@@ -20,6 +20,9 @@ from shardtools.shards.samples import Record, records
 from shardtools.storage import StorageOptions, using
 from shardtools.types import Ints
 
+_SHOWN_SPECS = 3
+"""Specs of a list that are shown."""
+
 
 class ShardedDataset(Sequence[Record]):
     """The samples of all shards, in order: ``ds[712_345]``, ``ds["some/key"]``, ``ds[10:20]``, ``for record in ds``.
@@ -36,8 +39,16 @@ class ShardedDataset(Sequence[Record]):
     def __repr__(self) -> str:
         urls, ends = self._shards.urls, self._shards.ends
         shards = f"{len(urls)} shard{'s' * (len(urls) != 1)}"
-        spec = redact(self.spec) if isinstance(self.spec, str) else [redact(spec) for spec in self.spec]
-        return f"<{type(self).__name__} {spec!r}: {shards}{f', {ends[-1]:,} samples' if ends else ''}>"
+        return f"<{type(self).__name__} {self.shown_spec}: {shards}{f', {ends[-1]:,} samples' if ends else ''}>"
+
+    @property
+    def shown_spec(self) -> str:
+        """The spec without passwords and queries, in quotes, as a `repr` shows it; of a long list only the start."""
+        if isinstance(self.spec, str):
+            return repr(redact(self.spec))
+        more = len(self.spec) - _SHOWN_SPECS
+        shown = ", ".join(repr(redact(spec)) for spec in self.spec[:_SHOWN_SPECS])
+        return f"[{shown}, and {more:,} more]" if more > 0 else f"[{shown}]"
 
     # --- what is known of the shards
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from shardtools.errors import CorruptError
+from shardtools.errors import CorruptError, redact
 from shardtools.forks import PerProcess
 from shardtools.shards.compression import Packing, crc32, find_packing, inflate
 from shardtools.shards.member_header import check_headers
@@ -100,6 +100,9 @@ class IndexedShard:
     url: str
     sidecar: Sidecar
     foreign: bool = False
+
+    def __repr__(self) -> str:
+        return f"<IndexedShard {redact(self.url)!r}: {len(self.table):,} samples>"
 
     @property
     def table(self) -> ShardTable:

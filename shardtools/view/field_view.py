@@ -135,7 +135,7 @@ class FieldView(ArrayLike):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        return f"<FieldView {self.field!r} of {len(self):,} samples of {self.dataset.spec!r}>"
+        return f"<FieldView {self.field!r} of {len(self):,} samples of {self.dataset.shown_spec}>"
 
     # --- decoding
 
