@@ -26,25 +26,27 @@ _OPTIONS = [
         default="1GB",
         metavar="SIZE",
         show_default=True,
-        help="About how many bytes of samples to hold in memory at a time, in all tasks of a process together.",
+        help="About how many bytes of samples a process holds in memory at a time, in all its tasks together.",
     ),
     click.option(
         "--spill",
         metavar="URL",
-        help="A folder for what lies between the two passes, which takes as much as the dataset as plain tar files.  "
-        "[default: beside DST; for a DST on a server, and not on a cluster, in the folder for temporary files]",
+        help="A folder for the temporary data between the two passes. It takes as much space as the dataset as plain "
+        "tar files.  [default: beside DST; if DST is on a server, and without a cluster, the system's temporary folder]",
     ),
-    click.option("--shard-size", metavar="SIZE", help="With @auto: about so many bytes of tar file in a shard."),
     click.option(
-        "--shard-count", type=click.IntRange(min=1), metavar="N", help="With @auto: at most N samples in a shard."
+        "--shard-size", metavar="SIZE", help="With @auto: about how many bytes of tar file a shard has, such as 500MB."
+    ),
+    click.option(
+        "--shard-count", type=click.IntRange(min=1), metavar="N", help="With @auto: a shard has at most N samples."
     ),
     click.option(
         "--on-duplicate",
         type=click.Choice(["error", "keep", "rename", "first", "last"]),
         default="error",
         show_default=True,
-        help="When two samples of an output have one key: stop, keep both, give the later one another key, or leave "
-        "out all but the first or last in the order of SRC.",
+        help="If samples of one output shard have the same key: stop, keep them all, rename the later ones, or keep "
+        "only the first or the last in the order of SRC.",
     ),
 ]
 

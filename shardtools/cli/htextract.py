@@ -32,12 +32,12 @@ Examples:
 
 \b
   htextract train-@1000.tgz --stats                     samples, fields and their sizes
-  htextract train-@1000.tgz --stats --decode            widths and heights of images, too
+  htextract train-@1000.tgz --stats --decode            also the widths and heights of images
   htextract train-@1000.tgz --count cls                 how often each value occurs
   htextract train-@1000.tgz --histogram score           how numbers are distributed
 
 \b
-  htextract train-@1000.tgz --index 712345              what the sample consists of
+  htextract train-@1000.tgz --index 712345              the members of one sample
   htextract train-@1000.tgz --sample a/0017 --to DIR    its fields as files
   htextract train-@1000.tgz --sample a/0017 -f jpg > 0017.jpg
 
@@ -46,9 +46,9 @@ The script:
   def extract_sample(record):
       return {"bytes": len(record["jpg"]), "label": int(record["cls"])}
 
-Rows come in the order of shards and samples. Text is shown as text, with tabs and ends of lines as \\t and \\n; other
-bytes by their number and CRC-32. Keys, sizes and CRC-32 come from the sidecars beside the shards, where there are
-any, so that the shards need not be read; fields are then read by ranges.
+Rows are in the order of the shards and samples. Text is shown as text, with tabs and ends of lines as \\t and \\n.
+Binary data is shown as its size and CRC-32, unless --raw or --base64 is given. If shards have sidecars, keys, sizes and
+CRC-32 are taken from them without reading the shards, and fields are read by ranges.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interrupted.
 """
@@ -65,44 +65,61 @@ _ENDINGS = {
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
-@click.option("-f", "--field", "fields", multiple=True, metavar="FIELD", help="A field to bring out; may be repeated.")
-@click.option("--keys", is_flag=True, help="The keys alone.")
-@click.option("-p", "--script", metavar="FILE", help="A script that defines extract_sample(record).")
-@click.option("-a", "--arg", "assignments", multiple=True, metavar="NAME=VALUE", help="A keyword for the function.")
-@click.option("-o", "--output", metavar="FILE", help="Where to write, a path or URL.  [default: standard output]")
+@click.option("-f", "--field", "fields", multiple=True, metavar="FIELD", help="A field to write; may be repeated.")
+@click.option("--keys", is_flag=True, help="Write only the keys.")
+@click.option("-p", "--script", metavar="FILE", help="A Python script that defines extract_sample(record).")
+@click.option(
+    "-a",
+    "--arg",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A keyword argument for the function; may be repeated.",
+)
+@click.option("-o", "--output", metavar="FILE", help="The path or URL to write to.  [default: standard output]")
 @click.option(
     "--format",
     type=click.Choice(["tsv", "csv", "jsonl", "parquet", "npy"]),
-    help="How to write.  [default: as the name of the output ends, or tsv]",
+    help="The format of the output.  [default: by the extension of its name, else tsv]",
 )
-@click.option("--header", is_flag=True, help="Begin a tsv with the names of the columns, as a csv does.")
-@click.option("--raw", is_flag=True, help="Write bytes that are no text as they are; in Parquet, all fields as bytes.")
-@click.option("--base64", is_flag=True, help="Write bytes that are no text as base64.")
+@click.option(
+    "--header", is_flag=True, help="Write the names of the columns as the first line of a tsv. A csv always has them."
+)
+@click.option("--raw", is_flag=True, help="Write binary data as it is; in Parquet, all fields as bytes.")
+@click.option("--base64", is_flag=True, help="Write binary data as base64.")
 @click.option(
     "--missing",
     type=click.Choice(["empty", "skip", "error"]),
     default="empty",
     show_default=True,
-    help="What to do with a sample that has not all of the fields.",
+    help="If a sample lacks a field: leave the field empty, skip the sample, or stop.",
 )
-@click.option("--where", metavar="CONDITION", help="Only samples for which 'FIELD OP VALUE' is true: 'cls == 7'.")
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Only samples for which FIELD OP VALUE is true, such as 'cls == 7'. OP is one of == != < <= > >=.",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N rows.")
-@click.option("--stats", is_flag=True, help="What the dataset consists of.")
-@click.option("--decode", is_flag=True, help="With --stats: widths and heights of images.")
-@click.option("--count", metavar="FIELD", help="How often each value of a field occurs, the most frequent first.")
-@click.option("--histogram", metavar="FIELD", help="How the numbers in a field are distributed.")
-@click.option("--bins", type=click.IntRange(min=1), default=20, show_default=True, help="Bars of a histogram.")
-@click.option("--sample", metavar="KEY", help="The sample with this key.")
-@click.option("--index", type=int, metavar="N", help="The sample with this number, from 0.")
-@click.option("--to", metavar="DIR", help="Write the sample's fields as files into this folder.")
+@click.option("--stats", is_flag=True, help="Show the number of samples, and the fields with their sizes.")
+@click.option("--decode", is_flag=True, help="With --stats: also show the widths and heights of images.")
+@click.option("--count", metavar="FIELD", help="Show how often each value of a field occurs, the most frequent first.")
+@click.option("--histogram", metavar="FIELD", help="Show how the numbers in a field are distributed.")
+@click.option(
+    "--bins", type=click.IntRange(min=1), default=20, metavar="N", show_default=True, help="Bars of the histogram."
+)
+@click.option("--sample", metavar="KEY", help="Show the sample with this key.")
+@click.option("--index", type=int, metavar="N", help="Show the sample with this number, counted from 0.")
+@click.option(
+    "--to", metavar="DIR", help="With --sample or --index: write the sample's fields as files into this folder."
+)
 @click.option(
     "--trust-index",
     is_flag=True,
-    help="With --sample or --index, let an index of shards (SRC.json) name places outside of its folder or server.",
+    help="With --sample or --index: let an index (SRC.json) name shards outside of its own folder or server.",
 )
 @reading_options
 def main(**given: Any) -> None:
-    """Bring fields, keys and statistics of the samples in SRC to standard output or a file."""
+    """Write fields, keys or statistics of the samples in SRC to standard output or a file."""
     run_command("htextract", given["verbose"], lambda: _extract(given), resumes=False)
 
 

@@ -18,34 +18,40 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   htindex train-@1000.tgz              a sidecar for each shard that has none, and the manifest
-  htindex --check train-@1000.tgz      read all shards, and see whether their sidecars are right
+  htindex --check train-@1000.tgz      read all shards, and check that their sidecars are right
   htindex --overwrite train-@1000.tgz  make all of them again
   htindex --export wids train-@8.tar   train-wids.json, the shard index that wids reads
   htindex --export dali train-@8.tar   train-0.idx and so on, as DALI's wds2idx writes them
 
-A sidecar (train-0000.tgz.index.npz) tells where each sample and member of its shard is, so that parts of the shard can
-be read without the rest; the manifest (train-@1000.tgz.json) tells how many samples each shard has. htupload, htmapper,
-htshuffle and htsort write both by themselves: this is for shards that others have made. It reads each of them once.
+The index of a shard is its sidecar (train-0000.tgz.index.npz). It says where each sample and member is, so that parts
+of the shard can be read without the rest. The manifest (train-@1000.tgz.json) has the number of samples in each shard.
+htupload, htmapper, htshuffle and htsort write both. htindex is for shards that other programs have made; it reads each
+of them once.
 
---export reads no shard that has a sidecar. An index for DALI lists what belongs to samples, under the names that
-shardtools has for it: without ./ before them, and as they are where tar would print escapes. DALI reads no index with
-spaces in names, and wids no names of more than 100 bytes; such shards are errors, and so are packed ones.
+--export does not read shards that have sidecars. An index for DALI lists the members of samples, without a leading ./
+in their names. An error is raised for what these programs cannot read: compressed shards, names with spaces (DALI), and
+names of more than 100 bytes (wids).
 
 Exit status: 0 done, 1 failed, 2 usage, 3 done with shards skipped, 130 interrupted.
 """
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
-@click.option("--check", is_flag=True, help="Compare the sidecars that are there with their shards; write nothing.")
+@click.option("--check", is_flag=True, help="Compare existing sidecars with their shards; write nothing.")
 @click.option(
     "--export",
     type=click.Choice(["wids", "dali"]),
-    help="Write what the sidecars say as wids or DALI reads it, and nothing else.",
+    help="Only write the content of the sidecars as an index for wids or DALI.",
 )
-@click.option("-o", "--output", metavar="FILE", help="Where the index for wids goes.  [default: beside the shards]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="With --export wids: the index to write.  [default: NAME-wids.json beside the shards]",
+)
 @reading_options
 def main(**given: Any) -> None:
-    """Write, beside the shards of SRC, what tells where their samples are."""
+    """Write an index beside each shard of SRC, which says where its samples are, and a manifest."""
     run_command("htindex", given["verbose"], lambda: _index(given), resumes=False)
 
 

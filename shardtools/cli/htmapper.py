@@ -29,20 +29,30 @@ The script:
           return None                       # drops the sample
       return {"key": record["key"], "png": shrink(record["png"], size)}
 
-A record is a dict: the sample's "key", and the bytes of each field. Return None, a record, or several. Values may be
-bytes, or what the field's extension can encode: str for txt, int for cls, anything JSON for json, an array for npy,
-png or jpg. Or define process_samples(records), a generator over many samples, for batched work.
+A record is a dict: record["key"] is the sample's key, and every other entry holds the bytes of a field. Return None, a
+record, or a list of records. A value may be bytes, or anything that the field's extension can encode: a str for txt, an
+int for cls, JSON data for json, an array for npy, png or jpg. For batched work, define process_samples(records)
+instead, a generator over many samples.
 
-Shards: @1000 names 1000 shards, numbered from 0000; {000..123}, {train,val} and a::b work too. A destination has as
-many shards as the sources. Names end in .tar, .tgz, .tar.gz or .tar.zst.
+Shards: @1000 names 1000 shards, numbered from 0000. {000..123}, {train,val} and a::b work too. DST must have as many
+shards as SRC. Names end in .tar, .tgz, .tar.gz or .tar.zst.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interrupted.
 """
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
-@click.option("-p", "--script", required=True, metavar="FILE", help="The script that defines process_sample(record).")
-@click.option("-a", "--arg", "assignments", multiple=True, metavar="NAME=VALUE", help="A keyword for the function.")
+@click.option(
+    "-p", "--script", required=True, metavar="FILE", help="The Python script that defines process_sample(record)."
+)
+@click.option(
+    "-a",
+    "--arg",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A keyword argument for the function; may be repeated.",
+)
 @common_options
 def main(**given: Any) -> None:
     """Run a script's process_sample(record) over every sample of SRC, and write what it returns to DST."""

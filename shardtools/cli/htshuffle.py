@@ -16,23 +16,29 @@ Examples:
   htshuffle train-@1000.tgz shuffled-@1000.tgz
   htshuffle --seed 7 gs://bucket/train-@1000.tgz http://host/shuffled-@2000.tgz
   htshuffle --memory 8GB a-@100.tar b-@100.tar all-@auto.tar --shard-size 500MB
-  htshuffle --no-shuffle train-@1000.tgz train-@100.tar        another number of shards, in the same order
+  htshuffle --no-shuffle train-@1000.tgz train-@100.tar        fewer shards, in the same order
 
-Every order of all samples is equally likely. Shards differ by one sample at most. The same seed gives the same bytes,
-whatever -c, -j and --memory are; without --seed one is drawn, shown, and noted in the manifest.
+Every order of the samples is equally likely. The sizes of the shards differ by one sample at most. The same seed gives
+the same bytes, whatever -c, -j and --memory are. Without --seed a seed is drawn, shown, and stored in the manifest.
 
-It takes two passes through a spill that is as large as the samples. A job that was stopped goes on with --resume.
+Samples are read and written twice: from SRC to temporary data, see --spill, and from there to DST. A job that was
+stopped continues with --resume.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interrupted.
 """
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="What the order depends on.  [default: drawn]")
-@click.option("--no-shuffle", is_flag=True, help="Keep the order; change the number of shards only.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Seed of the random order.  [default: a random one, which is shown]",
+)
+@click.option("--no-shuffle", is_flag=True, help="Keep the order, and only change the number of shards.")
 @exchange_options
 def main(**given: Any) -> None:
-    """Put the samples of SRC into a random order, in the shards DST."""
+    """Write the samples of SRC in a random order to the shards DST."""
     run_command("htshuffle", given["verbose"], lambda: _shuffle(given))
 
 

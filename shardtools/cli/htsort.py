@@ -21,7 +21,7 @@ Examples:
   htsort -p length.py train-@100.tar by-length-@100.tar        by what sort_key(record) returns
   htsort --by cls -p count.py train-@100.tar counts-@1.tar     reduce_samples(key, records) for each class
   htsort --merge inner images-@100.tar labels-@10.tar both-@100.tar
-  htsort --merge outer mixed-@100.tar whole-@100.tar           brings the members of each sample together
+  htsort --merge outer mixed-@100.tar whole-@100.tar           brings scattered members of a sample together
 
 \b
 The script has one or more of:
@@ -29,12 +29,14 @@ The script has one or more of:
       return len(record["txt"])
   def reduce_samples(key, records):       # all records with one sort key -> records
       yield {"key": str(key), "json": {"n": sum(1 for record in records)}}
-  def combine_samples(key, records):      # the same on a part of them, before they are brought together
+  def combine_samples(key, records):      # reduces parts of a group before they are brought together
 
-All samples of shard i come before those of shard i+1. Samples with the same sort key stay in the order of SRC, and in
-one shard. With --merge, samples with one key, of several sources or of one, become one sample.
+The sort is global: shard i sorts before shard i + 1. It is stable: samples with the same sort key stay in the order of
+SRC, and they are in one shard. With --merge, samples with the same key become one sample; each source is an argument of
+its own.
 
-It takes two passes through a spill that is as large as the samples. A job that was stopped goes on with --resume.
+Samples are read and written twice: from SRC to temporary data, see --spill, and from there to DST. A job that was
+stopped continues with --resume.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interrupted.
 """
@@ -44,27 +46,36 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 @click.option(
     "--by",
     metavar="WHAT[:HOW]",
-    help="Sort by 'key' or by a field; HOW to read it is text, int, float or natural.  [default: key]",
+    help="Sort by 'key' or by a field, read as HOW: text, int, float or natural.  [default: key]",
 )
-@click.option("--reverse", is_flag=True, help="The largest first.")
-@click.option("-p", "--script", metavar="FILE", help="A script with sort_key, reduce_samples or combine_samples.")
-@click.option("-a", "--arg", "assignments", multiple=True, metavar="NAME=VALUE", help="A keyword for its functions.")
+@click.option("--reverse", is_flag=True, help="Sort in descending order.")
+@click.option(
+    "-p", "--script", metavar="FILE", help="A Python script that defines sort_key, reduce_samples or combine_samples."
+)
+@click.option(
+    "-a",
+    "--arg",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A keyword argument for its functions; may be repeated.",
+)
 @click.option(
     "--merge",
     type=click.Choice(["inner", "outer", "left"]),
-    help="Make one sample of those with one key: of keys that every SRC has, that any has, or that the first has.",
+    help="Join samples with the same key: for keys that every SRC has, that any SRC has, or that the first SRC has.",
 )
 @click.option(
     "--on-conflict",
     type=click.Choice(["error", "first", "last"]),
     default="error",
     show_default=True,
-    help="With --merge, when several samples have a field: stop, or take the field of the first or last.",
+    help="With --merge, if several samples have the same field: stop, or take the first or the last.",
 )
-@click.option("--unique", is_flag=True, help="Keep the first of the samples with the same sort key.")
+@click.option("--unique", is_flag=True, help="Keep only the first of the samples with the same sort key.")
 @exchange_options
 def main(**given: Any) -> None:
-    """Sort the samples of SRC into the shards DST; reduce, join or group them on the way."""
+    """Sort the samples of SRC into the shards DST; also join, group or reduce them."""
     run_command("htsort", given["verbose"], lambda: _sort(given))
 
 

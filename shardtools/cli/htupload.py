@@ -35,16 +35,18 @@ Examples:
   htupload --shuffle --seed 7 photos/ out-@auto.tar --shard-count 10000
   htupload --split train=0.9,val=0.1 photos/ '{split}-@20.tar'
 
-A sample of a folder, list or archive is the files whose paths agree up to the first dot of their names: that is the
-sample's key, and what follows the dot are the fields. Hidden files are left out, and files without a dot are left out
-and reported. Links are followed as long as they stay in the folder; with --follow-links all are, unless they lead in
-circles. Links in archives are left out.
+Files (of a folder, a list or an archive): the files of one sample have paths that agree up to the first dot of the file
+name. The part before the dot is the sample's key, the part after it is the field. Hidden files are left out. Files
+without a dot are left out and reported. Links are followed if they stay in the folder; --follow-links also follows the
+others, unless they lead in circles. Links in archives are left out.
 
-Keys of tables: the column that --key names, else one called key, __key__ or id, else the number of the row. A --value
-is encoded by its field's extension; a --file is a path, which begins at the table's folder, or a URL.
+Tables: the key is in the column that --key names, else in the one called key, __key__ or id; without such a column it
+is the number of the row. A --value is encoded by its field's extension. A --file is a URL, or a path relative to the
+table's folder.
 
-DST: @100 stands for 100 shards of about as many samples each, numbered from 00; @auto for as many as it takes. The
-same sources give the same bytes, whatever -c and -j are. Names end in .tar, .tgz, .tar.gz or .tar.zst.
+DST: @100 stands for 100 shards, numbered from 00, whose sizes differ by one sample at most. @auto stands for as many
+shards as needed, see --shard-size and --shard-count. The same sources give the same bytes, whatever -c and -j are.
+Names end in .tar, .tgz, .tar.gz or .tar.zst.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interrupted.
 """
@@ -54,43 +56,53 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 @click.option(
     "--key",
     metavar="RULE",
-    help="What keys are made of. Of files: their path (which is the default), name, number or hash. Of a table: the "
-    "column of this name.",
+    help="How keys are made. For files: from the path (the default), the name, the number or the hash. For a table: "
+    "from the column of this name.",
 )
-@click.option("--include", multiple=True, metavar="GLOB", help="Only files whose path or name matches one of these.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="No files whose path or name matches one of these.")
+@click.option(
+    "--include", multiple=True, metavar="GLOB", help="Take only files whose path or name matches GLOB; may be repeated."
+)
+@click.option(
+    "--exclude", multiple=True, metavar="GLOB", help="Leave out files whose path or name matches GLOB; may be repeated."
+)
 @click.option(
     "--class-from-folder",
     is_flag=True,
-    help="Add the field cls: the number of the folder that a file lies in, among all such folders. The manifest has "
-    "their names.",
+    help="Add the field cls: the number of the file's folder. The manifest has the names of the folders.",
 )
-@click.option("--follow-links", is_flag=True, help="Take what links in a folder lead to outside of it, too.")
-@click.option("--file", "files", multiple=True, metavar="FIELD=COLUMN", help="The column that names a field's file.")
-@click.option("--value", "values", multiple=True, metavar="FIELD=COLUMN", help="The column that holds a field's value.")
-@click.option("--as", "arrays", multiple=True, metavar="FIELD=ARRAY", help="The array whose rows become a field.")
-@click.option("--rename", multiple=True, metavar="OLD=NEW", help="Call a field of files otherwise, as in jpeg=jpg.")
-@click.option("--shuffle", is_flag=True, help="Put the samples in a random order.")
+@click.option("--follow-links", is_flag=True, help="Also follow links that lead out of the folder.")
+@click.option(
+    "--file", "files", multiple=True, metavar="FIELD=COLUMN", help="Tables: take FIELD from the file that COLUMN names."
+)
+@click.option(
+    "--value", "values", multiple=True, metavar="FIELD=COLUMN", help="Tables: take FIELD from the value in COLUMN."
+)
+@click.option("--as", "arrays", multiple=True, metavar="FIELD=ARRAY", help="Arrays: take FIELD from the rows of ARRAY.")
+@click.option("--rename", multiple=True, metavar="OLD=NEW", help="Rename a field of files, as in jpeg=jpg.")
+@click.option("--shuffle", is_flag=True, help="Write the samples in a random order.")
 @click.option(
     "--seed",
     type=int,
     default=0,
     metavar="N",
     show_default=True,
-    help="What --shuffle and --split depend on.",
+    help="Seed of --shuffle and --split.",
 )
 @click.option(
     "--split",
     metavar="NAME=SHARE,...",
-    help="Share the samples out among datasets at random, by their keys. DST has {split} for the name of each.",
+    help="Divide the samples at random among several datasets, as in train=0.9,val=0.1. DST contains {split}, which "
+    "stands for NAME.",
 )
 @click.option(
-    "--shard-size", metavar="SIZE", help="With @auto: at most so many bytes of tar file in a shard, as 500MB."
+    "--shard-size", metavar="SIZE", help="With @auto: a shard has at most SIZE bytes of tar file, such as 500MB."
 )
-@click.option("--shard-count", type=click.IntRange(min=1), metavar="N", help="With @auto: N samples in a shard.")
+@click.option(
+    "--shard-count", type=click.IntRange(min=1), metavar="N", help="With @auto: a shard has at most N samples."
+)
 @common_options
 def main(**given: Any) -> None:
-    """Turn the files, tables, arrays or archives SRC into the shards DST."""
+    """Pack the files, tables, arrays or archives SRC into the shards DST."""
     run_command("htupload", given["verbose"], lambda: _upload(given))
 
 

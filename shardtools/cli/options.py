@@ -30,8 +30,8 @@ _RUN_OPTIONS = [
         default="threads",
         metavar="WHERE",
         show_default=True,
-        help="Run on 'threads' or 'processes' of this machine, on the Dask scheduler at HOST:PORT, "
-        "or on that of a scheduler FILE.",
+        help="Where tasks run: 'threads' or 'processes' of this machine, or a Dask cluster, given by the HOST:PORT "
+        "of its scheduler or by a scheduler FILE.",
     ),
     click.option(
         "-j",
@@ -40,10 +40,14 @@ _RUN_OPTIONS = [
         metavar="N",
         help="Work on N shards at a time.  [default: the number of processors]",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
+    click.option("--overwrite", is_flag=True, help="Replace existing outputs."),
 ]
 _RESUME_OPTIONS = [
-    click.option("--resume", is_flag=True, help="Keep the shards that this job has completed before; make the others."),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Keep the shards that an earlier run of the same job has completed; make the others.",
+    ),
 ]
 _STORAGE_OPTIONS = [
     click.option(
@@ -51,7 +55,7 @@ _STORAGE_OPTIONS = [
         type=click.Choice(["fail", "skip"]),
         default="fail",
         show_default=True,
-        help="Stop at the first bad sample or shard, or leave such out and report them.",
+        help="At a bad sample or shard: stop, or skip it and report it.",
     ),
     click.option(
         "--retries",
@@ -59,7 +63,7 @@ _STORAGE_OPTIONS = [
         default=5,
         metavar="N",
         show_default=True,
-        help="How often in a row to try again when a server fails in a way that may pass.",
+        help="How often in a row to retry after a temporary failure of a server.",
     ),
     click.option(
         "--timeout",
@@ -72,26 +76,26 @@ _STORAGE_OPTIONS = [
     click.option(
         "--cache",
         metavar="DIR[:SIZE]",
-        help="Keep what is read from servers in a local folder of up to SIZE (such as 500M or 20GB), and read it from "
-        "there the next time.  [default SIZE: 10GB]",
+        help="A local folder that keeps what is read from servers, for the next time. It grows up to SIZE, such as "
+        "500MB or 20GB.  [default SIZE: 10GB]",
     ),
-    click.option("--verify", is_flag=True, help="Insist that every shard that is read matches its sidecar's checksum."),
+    click.option("--verify", is_flag=True, help="Require that every shard has a sidecar and matches its checksum."),
     click.option(
         "--max",
         "maxima",
         multiple=True,
         metavar="KIND=SIZE",
-        help="Let things from outside be larger than usual: a 'sample', a 'value' that is decoded, a 'header' of "
-        "a member, a 'sidecar', a 'manifest', an 'index' of another program, a 'listing'.",
+        help="Raise a size limit for data from outside, as in sample=16GB. KIND is sample, value (a decoded one), "
+        "header (of a member), sidecar, manifest, index (of another program) or listing (of a folder).",
     ),
 ]
 _DRY_OPTIONS = [
-    click.option("--dry-run", is_flag=True, help="Make every check, say what would be done, and do nothing."),
+    click.option("--dry-run", is_flag=True, help="Make every check, show what would be done, and write nothing."),
 ]
 _TELL_OPTIONS = [
-    click.option("--report", metavar="FILE", help="Write what was done and what was skipped, as JSON."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors only."),
-    click.option("-v", "--verbose", is_flag=True, help="With errors, show where in the program they came from."),
+    click.option("--report", metavar="FILE", help="Write to FILE, as JSON, what was done and what was skipped."),
+    click.option("-q", "--quiet", is_flag=True, help="Show errors only: no progress bar, no summary."),
+    click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors, and lists in full."),
     click.version_option(__version__, "--version", prog_name="shardtools"),
 ]
 
