@@ -32,7 +32,7 @@ _OPTIONS = [
         "--spill",
         metavar="URL",
         help="A folder for the temporary data between the two passes. It takes as much space as the dataset as plain "
-        "tar files.  [default: beside DST; if DST is on a server, and without a cluster, the system's temporary folder]",
+        "tar files.  [default: beside DST; for a DST on a server, without a cluster, the system's temporary folder]",
     ),
     click.option(
         "--shard-size", metavar="SIZE", help="With @auto: about how many bytes of tar file a shard has, such as 500MB."
