@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
+from itertools import islice
+from reprlib import Repr
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,11 @@ class Record(dict[str, Any]):
     >>> record = Record({"key": "a", "txt": b"hello"})
     >>> record["__key__"], "__key__" in record, list(record)
     ('a', True, ['key', 'txt'])
+
+    Its `repr` is short; that of ``dict(record)`` has all bytes.
+
+    >>> Record({"key": "a", "jpg": bytes(12_345), "cls": b"7"})
+    Record({'key': 'a', 'jpg': <12,345 bytes>, 'cls': b'7'})
     """
 
     __slots__ = ("index", "url")
@@ -54,6 +61,9 @@ class Record(dict[str, Any]):
     def __contains__(self, name: object) -> bool:
         return dict.__contains__(self, name) or (name in _SPECIAL and self.get(str(name)) is not None)
 
+    def __repr__(self) -> str:
+        return f"Record({_short_repr(dict(self))})"
+
     def copy(self) -> Record:
         """Return a shallow copy, which knows where it came from, too."""
         return copy(self)
@@ -65,6 +75,37 @@ class Record(dict[str, Any]):
         except KeyError:
             return default
 
+
+class _ShortRepr(Repr):
+    """A `repr` of bounded length: of long bytes and of arrays only the size is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+        self.maxlevel = 4
+
+    def repr_dict(self, entries: dict[Any, Any], level: int) -> str:
+        """Return what `dict` shows, in the order of the entries."""
+        most = _ENTRIES if level == self.maxlevel else self.maxdict if level > 0 else 0
+        shown = [f"{self.repr1(name, 0)}: {self.repr1(entries[name], level - 1)}" for name in islice(entries, most)]
+        return f"{{{', '.join([*shown, '...'] if len(entries) > most else shown)}}}"
+
+    def repr_bytes(self, data: bytes, level: int) -> str:
+        """Return short bytes as they are."""
+        return repr(data) if len(data) <= _SHORT_BYTES else f"<{len(data):,} bytes>"
+
+    def repr_ndarray(self, array: np.ndarray[Any, Any], level: int) -> str:
+        """Return the type and shape of an array."""
+        return f"<{array.dtype} array of shape {array.shape}>"
+
+
+_ENTRIES = 20
+"""Entries of a record that are shown."""
+
+_SHORT_BYTES = 20
+"""Bytes that are shown rather than counted."""
+
+_short_repr = _ShortRepr().repr
 
 _SPECIAL = frozenset(("__key__", "__url__", "__shard__", "__index__"))
 
