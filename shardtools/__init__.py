@@ -1,22 +1,79 @@
 """shardtools: datasets kept as sharded tar files, at map-reduce scale and as one array."""
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    from shardtools.errors import ShardtoolsError
+    from shardtools.jobs.extraction.extract import ExtractResult
+    from shardtools.jobs.extraction.statistics import Statistics, ValueCounts
+    from shardtools.jobs.report import JobResult
+    from shardtools.limits import Limits
+    from shardtools.programs.extract import Rows, extract
+    from shardtools.programs.index import IndexResult, index
+    from shardtools.programs.map import map
+    from shardtools.programs.shuffle import shuffle
+    from shardtools.programs.sort import sort
+    from shardtools.programs.statistics import count, stats
+    from shardtools.programs.upload import upload
+    from shardtools.reading import Dataset
+    from shardtools.reading import open_dataset as open
+    from shardtools.view.field_view import FieldView
+
 _LAZY = {
-    "open": ("shardtools.reading", "open_dataset"),
-    "Dataset": ("shardtools.reading", "Dataset"),
-    "FieldView": ("shardtools.view.field_view", "FieldView"),
-    "Limits": ("shardtools.limits", "Limits"),
+    "Dataset": "shardtools.reading:Dataset",
+    "ExtractResult": "shardtools.jobs.extraction.extract:ExtractResult",
+    "FieldView": "shardtools.view.field_view:FieldView",
+    "IndexResult": "shardtools.programs.index:IndexResult",
+    "JobResult": "shardtools.jobs.report:JobResult",
+    "Limits": "shardtools.limits:Limits",
+    "Rows": "shardtools.programs.extract:Rows",
+    "ShardtoolsError": "shardtools.errors:ShardtoolsError",
+    "Statistics": "shardtools.jobs.extraction.statistics:Statistics",
+    "ValueCounts": "shardtools.jobs.extraction.statistics:ValueCounts",
+    "count": "shardtools.programs.statistics:count",
+    "extract": "shardtools.programs.extract:extract",
+    "index": "shardtools.programs.index:index",
+    "map": "shardtools.programs.map:map",
+    "open": "shardtools.reading:open_dataset",
+    "shuffle": "shardtools.programs.shuffle:shuffle",
+    "sort": "shardtools.programs.sort:sort",
+    "stats": "shardtools.programs.statistics:stats",
+    "upload": "shardtools.programs.upload:upload",
 }
 
+__all__ = [
+    "Dataset",
+    "ExtractResult",
+    "FieldView",
+    "IndexResult",
+    "JobResult",
+    "Limits",
+    "Rows",
+    "ShardtoolsError",
+    "Statistics",
+    "ValueCounts",
+    "count",
+    "extract",
+    "index",
+    "map",
+    "open",
+    "shuffle",
+    "sort",
+    "stats",
+    "upload",
+]
 
-def __getattr__(name: str) -> Any:
+
+def __getattr__(name: str) -> object:
     """Import what a user asks for when it is asked for, so that importing the package costs nothing."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    module, attribute = _LAZY[name]
+    module, _, attribute = _LAZY[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -14,7 +14,7 @@ from typing import TextIO
 
 import click
 
-from shardtools.cli.options import run_options
+from shardtools.cli.options import CommandLine
 from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, printable
 from shardtools.redaction import conceal, remember
 
@@ -23,7 +23,7 @@ FAILED, USAGE, SKIPPED, INTERRUPTED = 1, 2, 3, 130
 _INTERRUPTED = "{}: interrupted; run it again{}"
 
 
-def run_command(program: str, verbose: bool, work: Callable[[], int], *, resumes: bool = True) -> None:
+def run_command(program: str, line: CommandLine, work: Callable[[], int], *, resumes: bool = True) -> None:
     """Run ``work`` and exit with the status that it returns, or with that of its error, told in one line.
 
     ``resumes`` says whether what was interrupted can be continued.
@@ -44,10 +44,10 @@ def run_command(program: str, verbose: bool, work: Callable[[], int], *, resumes
         tell(interrupted, err=True)
         status = INTERRUPTED
     except ShardtoolsError as error:
-        if verbose:
-            for line in "".join(traceback.format_exception(error)).rstrip().split("\n"):
-                tell(line, err=True)
-        tell(f"{program}: error: {_with_suggestion(error)}", err=True)
+        if line.verbose:
+            for text in "".join(traceback.format_exception(error)).rstrip().split("\n"):
+                tell(text, err=True)
+        tell(f"{program}: error: {_with_suggestion(error, line)}", err=True)
         usage = isinstance(error, SpecError | JobError) and not isinstance(error, OutputExistsError)
         status = USAGE if usage else FAILED
     sys.exit(status)
@@ -85,12 +85,11 @@ def _show_exception(kind: type[BaseException], error: BaseException, trace: Trac
     tell("".join(traceback.format_exception(kind, error, trace)).rstrip(), err=True)
 
 
-def _with_suggestion(error: ShardtoolsError) -> ShardtoolsError:
+def _with_suggestion(error: ShardtoolsError, line: CommandLine) -> ShardtoolsError:
     """Return the error with what the user may have meant, where a source is not there and something alike is."""
     from shardtools.cli.suggestions import suggest
 
-    given = click.get_current_context().params
-    meant = suggest(error, given["sources"], lambda: run_options(given).storage) if "sources" in given else None
+    meant = suggest(error, line.sources, lambda: line.run_options().storage)
     if meant is None:
         return error
     return type(error)(error.what, url=error.url, member=error.member, fix=f"did you mean {meant}?")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from shardtools.cli.common import SKIPPED, tell
-from shardtools.cli.options import common_options, run_options
-from shardtools.cli.progress import Progress, format_count, format_size
+from shardtools.cli.options import CommandLine, add_options, common_options
+from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
-from shardtools.errors import JobError, OutputBusyError, redact
-from shardtools.spec import parse_size
+from shardtools.errors import OutputBusyError, redact
+from shardtools.units import format_count, format_size
 
 if TYPE_CHECKING:
+    from shardtools.jobs.exchange.duplicates import OnDuplicate
     from shardtools.jobs.exchange.plan import Exchange, ExchangePlan
+    from shardtools.jobs.options import RunOptions
+    from shardtools.programs.exchanging import ExchangeSettings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -51,62 +55,63 @@ _OPTIONS = [
 ]
 
 
+@dataclass(frozen=True)
+class ExchangeLine:
+    """The options that htshuffle and htsort share, as they were typed."""
+
+    memory: str
+    spill: str | None
+    shard_size: str | None
+    shard_count: int | None
+    on_duplicate: OnDuplicate
+
+    def settings(self) -> ExchangeSettings:
+        """Return them checked.
+
+        Raises:
+            JobError: they make no sense.
+        """
+        from shardtools.programs.exchanging import exchange_settings
+
+        return exchange_settings(
+            memory=self.memory,
+            spill=self.spill,
+            shard_size=self.shard_size,
+            shard_count=self.shard_count,
+            on_duplicate=self.on_duplicate,
+        )
+
+
 def exchange_options(command: Function) -> Function:
-    """Add the arguments and options that htshuffle and htsort have."""
-    command = common_options(command)
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    """Add the arguments and options that htshuffle and htsort have; the command gets them as ``line`` and ``own``."""
+    return common_options(add_options(command, "own", ExchangeLine, _OPTIONS))
 
 
-def limits(given: dict[str, Any]) -> dict[str, Any]:
-    """Return memory, spill and sizes as `Exchange` takes them.
-
-    Raises:
-        JobError: a size is none.
-    """
-    sizes = {}
-    for name, option in (("memory", "--memory"), ("shard_size", "--shard-size")):
-        text = given[name]
-        sizes[name] = None if text is None else parse_size(text)
-        if sizes[name] == 0:
-            raise JobError(f"{option} {text}: not a valid size", fix="write it as 500MB or 2GB")
-    if given["shard_size"] and given["shard_count"]:
-        raise JobError("--shard-size and --shard-count cannot be used together", fix="give one of them")
-    return {**sizes, "spill": given["spill"], "shard_count": given["shard_count"]}
-
-
-def exchange(program: str, given: dict[str, Any], what: Exchange) -> int:
+def exchange(what: Exchange, line: CommandLine, options: RunOptions) -> int:
     """Carry an exchange out, or show what it would do; return the exit status."""
-    from shardtools.jobs.exchange.exchange import Events, run_exchange
     from shardtools.jobs.exchange.plan import plan_exchange
+    from shardtools.programs.exchanging import carry_out, steps
 
-    options = run_options(given)
-    plan = plan_exchange(given["sources"], given["destination"], what, options)
-    if given["dry_run"]:
-        _show_plan(plan, given["verbose"])
+    plan = plan_exchange(line.sources, line.destination, what, options)
+    if line.dry_run:
+        _show_plan(plan, line.verbose)
         return 0
     started = time.monotonic()
-    outputs = plan.destination.count or len(plan.inputs)
-    with Progress(len(plan.groups) + outputs, given["quiet"]) as progress:
-        events = Events(
-            on_collected=lambda done: progress.advance(done.samples, done.size),
-            on_output=lambda shard: progress.advance(0, shard.source_size, resumed=shard.resumed),
-        )
+    with command_progress(steps(plan), line.quiet) as progress:
         try:
-            result = run_exchange(plan, options, events)
+            result = carry_out(plan, options, progress)
         except OutputBusyError:
             raise
         except BaseException:
             progress.close()
-            tell(f"{program}: the spill is kept for --resume; else delete {redact(plan.spill)}", err=True)
+            tell(f"{what.program}: the spill is kept for --resume; else delete {redact(plan.spill)}", err=True)
             raise
-    if not given["quiet"]:
+    if not line.quiet:
         empty = sum(not shard.counts.written for shard in result.shards)
         more = [f"{format_count(empty, 'shard')} empty"] if empty else []
         if what.keying.kind == "random":
             more.append(f"seed {what.keying.seed}")
-        show_result(program, result, time.monotonic() - started, given["report"], more)
+        show_result(what.program, result, time.monotonic() - started, line.report, more)
     return 0 if result.is_whole else SKIPPED
 
 

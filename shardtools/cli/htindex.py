@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import reading_options, run_options
-from shardtools.cli.progress import Progress, format_count, format_seconds
+from shardtools.cli.options import CommandLine, reading_options
+from shardtools.cli.progress import command_progress
+from shardtools.errors import redact
+from shardtools.units import format_count, format_seconds
 
 if TYPE_CHECKING:
-    from shardtools.jobs.index import Indexed
+    from shardtools.programs.index import Export, IndexResult
 
 EPILOG = """\b
 Examples:
@@ -50,64 +51,41 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with shards skipped, 130 interrup
     help="With --export wids: the index to write.  [default: NAME-wids.json beside the shards]",
 )
 @reading_options
-def main(**given: Any) -> None:
+def main(line: CommandLine, check: bool, export: Export | None, output: str | None) -> None:
     """Write an index beside each shard of SRC, which says where its samples are, and a manifest."""
-    run_command("htindex", given["verbose"], lambda: _index(given), resumes=False)
+    run_command("htindex", line, lambda: _index(line, check, export, output), resumes=False)
 
 
-def _index(given: dict[str, Any]) -> int:
-    from shardtools.errors import JobError
-    from shardtools.jobs.index import export, index
-    from shardtools.storage import using
-    from shardtools.storage.expansion import expand_sources
+def _index(line: CommandLine, check: bool, export: Export | None, output: str | None) -> int:
+    from shardtools.programs.index import check_index, index_shards
+    from shardtools.programs.running import count_shards
 
-    if given["check"] and (given["overwrite"] or given["export"]):
-        other = "--overwrite" if given["overwrite"] else "--export"
-        raise JobError(f"--check and {other} cannot be used together", fix="give one of them")
-    if given["output"] is not None and given["export"] != "wids":
-        raise JobError("--output needs --export wids", fix="add --export wids, or leave out --output")
-    options = run_options(given)
-    with using(options.storage):
-        shards = len(expand_sources(given["sources"]))
+    check_index(check=check, overwrite=line.overwrite, export=export, output=output)
+    options = line.run_options(output)
     started = time.monotonic()
-    with Progress(shards, given["quiet"]) as progress:
-
-        def on_shard(shard: Indexed) -> None:
-            entry = shard.entry
-            progress.advance(entry.nsamples if entry else 0, entry.filesize if entry else 0)
-
-        if given["export"]:
-            found, files = export(
-                given["sources"], given["export"], output=given["output"], options=options, on_shard=on_shard
-            )
-        else:
-            found, files = index(given["sources"], check=given["check"], options=options, on_shard=on_shard), []
-    return _tell(given, found, files, time.monotonic() - started)
-
-
-def _tell(given: dict[str, Any], found: Sequence[Indexed], files: Sequence[str], seconds: float) -> int:
-    """Say what was done, and return the exit status."""
-    from shardtools.errors import redact
-    from shardtools.jobs.report import Skipped, write_summary
-
-    failed = [Skipped(redact(shard.url), None, shard.failure or "") for shard in found if shard.entry is None]
-    counts = {
-        "shards": len(found),
-        "samples": sum(shard.entry.nsamples for shard in found if shard.entry),
-        "made": len(files) or sum(shard.made for shard in found),
-    }
-    if given["report"]:
-        write_summary(
-            given["report"], {"program": "htindex", "sources": list(map(redact, given["sources"]))}, counts, failed
-        )
-    if not given["quiet"]:
-        made = format_count(counts["made"], "sidecar")
-        if given["export"]:
-            made = redact(files[0]) if len(files) == 1 else format_count(len(files), "index file")
-        did = "all right" if given["check"] else f"{made} made"
-        whole = f"{format_count(counts['shards'], 'shard')}, {format_count(counts['samples'], 'sample')}"
-        sources, took = " ".join(map(redact, given["sources"])), format_seconds(seconds)
-        tell(f"{sources}: {whole}, {did if not failed else 'some failed'} in {took}")
-    for entry in failed[:5]:
+    with command_progress(count_shards(line.sources, options), line.quiet) as progress:
+        result = index_shards(line.sources, options, progress.advance, check=check, export=export, output=output)
+    if line.report:
+        _write_report(line.report, line, result)
+    if not line.quiet:
+        did = "all right" if check else f"{_files(result, export)} made"
+        whole = f"{format_count(len(result.shards), 'shard')}, {format_count(result.samples, 'sample')}"
+        took = format_seconds(time.monotonic() - started)
+        tell(f"{' '.join(map(redact, line.sources))}: {whole}, {'some failed' if result.skipped else did} in {took}")
+    for entry in result.skipped[:5]:
         tell(f"htindex: skipped: {entry.reason}", err=True)
-    return SKIPPED if failed else 0
+    return SKIPPED if result.skipped else 0
+
+
+def _files(result: IndexResult, export: Export | None) -> str:
+    """Return what was made, as people say it."""
+    if not export:
+        return format_count(result.made, "sidecar")
+    return redact(result.files[0]) if len(result.files) == 1 else format_count(len(result.files), "index file")
+
+
+def _write_report(url: str, line: CommandLine, result: IndexResult) -> None:
+    from shardtools.jobs.report import write_summary
+
+    counts = {"shards": len(result.shards), "samples": result.samples, "made": result.made}
+    write_summary(url, {"program": "htindex", "sources": list(map(redact, line.sources))}, counts, result.skipped)

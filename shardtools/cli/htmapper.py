@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import common_options, run_options
-from shardtools.cli.progress import Progress, format_count
+from shardtools.cli.options import CommandLine, common_options
+from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
+from shardtools.units import format_count
 
 if TYPE_CHECKING:
     from shardtools.jobs.run import Plan
-    from shardtools.jobs.target import ShardResult
 
 EPILOG = """\b
 Examples:
@@ -54,30 +54,26 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
     help="A keyword argument for the function; may be repeated.",
 )
 @common_options
-def main(**given: Any) -> None:
+def main(line: CommandLine, script: str, assignments: tuple[str, ...]) -> None:
     """Run a script's process_sample(record) over every sample of SRC, and write what it returns to DST."""
-    run_command("htmapper", given["verbose"], lambda: _map(given))
+    run_command("htmapper", line, lambda: _map(line, script, assignments))
 
 
-def _map(given: dict[str, Any]) -> int:
+def _map(line: CommandLine, script: str, assignments: tuple[str, ...]) -> int:
     from shardtools.jobs.map import plan_map
-    from shardtools.jobs.run import run_plan
     from shardtools.jobs.script import read_script
+    from shardtools.programs.map import carry_out
 
-    options = run_options(given)
-    plan = plan_map(given["sources"], given["destination"], read_script(given["script"], given["assignments"]), options)
-    if given["dry_run"]:
-        _show_plan(plan, given["verbose"])
+    options = line.run_options()
+    plan = plan_map(line.sources, line.destination, read_script(script, assignments), options)
+    if line.dry_run:
+        _show_plan(plan, line.verbose)
         return 0
     started = time.monotonic()
-    with Progress(len(plan.tasks), given["quiet"]) as progress:
-
-        def on_shard(shard: ShardResult) -> None:
-            progress.advance(shard.counts.read, shard.source_size, resumed=shard.resumed)
-
-        result = run_plan(plan, options, on_shard)
-    if not given["quiet"]:
-        show_result("htmapper", result, time.monotonic() - started, given["report"])
+    with command_progress(len(plan.tasks), line.quiet) as progress:
+        result = carry_out(plan, options, progress)
+    if not line.quiet:
+        show_result("htmapper", result, time.monotonic() - started, line.report)
     return 0 if result.is_whole else SKIPPED
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-from typing import Any
-
 import click
 
 from shardtools.cli.common import run_command
-from shardtools.cli.exchanging import exchange, exchange_options, limits
-from shardtools.cli.options import run_options
+from shardtools.cli.exchanging import ExchangeLine, exchange, exchange_options
+from shardtools.cli.options import CommandLine
 
 EPILOG = """\b
 Examples:
@@ -37,27 +34,14 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 )
 @click.option("--no-shuffle", is_flag=True, help="Keep the order, and only change the number of shards.")
 @exchange_options
-def main(**given: Any) -> None:
+def main(line: CommandLine, own: ExchangeLine, seed: int | None, no_shuffle: bool) -> None:
     """Write the samples of SRC in a random order to the shards DST."""
-    run_command("htshuffle", given["verbose"], lambda: _shuffle(given))
+    run_command("htshuffle", line, lambda: _shuffle(line, own, seed, no_shuffle))
 
 
-def _shuffle(given: dict[str, Any]) -> int:
-    from shardtools.errors import JobError
-    from shardtools.jobs.exchange.duplicates import DuplicatePolicy
-    from shardtools.jobs.exchange.keying import Keying
-    from shardtools.jobs.exchange.plan import Exchange, earlier_seed
+def _shuffle(line: CommandLine, own: ExchangeLine, seed: int | None, no_shuffle: bool) -> int:
+    from shardtools.programs.shuffle import shuffle_exchange
 
-    if given["no_shuffle"] and given["seed"] is not None:
-        raise JobError("--seed and --no-shuffle cannot be used together", fix="give one of them")
-    sizes = limits(given)
-    policy = DuplicatePolicy(on_duplicate=given["on_duplicate"], on_error=given["on_error"])
-    if given["no_shuffle"]:
-        return exchange("htshuffle", given, Exchange("htshuffle", Keying("input"), policy, **sizes))
-    seed = given["seed"]
-    if seed is None and given["resume"]:
-        seed = earlier_seed(given["destination"], given["spill"], run_options(given))
-    if seed is None:
-        seed = secrets.randbits(32)
-    what = Exchange("htshuffle", Keying("random", seed), policy, **sizes, job={"seed": seed})
-    return exchange("htshuffle", given, what)
+    options = line.run_options(own.spill)
+    what = shuffle_exchange(line.destination, own.settings(), options, seed=seed, no_shuffle=no_shuffle)
+    return exchange(what, line, options)

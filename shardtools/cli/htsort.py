@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from shardtools.cli.common import run_command
-from shardtools.cli.exchanging import exchange, exchange_options, limits
+from shardtools.cli.exchanging import ExchangeLine, exchange, exchange_options
+from shardtools.cli.options import CommandLine
 
 if TYPE_CHECKING:
-    from shardtools.jobs.exchange.keying import Keying
-    from shardtools.jobs.script import Script
+    from shardtools.jobs.exchange.duplicates import OnConflict
+    from shardtools.programs.sort import Merge
 
 EPILOG = """\b
 Examples:
@@ -74,63 +75,34 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 )
 @click.option("--unique", is_flag=True, help="Keep only the first of the samples with the same sort key.")
 @exchange_options
-def main(**given: Any) -> None:
+def main(
+    line: CommandLine,
+    own: ExchangeLine,
+    by: str | None,
+    reverse: bool,
+    script: str | None,
+    assignments: tuple[str, ...],
+    merge: Merge | None,
+    on_conflict: OnConflict,
+    unique: bool,
+) -> None:
     """Sort the samples of SRC into the shards DST; also join, group or reduce them."""
-    run_command("htsort", given["verbose"], lambda: _sort(given))
 
+    def sort() -> int:
+        from shardtools.jobs.script import read_script
+        from shardtools.programs.sort import sort_exchange
 
-def _sort(given: dict[str, Any]) -> int:
-    from shardtools.errors import JobError
-    from shardtools.jobs.exchange.duplicates import DuplicatePolicy
-    from shardtools.jobs.exchange.keying import SORT_KEY
-    from shardtools.jobs.exchange.plan import Exchange
-    from shardtools.jobs.exchange.reduce import COMBINE, REDUCE
-    from shardtools.jobs.script import defines, function, read_script
-
-    script = read_script(given["script"], given["assignments"]) if given["script"] else None
-    names = set() if script is None else defines(script, SORT_KEY, REDUCE, COMBINE)
-    if script is not None and not names & {SORT_KEY, REDUCE}:
-        function(script, SORT_KEY)  # which says what is missing
-    if script is not None and REDUCE in names:
-        function(script, REDUCE, positional=2)
-    if script is not None and COMBINE in names:
-        function(script, COMBINE, positional=2)
-        if REDUCE not in names:
-            raise JobError(f"the script defines {COMBINE} without {REDUCE}", fix=f"define {REDUCE} as well")
-    keying = _keying(given, script if SORT_KEY in names else None)
-    reduces = REDUCE in names
-    if sum([bool(given["merge"]), given["unique"], reduces]) > 1:
-        raise JobError(f"--merge, --unique and {REDUCE} cannot be used together", fix="choose one of them")
-    if given["merge"] and (keying.kind != "key" or given["on_duplicate"] != "error"):
-        raise JobError("--merge always joins samples by their key", fix="leave out --by, sort_key and --on-duplicate")
-    policy = DuplicatePolicy(
-        given["on_duplicate"],
-        given["unique"],
-        given["merge"] or "",
-        given["on_conflict"],
-        script if reduces else None,
-        keying if reduces else None,
-        given["on_error"],
-    )
-    by = SORT_KEY if keying.kind == "script" else given["by"] or "key"
-    what = Exchange("htsort", keying, policy, **limits(given), combine=COMBINE in names, job={"by": by})
-    return exchange("htsort", given, what)
-
-
-def _keying(given: dict[str, Any], script: Script | None) -> Keying:
-    from shardtools.errors import JobError
-    from shardtools.jobs.exchange.keying import SORT_KEY, Keying
-    from shardtools.jobs.exchange.order import READINGS
-
-    if script is not None:
-        if given["by"]:
-            raise JobError(f"--by and {SORT_KEY} cannot be used together", fix="choose one of them")
-        return Keying("script", script=script, reverse=given["reverse"])
-    what, colon, how = (given["by"] or "key").partition(":")
-    if not what or (colon and how not in READINGS):
-        raise JobError(
-            f"--by {given['by']}: not of the form WHAT or WHAT:HOW", fix=f"HOW is one of {', '.join(READINGS)}"
+        options = line.run_options(own.spill)
+        what = sort_exchange(
+            own.settings(),
+            by=by,
+            reverse=reverse,
+            code=read_script(script, assignments) if script else None,
+            merge=merge,
+            on_conflict=on_conflict,
+            unique=unique,
+            on_error=options.on_error,
         )
-    if what == "key":
-        return Keying("key", reading=how or "text", reverse=given["reverse"])
-    return Keying("field", field=what, reading=how or "text", reverse=given["reverse"])
+        return exchange(what, line, options)
+
+    run_command("htsort", line, sort)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import common_options, run_options
-from shardtools.cli.progress import Progress, format_count
+from shardtools.cli.options import CommandLine, Function, add_options, common_options
+from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import JobError, redact
-from shardtools.spec import parse_size
+from shardtools.units import format_count
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
     from shardtools.jobs.run import Plan
-    from shardtools.jobs.target import ShardResult
     from shardtools.jobs.upload import UploadOptions
     from shardtools.sources import Source
     from shardtools.sources.opening import Pairs, SourceRules
@@ -52,96 +52,152 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 """
 
 
+_OPTIONS = [
+    click.option(
+        "--key",
+        metavar="RULE",
+        help="How keys are made. For files: from the path (the default), the name, the number or the hash. For a table: "
+        "from the column of this name.",
+    ),
+    click.option(
+        "--include",
+        multiple=True,
+        metavar="GLOB",
+        help="Take only files whose path or name matches GLOB; may be repeated.",
+    ),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="GLOB",
+        help="Leave out files whose path or name matches GLOB; may be repeated.",
+    ),
+    click.option(
+        "--class-from-folder",
+        is_flag=True,
+        help="Add the field cls: the number of the file's folder. The manifest has the names of the folders.",
+    ),
+    click.option("--follow-links", is_flag=True, help="Also follow links that lead out of the folder."),
+    click.option(
+        "--file",
+        "files",
+        multiple=True,
+        metavar="FIELD=COLUMN",
+        help="Tables: take FIELD from the file that COLUMN names.",
+    ),
+    click.option(
+        "--value", "values", multiple=True, metavar="FIELD=COLUMN", help="Tables: take FIELD from the value in COLUMN."
+    ),
+    click.option(
+        "--as", "arrays", multiple=True, metavar="FIELD=ARRAY", help="Arrays: take FIELD from the rows of ARRAY."
+    ),
+    click.option("--rename", multiple=True, metavar="OLD=NEW", help="Rename a field of files, as in jpeg=jpg."),
+    click.option("--shuffle", is_flag=True, help="Write the samples in a random order."),
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        show_default=True,
+        help="Seed of --shuffle and --split.",
+    ),
+    click.option(
+        "--split",
+        metavar="NAME=SHARE,...",
+        help="Divide the samples at random among several datasets, as in train=0.9,val=0.1. DST contains {split}, "
+        "which stands for NAME.",
+    ),
+    click.option(
+        "--shard-size", metavar="SIZE", help="With @auto: a shard has at most SIZE bytes of tar file, such as 500MB."
+    ),
+    click.option(
+        "--shard-count", type=click.IntRange(min=1), metavar="N", help="With @auto: a shard has at most N samples."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class UploadLine:
+    """The options of htupload, as they were typed."""
+
+    key: str | None
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    class_from_folder: bool
+    follow_links: bool
+    files: tuple[str, ...]
+    values: tuple[str, ...]
+    arrays: tuple[str, ...]
+    rename: tuple[str, ...]
+    shuffle: bool
+    seed: int
+    split: str | None
+    shard_size: str | None
+    shard_count: int | None
+
+    def rules(self) -> SourceRules:
+        """Return how sources become samples.
+
+        Raises:
+            JobError: an option is not of its form.
+        """
+        from shardtools.sources.opening import SourceRules
+
+        return SourceRules(
+            key=self.key,
+            include=self.include,
+            exclude=self.exclude,
+            rename=_pairs("--rename", "OLD=NEW", self.rename),
+            classes=self.class_from_folder,
+            follow_links=self.follow_links,
+            files=_pairs("--file", "FIELD=COLUMN", self.files),
+            values=_pairs("--value", "FIELD=COLUMN", self.values),
+            arrays=_pairs("--as", "FIELD=ARRAY", self.arrays),
+        )
+
+    def layout(self) -> UploadOptions:
+        """Return how samples are laid out.
+
+        Raises:
+            JobError: an option is not of its form.
+        """
+        from shardtools.jobs.upload import UploadOptions
+        from shardtools.programs.running import size_of
+
+        size = size_of("shard_size", self.shard_size)
+        return UploadOptions(self.shuffle, self.seed, _shares(self.split), size, self.shard_count)
+
+
+def _upload_options(command: Function) -> Function:
+    return common_options(add_options(command, "own", UploadLine, _OPTIONS))
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
-@click.option(
-    "--key",
-    metavar="RULE",
-    help="How keys are made. For files: from the path (the default), the name, the number or the hash. For a table: "
-    "from the column of this name.",
-)
-@click.option(
-    "--include", multiple=True, metavar="GLOB", help="Take only files whose path or name matches GLOB; may be repeated."
-)
-@click.option(
-    "--exclude", multiple=True, metavar="GLOB", help="Leave out files whose path or name matches GLOB; may be repeated."
-)
-@click.option(
-    "--class-from-folder",
-    is_flag=True,
-    help="Add the field cls: the number of the file's folder. The manifest has the names of the folders.",
-)
-@click.option("--follow-links", is_flag=True, help="Also follow links that lead out of the folder.")
-@click.option(
-    "--file", "files", multiple=True, metavar="FIELD=COLUMN", help="Tables: take FIELD from the file that COLUMN names."
-)
-@click.option(
-    "--value", "values", multiple=True, metavar="FIELD=COLUMN", help="Tables: take FIELD from the value in COLUMN."
-)
-@click.option("--as", "arrays", multiple=True, metavar="FIELD=ARRAY", help="Arrays: take FIELD from the rows of ARRAY.")
-@click.option("--rename", multiple=True, metavar="OLD=NEW", help="Rename a field of files, as in jpeg=jpg.")
-@click.option("--shuffle", is_flag=True, help="Write the samples in a random order.")
-@click.option(
-    "--seed",
-    type=int,
-    default=0,
-    metavar="N",
-    show_default=True,
-    help="Seed of --shuffle and --split.",
-)
-@click.option(
-    "--split",
-    metavar="NAME=SHARE,...",
-    help="Divide the samples at random among several datasets, as in train=0.9,val=0.1. DST contains {split}, which "
-    "stands for NAME.",
-)
-@click.option(
-    "--shard-size", metavar="SIZE", help="With @auto: a shard has at most SIZE bytes of tar file, such as 500MB."
-)
-@click.option(
-    "--shard-count", type=click.IntRange(min=1), metavar="N", help="With @auto: a shard has at most N samples."
-)
-@common_options
-def main(**given: Any) -> None:
+@_upload_options
+def main(line: CommandLine, own: UploadLine) -> None:
     """Pack the files, tables, arrays or archives SRC into the shards DST."""
-    run_command("htupload", given["verbose"], lambda: _upload(given))
+    run_command("htupload", line, lambda: _upload(line, own))
 
 
-def _upload(given: dict[str, Any]) -> int:
-    from shardtools.jobs.upload import check_layout, plan_upload
-    from shardtools.sources.opening import open_sources
-    from shardtools.storage import using
+def _upload(line: CommandLine, own: UploadLine) -> int:
+    from shardtools.jobs.upload import plan_upload
+    from shardtools.programs.upload import open_source
 
-    options = run_options(given)
-    layout, rules = _layout(given), _rules(given)
-    check_layout(given["destination"], layout)
-    with using(options.storage):
-        source = open_sources(given["sources"], rules)
-    with closing(source):
-        plans = plan_upload(source, given["destination"], layout, options)
-        if given["dry_run"]:
-            _show_plans(plans, given["verbose"], source)
+    options, layout = line.run_options(), own.layout()
+    with closing(open_source(line.sources, line.destination, own.rules(), layout, options)) as source:
+        plans = plan_upload(source, line.destination, layout, options)
+        if line.dry_run:
+            _show_plans(plans, line.verbose, source)
             return 0
-        return _run(plans, source, options, given["quiet"])
+        return _run(plans, source, options, line.quiet)
 
 
 def _run(plans: list[Plan], source: Source, options: RunOptions, quiet: bool) -> int:
-    from shardtools.jobs.upload import run_upload
-    from shardtools.jobs.upload_shard import watching
+    from shardtools.programs.upload import carry_out
 
     started = time.monotonic()
     shards = sum(len(plan.tasks) for plan in plans)
-    with Progress(shards, quiet, samples=len(source)) as progress:
-        # Tasks elsewhere tell nothing before they are done.
-        in_threads = options.cluster == "threads"
-        with watching(progress.add) if in_threads else nullcontext():
-
-            def on_shard(shard: ShardResult) -> None:
-                counted = in_threads and not shard.resumed
-                progress.advance(
-                    0 if counted else shard.counts.read, 0 if counted else shard.source_size, resumed=shard.resumed
-                )
-
-            results = run_upload(plans, source, options, on_shard)
+    with command_progress(shards, quiet, samples=len(source)) as progress:
+        results = carry_out(plans, source, options, progress)
     if not quiet:
         seconds, (files, links) = time.monotonic() - started, _left_out(source)
         more = [f"{format_count(files, 'file')} left out that belong to no sample"] if files else []
@@ -185,34 +241,6 @@ def _show_plans(plans: list[Plan], verbose: bool, source: Source) -> None:
         tell(f"{redact(name)}: {reason}")
 
 
-def _rules(given: dict[str, Any]) -> SourceRules:
-    from shardtools.sources.opening import SourceRules
-
-    return SourceRules(
-        key=given["key"],
-        include=given["include"],
-        exclude=given["exclude"],
-        rename=_pairs("--rename", "OLD=NEW", given["rename"]),
-        classes=given["class_from_folder"],
-        follow_links=given["follow_links"],
-        files=_pairs("--file", "FIELD=COLUMN", given["files"]),
-        values=_pairs("--value", "FIELD=COLUMN", given["values"]),
-        arrays=_pairs("--as", "FIELD=ARRAY", given["arrays"]),
-    )
-
-
-def _layout(given: dict[str, Any]) -> UploadOptions:
-    from shardtools.jobs.upload import UploadOptions
-
-    return UploadOptions(
-        shuffle=given["shuffle"],
-        seed=given["seed"],
-        split=_shares(given["split"]),
-        shard_size=None if given["shard_size"] is None else _size(given["shard_size"]),
-        shard_count=given["shard_count"],
-    )
-
-
 def _pairs(option: str, form: str, texts: Iterable[str]) -> Pairs:
     """Return what stands before and after the first = of each text."""
     pairs = []
@@ -235,10 +263,3 @@ def _shares(text: str | None) -> tuple[tuple[str, float], ...]:
         raise JobError(
             f"--split {text}: a share must be a number", fix="write it as --split train=0.9,val=0.1"
         ) from error
-
-
-def _size(text: str) -> int:
-    """Return the bytes that a size such as 500MB names."""
-    if not (size := parse_size(text.strip())):
-        raise JobError(f"--shard-size {text}: not a valid size", fix="write it as 500MB or 2GB")
-    return size

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -14,7 +14,7 @@ from shardtools.errors import SpecError
 from shardtools.urls import at_home
 
 if TYPE_CHECKING:
-    from shardtools.jobs.options import RunOptions
+    from shardtools.jobs.options import OnError, RunOptions
     from shardtools.limits import Limits
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -100,65 +100,94 @@ _TELL_OPTIONS = [
 ]
 
 
+@dataclass(frozen=True)
+class CommandLine:
+    """The arguments and options that commands share, as they were typed, with the home folder in place of a ``~``."""
+
+    sources: tuple[str, ...]
+    cluster: str
+    jobs: int | None
+    overwrite: bool
+    on_error: OnError
+    retries: int
+    timeout: float
+    cache: str | None
+    verify: bool
+    maxima: tuple[str, ...]
+    report: str | None
+    quiet: bool
+    verbose: bool
+    destination: str = ""
+    resume: bool = False
+    dry_run: bool = False
+
+    def run_options(self, *named: str | None) -> RunOptions:
+        """Return the options of the job, for a user who also names ``named``; storage follows them until the end.
+
+        Raises:
+            SpecError: a limit or the cache makes no sense.
+        """
+        from shardtools.programs.running import naming, run_options
+        from shardtools.storage import using
+
+        options = run_options(
+            cluster=self.cluster,
+            jobs=self.jobs,
+            overwrite=self.overwrite,
+            resume=self.resume,
+            on_error=self.on_error,
+            report=self.report,
+            retries=self.retries,
+            timeout=self.timeout,
+            cache=self.cache,
+            verify=self.verify,
+            limits=_limits(self.maxima),
+        )
+        options = naming(options, self.sources, self.destination, *named)
+        click.get_current_context().with_resource(using(options.storage))
+        return options
+
+
 def common_options(command: Function) -> Function:
-    """Add the arguments and options that every command has that writes shards."""
-    return _add(command, _ARGUMENTS, _RUN_OPTIONS, _RESUME_OPTIONS, _STORAGE_OPTIONS, _DRY_OPTIONS, _TELL_OPTIONS)
+    """Add the arguments and options that every command has that writes shards; it gets them as ``line``."""
+    groups = (_ARGUMENTS, _RUN_OPTIONS, _RESUME_OPTIONS, _STORAGE_OPTIONS, _DRY_OPTIONS, _TELL_OPTIONS)
+    return add_options(command, "line", CommandLine, *groups)
 
 
 def reading_options(command: Function) -> Function:
-    """Add the arguments and options that every command has that only reads shards."""
-    return _add(command, _ARGUMENTS[:1], _RUN_OPTIONS, _STORAGE_OPTIONS, _TELL_OPTIONS)
+    """Add the arguments and options that every command has that only reads shards; it gets them as ``line``."""
+    groups = (_ARGUMENTS[:1], _RUN_OPTIONS, _STORAGE_OPTIONS, _TELL_OPTIONS)
+    return add_options(command, "line", CommandLine, *groups)
 
 
-_PATHS = ("sources", "destination", "output", "report", "script", "spill", "to", "cache", "cluster")
-"""What may begin with ``~``."""
-
-
-def _with_home(command: Function) -> Function:
-    """Return a command whose paths have the home folder in place of a ``~``, which shells leave in ``--report=~/x``."""
+def add_options(
+    command: Function, name: str, kind: type[object], *groups: Sequence[Callable[[Function], Function]]
+) -> Function:
+    """Add options to a command, which gets those that the dataclass ``kind`` has as one argument, ``name``."""
+    members = {member.name for member in fields(kind)}  # type: ignore[arg-type]  # it is a dataclass
 
     @wraps(command)
-    def with_home(**given: Any) -> Any:
-        for name in _PATHS:
-            value = given.get(name)
-            if isinstance(value, tuple):
-                given[name] = tuple(map(at_home, value))
-            elif value is not None:
-                given[name] = at_home(value)
-        click.get_current_context().params.update(given)
-        return command(**given)
+    def with_options(**given: Any) -> Any:
+        for option in _PATHS & given.keys():
+            given[option] = _with_home(given[option])
+        click.get_current_context().params.update({option: given[option] for option in _PATHS & given.keys()})
+        own = {option: value for option, value in given.items() if option not in members}
+        return command(**own, **{name: kind(**{option: given[option] for option in members & given.keys()})})
 
-    return cast(Function, with_home)
-
-
-def _add(command: Function, *groups: Sequence[Callable[[Function], Function]]) -> Function:
-    command = _with_home(command)
+    wrapped = cast(Function, with_options)
     for option in reversed([option for group in groups for option in group]):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
-_NAMING = ("sources", "destination", "output", "report", "spill", "to")
+_PATHS = {"sources", "destination", "output", "report", "script", "spill", "to", "cache", "cluster"}
+"""What may begin with ``~``, which shells leave in ``--report=~/x``."""
 
 
-def run_options(given: dict[str, Any]) -> RunOptions:
-    """Return the options of a job from those of the command line; storage follows them until the command ends."""
-    from shardtools.jobs.options import RunOptions
-    from shardtools.storage import StorageOptions, using
-
-    storage = StorageOptions(
-        given["retries"], given["timeout"], _cache(given["cache"]), given["verify"], _limits(given["maxima"])
-    ).naming(*(given.get(name) for name in _NAMING))
-    click.get_current_context().with_resource(using(storage))
-    return RunOptions(
-        cluster=given["cluster"],
-        jobs=given["jobs"],
-        overwrite=given["overwrite"],
-        resume=given.get("resume", False),
-        on_error=given["on_error"],
-        report=given["report"],
-        storage=storage,
-    )
+def _with_home(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(at_home, value))
+    return value if value is None else at_home(value)
 
 
 def _limits(given: Sequence[str]) -> Limits:
@@ -174,13 +203,3 @@ def _limits(given: Sequence[str]) -> Limits:
             raise SpecError(f"--max {text}: not of the form KIND=SIZE", fix=fix)
         sizes[kind] = parse_size(size)
     return Limits(**sizes)
-
-
-def _cache(text: str | None) -> str | None:
-    """Return the option so that it means the same folder in any working folder."""
-    if text is None:
-        return None
-    from shardtools.storage.cache import parse_cache
-
-    folder, size = parse_cache(text)
-    return f"{os.path.abspath(folder)}:{size}"

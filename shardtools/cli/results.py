@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shardtools.cli.common import tell
-from shardtools.cli.progress import format_count, format_seconds, format_size
+from shardtools.units import format_count, format_seconds, format_size
 
 if TYPE_CHECKING:
     from shardtools.jobs.replaced import Replaced

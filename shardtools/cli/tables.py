@@ -6,8 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from shardtools.cli.progress import format_size
 from shardtools.jobs.extraction.statistics import FieldStatistics, Statistics, middle
+from shardtools.units import format_size
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FEW = 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shardtools.errors import redact
@@ -12,6 +12,7 @@ from shardtools.jobs.target import Counts, ShardResult
 from shardtools.redaction import conceal
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.storage import get_storage
+from shardtools.units import format_count, format_size
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,26 @@ class JobResult:
     """What a job did: one `ShardResult` for each shard, in the order of the outputs.
 
     Where inputs are not outputs' own, ``before`` was skipped of the inputs, and ``others`` of their members belong to
-    no sample.
+    no sample. ``job`` is what the manifest says of what made the shards, such as the seed.
     """
 
     destination: str
     shards: Sequence[ShardResult]
     before: Sequence[Skipped] = ()
     others: int = 0
+    job: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return what a person wants to see of many shards: their sums."""
+        parts = [
+            format_count(self.counts.written, "sample"),
+            format_count(len(self.shards) - len(self.failures), "shard"),
+            format_size(self.filesize),
+        ]
+        if not self.is_whole:
+            failed = format_count(len(self.failures), "shard")
+            parts.append(f"{format_count(self.counts.skipped, 'sample')} and {failed} skipped")
+        return f"JobResult({redact(self.destination)!r}: {', '.join(parts)})"
 
     @property
     def counts(self) -> Counts:

@@ -95,7 +95,7 @@ def _report_failure(url: str, plan: Plan, result: JobResult, error: BaseExceptio
 
 
 def _result(plan: Plan, results: dict[int, ShardResult]) -> JobResult:
-    return JobResult(plan.destination.spec, [results[i] for i in sorted(results)])
+    return JobResult(plan.destination.spec, [results[i] for i in sorted(results)], job=plan.job)
 
 
 def _run(

@@ -12,7 +12,7 @@ import termios
 import threading
 from pathlib import Path
 
-from shardtools.cli.progress import Progress
+from shardtools.cli.progress import command_progress
 from tests.cli.command import path_of, run
 from tests.datasets import write_dataset
 
@@ -97,7 +97,7 @@ def test_no_bar_without_a_terminal(folder: Path) -> None:
 def test_a_line_a_minute_without_a_terminal(monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    with Progress(10, quiet=False) as progress:
+    with command_progress(10, quiet=False) as progress:
         for _ in range(4):
             now += 40
             progress.advance(1000, 5_000_000)

@@ -21,6 +21,7 @@ BASE = [
     "forks",
     "lru",
     "limits",
+    "units",
     "json_text",
     "processors",
     "urls",
@@ -31,7 +32,7 @@ BASE = [
 ]
 READING = ["dataset", "view", "loader", "torch", "tensorflow", "reading"]
 WRITING = ["sources", "jobs"]
-TOP = ["cli"]
+TOP = ["programs", "cli", "__main__"]
 LAYERS = BASE + READING + WRITING + TOP
 DOTTED = re.compile(r"shardtools(\.\w+)+")
 ROOT = Path(shardtools.__file__).parent

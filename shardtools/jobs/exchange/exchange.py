@@ -137,7 +137,7 @@ def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
     noted = [f"{plan.spill}group-{number:06d}.json" for number in range(len(plan.groups))]
     remove_spill(plan.spill, [*(run.url for run in runs), *noted])
     before = [Skipped(redact(url), key, reason) for part in collected for url, key, reason in part.skipped]
-    return JobResult(plan.destination.spec, results, before, sum(part.others for part in collected))
+    return JobResult(plan.destination.spec, results, before, sum(part.others for part in collected), job)
 
 
 def _look_again(plan: ExchangePlan, destination: Destination, options: RunOptions) -> ExchangePlan:
@@ -164,7 +164,7 @@ def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
             return None
         results.append(shard_result("", 0, target.url, mark, resumed=True))
     remove(plan.replaced)
-    return JobResult(plan.destination.spec, results)
+    return JobResult(plan.destination.spec, results, job=_job(plan))
 
 
 def _note_job(plan: ExchangePlan) -> None:

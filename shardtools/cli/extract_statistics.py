@@ -1,0 +1,86 @@
+"""What htextract --stats, --count and --histogram show."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from shardtools.cli.common import tell
+from shardtools.cli.extracting import ExtractLine, count_up, end, write_lines
+from shardtools.cli.options import CommandLine
+
+if TYPE_CHECKING:
+    from shardtools.jobs.extraction.statistics import ValueCounts
+    from shardtools.jobs.options import RunOptions
+
+
+def show_statistics(line: CommandLine, own: ExtractLine, options: RunOptions) -> int:
+    """Show what the dataset consists of; return the exit status."""
+    from shardtools.cli.tables import statistics_table
+    from shardtools.programs.statistics import find_statistics
+    from shardtools.shards.names import case_warnings
+
+    with count_up(line, options, shows=False) as progress:
+        found = find_statistics(line.sources, own.decode, options, progress)
+    if own.row_format().name == "jsonl":
+        write_lines(own.destination, options, [json.dumps(found.as_json(), ensure_ascii=False)])
+    else:
+        write_lines(own.destination, options, statistics_table(found))
+    for warning in case_warnings(found.fields):
+        tell(f"htextract: {warning}", err=True)
+    return end(line, {"shards": len(found.samples), "samples": sum(found.samples)}, found.skipped)
+
+
+def show_counts(line: CommandLine, own: ExtractLine, options: RunOptions) -> int:
+    """Show how often each value occurs; return the exit status."""
+    from shardtools.jobs.extraction.formats import RowFormat, encoder
+    from shardtools.jobs.extraction.row_batches import RowBatch
+    from shardtools.programs.statistics import count_values
+
+    row_format = own.row_format()
+    with count_up(line, options, shows=False) as progress:
+        found = count_values(line.sources, own.count or "", own.where, options, progress)
+    ordered = sorted(found.values.items(), key=lambda item: (-item[1], item[0]))
+    if row_format.name == "jsonl":
+        lines = [json.dumps(_counted(found, value, count), ensure_ascii=False) for value, count in ordered]
+    else:
+        columns = {"value": [value for value, _ in ordered]}
+        if found.classes is not None:
+            columns["name"] = [found.name_of(value) for value, _ in ordered]
+        rows = RowBatch("", [str(count) for _, count in ordered], columns)
+        head = [",".join(["count", *columns])] if row_format.name == "csv" else []
+        text = encoder(RowFormat("csv" if row_format.name == "csv" else "tsv")).encode(rows)
+        lines = head + text.decode("utf-8", "surrogateescape").split("\n")[:-1]
+    write_lines(own.destination, options, lines)
+    return end(line, {"samples": found.samples, "missing": found.missing}, found.skipped)
+
+
+def _counted(found: ValueCounts, value: str, count: int) -> dict[str, Any]:
+    """Return how often a value occurs as JSON data, with the name of its class if it has one."""
+    name = found.name_of(value)
+    return {"value": value, **({"name": name} if name else {}), "count": count}
+
+
+def show_histogram(line: CommandLine, own: ExtractLine, options: RunOptions) -> int:
+    """Show how numbers are distributed; return the exit status."""
+    from shardtools.cli.tables import histogram
+    from shardtools.programs.statistics import count_values
+
+    with count_up(line, options, shows=False) as progress:
+        found = count_values(line.sources, own.histogram or "", own.where, options, progress, numbers=True)
+    if found.values:
+        write_lines(own.destination, options, histogram(found.values, _columns(), own.bins))
+    return end(line, {"samples": found.samples, "missing": found.missing}, found.skipped)
+
+
+def _columns() -> int:
+    """Return how many columns the terminal has that shows the results, or what the variable COLUMNS says."""
+    from shardtools.storage.pipe import results
+
+    try:
+        size = os.get_terminal_size(stream.fileno()) if (stream := results()) else os.terminal_size((80, 24))
+    except (OSError, ValueError, AttributeError):  # it is no terminal
+        size = os.terminal_size((80, 24))
+    return shutil.get_terminal_size(size).columns

@@ -1,0 +1,142 @@
+"""What htshuffle and htsort share as functions: the keywords of an exchange, and both of its passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Unpack, get_args
+
+from shardtools.errors import JobError
+from shardtools.jobs.exchange.duplicates import DuplicatePolicy, OnDuplicate
+from shardtools.jobs.exchange.keying import Keying
+from shardtools.jobs.exchange.plan import DEFAULT_MEMORY, Exchange
+from shardtools.programs.progress import Progress, python_progress
+from shardtools.programs.running import WriteKeywords, at_least, choice, read_options, size_of
+
+if TYPE_CHECKING:
+    from shardtools.jobs.exchange.plan import ExchangePlan
+    from shardtools.jobs.options import RunOptions
+    from shardtools.jobs.report import JobResult
+
+
+class ExchangeKeywords(WriteKeywords, total=False):
+    """How a function runs that brings samples into another order: as one that writes shards, and these.
+
+    ``memory``: about how many bytes of samples to hold in memory at a time, in all tasks of a process together
+    (``"1GB"``).
+    ``spill``: the URL of a folder for what lies between the two passes.
+    ``shard_size``, ``shard_count``: with ``@auto``, about how many bytes of tar file, or how many samples at most, a
+    shard has.
+    ``on_duplicate``: when two samples of an output have one key: ``"error"`` (the default), ``"keep"`` both,
+    ``"rename"`` the later one, or leave out all but the ``"first"`` or ``"last"``.
+    """
+
+    memory: int | str
+    spill: str | None
+    shard_size: int | str | None
+    shard_count: int | None
+    on_duplicate: OnDuplicate
+
+
+@dataclass(frozen=True)
+class ExchangeSettings:
+    """The keywords of an exchange, checked: sizes are in bytes."""
+
+    memory: int = DEFAULT_MEMORY
+    spill: str | None = None
+    shard_size: int | None = None
+    shard_count: int | None = None
+    on_duplicate: OnDuplicate = "error"
+
+
+def exchange_settings(
+    *,
+    memory: int | str = DEFAULT_MEMORY,
+    spill: str | None = None,
+    shard_size: int | str | None = None,
+    shard_count: int | None = None,
+    on_duplicate: OnDuplicate = "error",
+) -> ExchangeSettings:
+    """Return the settings of an exchange.
+
+    Raises:
+        JobError: a size is not valid, or they cannot be used together.
+    """
+    if shard_size and shard_count:
+        raise JobError("--shard-size and --shard-count cannot be used together", fix="give one of them")
+    at_least("shard_count", shard_count, 1)
+    choice("on_duplicate", on_duplicate, get_args(OnDuplicate))
+    size = size_of("memory", memory) or DEFAULT_MEMORY
+    return ExchangeSettings(size, spill, size_of("shard_size", shard_size), shard_count, on_duplicate)
+
+
+def read_settings(
+    sources: str | Sequence[str],
+    destination: str,
+    *,
+    memory: int | str = DEFAULT_MEMORY,
+    spill: str | None = None,
+    shard_size: int | str | None = None,
+    shard_count: int | None = None,
+    on_duplicate: OnDuplicate = "error",
+    **keywords: Unpack[WriteKeywords],
+) -> tuple[ExchangeSettings, RunOptions]:
+    """Return the settings of an exchange, and the options of its job, that a Python program asks for.
+
+    Raises:
+        JobError: they make no sense.
+    """
+    settings = exchange_settings(
+        memory=memory, spill=spill, shard_size=shard_size, shard_count=shard_count, on_duplicate=on_duplicate
+    )
+    return settings, read_options([sources, destination, spill], **keywords)
+
+
+def make_exchange(
+    program: str,
+    keying: Keying,
+    policy: DuplicatePolicy,
+    settings: ExchangeSettings,
+    job: dict[str, Any],
+    *,
+    combine: bool = False,
+) -> Exchange:
+    """Return what is to be done; ``job`` is what the manifest says of it."""
+    return Exchange(
+        program,
+        keying,
+        policy,
+        memory=settings.memory,
+        spill=settings.spill,
+        shard_size=settings.shard_size,
+        shard_count=settings.shard_count,
+        combine=combine,
+        job=job,
+    )
+
+
+def exchange(
+    sources: str | Sequence[str], destination: str, what: Exchange, options: RunOptions, shows: bool
+) -> JobResult:
+    """Plan an exchange and carry it out, with a bar if it ``shows`` any."""
+    from shardtools.jobs.exchange.plan import plan_exchange
+
+    plan = plan_exchange(sources, destination, what, options)
+    with python_progress(steps(plan), shows) as progress:
+        return carry_out(plan, options, progress)
+
+
+def steps(plan: ExchangePlan) -> int:
+    """Return how many steps the progress of a plan has: groups of inputs, and outputs."""
+    return len(plan.groups) + (plan.destination.count or len(plan.inputs))
+
+
+def carry_out(plan: ExchangePlan, options: RunOptions, progress: Progress) -> JobResult:
+    """Carry out a plan of `shardtools.jobs.exchange.plan.plan_exchange`."""
+    from shardtools.jobs.exchange.exchange import Events, run_exchange
+
+    events = Events(
+        on_collected=lambda done: progress.advance(done.samples, done.size),
+        on_output=lambda shard: progress.advance(0, shard.source_size, resumed=shard.resumed),
+    )
+    return run_exchange(plan, options, events)

@@ -1,0 +1,65 @@
+"""htmapper as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from shardtools.programs.progress import Progress, python_progress
+from shardtools.programs.running import UserCode, WriteKeywords, read_code, read_options
+
+if TYPE_CHECKING:
+    from shardtools.jobs.options import RunOptions
+    from shardtools.jobs.report import JobResult
+    from shardtools.jobs.run import Plan
+    from shardtools.jobs.target import ShardResult
+
+
+def map(
+    sources: str | Sequence[str],
+    destination: str,
+    function: UserCode,
+    *,
+    params: Mapping[str, object] | None = None,
+    version: str | None = None,
+    progress: bool = False,
+    **keywords: Unpack[WriteKeywords],
+) -> JobResult:
+    """Call ``function(record, **params)`` for every sample of ``sources``; write what it returns to ``destination``.
+
+    A record is a dict: the sample's ``"key"``, and the bytes of each field. The function returns None, which drops the
+    sample, a record, or several. A function called ``process_samples`` gets an iterator over all records of a shard,
+    and returns or yields records. ``function`` may also be the name of a script that defines one of the two.
+
+    One output shard is written for each input shard, and appears whole or not at all. With ``resume`` the shards that
+    the same function, with the same ``params``, has made before are kept; the same is one with the same source,
+    defaults and closure, or the same ``version`` if there is one. ``progress`` shows a bar.
+
+    See `shardtools.programs.running.WriteKeywords` for ``keywords``.
+
+    Raises:
+        SpecError: a spec is wrong.
+        JobError: the options make no sense.
+        OutputExistsError: an output exists, and may be neither replaced nor continued.
+        ScriptError: the function cannot be used.
+        ShardtoolsError: the first error of a shard or sample, if ``on_error`` is not ``"skip"``. Complete shards stay.
+
+    """
+    from shardtools.jobs.map import plan_map
+
+    options = read_options([sources, destination], **keywords)
+    code = read_code(function, ("process_sample", "process_samples"), params, version)
+    assert code is not None
+    plan = plan_map(sources, destination, code, options)
+    with python_progress(len(plan.tasks), progress) as shown:
+        return carry_out(plan, options, shown)
+
+
+def carry_out(plan: Plan, options: RunOptions, progress: Progress) -> JobResult:
+    """Carry out a plan of `shardtools.jobs.map.plan_map`."""
+    from shardtools.jobs.run import run_plan
+
+    def on_shard(shard: ShardResult) -> None:
+        progress.advance(shard.counts.read, shard.source_size, resumed=shard.resumed)
+
+    return run_plan(plan, options, on_shard)

@@ -1,0 +1,74 @@
+"""htshuffle as a function."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from shardtools.errors import JobError
+from shardtools.programs.exchanging import ExchangeKeywords, ExchangeSettings, exchange, make_exchange, read_settings
+from shardtools.programs.running import at_least
+
+if TYPE_CHECKING:
+    from shardtools.jobs.exchange.plan import Exchange
+    from shardtools.jobs.options import RunOptions
+    from shardtools.jobs.report import JobResult
+
+
+def shuffle(
+    sources: str | Sequence[str],
+    destination: str,
+    *,
+    seed: int | None = None,
+    no_shuffle: bool = False,
+    progress: bool = False,
+    **keywords: Unpack[ExchangeKeywords],
+) -> JobResult:
+    """Write the samples of ``sources`` to ``destination`` in a random order.
+
+    Every order of all samples is equally likely. Shards differ by one sample at most. The same ``seed`` gives the same
+    bytes; without one it is drawn, and is ``result.job["seed"]``. ``no_shuffle`` keeps the order, and changes the
+    number of shards only. ``progress`` shows a bar.
+
+    See `shardtools.programs.exchanging.ExchangeKeywords` for ``keywords``.
+
+    Raises:
+        SpecError: a spec is wrong.
+        JobError: the options make no sense.
+        OutputExistsError: an output exists, and may be neither replaced nor continued.
+        ShardtoolsError: the first error of a shard, if ``on_error`` is not ``"skip"``. The spill stays, for ``resume``.
+
+    >>> import shardtools as st
+    >>> result = st.shuffle("train-@2.tar", "shuffled-@1.tar", seed=7)
+    >>> sorted(record["key"] for record in st.open("shuffled-@1.tar"))
+    ['ape', 'bee', 'cat', 'dog']
+    """
+    settings, options = read_settings(sources, destination, **keywords)
+    what = shuffle_exchange(destination, settings, options, seed=seed, no_shuffle=no_shuffle)
+    return exchange(sources, destination, what, options, progress)
+
+
+def shuffle_exchange(
+    destination: str, settings: ExchangeSettings, options: RunOptions, *, seed: int | None, no_shuffle: bool
+) -> Exchange:
+    """Return the exchange that shuffles; without a seed, with that of the job that it continues, or a new one.
+
+    Raises:
+        JobError: the options make no sense together.
+    """
+    from shardtools.jobs.exchange.duplicates import DuplicatePolicy
+    from shardtools.jobs.exchange.keying import Keying
+    from shardtools.jobs.exchange.plan import earlier_seed
+
+    at_least("seed", seed, 0)
+    if no_shuffle and seed is not None:
+        raise JobError("--seed and --no-shuffle cannot be used together", fix="give one of them")
+    policy = DuplicatePolicy(on_duplicate=settings.on_duplicate, on_error=options.on_error)
+    if no_shuffle:
+        return make_exchange("htshuffle", Keying("input"), policy, settings, {})
+    if seed is None and options.resume:
+        seed = earlier_seed(destination, settings.spill, options)
+    if seed is None:
+        seed = secrets.randbits(32)
+    return make_exchange("htshuffle", Keying("random", seed), policy, settings, {"seed": seed})

@@ -1,0 +1,182 @@
+"""htsort as a function: sort, group, join and reduce."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
+
+from shardtools.errors import JobError
+from shardtools.jobs.exchange.duplicates import OnConflict
+from shardtools.programs.exchanging import ExchangeKeywords, ExchangeSettings, exchange, make_exchange, read_settings
+from shardtools.programs.running import choice, script_of
+
+if TYPE_CHECKING:
+    import os
+
+    from shardtools.jobs.exchange.keying import Keying
+    from shardtools.jobs.exchange.plan import Exchange
+    from shardtools.jobs.report import JobResult
+    from shardtools.jobs.script import Script as Code
+
+Merge = Literal["inner", "outer", "left"]
+Reduction = Callable[[Any, Iterator[Any]], Mapping[str, object] | Iterable[Mapping[str, object]] | None]
+
+
+def sort(
+    sources: str | Sequence[str],
+    destination: str,
+    *,
+    by: str | Callable[..., object] | None = None,
+    reverse: bool = False,
+    reduce: Reduction | None = None,
+    combine: Reduction | None = None,
+    script: str | os.PathLike[str] | None = None,
+    params: Mapping[str, object] | None = None,
+    version: str | None = None,
+    merge: Merge | None = None,
+    on_conflict: OnConflict = "error",
+    unique: bool = False,
+    progress: bool = False,
+    **keywords: Unpack[ExchangeKeywords],
+) -> JobResult:
+    """Sort the samples of ``sources`` into ``destination``; reduce, join or group them on the way.
+
+    ``by`` is ``"key"`` (the default) or a field, perhaps with how to read it (``"cls:int"``; text, int, float or
+    natural), or a function of a record. All samples of shard i come before those of shard i + 1, and those with the
+    same sort key are in one shard, in the order of ``sources``.
+
+    ``reduce(key, records)`` returns the records that take the place of all with one sort key; ``combine`` does the same
+    for a part of them, before they are brought together. ``script`` names a script with ``sort_key``,
+    ``reduce_samples`` or ``combine_samples`` instead. ``params`` are keywords for these functions. ``merge`` makes one
+    sample of those with one key: of keys that every source has (``"inner"``), any has (``"outer"``) or the first has
+    (``"left"``); ``on_conflict`` says what to do when several have a field. ``unique`` keeps the first of those with
+    the same sort key. For ``version`` see `shardtools.map`.
+
+    See `shardtools.programs.exchanging.ExchangeKeywords` for ``keywords``.
+
+    Raises:
+        SpecError: a spec is wrong.
+        JobError: the options make no sense.
+        OutputExistsError: an output exists, and may be neither replaced nor continued.
+        ScriptError: a function cannot be used.
+        ShardtoolsError: the first error of a shard or sample, if ``on_error`` is not ``"skip"``.
+
+    >>> import shardtools as st
+    >>> result = st.sort("train-@2.tar", "by-class-@1.tar", by="cls:int", reverse=True)
+    >>> [record["key"] for record in st.open("by-class-@1.tar")]
+    ['bee', 'dog', 'ape', 'cat']
+    """
+    settings, options = read_settings(sources, destination, **keywords)
+    functions = {
+        "sort_key": by if callable(by) else None,
+        "reduce_samples": reduce,
+        "combine_samples": combine,
+    }
+    code = _code({name: call for name, call in functions.items() if call is not None}, script, params, version)
+    what = sort_exchange(
+        settings,
+        by=None if callable(by) else by,
+        reverse=reverse,
+        code=code,
+        merge=merge,
+        on_conflict=on_conflict,
+        unique=unique,
+        on_error=options.on_error,
+    )
+    return exchange(sources, destination, what, options, progress)
+
+
+def _code(
+    functions: Mapping[str, Callable[..., object]],
+    script: str | os.PathLike[str] | None,
+    params: Mapping[str, object] | None,
+    version: str | None,
+) -> Code | None:
+    if functions and script is not None:
+        raise JobError("functions and a script cannot be used together", fix="give one of them")
+    if script is not None:
+        return script_of(script, params, version)
+    if not functions:
+        return None
+    raise JobError("functions are not supported", fix="give a script")
+
+
+def sort_exchange(
+    settings: ExchangeSettings,
+    *,
+    by: str | None,
+    reverse: bool,
+    code: Code | None,
+    merge: Merge | None,
+    on_conflict: OnConflict,
+    unique: bool,
+    on_error: Literal["fail", "skip"],
+) -> Exchange:
+    """Return the exchange that sorts, and reduces or joins.
+
+    Raises:
+        JobError: the options make no sense together.
+        ScriptError: the code cannot be used.
+    """
+    from shardtools.jobs.exchange.duplicates import DuplicatePolicy
+    from shardtools.jobs.exchange.keying import SORT_KEY
+    from shardtools.jobs.exchange.reduce import COMBINE, REDUCE
+
+    if merge is not None:
+        choice("merge", merge, get_args(Merge))
+    choice("on_conflict", on_conflict, get_args(OnConflict))
+    names = set() if code is None else _names(code)
+    keying = _keying(by, reverse, code if SORT_KEY in names else None)
+    reduces = REDUCE in names
+    if sum([merge is not None, unique, reduces]) > 1:
+        raise JobError(f"--merge, --unique and {REDUCE} cannot be used together", fix="choose one of them")
+    if merge is not None and (keying.kind != "key" or settings.on_duplicate != "error"):
+        raise JobError("--merge always joins samples by their key", fix="leave out --by, sort_key and --on-duplicate")
+    policy = DuplicatePolicy(
+        settings.on_duplicate,
+        unique,
+        merge or "",
+        on_conflict,
+        code if reduces else None,
+        keying if reduces else None,
+        on_error,
+    )
+    job = {"by": SORT_KEY if keying.kind == "script" else by or "key"}
+    return make_exchange("htsort", keying, policy, settings, job, combine=COMBINE in names)
+
+
+def _names(code: Code) -> set[str]:
+    """Return which of the functions of a sort there are.
+
+    Raises:
+        ScriptError: there are none, or they cannot be called.
+        JobError: one is there without the one that it needs.
+    """
+    from shardtools.jobs.exchange.keying import SORT_KEY
+    from shardtools.jobs.exchange.reduce import COMBINE, REDUCE
+    from shardtools.jobs.script import defines, function
+
+    names = defines(code, SORT_KEY, REDUCE, COMBINE)
+    if COMBINE in names and REDUCE not in names:
+        raise JobError(f"there is {COMBINE} without {REDUCE}", fix=f"define {REDUCE} as well")
+    if not names:
+        function(code, SORT_KEY)  # which says what is missing
+    for name in names & {REDUCE, COMBINE}:
+        function(code, name, positional=2)
+    return names
+
+
+def _keying(by: str | None, reverse: bool, code: Code | None) -> Keying:
+    from shardtools.jobs.exchange.keying import SORT_KEY, Keying
+    from shardtools.jobs.exchange.order import READINGS
+
+    if code is not None:
+        if by:
+            raise JobError(f"--by and {SORT_KEY} cannot be used together", fix="choose one of them")
+        return Keying("script", script=code, reverse=reverse)
+    what, colon, how = (by or "key").partition(":")
+    if not what or (colon and how not in READINGS):
+        raise JobError(f"--by {by}: not of the form WHAT or WHAT:HOW", fix=f"HOW is one of {', '.join(READINGS)}")
+    if what == "key":
+        return Keying("key", reading=how or "text", reverse=reverse)
+    return Keying("field", field=what, reading=how or "text", reverse=reverse)

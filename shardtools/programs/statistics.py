@@ -1,0 +1,93 @@
+"""What htextract says of a dataset, as functions: its statistics, and how often values occur."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from shardtools.programs.progress import Progress, python_progress
+from shardtools.programs.running import ReadKeywords, count_shards, read_options
+
+if TYPE_CHECKING:
+    from shardtools.jobs.extraction.statistics import Statistics, ValueCounts
+    from shardtools.jobs.options import RunOptions
+
+
+def stats(
+    sources: str | Sequence[str], *, decode: bool = False, progress: bool = False, **keywords: Unpack[ReadKeywords]
+) -> Statistics:
+    """Return what a dataset consists of: its samples, and its fields with their sizes in bytes.
+
+    Sizes come from sidecars where there are any; then no shard is read. ``decode`` looks at the widths and heights of
+    images as well. ``progress`` shows a bar. See `shardtools.programs.running.ReadKeywords` for ``keywords``.
+
+    Raises:
+        SpecError: a spec is wrong.
+        ShardtoolsError: the first error of a shard, if ``on_error`` is not ``"skip"``.
+
+    >>> import shardtools as st
+    >>> found = st.stats("train-@2.tar")
+    >>> sum(found.samples), {name: field.total for name, field in found.fields.items()}
+    (4, {'cls': 4, 'txt': 20})
+    """
+    options = read_options([sources], **keywords)
+    with python_progress(count_shards(sources, options), progress) as shown:
+        return find_statistics(sources, decode, options, shown)
+
+
+def find_statistics(sources: str | Sequence[str], decode: bool, options: RunOptions, progress: Progress) -> Statistics:
+    """Return what a dataset consists of."""
+    from shardtools.jobs.extraction.statistics import run_statistics
+
+    def on_shard(part: Statistics) -> None:
+        progress.advance(sum(part.samples), part.filesize)
+
+    return run_statistics(sources, decode=decode, options=options, on_shard=on_shard)
+
+
+def count(
+    sources: str | Sequence[str],
+    field: str,
+    *,
+    numbers: bool = False,
+    where: str | None = None,
+    progress: bool = False,
+    **keywords: Unpack[ReadKeywords],
+) -> ValueCounts:
+    """Return how often each value of a field occurs, as text or, for a histogram, as ``numbers``.
+
+    ``where`` is a condition on the samples to count, as ``"cls == 7"``. ``progress`` shows a bar. See
+    `shardtools.programs.running.ReadKeywords` for ``keywords``.
+
+    Raises:
+        SpecError: a spec is wrong.
+        JobError: no sample has the field, or the condition makes no sense.
+        ShardtoolsError: the first error of a shard or sample, if ``on_error`` is not ``"skip"``.
+
+    >>> import shardtools as st
+    >>> st.count("train-@2.tar", "cls").values.most_common()
+    [('0', 2), ('1', 2)]
+    """
+    options = read_options([sources], **keywords)
+    with python_progress(count_shards(sources, options), progress) as shown:
+        return count_values(sources, field, where, options, shown, numbers=numbers)
+
+
+def count_values(
+    sources: str | Sequence[str],
+    field: str,
+    where: str | None,
+    options: RunOptions,
+    progress: Progress,
+    *,
+    numbers: bool = False,
+) -> ValueCounts:
+    """Return how often each value of a field occurs."""
+    from shardtools.jobs.extraction.statistics import run_counts
+    from shardtools.jobs.extraction.where import parse_condition
+
+    def on_shard(part: ValueCounts) -> None:
+        progress.advance(part.samples, 0)
+
+    condition = None if where is None else parse_condition(where)
+    return run_counts(sources, field, numbers=numbers, where=condition, options=options, on_shard=on_shard)

@@ -1,0 +1,129 @@
+"""htupload as a function: files, tables, arrays and archives become shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Unpack
+
+from shardtools.programs.progress import Progress, python_progress
+from shardtools.programs.running import WriteKeywords, at_least, read_options, size_of
+
+if TYPE_CHECKING:
+    from shardtools.jobs.options import RunOptions
+    from shardtools.jobs.report import JobResult
+    from shardtools.jobs.run import Plan
+    from shardtools.jobs.target import ShardResult
+    from shardtools.jobs.upload import UploadOptions
+    from shardtools.sources import Source
+    from shardtools.sources.opening import SourceRules
+
+
+def upload(
+    sources: str | Sequence[str],
+    destination: str,
+    *,
+    key: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    class_from_folder: bool = False,
+    follow_links: bool = False,
+    files: Mapping[str, str] | None = None,
+    values: Mapping[str, str] | None = None,
+    arrays: Mapping[str, str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+    split: Mapping[str, float] | None = None,
+    shard_size: int | str | None = None,
+    shard_count: int | None = None,
+    progress: bool = False,
+    **keywords: Unpack[WriteKeywords],
+) -> JobResult:
+    """Turn the folders, tables, arrays or archives ``sources`` into the shards ``destination``.
+
+    ``key`` is what keys are made of: of files their path (the default), ``"name"``, ``"number"`` or ``"hash"``; of a
+    table the column of this name. ``include`` and ``exclude`` are patterns of files. ``class_from_folder`` adds the
+    field cls, the number of the folder that a file lies in. ``files`` and ``values`` map fields to columns of a table
+    that name the field's file or hold its value, ``arrays`` fields to arrays of an npz; ``rename`` maps names of fields
+    to others. ``split`` has the share of each split, whose name stands for ``{split}`` in ``destination``; it and
+    ``shuffle`` depend on ``seed``. With ``@auto``, a shard has ``shard_size`` bytes of tar file (``"500MB"``), or
+    ``shard_count`` samples. ``progress`` shows a bar.
+
+    Return what was written; of several splits, the shards of all of them. See
+    `shardtools.programs.running.WriteKeywords` for ``keywords``.
+
+    Raises:
+        SpecError: the destination does not fit the options.
+        JobError: the options make no sense, or do not fit the sources.
+        OutputExistsError: an output exists, and may be neither replaced nor continued.
+        ShardtoolsError: the first error of a sample, if ``on_error`` is not ``"skip"``.
+
+    >>> import shardtools as st
+    >>> result = st.upload("texts", "all-@auto.tar", shard_count=3)
+    >>> result.counts.written, [shard.target.rpartition("/")[2] for shard in result.shards]
+    (4, ['all-000000.tar', 'all-000001.tar'])
+    """
+    from shardtools.jobs.upload import UploadOptions, plan_upload
+    from shardtools.sources.opening import SourceRules
+
+    options = read_options([sources, destination], **keywords)
+    at_least("shard_count", shard_count, 1)
+    layout = UploadOptions(shuffle, seed, tuple((split or {}).items()), size_of("shard_size", shard_size), shard_count)
+    rules = SourceRules(
+        key=key,
+        include=tuple([include] if isinstance(include, str) else include),
+        exclude=tuple([exclude] if isinstance(exclude, str) else exclude),
+        rename=tuple((rename or {}).items()),
+        classes=class_from_folder,
+        follow_links=follow_links,
+        files=tuple((files or {}).items()),
+        values=tuple((values or {}).items()),
+        arrays=tuple((arrays or {}).items()),
+    )
+    with closing(open_source(sources, destination, rules, layout, options)) as source:
+        plans = plan_upload(source, destination, layout, options)
+        shards = sum(len(plan.tasks) for plan in plans)
+        with python_progress(shards, progress, samples=len(source)) as shown:
+            return _joined(carry_out(plans, source, options, shown), destination)
+
+
+def open_source(
+    sources: str | Sequence[str], destination: str, rules: SourceRules, layout: UploadOptions, options: RunOptions
+) -> Source:
+    """Return all samples of ``sources`` as one source, after a look at what needs none; close it at the end."""
+    from shardtools.jobs.upload import check_layout
+    from shardtools.sources.opening import open_sources
+    from shardtools.storage import using
+
+    check_layout(destination, layout)
+    with using(options.storage):
+        return open_sources(sources, rules)
+
+
+def carry_out(plans: Sequence[Plan], source: Source, options: RunOptions, progress: Progress) -> list[JobResult]:
+    """Carry out plans; return what became of each split."""
+    from shardtools.jobs.upload import run_upload
+    from shardtools.jobs.upload_shard import watching
+
+    # Tasks elsewhere tell nothing before they are done.
+    in_threads = options.cluster == "threads"
+
+    def on_shard(shard: ShardResult) -> None:
+        counted = in_threads and not shard.resumed
+        progress.advance(
+            0 if counted else shard.counts.read, 0 if counted else shard.source_size, resumed=shard.resumed
+        )
+
+    with watching(progress.add) if in_threads else nullcontext():
+        return run_upload(plans, source, options, on_shard)
+
+
+def _joined(results: Sequence[JobResult], destination: str) -> JobResult:
+    """Return the results of several splits as one."""
+    from shardtools.jobs.report import JobResult
+
+    if len(results) == 1:
+        return results[0]
+    shards = [shard for result in results for shard in result.shards]
+    return JobResult(destination, shards, job=results[0].job)
