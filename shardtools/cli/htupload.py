@@ -56,8 +56,8 @@ _OPTIONS = [
     click.option(
         "--key",
         metavar="RULE",
-        help="How keys are made. For files: from the path (the default), the name, the number or the hash. For a table: "
-        "from the column of this name.",
+        help="How keys are made. For files: from the path (the default), the name, the number or the hash. For a "
+        "table: from the column of this name.",
     ),
     click.option(
         "--include",
