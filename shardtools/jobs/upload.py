@@ -24,6 +24,7 @@ from shardtools.jobs.run import Plan, run_plan
 from shardtools.jobs.target import ShardResult, targets
 from shardtools.jobs.upload_shard import UploadTask, upload_shard
 from shardtools.processors import processors
+from shardtools.shards.columns import with_zero
 from shardtools.shards.packers import packer_for
 from shardtools.shards.tar import RECORD
 from shardtools.sources import Ints, Source
@@ -220,7 +221,7 @@ def _bounds_by_size(sizes: Ints, limit: int) -> list[int]:
     if sizes.max() > room:
         what = f"a sample of {int(sizes.max()):,} bytes does not fit into a shard of {limit:,} bytes"
         raise JobError(what, fix="raise --shard-size")
-    ends = np.concatenate(([0], np.cumsum(sizes)))
+    ends = with_zero(np.cumsum(sizes))
     shards = max(-(-int(ends[-1]) // room), 1)
     while shards < len(sizes):
         goals = ends[-1] * np.arange(1, shards) / shards

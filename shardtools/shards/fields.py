@@ -14,12 +14,7 @@
 | any of these and ``.gz``, as in ``json.gz`` | the same | the same, as gzip |
 
 Bytes are written as they are, whatever the field. Nothing is ever pickled or unpickled. The extensions and what they
-mean are those of webdataset's writer and decoder, so each reads what the other wrote.
-
-Images: ``jpg`` is written at quality 95 (encode it yourself for another), ``webp`` without loss. ``png`` and ``tif``
-take uint16 arrays H×W as well, for depth maps. Floats are refused, since nothing says whether they go up to 1 or 255.
-Decoding gives an array H×W, H×W×3 or H×W×4 of what is seen: a palette is looked up, CMYK turned into RGB, black and
-white into 0 and 255; the first frame only. WebP forgets an alpha channel that is opaque everywhere.
+mean are those of webdataset's writer and decoder, so each reads what the other wrote. For images see ``images.py``.
 
 A few bytes may claim to be an image of any size. What would decode to more bytes than `Limits.value` is not decoded.
 """
@@ -31,18 +26,17 @@ import io
 import json
 import operator
 import re
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shardtools.errors import FieldError, LimitError
+from shardtools.shards.images import IMAGE_FORMATS, ImageFormat, decode_image, encode_image
 from shardtools.storage import current_options
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
 
 _PIECE = 1 << 20
 
@@ -234,25 +228,13 @@ def _decode_jsonl(data: bytes) -> list[object]:
 # arrays
 
 
-def _as_array(value: object) -> np.ndarray[Any, Any]:
-    """Return what says of itself that it is an array; a list does not, and would get a type by guessing."""
-    import numpy as np
-
-    if not hasattr(value, "__array__"):
-        raise TypeError
-    array = np.asanyarray(value)
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError("it has a mask, which would be lost")
-    if array.dtype.hasobject:
-        raise TypeError("it holds Python objects, which only pickle could write")
-    return array
-
-
 def _encode_npy(value: object) -> bytes:
     import numpy as np
 
+    from shardtools.shards.npy import as_array
+
     stream = io.BytesIO()
-    np.lib.format.write_array(stream, _as_array(value), allow_pickle=False)
+    np.lib.format.write_array(stream, as_array(value), allow_pickle=False)
     return stream.getvalue()
 
 
@@ -290,107 +272,16 @@ def _decode_npz(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
     return {name: array.copy(order="K") for name, array in load_npz(data).items()}
 
 
-# images
+# codecs
 
 
-@dataclass(frozen=True)
-class _ImageFormat:
-    """A format of PIL, the modes of it that come back as they were, and how to save."""
-
-    name: str
-    modes: tuple[str, ...]
-    options: Mapping[str, Any]
-
-
-_READABLE = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
-"""What an image is tried as, whatever its extension says: in real datasets it is not always right."""
-
-
-def _encode_image(image_format: _ImageFormat, value: object) -> bytes:
-    from PIL import Image
-
-    image = value if isinstance(value, Image.Image) else _image_of(value)
-    if image.mode not in image_format.modes:
-        raise ValueError(f"{image_format.name} holds {', '.join(image_format.modes)}, not {image.mode}")
-    stream = io.BytesIO()
-    image.save(stream, format=image_format.name, **image_format.options)
-    return stream.getvalue()
-
-
-def _image_of(value: object) -> Image.Image:
-    from PIL import Image
-
-    array = _as_array(value)
-    if array.ndim < 2 or not array.size or array.shape[2:] not in ((), (1,), (3,), (4,)):
-        raise ValueError("not the shape of an image")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.dtype == "uint8" or (array.dtype == "uint16" and array.ndim == 2):
-        return Image.fromarray(array)
-    raise ValueError("not uint8")
-
-
-def open_image(data: bytes) -> Image.Image:
-    """Return an image, of which no more than its head was read, whatever size it claims to have.
-
-    It is opened as ``PIL.Image.open`` does, which warns of, or refuses, what is large by a limit of its own.
-
-    Raises:
-        ValueError: it is none that can be read.
-    """
-    from PIL import Image
-
-    Image.preinit()
-    for name in _READABLE:
-        if name not in Image.OPEN:
-            Image.init()  # which imports all others
-        factory, accept = Image.OPEN.get(name, (None, None))
-        try:
-            if factory and (accept is None or accept(data[:16]) in (True, 1)):
-                return factory(io.BytesIO(data), "")
-        except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format, or damaged
-            continue
-        except Exception as error:
-            raise ValueError(f"the head of the image is damaged: {error}") from error
-    raise ValueError(f"not an image: it begins with {data[:12]!r}")
-
-
-def check_image(image: Image.Image) -> None:
-    """Raise if an image has more bytes than a value may have, once its points are unpacked.
-
-    Raises:
-        LimitError: it has.
-    """
-    each = {"1": 1, "L": 1, "RGB": 3}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
-    current_options().limits.check("value", image.width * image.height * each)
-
-
-def _decode_image(data: bytes) -> np.ndarray[Any, Any]:
-    import numpy as np
-
-    with open_image(data) as image:
-        check_image(image)
-        if image.mode in ("L", "RGB", "RGBA", "F"):
-            return np.array(image)
-        if image.mode.startswith("I"):  # 16 bits are "I;16", "I;16B" or, in a PNG read by an older Pillow, "I"
-            is_deep = image.mode != "I" or image.format == "PNG"
-            return np.array(image).astype(np.uint16 if is_deep else np.int32)
-        transparent = image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info
-        return np.array(image.convert("L" if image.mode == "1" else "RGBA" if transparent else "RGB"))
-
-
-def _image_codec(image_format: _ImageFormat) -> Codec:
-    shapes = " or ".join(
-        shape for mode, shape in (("L", "HxW"), ("RGB", "HxWx3"), ("RGBA", "HxWx4")) if mode in image_format.modes
-    )
-    return Codec(f"a uint8 array {shapes}, a PIL image", partial(_encode_image, image_format), _decode_image)
+def _image_codec(image_format: ImageFormat) -> Codec:
+    return Codec(image_format.takes, partial(encode_image, image_format), decode_image)
 
 
 _TEXT = Codec("a str", _encode_text, bytes.decode)
 _INT = Codec("an int", _encode_int, _decode_int)
 _JSON = Codec("what json.dumps takes", _encode_json, json.loads)
-_JPEG = _image_codec(_ImageFormat("JPEG", ("L", "RGB", "CMYK"), {"quality": 95}))
-_TIFF = _image_codec(_ImageFormat("TIFF", ("1", "L", "RGB", "RGBA", "I;16", "F"), {}))
 
 _CODECS: dict[str, Codec] = {
     **dict.fromkeys(("txt", "text", "transcript"), _TEXT),
@@ -399,11 +290,5 @@ _CODECS: dict[str, Codec] = {
     "jsonl": Codec("a list of what json.dumps takes", _encode_jsonl, _decode_jsonl),
     "npy": Codec("a numpy array without objects", _encode_npy, _decode_npy),
     "npz": Codec("a dict of numpy arrays without objects", _encode_npz, _decode_npz),
-    "png": _image_codec(_ImageFormat("PNG", ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), {})),
-    **dict.fromkeys(("jpg", "jpeg"), _JPEG),
-    "webp": _image_codec(_ImageFormat("WEBP", ("RGB", "RGBA"), {"lossless": True, "exact": True})),
-    "bmp": _image_codec(_ImageFormat("BMP", ("1", "L", "P", "RGB"), {})),
-    "ppm": _image_codec(_ImageFormat("PPM", ("1", "L", "RGB"), {})),
-    "pgm": _image_codec(_ImageFormat("PPM", ("L",), {})),
-    **dict.fromkeys(("tif", "tiff"), _TIFF),
+    **{name: _image_codec(image_format) for name, image_format in IMAGE_FORMATS.items()},
 }

@@ -16,7 +16,7 @@ from shardtools.errors import ShardError
 from shardtools.shards.reader import SeenKeys, repeated_key
 from shardtools.shards.scan import scan_located
 from shardtools.shards.table import ShardTable
-from shardtools.shards.tar import BEFORE_A_MEMBER, BLOCK, EMPTY, REGULAR
+from shardtools.shards.tar import BEFORE_A_MEMBER, BLOCK, EMPTY, REGULAR, padded
 from shardtools.shards.walk import END_MARK, page_reader, walk
 from shardtools.storage.open_files import OpenFile, open_file
 
@@ -113,5 +113,5 @@ class _Headers:
         start_of[places // BLOCK] = self.starts
         offset = start_of[table.offset // BLOCK - 1] + BLOCK
         last = table.first[1:] - 1
-        stop = offset[last] + (table.size[last] + BLOCK - 1) // BLOCK * BLOCK
+        stop = offset[last] + padded(table.size[last])
         return replace(table, start=start_of[table.start // BLOCK], stop=stop, offset=offset)

@@ -18,7 +18,18 @@ from shardtools.errors import CorruptError, TruncatedError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.shards import tar
 from shardtools.shards.names import decode_name
-from shardtools.shards.tar import BLOCK, PAX, PAX_GLOBAL, REPAIR, SPARSE, TYPE_AT, bad_header, checksum_holds
+from shardtools.shards.tar import (
+    BLOCK,
+    PAX,
+    PAX_GLOBAL,
+    REPAIR,
+    SPARSE,
+    TYPE_AT,
+    bad_header,
+    blocks_of,
+    checksum_holds,
+    member_size,
+)
 from shardtools.shards.walk import END_MARK, buffer_reader, walk
 from shardtools.types import Bytes, Ints
 
@@ -89,8 +100,7 @@ def locate_headers(
 
 def _locate_ustar(data: Bytes) -> LocatedHeaders | None:
     """Find the headers with numpy; None if this is not a plain chain of ustar headers."""
-    blocks = len(data) // BLOCK
-    rows = data[: blocks * BLOCK].reshape(blocks, BLOCK)
+    rows = blocks_of(data)
     found = np.flatnonzero(rows.view("<u4")[:, _MAGIC_WORD] == _MAGIC)
     if not len(found) or found[0] != 0:
         return None
@@ -99,10 +109,10 @@ def _locate_ustar(data: Bytes) -> LocatedHeaders | None:
         return None
     kind = rows[found, TYPE_AT]
     size[_EMPTY[kind]] = 0
-    after = found + 1 + (size + BLOCK - 1) // BLOCK
+    after = found + member_size(size) // BLOCK
     if (after[:-1] != found[1:]).any() or (kind == SPARSE).any():
         return None
-    if after[-1] > blocks:  # the last member is incomplete, and so are the extension headers before it
+    if after[-1] > len(rows):  # the last member is incomplete, and so are the extension headers before it
         wanted = int(after[-1]) * BLOCK
         found, size, kind, after = found[:-1], size[:-1], kind[:-1], after[:-1]
         keep = _without_dangling(kind)

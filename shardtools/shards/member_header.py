@@ -17,14 +17,14 @@ from shardtools.errors import ShardError, StaleTableError
 from shardtools.shards.locate import has_prefix, is_regular, only_times, sizes_of, verify_checksums
 from shardtools.shards.names import decode_name, encode_name, split_name
 from shardtools.shards.table import ShardTable
-from shardtools.shards.tar import BLOCK, PAX, PREFIX_AT, REGULAR, SIZE, TYPE_AT
+from shardtools.shards.tar import BLOCK, CHECKSUM, PAX, PREFIX, PREFIX_AT, REGULAR, SIZE, TYPE_AT
 from shardtools.shards.walk import END_MARK, walk
 from shardtools.types import Bytes, Ints
 
 FEW = 24
 """Members of which each is looked at by itself: numpy begins to pay off from there on."""
 
-_NAME, _PREFIX = 100, slice(PREFIX_AT, 500)
+_NAME = 100
 
 
 def check_headers(url: str, table: ShardTable, members: Ints, heads: Sequence[bytes]) -> None:
@@ -115,7 +115,7 @@ def _has_size(header: Bytes, sizes: Ints) -> npt.NDArray[np.bool_]:
 
 def _has_name(header: Bytes, names: Sequence[bytes]) -> npt.NDArray[np.bool_]:
     """Return which headers have these names, perhaps with ``./`` before them, and nothing but NULs behind."""
-    prefix = header[:, _PREFIX]
+    prefix = header[:, PREFIX]
     lengths = np.where(has_prefix(header), (prefix == 0).argmax(axis=1), 0)
     found = np.zeros(len(header), bool)
     for length in np.unique(lengths).tolist():
@@ -148,7 +148,7 @@ def _is_plain(head: bytes, name: bytes, size: int) -> bool:
         and not head[PREFIX_AT]
         and head[TYPE_AT] in b"0\0"
         and head[SIZE] in (b"%011o\0" % size, b"%011o " % size)
-        and head[148:154] == b"%06o" % (sum(head) - sum(head[148:156]) + 8 * 32)
+        and head[CHECKSUM][:6] == b"%06o" % (sum(head) - sum(head[CHECKSUM]) + 8 * 32)
     )
 
 

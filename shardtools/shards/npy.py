@@ -94,6 +94,22 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
     return data
 
 
+def as_array(value: object) -> npt.NDArray[Any]:
+    """Return a value that declares itself an array as a numpy array; a list does not, and its type would be a guess.
+
+    Raises:
+        TypeError: it is not an array, or one that an npy file cannot hold.
+    """
+    if not hasattr(value, "__array__"):
+        raise TypeError
+    array = np.asanyarray(value)
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("it has a mask, which would be lost")
+    if array.dtype.hasobject:
+        raise TypeError("it holds Python objects, which only pickle could write")
+    return array
+
+
 def load_npy(data: bytes) -> npt.NDArray[Any]:
     """Return the array in ``data``. It shares the memory of ``data``, so it is read-only.
 

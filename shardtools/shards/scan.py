@@ -31,7 +31,7 @@ from shardtools.shards.locate import (
 )
 from shardtools.shards.names import decode_name, is_field, is_meta, split_name
 from shardtools.shards.table import ShardTable, repeated_fields
-from shardtools.shards.tar import BLOCK, TYPE_AT
+from shardtools.shards.tar import BLOCK, TYPE_AT, blocks_of, padded
 from shardtools.storage import current_options
 from shardtools.types import Bytes, Ints
 
@@ -136,7 +136,7 @@ class _Builder:
             begin = _begin(start, extension & (kind != tar.PAX_GLOBAL))
             self._check_extensions(extension, begin, start, size)
             names = self._extended_names(kind, extension, start, size)
-        blocks = self.buffer[: len(self.buffer) // BLOCK * BLOCK].reshape(-1, BLOCK)
+        blocks = blocks_of(self.buffer)
         for at in range(0, len(start), _CHUNK):
             rows = slice(at, at + _CHUNK)
             headers = blocks[start[rows] // BLOCK]
@@ -232,7 +232,7 @@ class _Builder:
         table = ShardTable(
             keys=Texts(self._column("key_data", np.uint8)[: int(ends[-1]) if samples else 0], ends),
             start=begin[:samples],
-            stop=offset[last] + (size[last] + BLOCK - 1) // BLOCK * BLOCK,
+            stop=offset[last] + padded(size[last]),
             first=first,
             fields=tuple(decode_name(name) for name in self.codes),
             field=self._column("code")[:members],
@@ -346,9 +346,8 @@ class _Names:
         """Return a number for each member's field, the same for the same name; ``codes`` grows by new names."""
         begin = self.key_length + 1
         width = int((self.length - begin).max())
-        padded = -(-width // 8) * 8
         column = np.arange(width)
-        text = np.zeros((len(begin), padded), np.uint8)
+        text = np.zeros((len(begin), -(-width // 8) * 8), np.uint8)
         if (begin == begin[0]).all():
             text[:, :width] = self.text[:, begin[0] : begin[0] + width]
         else:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from shardtools.shards.columns import with_zero
 from shardtools.shards.names import wrong_fields
 from shardtools.shards.table import repeated_fields
 from shardtools.shards.tar import BLOCK
@@ -101,7 +102,7 @@ def are_keys(data: Bytes, ends: Ints) -> bool:
     """
     if not len(ends):
         return True
-    starts = np.concatenate(([0], ends[:-1]))
+    starts = with_zero(ends)[:-1]
     positions = np.arange(len(data))
     last_slash = np.maximum.reduceat(np.where(data == _SLASH, positions, -1), starts)
     last_dot = np.maximum.reduceat(np.where(data == _DOT, positions, -1), starts)

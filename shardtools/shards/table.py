@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.shards.columns import Texts, join, join_shifted, spread, with_zero
-from shardtools.shards.tar import BLOCK
+from shardtools.shards.tar import padded
 from shardtools.types import Ints
 
 
@@ -184,11 +184,6 @@ def lay_out(
         other=other,
         crc32=crc32,
     )
-
-
-def padded(size: Ints) -> Ints:
-    """Return sizes made those of whole tar blocks."""
-    return (size + BLOCK - 1) // BLOCK * BLOCK
 
 
 def repeated_fields(counts: Ints, field: Ints, fields: int) -> Ints:

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from shardtools.errors import CorruptError
 from shardtools.shards.names import decode_name
+from shardtools.types import Bytes, Ints
+
+Size = TypeVar("Size", int, Ints)
 
 BLOCK = 512
 """Bytes in a tar block; headers and data begin at multiples of it."""
@@ -29,10 +33,13 @@ RECORD = 20 * BLOCK
 """The archive's length is padded to a multiple of this, as tar programs do."""
 
 TYPE_AT, PREFIX_AT = 156, 345
-"""Where in a header its type flag is, and what stands before its name."""
+"""Where in a header its type flag is, and where the prefix of its name begins."""
 
 NAME, SIZE, CHECKSUM, MAGIC = slice(100), slice(124, 136), slice(148, 156), slice(257, 263)
-"""Where in a header its name is, the size of its data, its checksum, and what tells its format."""
+"""Where in a header its name is, the size of its data, its checksum, and the magic of its format."""
+
+PREFIX = slice(PREFIX_AT, 500)
+"""Where in a ustar header the prefix of its name is."""
 
 USTAR = b"ustar\0"
 """The magic of headers that have a prefix."""
@@ -53,6 +60,31 @@ REGULAR = b"0\x007"
 """Those of regular files."""
 
 REPAIR = "fetch or make the shard again"
+
+
+def padded(size: Size) -> Size:
+    """Return a size, or each of several, rounded up to whole blocks: what data take in a tar file.
+
+    >>> padded(0), padded(1), padded(512), padded(np.array([0, 513])).tolist()
+    (0, 512, 512, [0, 1024])
+    """
+    return (size + BLOCK - 1) // BLOCK * BLOCK
+
+
+def member_size(size: Size) -> Size:
+    """Return how many bytes of a tar file a member with ``size`` bytes of data takes, or each of several.
+
+    That is with one header; extension headers, which long names need, come on top.
+
+    >>> member_size(1)
+    1024
+    """
+    return BLOCK + padded(size)
+
+
+def blocks_of(data: Bytes) -> Bytes:
+    """Return the whole blocks of a buffer, one a row; bytes at its end that do not fill a block are left out."""
+    return data[: len(data) // BLOCK * BLOCK].reshape(-1, BLOCK)
 
 
 def repair(what: str) -> str:
@@ -76,7 +108,7 @@ def own_name(header: bytes) -> bytes:
     name = header[NAME].split(b"\0", 1)[0]
     if not header[PREFIX_AT] or header[MAGIC] != USTAR:
         return name
-    return header[PREFIX_AT:500].split(b"\0", 1)[0] + b"/" + name
+    return header[PREFIX].split(b"\0", 1)[0] + b"/" + name
 
 
 def parse_number(field: bytes) -> int:

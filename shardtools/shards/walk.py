@@ -18,10 +18,12 @@ from shardtools.shards.tar import (
     EMPTY,
     EXTENSIONS,
     PAX_GLOBAL,
+    SIZE,
     SPARSE,
     TYPE_AT,
     bad_header,
     checksum_holds,
+    member_size,
     own_name,
     parse_number,
     read_extension,
@@ -103,7 +105,7 @@ def walk(
         length = 0 if kind in EMPTY else _size_of(block, kind, url, what)
         if resized is not None and not is_extension and kind not in EMPTY:
             length = resized
-        stop = at + BLOCK + (length + BLOCK - 1) // BLOCK * BLOCK
+        stop = at + member_size(length)
         yield TarHeader(at, stop, length, kind, block, name)
         if not is_extension:
             pending = name = resized = None
@@ -122,7 +124,7 @@ def _size_of(block: bytes, kind: int, url: str | None, what: str) -> int:
     if kind == SPARSE:
         raise sparse(url, decode_name(own_name(block)), what)
     try:
-        return parse_number(block[124:136])
+        return parse_number(block[SIZE])
     except ValueError as error:
         member = decode_name(own_name(block))
         raise CorruptError("the header's size is not a number", url=url, member=member, fix=repair(what)) from error

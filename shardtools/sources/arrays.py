@@ -14,7 +14,7 @@ import numpy as np
 from shardtools.errors import CorruptError, JobError, redact
 from shardtools.shards.fields import encode, extension
 from shardtools.shards.npy import Header
-from shardtools.shards.tar import BLOCK
+from shardtools.shards.tar import member_size
 from shardtools.sources import Ints, Source
 from shardtools.sources.array_file import Array, ArrayFile, OpenFile, close, opened
 from shardtools.sources.names import check_fields, number_key
@@ -115,7 +115,7 @@ class ArraySource(Source):
         size = 0
         for row in range(len(part)):
             record = part.record(row)
-            size += sum(BLOCK - (-len(data) // BLOCK) * BLOCK for name, data in record.items() if name != "key")
+            size += sum(member_size(len(data)) for name, data in record.items() if name != "key")
         part.close()
         return np.full(len(self), size // len(rows), np.int64)
 

@@ -18,9 +18,10 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from shardtools.errors import DuplicateKeyError, JobError
+from shardtools.shards.columns import with_zero
 from shardtools.shards.names import encode_name, is_field, is_meta, is_special, names_of
 from shardtools.shards.samples import Composer, Members
-from shardtools.shards.tar import BLOCK
+from shardtools.shards.tar import BLOCK, member_size
 from shardtools.sources import Ints, Source
 from shardtools.sources.joined import refuse_repeated_keys
 from shardtools.sources.names import number_key
@@ -127,14 +128,14 @@ class FileSource(Source):
 
     def sizes(self) -> Ints:
         sizes = member_sizes(self._files.sizes(self._paths), self._paths)
-        of_class = 2 * BLOCK if self._classes else 0
+        of_class = member_size(1) if self._classes else 0
         total: Ints = np.add.reduceat(sizes, self._first[:-1]) + of_class
         return total
 
     def part(self, rows: Ints) -> FilePart:
         first = self._first
         counts = first[rows + 1] - first[rows]
-        starts = np.concatenate(([0], np.cumsum(counts)))
+        starts = with_zero(np.cumsum(counts))
         files = np.repeat(first[rows] - starts[:-1], counts) + np.arange(starts[-1])
         paths = list(map(self._paths.__getitem__, files.tolist()))
         return FilePart(paths, starts, self._files.take(files), self._rules, self._classes, rows)
@@ -266,9 +267,8 @@ class FilePart:
 
 def member_sizes(sizes: Ints, paths: Sequence[str]) -> Ints:
     """Return how many bytes of tar file members of ``sizes`` take, whose names are about as long as ``paths``."""
-    blocks = 1 + (sizes + BLOCK - 1) // BLOCK
-    extra: Ints = 2 * np.fromiter((len(path) > _SHORT for path in paths), np.int64, len(paths))
-    return (blocks + extra) * BLOCK
+    extensions: Ints = 2 * np.fromiter((len(path) > _SHORT for path in paths), np.int64, len(paths))
+    return member_size(sizes) + extensions * BLOCK
 
 
 def ordered(folders: Iterable[tuple[str, list[str]]], rules: FileRules, left_out: list[tuple[str, str]]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from shardtools.errors import DuplicateKeyError, JobError
+from shardtools.shards.columns import with_zero
 from shardtools.shards.reader import SeenKeys
 from shardtools.sources import Ints, Part, Source
 from shardtools.sources.names import number_key
@@ -31,7 +32,7 @@ class JoinedSource(Source):
         self.portable = all(source.portable for source in sources)
         self._sources = sources
         self._numbered = numbered
-        self._first = np.concatenate(([0], np.cumsum([len(source) for source in sources])))
+        self._first = with_zero(np.cumsum([len(source) for source in sources]))
         if sum(bool(source.notes()) for source in sources) > 1:
             raise JobError(
                 "--class-from-folder cannot combine the classes of several sources",

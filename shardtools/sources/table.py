@@ -19,7 +19,7 @@ import numpy as np
 
 from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError, StorageError, UnavailableError, redact
 from shardtools.shards.fields import decode, encode, extension
-from shardtools.shards.tar import BLOCK
+from shardtools.shards.tar import BLOCK, member_size
 from shardtools.sources import Ints, Source
 from shardtools.sources.folder import read_file
 from shardtools.sources.parquet import ParquetReader, ParquetValues, open_parquet
@@ -131,7 +131,7 @@ _FEW = 16
 def _values_size(values: Sequence[Any]) -> int:
     """Return about how many bytes values take, which are text or JSON."""
     texts = [str(value) for value in values if value is not None]
-    return sum(BLOCK + -(-len(text.encode("utf-8", "replace")) // BLOCK) * BLOCK for text in texts)
+    return sum(member_size(len(text.encode("utf-8", "replace"))) for text in texts)
 
 
 def _file_sizes(paths: Sequence[str | None], table: str) -> list[int]:
@@ -149,7 +149,7 @@ def _file_sizes(paths: Sequence[str | None], table: str) -> list[int]:
             raise
         except (ShardtoolsError, ValueError):
             size = 0
-        return BLOCK + -(-size // BLOCK) * BLOCK
+        return member_size(size)
 
     if any("://" in path for path in (table, *paths) if path):
         with ThreadPoolExecutor(_REQUESTS) as pool:

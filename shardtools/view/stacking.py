@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.shards.fields import check_image, open_image
+from shardtools.shards.images import check_image, open_image
 
 Array = npt.NDArray[Any]
 

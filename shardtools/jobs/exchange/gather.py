@@ -25,7 +25,7 @@ from shardtools.shards.columns import join, spread
 from shardtools.shards.output import SpanWriter
 from shardtools.shards.samples import Composer
 from shardtools.shards.sidecar import Sidecar
-from shardtools.shards.tar import BLOCK
+from shardtools.shards.tar import BLOCK, blocks_of
 from shardtools.shards.writer import ShardWriter
 from shardtools.storage import Sink
 from shardtools.types import Ints
@@ -156,7 +156,7 @@ def _read(plan: GatherPlan, output: OutputSamples, start: int, stop: int, togeth
             what = "samples were damaged in the spill"
             raise CorruptError(what, url=run.url, fix="delete it and run again; see whether the disk is sound")
         if out is not None:
-            blocks = body.reshape(-1, BLOCK)
+            blocks = blocks_of(body)
             source = spread(at[rows] // BLOCK, sizes[rows] // BLOCK)
             out[spread(places[rows] // BLOCK, sizes[rows] // BLOCK)] = blocks[source]
         else:

@@ -128,12 +128,10 @@ def _guarded(call: Callable[[Any], bytes], argument: Any) -> bytes | SampleError
 def _field(block: Block, field: str) -> list[bytes | None]:
     """Return the bytes of a field of each sample, None where it has none."""
     table = block.table
+    members = table.members_of(field)
     values: list[bytes | None] = [None] * len(block)
-    if field not in table.fields:
-        return values
-    members = np.flatnonzero(table.field == table.fields.index(field))
-    samples = np.searchsorted(table.first, members, side="right") - 1
-    starts, sizes = table.offset[members] - block.base, table.size[members]
-    for sample, start, size in zip(samples.tolist(), starts.tolist(), sizes.tolist(), strict=True):
-        values[sample] = block.buffer[start : start + size].tobytes()
+    rows = np.flatnonzero(members >= 0)
+    starts, sizes = table.offset[members[rows]] - block.base, table.size[members[rows]]
+    for row, start, size in zip(rows.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+        values[row] = block.buffer[start : start + size].tobytes()
     return values

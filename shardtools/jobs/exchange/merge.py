@@ -16,7 +16,7 @@ from shardtools.errors import DuplicateKeyError
 from shardtools.jobs.exchange.duplicates import DuplicatePolicy, place
 from shardtools.jobs.exchange.run_table import RunTable
 from shardtools.shards.table import ShardTable, lay_out
-from shardtools.shards.tar import BLOCK
+from shardtools.shards.tar import padded
 from shardtools.types import Ints
 
 _BATCH = 1024
@@ -100,7 +100,7 @@ class Merger:
         """Return a member with its headers, as it is in a span."""
         table = self._table
         at = int(table.offset[member] - table.start[piece.row])
-        return piece.span[at - int(self._heads[member]) : at + -(-int(table.size[member]) // BLOCK) * BLOCK]
+        return piece.span[at - int(self._heads[member]) : at + padded(int(table.size[member]))]
 
     def _conflict(self, one: int, other: int, field: int) -> DuplicateKeyError:
         return DuplicateKeyError(

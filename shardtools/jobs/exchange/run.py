@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from shardtools.errors import CorruptError
 from shardtools.jobs.exchange.run_table import PLACE, RunTable
-from shardtools.shards.columns import Texts
+from shardtools.shards.columns import Texts, with_zero
 from shardtools.shards.table import ShardTable, lay_out
 from shardtools.shards.tar import BLOCK
 from shardtools.storage import ByteRange, get_storage
@@ -170,7 +170,7 @@ class Run:
 def _with_start(ends: npt.NDArray[Any], start: int) -> Ints:
     """Return where the first begins, and where each one ends; ``ends`` begins with the one before, if there is one."""
     whole = ends.astype(np.int64)
-    return whole if start else np.concatenate((np.zeros(1, np.int64), whole))
+    return whole if start else with_zero(whole)
 
 
 def write_run(url: str, samples: RunTable, spans: Iterable[Sequence[Any]]) -> Run:

@@ -13,7 +13,7 @@ from shardtools.jobs.exchange.order import RANDOM_BYTES, prefixes, sort_texts
 from shardtools.shards.columns import Texts, join, spread
 from shardtools.shards.names import encode_name
 from shardtools.shards.table import ShardTable
-from shardtools.shards.tar import BLOCK
+from shardtools.shards.tar import BLOCK, blocks_of
 from shardtools.types import Bytes, Ints
 
 PLACE = np.dtype([("ordinal", "<u4"), ("index", "<u4")])
@@ -104,8 +104,7 @@ def sums_of(data: Bytes, starts: Ints, sizes: Ints) -> npt.NDArray[np.uint64]:
 
 def assemble(data: Bytes, starts: Ints, sizes: Ints) -> Bytes:
     """Return spans of whole tar blocks end to end, in the order given."""
-    blocks = data[: len(data) // BLOCK * BLOCK].reshape(-1, BLOCK)
-    return blocks[spread(starts // BLOCK, sizes // BLOCK)].reshape(-1)
+    return blocks_of(data)[spread(starts // BLOCK, sizes // BLOCK)].reshape(-1)
 
 
 def _mix(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:

@@ -24,7 +24,8 @@ from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
-from shardtools.shards.fields import extension, open_image
+from shardtools.shards.fields import extension
+from shardtools.shards.images import open_image
 from shardtools.shards.manifest import CLASS_FIELD, class_names
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.table import ShardTable

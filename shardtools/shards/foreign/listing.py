@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shardtools.errors import RefusedError, ShardError
-from shardtools.shards.columns import Texts
+from shardtools.shards.columns import Texts, with_zero
 from shardtools.shards.member_header import last_member
 from shardtools.shards.names import decode_name, split_name, wrong_fields
 from shardtools.shards.scan import scan
 from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.table import ShardTable
-from shardtools.shards.tar import BLOCK
+from shardtools.shards.tar import BLOCK, padded
 from shardtools.storage import ByteRange, get_storage
 from shardtools.types import Ints
 
@@ -51,7 +51,7 @@ class Listing:
     @property
     def stop(self) -> Ints:
         """Where the blocks of each member's data end."""
-        return self.offset + (self.size + BLOCK - 1) // BLOCK * BLOCK
+        return self.offset + padded(self.size)
 
 
 def sidecar_of(url: str, filesize: int, listing: Listing) -> Sidecar | None:
@@ -71,7 +71,7 @@ def sidecar_of(url: str, filesize: int, listing: Listing) -> Sidecar | None:
 def _is_orderly(listing: Listing, filesize: int) -> bool:
     """Return whether the members follow each other, with room for their headers, inside the shard."""
     offset, size, stop = listing.offset, listing.size, listing.stop
-    before = np.concatenate(([0], stop[:-1]))
+    before = with_zero(stop)[:-1]
     return bool(
         len(offset)
         and (size >= 0).all()
@@ -91,7 +91,7 @@ def _table(listing: Listing) -> ShardTable | None:
     stop = listing.stop[members][first[1:] - 1]
     return ShardTable(
         keys=Texts(np.frombuffer(b"".join(groups.keys), np.uint8), np.cumsum([*map(len, groups.keys)], dtype=np.int64)),
-        start=np.concatenate(([0], stop[:-1]))[: len(stop)],
+        start=with_zero(stop)[:-1],
         stop=stop,
         first=first,
         fields=tuple(map(decode_name, groups.fields)),
@@ -145,7 +145,7 @@ def _group(names: Sequence[bytes]) -> _Groups | None:
 def _holds(url: str, filesize: int, listing: Listing) -> bool:
     """Return whether the shard has, where members are looked at, what is listed, and ends behind the last one."""
     offset, size, stop = listing.offset, listing.size, listing.stop
-    before = np.concatenate(([0], stop[:-1]))
+    before = with_zero(stop)[:-1]
     gaps, end = offset - before, ByteRange(int(stop[-1]), filesize)
     if gaps.max() > MAX_GAP or end.stop - end.start > MAX_END:
         return False
