@@ -15,13 +15,16 @@ from collections.abc import Iterator
 from functools import lru_cache
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
+from shardtools.schemes import SERVERS
+
 HIDDEN = "…"
 
 # One http URL of a text: up to the next spec, or the next URL in braces; "::" may stand inside an IPv6 host.
 _HTTP = re.compile(r"https?://.*?(?=(?<!\[)::(?![^\[]*\])|,https?://|$)", re.IGNORECASE | re.DOTALL)
 # Up to the last @ before the path: a password may have any other character, escaped or not. A slash may be missing.
-_USER = re.compile(r"((?:https?|s3|gs|ftps?):/{0,2}|[A-Za-z][A-Za-z0-9+.-]*://)([^/]*)@", re.IGNORECASE)
-_USER_IN_TEXT = re.compile(r"((?:https?|s3|gs|ftps?):/{1,2}|[A-Za-z][A-Za-z0-9+.-]*://)([^/\s'\"<>]*)@", re.IGNORECASE)
+_SERVERS = "|".join((*SERVERS, "ftps?"))
+_USER = re.compile(rf"((?:{_SERVERS}):/{{0,2}}|[A-Za-z][A-Za-z0-9+.-]*://)([^/]*)@", re.IGNORECASE)
+_USER_IN_TEXT = re.compile(rf"((?:{_SERVERS}):/{{1,2}}|[A-Za-z][A-Za-z0-9+.-]*://)([^/\s'\"<>]*)@", re.IGNORECASE)
 _QUERY_IN_TEXT = re.compile(r"(https?://[^\s'\"<>?]*)\?[^\s'\"<>]*[^\s'\"<>;:,.)]", re.IGNORECASE)
 _BAD_PORT = re.compile(r"(https?://[^/:?#\[\]]*:)[^/?#]*([^?#]*)", re.IGNORECASE)
 _NO_COUNT = re.compile(r"@(?![0-9]|auto)")

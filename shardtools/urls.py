@@ -11,10 +11,11 @@ import re
 from urllib.parse import urlsplit
 
 from shardtools.errors import RefusedError, SpecError
+from shardtools.schemes import SERVERS
 
 _FILE = "file://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_INCOMPLETE = re.compile(r"(?:https?|s3|gs|file):", re.IGNORECASE)
+_INCOMPLETE = re.compile(f"(?:{'|'.join((*SERVERS, 'file'))}):", re.IGNORECASE)
 
 
 def scheme_of(url: str) -> str:

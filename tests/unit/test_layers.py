@@ -15,6 +15,7 @@ import pytest
 import shardtools
 
 BASE = [
+    "schemes",
     "redaction",
     "errors",
     "types",
