@@ -21,8 +21,8 @@ from shardtools.jobs.target import (
     ShardResult,
     Target,
     digest,
+    earlier_sidecar,
     is_own,
-    read_mark,
     shard_result,
     write_target,
 )
@@ -99,17 +99,17 @@ def fingerprint(task: MapTask, source: Stat) -> str:
 
 
 def _completed(task: MapTask) -> ShardResult | None:
-    """Return the result of an earlier run, if the target's mark says that this very task completed it.
+    """Return the result of an earlier run, if the target's sidecar says that this very task completed it.
 
     One with samples left out is complete only if they may be; one from a source that nothing identifies never is.
     """
-    mark = read_mark(task.target)
-    if mark is None:
+    sidecar = earlier_sidecar(task.target)
+    if sidecar is None:
         return None
     source = _stat_source(task.source)
-    if not is_own(mark, task.target, fingerprint(task, source)):
+    if not is_own(sidecar, task.target, fingerprint(task, source)):
         return None
-    done = shard_result(task.source, source.size or 0, task.target.url, mark, resumed=True)
+    done = shard_result(task.source, source.size or 0, task.target.url, sidecar, resumed=True)
     return done if source.validator and (task.on_error == "skip" or not done.counts.skipped) else None
 
 

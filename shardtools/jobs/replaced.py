@@ -45,7 +45,7 @@ NOTHING_REPLACED = Replaced()
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ShardNames:
     """A manifest of the same pattern: the ``names`` of its shards, and whether it is ``retired``."""
 
     url: str
@@ -110,7 +110,7 @@ def _name(url: str) -> str:
     return unquote(name_of(url))
 
 
-def _read(url: str) -> _Found | None:
+def _read(url: str) -> _ShardNames | None:
     """Return what a manifest says of its shards; None if it is none: nothing is removed for it."""
     try:
         data = parse_json(read_limited(url, "manifest"), url)
@@ -119,7 +119,7 @@ def _read(url: str) -> _Found | None:
         own = frozenset(unquote(name) for name in names if "/" not in name)
     except (NotFoundError, LimitError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return _Found(url, own, retired)
+    return _ShardNames(url, own, retired)
 
 
 def _unknown(urls: Sequence[str]) -> OutputExistsError:

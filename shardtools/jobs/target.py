@@ -1,7 +1,9 @@
-"""An output shard of a job: kept if the job has completed it before, else written, committed and marked.
+"""An output shard of a job: kept if the job has completed it before, else written and committed.
 
-fingerprint -> completed? -> keep it
-            -> otherwise: create -> samples -> unmark the old -> commit -> sidecar, the new mark
+    earlier sidecar -> its fingerprint is this task's -> keep the shard
+    otherwise -> create -> samples -> delete the old sidecar and manifest -> commit -> write the new sidecar
+
+A sidecar says which task made its shard, and that the shard is complete.
 """
 
 from __future__ import annotations
@@ -39,15 +41,15 @@ class OldManifest:
 class Target:
     """A shard to be written at ``url``.
 
-    ``resume`` keeps it if the very task that would write it has completed it, ``overwrite`` replaces it whoever made
-    it. ``marked`` says that there is a sidecar; it, and the ``manifests`` that describe the shard as it was, are
-    deleted, or retired, before the shard is replaced.
+    ``resume`` keeps it if the very task that would write it has completed it; ``overwrite`` replaces it, whoever made
+    it. ``has_sidecar`` says that there is a sidecar. The sidecar, and the ``manifests`` that describe the shard as it
+    was, are deleted, or retired, before the shard is replaced.
     """
 
     url: str
     resume: bool = False
     overwrite: bool = False
-    marked: bool = False
+    has_sidecar: bool = False
     manifests: tuple[OldManifest, ...] = ()
 
 
@@ -137,9 +139,9 @@ def digest(facts: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def read_mark(target: Target) -> Sidecar | None:
-    """Return the sidecar of a target that is there and may be kept, None if it is to be written."""
-    if not (target.resume and target.marked):
+def earlier_sidecar(target: Target) -> Sidecar | None:
+    """Return the sidecar of a target that an earlier run has written and this one may keep, None if there is none."""
+    if not (target.resume and target.has_sidecar):
         return None
     try:
         size = get_storage(target.url).stat(target.url).size
@@ -148,13 +150,13 @@ def read_mark(target: Target) -> Sidecar | None:
     return read_sidecar(target.url, size)
 
 
-def is_own(mark: Sidecar, target: Target, fingerprint: str) -> bool:
-    """Return whether the very task of ``fingerprint`` has written the target that ``mark`` is about.
+def is_own(sidecar: Sidecar, target: Target, fingerprint: str) -> bool:
+    """Return whether the very task of ``fingerprint`` has written the target that ``sidecar`` describes.
 
     Raises:
         OutputExistsError: another one has, and it may not be replaced.
     """
-    if mark.job.get("fingerprint") == fingerprint:
+    if sidecar.job.get("fingerprint") == fingerprint:
         return True
     if target.overwrite:
         return False
@@ -170,7 +172,7 @@ def write_target(
     fill: Callable[[ShardWriter], Mapping[str, Any]],
     on_repeat: Callable[[str], None] | None = None,
 ) -> Sidecar:
-    """Write a shard of samples that `fill` adds, and mark it as complete; return its sidecar.
+    """Write a shard of the samples that ``fill`` adds, then its sidecar, which is returned.
 
     ``fill`` returns what the sidecar is to say of the job. ``on_repeat`` is that of `ShardWriter`.
     """
@@ -183,20 +185,20 @@ def write_target(
 
 
 def commit(target: Target, make: Callable[[Sink], Sidecar]) -> Sidecar:
-    """Write a shard, commit it and mark it as complete; ``make`` writes its bytes and returns its sidecar."""
+    """Write a shard and commit it, then write its sidecar; ``make`` writes the bytes and returns the sidecar."""
     with get_storage(target.url).create(target.url) as sink:
         sidecar = make(sink)
-        _unmark(target)
+        _delete_descriptions(target)
     if target.url != "-":
         write_sidecar(target.url, sidecar)
     return sidecar
 
 
-def _unmark(target: Target) -> None:
-    """Delete what vouches for the target as it was; nothing may, from its replacement to its new mark."""
+def _delete_descriptions(target: Target) -> None:
+    """Delete the sidecar and the manifests of the target as it was: from now on they would describe another shard."""
     for manifest in target.manifests:
         _end_once(manifest)
-    if target.marked:
+    if target.has_sidecar:
         get_storage(target.url).delete(sidecar_url(target.url))
 
 

@@ -18,7 +18,16 @@ from typing import Any
 from shardtools.engine import check_cancelled
 from shardtools.errors import LimitError, ShardtoolsError
 from shardtools.jobs.options import OnError
-from shardtools.jobs.target import Counts, ShardResult, Target, digest, is_own, read_mark, shard_result, write_target
+from shardtools.jobs.target import (
+    Counts,
+    ShardResult,
+    Target,
+    digest,
+    earlier_sidecar,
+    is_own,
+    shard_result,
+    write_target,
+)
 from shardtools.shards.samples import Composer, Members
 from shardtools.shards.writer import NewSamples, ShardWriter
 from shardtools.sources import Part
@@ -80,9 +89,9 @@ def upload_shard(task: UploadTask) -> ShardResult:
         OutputExistsError: resumed, but another job has written the target.
     """
     try:
-        mark = read_mark(task.target)
-        if mark is not None and is_own(mark, task.target, _fingerprint(task.part)):
-            done = shard_result(task.source, 0, task.target.url, mark, resumed=True)
+        sidecar = earlier_sidecar(task.target)
+        if sidecar is not None and is_own(sidecar, task.target, _fingerprint(task.part)):
+            done = shard_result(task.source, 0, task.target.url, sidecar, resumed=True)
             if task.on_error == "skip" or not done.counts.skipped:
                 return done
         return _write(task)

@@ -23,46 +23,48 @@ _PAGE_ON_DISK = "download the shard again: the server sent this page instead"
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _FileKind:
     """What a file is: ``what`` completes "this is ...", ``fix`` says what to do."""
 
     what: str
     fix: str
 
 
-_BY_START: dict[bytes, _Kind] = {
-    b"PK\x03\x04": _Kind("a zip file", _UPLOAD),
-    b"PK\x05\x06": _Kind("an empty zip file", _CHECK),
-    b"7z\xbc\xaf\x27\x1c": _Kind("a 7z archive", _UNPACK),
-    b"Rar!\x1a\x07": _Kind("a rar archive", _UNPACK),
-    b"BZh": _Kind("a file packed with bzip2", _REPACK),
-    b"\xfd7zXZ\0": _Kind("a file packed with xz", _REPACK),
-    b"\x5d\0\0": _Kind("a file packed with lzma", _REPACK),
-    b"LZIP": _Kind("a file packed with lzip", _REPACK),
-    b"\x04\x22\x4d\x18": _Kind("a file packed with lz4", _REPACK),
-    b"\x02\x21\x4c\x18": _Kind("a file packed with lz4", _REPACK),
-    b"\xff\x06\0\0sNaPpY": _Kind("a file packed with snappy", _REPACK),
-    b"\x89LZO\0": _Kind("a file packed with lzop", _REPACK),
-    b"\x1f\x9d": _Kind("a file packed with compress", _REPACK),
-    b"\x1f\x8b": _Kind("a file packed with gzip", "unpack it once"),
-    b"\x28\xb5\x2f\xfd": _Kind("a file packed with zstd", "unpack it once"),
-    b"\x37\xa4\x30\xec": _Kind("a zstd dictionary", _CHECK),
-    b"\x89PNG\r\n\x1a\n": _Kind("a PNG image", _UPLOAD),
-    b"\xff\xd8\xff": _Kind("a JPEG image", _UPLOAD),
-    b"GIF8": _Kind("a GIF image", _UPLOAD),
-    b"RIFF": _Kind("a RIFF file (WebP, WAV or AVI)", _UPLOAD),
-    b"II*\0": _Kind("a TIFF image", _UPLOAD),
-    b"MM\0*": _Kind("a TIFF image", _UPLOAD),
-    b"%PDF-": _Kind("a PDF file", _UPLOAD),
-    b"PAR1": _Kind("a Parquet file", _UPLOAD),
-    b"\x93NUMPY": _Kind("a .npy file", _UPLOAD),
-    b"\x89HDF\r\n\x1a\n": _Kind("an HDF5 file", _CHECK),
-    b"ARROW1\0\0": _Kind("an Arrow file", _CHECK),
-    b"SQLite format 3\0": _Kind("an SQLite database", _CHECK),
-    b"\x7fELF": _Kind("a program", _CHECK),
-    b"!<arch>\n": _Kind("an ar archive", _UNPACK),
-    b"07070": _Kind("a cpio archive", _UNPACK),
-    b"version https://git-lfs.github.com/": _Kind("a pointer of Git LFS", "fetch the file itself with git lfs pull"),
+_BY_START: dict[bytes, _FileKind] = {
+    b"PK\x03\x04": _FileKind("a zip file", _UPLOAD),
+    b"PK\x05\x06": _FileKind("an empty zip file", _CHECK),
+    b"7z\xbc\xaf\x27\x1c": _FileKind("a 7z archive", _UNPACK),
+    b"Rar!\x1a\x07": _FileKind("a rar archive", _UNPACK),
+    b"BZh": _FileKind("a file packed with bzip2", _REPACK),
+    b"\xfd7zXZ\0": _FileKind("a file packed with xz", _REPACK),
+    b"\x5d\0\0": _FileKind("a file packed with lzma", _REPACK),
+    b"LZIP": _FileKind("a file packed with lzip", _REPACK),
+    b"\x04\x22\x4d\x18": _FileKind("a file packed with lz4", _REPACK),
+    b"\x02\x21\x4c\x18": _FileKind("a file packed with lz4", _REPACK),
+    b"\xff\x06\0\0sNaPpY": _FileKind("a file packed with snappy", _REPACK),
+    b"\x89LZO\0": _FileKind("a file packed with lzop", _REPACK),
+    b"\x1f\x9d": _FileKind("a file packed with compress", _REPACK),
+    b"\x1f\x8b": _FileKind("a file packed with gzip", "unpack it once"),
+    b"\x28\xb5\x2f\xfd": _FileKind("a file packed with zstd", "unpack it once"),
+    b"\x37\xa4\x30\xec": _FileKind("a zstd dictionary", _CHECK),
+    b"\x89PNG\r\n\x1a\n": _FileKind("a PNG image", _UPLOAD),
+    b"\xff\xd8\xff": _FileKind("a JPEG image", _UPLOAD),
+    b"GIF8": _FileKind("a GIF image", _UPLOAD),
+    b"RIFF": _FileKind("a RIFF file (WebP, WAV or AVI)", _UPLOAD),
+    b"II*\0": _FileKind("a TIFF image", _UPLOAD),
+    b"MM\0*": _FileKind("a TIFF image", _UPLOAD),
+    b"%PDF-": _FileKind("a PDF file", _UPLOAD),
+    b"PAR1": _FileKind("a Parquet file", _UPLOAD),
+    b"\x93NUMPY": _FileKind("a .npy file", _UPLOAD),
+    b"\x89HDF\r\n\x1a\n": _FileKind("an HDF5 file", _CHECK),
+    b"ARROW1\0\0": _FileKind("an Arrow file", _CHECK),
+    b"SQLite format 3\0": _FileKind("an SQLite database", _CHECK),
+    b"\x7fELF": _FileKind("a program", _CHECK),
+    b"!<arch>\n": _FileKind("an ar archive", _UNPACK),
+    b"07070": _FileKind("a cpio archive", _UNPACK),
+    b"version https://git-lfs.github.com/": _FileKind(
+        "a pointer of Git LFS", "fetch the file itself with git lfs pull"
+    ),
 }
 
 _HTML = re.compile(
@@ -99,24 +101,24 @@ def _is_header(block: bytes) -> bool:
     return block[MAGIC].startswith(b"ustar") or checksum_holds(block)
 
 
-def _kind_of(head: bytes, page: str) -> _Kind | None:
+def _kind_of(head: bytes, page: str) -> _FileKind | None:
     """Return what a file is that is no tar file, None if that is not known; ``page`` is what to do about a web page."""
     for start, kind in _BY_START.items():
         if head.startswith(start):
             return kind
     text = _text(head)
     if text is None:
-        return _Kind("an MP4 or HEIF file", _UPLOAD) if head[4:8] == b"ftyp" else None
+        return _FileKind("an MP4 or HEIF file", _UPLOAD) if head[4:8] == b"ftyp" else None
     if _HTML.match(head):
-        return _Kind("an HTML page", page)
+        return _FileKind("an HTML page", page)
     if _XML.match(head):
-        return _Kind("an XML document", page)
+        return _FileKind("an XML document", page)
     if _JSON.match(head):
-        return _Kind("a JSON text", _NAME_SHARDS)
+        return _FileKind("a JSON text", _NAME_SHARDS)
     if len(head) <= 100 and not re.search(r"\s", text):  # it may be the name in a tar header that was cut off
         return None
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-    return _Kind(f"a text file that begins with {shown!r}", _CHECK)
+    return _FileKind(f"a text file that begins with {shown!r}", _CHECK)
 
 
 def _text(head: bytes) -> str | None:

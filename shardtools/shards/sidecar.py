@@ -1,4 +1,4 @@
-"""The sidecar of a shard: its table as a file, and the mark that the shard is complete.
+"""The sidecar of a shard: a file with its table, which also says that the shard is complete.
 
 ``train-0000.tgz.index.npz`` is an ``.npz`` file that `numpy.load` opens, with these columns:
 
@@ -208,6 +208,6 @@ def read_sidecar(url: str, filesize: int | None) -> Sidecar | None:
 
 
 def write_sidecar(url: str, sidecar: Sidecar) -> None:
-    """Write the sidecar of the shard at ``url``, which marks it as complete."""
+    """Write the sidecar of the shard at ``url``, which says that it is complete."""
     with get_storage(url).create(sidecar_url(url)) as sink:
         sink.write(dump(sidecar))

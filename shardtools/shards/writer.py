@@ -1,6 +1,6 @@
 """From samples to a committed shard.
 
-    samples -> headers, many at a time -> packer -> sink -> commit -> sidecar, the mark that the shard is complete
+    samples -> headers, many at a time -> packer -> sink -> commit -> sidecar, which says that the shard is complete
 
 The same samples give the same bytes, always: members come as they are added, with mode 0644, owner 0 and time 0.
 """

@@ -47,7 +47,7 @@ class ArrayFile:
     stat: Stat
 
 
-class OpenFile:
+class OpenArrayFile:
     """A file of arrays that this process has open. Its methods can be called from many threads.
 
     `opened` makes it. Every error but those of storage is a `CorruptError`.
@@ -132,14 +132,14 @@ class OpenFile:
         return np.ndarray(header.shape, header.dtype, self._maps[name], offset, order=order)
 
 
-_open_files: OrderedDict[ArrayFile, OpenFile] = OrderedDict()
+_open_files: OrderedDict[ArrayFile, OpenArrayFile] = OrderedDict()
 _open_lock = threading.Lock()
 
 
-def opened(file: ArrayFile) -> OpenFile:
+def opened(file: ArrayFile) -> OpenArrayFile:
     """Return a file that this process has open already, or a new one. It is read when it is asked for something."""
     with _open_lock:
-        found = _open_files.setdefault(file, OpenFile(file))
+        found = _open_files.setdefault(file, OpenArrayFile(file))
         _open_files.move_to_end(file)
         while len(_open_files) > _KEPT:
             _open_files.popitem(last=False)

@@ -16,7 +16,7 @@ from shardtools.shards.fields import encode, extension
 from shardtools.shards.npy import Header
 from shardtools.shards.tar import member_size
 from shardtools.sources import Ints, Source
-from shardtools.sources.array_file import Array, ArrayFile, OpenFile, close, opened
+from shardtools.sources.array_file import Array, ArrayFile, OpenArrayFile, close, opened
 from shardtools.sources.names import check_fields, number_key
 from shardtools.storage import get_storage
 from shardtools.urls import absolute, split_path
@@ -133,7 +133,7 @@ class ArrayPart:
         self._file = file
         self._names = names
         self._rows = rows
-        self._open: OpenFile | None = None
+        self._open: OpenArrayFile | None = None
         self._arrays: list[tuple[str, Array, bool]] = []
         self._read = 0
 

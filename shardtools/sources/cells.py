@@ -2,9 +2,9 @@
 
     bytes -> to_cell -> int, str or bytes, by the field's name -> (a table) -> from_cell -> the same bytes
 
-A column that holds fields is marked in its metadata. A few values are not told by their cells, such as text that is no
-UTF-8, or a number with a line's end: those have their bytes in the metadata of the file, by row and column, and are
-taken from there if the cell is still what it was.
+The metadata of a column says that it holds a field. The cells of a few values do not give the same bytes back: text
+that is not UTF-8, or a number with a newline. The exact bytes of these are in the metadata of the file, by row and
+column, and are taken from there if the cell is still the same.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ INTEGERS = frozenset(("cls", "cls2", "class", "index", "inx", "count", "id"))
 JSON = frozenset(("json", "jsn"))
 TEXT = frozenset(("txt", "text", "transcript", "jsonl", "csv", "tsv", "xml", "html", "md", "yaml", "yml", "srt", "vtt"))
 
-MARK = {b"shardtools": b"field"}
+FIELD_METADATA = {b"shardtools": b"field"}
 """The metadata of a column that holds the bytes of a field."""
 
 ENTRY = b"shardtools"
-"""The entry of a file's metadata, or of a part's, that has the values that cells do not tell."""
+"""The entry of the metadata of a file, or of a part of one, that has exact values."""
 
-MOST_UNTOLD = 16 << 20
-"""Bytes that the values may take together that cells do not tell."""
+MAX_EXACT_BYTES = 16 << 20
+"""Bytes that all exact values of a file may have together."""
 
 Kind = Literal["int", "text", "bytes"]
 Cell = int | str | bytes
-Untold = dict[tuple[int, str], bytes]
-"""Values that their cells do not tell, by row and column."""
+ExactValues = dict[tuple[int, str], bytes]
+"""The bytes of values whose cells do not give the same bytes back, by row and column."""
 
 
 def kind_of(field: str) -> Kind:
@@ -72,25 +72,25 @@ def from_cell(cell: Cell) -> bytes:
     return cell if isinstance(cell, bytes) else str(cell).encode()
 
 
-def restored(field: str, cell: Cell, untold: bytes | None) -> bytes:
-    """Return the bytes of a field, given its cell and those that are noted for it, which may be about another cell."""
-    if untold is not None:
+def restored(field: str, cell: Cell, exact: bytes | None) -> bytes:
+    """Return the bytes of a field: ``exact``, if there are any and they have this cell; else those of the cell."""
+    if exact is not None:
         try:
-            if to_cell(field, untold) == cell:
-                return untold
-        except FieldError:  # the note is about something else
+            if to_cell(field, exact) == cell:
+                return exact
+        except FieldError:  # they belong to another cell
             pass
     return from_cell(cell)
 
 
-def dump_untold(values: Mapping[tuple[int, str], bytes]) -> bytes:
-    """Return values that cells do not tell as an entry of metadata."""
+def dump_exact(values: Mapping[tuple[int, str], bytes]) -> bytes:
+    """Return exact values as an entry of metadata."""
     entries = [[row, column, base64.b64encode(data).decode()] for (row, column), data in values.items()]
     return json.dumps({"version": 1, "untold": entries}, ensure_ascii=False).encode()
 
 
-def parse_untold(data: bytes | None) -> Untold:
-    """Return what `dump_untold` gave ``data`` for; nothing if it is something else."""
+def parse_exact(data: bytes | None) -> ExactValues:
+    """Return the exact values that `dump_exact` has written as ``data``; none if it has not written it."""
     try:
         entries: Iterable[Any] = json.loads(data or b"{}").get("untold", [])
         return {(int(row), str(column)): base64.b64decode(text) for row, column, text in entries}

@@ -53,13 +53,13 @@ class FileRules:
     follow_links: bool = False
 
 
-class Files(Protocol):
+class SourceFiles(Protocol):
     """Where the bytes of files are; they are known by number, as rows of a list of their paths. It can be pickled."""
 
     def place(self, path: str) -> tuple[str, str | None]:
         """Return URL and member that an error is to name for a file."""
 
-    def take(self, rows: Ints) -> Files:
+    def take(self, rows: Ints) -> SourceFiles:
         """Return the files at ``rows``, in that order."""
 
     def sizes(self, paths: Sequence[str]) -> Ints:
@@ -87,7 +87,7 @@ class FileSource(Source):
         self,
         name: str,
         paths: list[str],
-        files: Files,
+        files: SourceFiles,
         rules: FileRules,
         left_out: Sequence[tuple[str, str]],
         *,
@@ -190,7 +190,7 @@ class FilePart:
 
     paths: list[str]
     first: Ints
-    files: Files
+    files: SourceFiles
     rules: FileRules
     classes: tuple[str, ...]
     numbers: Ints

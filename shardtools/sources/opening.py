@@ -44,18 +44,20 @@ class SourceRules:
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _SourceKind:
     """A kind of source: how people call it, and the endings of its names."""
 
     name: str
     endings: tuple[str, ...] = ()
 
 
-_FOLDER = _Kind("a folder")
-_LIST = _Kind("a list of files")
-_ARCHIVE = _Kind("an archive", (".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip"))
-_TABLE = _Kind("a table", (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"))
-_ARRAYS = _Kind("an array", (".npy", ".npz"))
+_FOLDER = _SourceKind("a folder")
+_LIST = _SourceKind("a list of files")
+_ARCHIVE = _SourceKind(
+    "an archive", (".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
+)
+_TABLE = _SourceKind("a table", (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"))
+_ARRAYS = _SourceKind("an array", (".npy", ".npz"))
 _BY_ENDING = (_ARCHIVE, _TABLE, _ARRAYS)
 _TREES = (_FOLDER, _LIST, _ARCHIVE)
 
@@ -105,7 +107,7 @@ def _expand(names: Sequence[str]) -> list[str]:
     return urls
 
 
-def _kind_of(url: str) -> _Kind:
+def _kind_of(url: str) -> _SourceKind:
     if url == "-":
         return _LIST
     is_local = scheme_of(url) == ""
@@ -125,7 +127,7 @@ def _kind_of(url: str) -> _Kind:
     )
 
 
-def _check_rules(rules: SourceRules, kinds: Sequence[_Kind]) -> None:
+def _check_rules(rules: SourceRules, kinds: Sequence[_SourceKind]) -> None:
     """Refuse options that apply to none of the sources: they would do nothing, and nobody would notice."""
     options = [
         ("--key", rules.key, (*_TREES, _TABLE)),
@@ -153,7 +155,7 @@ def _either(names: Iterable[str]) -> str:
     return f"{', '.join(rest)} or {last}" if rest else last
 
 
-def _open(url: str, kind: _Kind, rules: SourceRules) -> Source:
+def _open(url: str, kind: _SourceKind, rules: SourceRules) -> Source:
     if kind is _TABLE:
         from shardtools.sources.table import TableRules, open_table
 
@@ -185,7 +187,7 @@ def _open_archive(url: str, rules: FileRules) -> Source:
     return open_archive(url, rules)
 
 
-_OPENERS: dict[_Kind, Callable[[str, FileRules], Source]] = {
+_OPENERS: dict[_SourceKind, Callable[[str, FileRules], Source]] = {
     _LIST: _open_list,
     _FOLDER: _open_folder,
     _ARCHIVE: _open_archive,
@@ -202,7 +204,7 @@ def _check_renamed(rules: SourceRules, sources: Sequence[Source]) -> None:
             raise JobError(f"--rename {old}={new}: no file has the field {old}", fix=f"the fields are {known}")
 
 
-def _is_numbered(source: Source, kind: _Kind, key: str | None) -> bool:
+def _is_numbered(source: Source, kind: _SourceKind, key: str | None) -> bool:
     """Return whether the keys of a source are the numbers of its samples, as nobody has given them others."""
     if key not in (None, "number") or (kind in _TREES and key is None):
         return False

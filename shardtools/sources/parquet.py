@@ -19,7 +19,7 @@ import numpy as np
 from shardtools.errors import ChangedError, CorruptError, JobError, LimitError, RefusedError, ShardtoolsError
 from shardtools.shards.fields import extension
 from shardtools.sources import Ints
-from shardtools.sources.cells import ENTRY, MARK, Untold, parse_untold, restored
+from shardtools.sources.cells import ENTRY, FIELD_METADATA, ExactValues, parse_exact, restored
 from shardtools.sources.names import number_key
 from shardtools.sources.rows import Rows, RowsBuilder
 from shardtools.sources.table_rules import TableRules, check_rules, key_column, no_rules, require
@@ -43,14 +43,14 @@ class ParquetValues:
     """Columns of a Parquet file, as it was when it was listed: each field with the path to its column.
 
     They are ``small`` if all of them together take so few bytes that a task may read them all for some rows. The cells
-    of ``marked`` columns stand for the bytes of a field, as htextract has written them.
+    of ``field_columns`` are fields as htextract writes them (`cells`); other cells are taken as they are.
     """
 
     url: str
     stat: Stat
     columns: tuple[tuple[str, tuple[str, ...]], ...]
     small: bool
-    marked: frozenset[str] = frozenset()
+    field_columns: frozenset[str] = frozenset()
 
     def sizes(self) -> Ints:
         """Return about how many bytes the values of each row take: the average of its row group."""
@@ -63,7 +63,8 @@ class ParquetValues:
 def open_parquet(url: str, rules: TableRules) -> tuple[TableRules, Rows, ParquetValues | None]:
     """Return the rules, the rows with their keys and paths, and where the values are, None if there are none.
 
-    Without rules, each column that htextract has marked becomes a field of its name; if there is none, each of bytes.
+    Without rules, each column that htextract has written from a field becomes a field of that name; without such
+    columns, each column of bytes does.
 
     Raises:
         JobError: there is no pyarrow, the file is not Parquet, or does not have what the rules want.
@@ -76,7 +77,7 @@ def open_parquet(url: str, rules: TableRules) -> tuple[TableRules, Rows, Parquet
         leaves = _leaves(schema)
         key = key_column(rules, _key_candidates(schema) if rules.key is None else leaves, url)
         if not rules.columns():
-            found = _marked_columns(schema) or _binary_columns(schema)
+            found = _field_columns(schema) or _binary_columns(schema)
             binary = tuple((name, name) for name in found if name != key)
             if not binary:
                 raise no_rules(leaves, url)
@@ -87,8 +88,8 @@ def open_parquet(url: str, rules: TableRules) -> tuple[TableRules, Rows, Parquet
         rows = _read_keys(file, url, key_path, [paths[column] for _, column in rules.files])
         columns = tuple((field, paths[column]) for field, column in rules.values)
         size = sum(_bytes_of(file.metadata.row_group(i), columns) for i in range(file.metadata.num_row_groups))
-        marked = frozenset(_marked_columns(schema))
-    return rules, rows, ParquetValues(url, stat, columns, size <= _SMALL, marked) if columns else None
+        field_columns = frozenset(_field_columns(schema))
+    return rules, rows, ParquetValues(url, stat, columns, size <= _SMALL, field_columns) if columns else None
 
 
 def _read_keys(file: Any, url: str, key: tuple[str, ...] | None, paths: Sequence[tuple[str, ...]]) -> Rows:
@@ -119,7 +120,7 @@ class ParquetReader:
         self._start = 0
         self._columns: list[Any] = []
         self._kept: dict[int, list[Any]] | None = None
-        self._untold: Untold = {}
+        self._exact: ExactValues = {}
 
     def read(self, place: int) -> list[Any]:
         """Return the values of the row at ``place``, as Python values, or numpy arrays for fields like ``npy``.
@@ -160,16 +161,16 @@ class ParquetReader:
 
     def _value(self, field: str, path: tuple[str, ...], scalar: Any, place: int) -> Any:
         name = path[0]
-        if name not in self._values.marked or not scalar.is_valid:
+        if name not in self._values.field_columns or not scalar.is_valid:
             return _value(scalar, extension(field))
-        return restored(name, scalar.as_py(), self._untold.get((place, name)))
+        return restored(name, scalar.as_py(), self._exact.get((place, name)))
 
     def _read(self, place: int) -> Iterator[tuple[int, list[Any]]]:
         """Yield batches of the row groups with rows that are wanted, from that of ``place`` on: first row, columns."""
         url, columns = self._values.url, self._values.columns
         with _opened(url, self._values.stat) as file:
             start = 0
-            self._untold = parse_untold((file.metadata.metadata or {}).get(ENTRY)) if self._values.marked else {}
+            self._exact = parse_exact((file.metadata.metadata or {}).get(ENTRY)) if self._values.field_columns else {}
             for i in range(file.metadata.num_row_groups):
                 group = file.metadata.row_group(i)
                 stop = start + group.num_rows
@@ -367,14 +368,14 @@ def _binary_columns(schema: Any) -> list[str]:
     return [field.name for field in schema if any(kind(field.type) for kind in kinds)]
 
 
-def _marked_columns(schema: Any) -> list[str]:
-    """Return the columns that htextract has marked, of those types that it writes."""
+def _field_columns(schema: Any) -> list[str]:
+    """Return the columns that htextract has written from fields: they have its metadata, and types that it writes."""
     types = _pyarrow().types
     kinds = (types.is_int64, types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
     return [
         field.name
         for field in schema
-        if MARK.items() <= (field.metadata or {}).items() and any(kind(field.type) for kind in kinds)
+        if FIELD_METADATA.items() <= (field.metadata or {}).items() and any(kind(field.type) for kind in kinds)
     ]
 
 

@@ -292,11 +292,13 @@ class TestThereAndBack:
 
     def test_too_much_that_is_no_text(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write(tmp_path)
-        monkeypatch.setattr("shardtools.jobs.extraction.outputs.MOST_UNTOLD", 4)
+        monkeypatch.setattr("shardtools.jobs.extraction.outputs.MAX_EXACT_BYTES", 4)
         message = check_failure(
             "in-@3.tgz", "-f", "txt", "-o", "x.parquet", cwd=tmp_path, program="htextract", status=2
         )
-        assert "more than 4 bytes of txt" in message and message.endswith("use --raw, which writes all fields as bytes")
+        assert "txt and other columns have more than 4 bytes of values" in message and message.endswith(
+            "use --raw, which writes all fields as bytes"
+        )
         assert not (tmp_path / "x.parquet").exists()
 
     @pytest.mark.parametrize("label", [b"", b"cat", b"9223372036854775808"])

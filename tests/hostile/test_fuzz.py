@@ -25,7 +25,7 @@ from shardtools.jobs.exchange.duplicates import DuplicatePolicy
 from shardtools.jobs.exchange.gather import GatherTask, gather
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.notes import GatherPlan, read_plan, write_plan
-from shardtools.jobs.exclusive import exclusive
+from shardtools.jobs.lock import locked
 from shardtools.jobs.target import Target
 from shardtools.shards.sidecar import sidecar_url
 from tests.datasets import written_dataset
@@ -292,14 +292,14 @@ def test_mark_of_a_run(spill: tuple[Path, CollectTask]) -> None:
 
 def test_mark_of_a_job(folder: Path) -> None:
     """Who has it is told of whatever is in it; nothing in it is taken for a process of this machine that is gone."""
-    mark = folder / "out-@1.tar.lock"
+    lock = folder / "out-@1.tar.lock"
     good = {"host": "h", "machine": "m", "pid": 1, "run": "r", "since": "s", "beats": 0}
 
     @fuzz
     @given(st.one_of(mutated_json(good), st.sampled_from([*nested(), b'{"beats": 1e400, "pid": 1e400}'])))
     def run(data: bytes) -> None:
-        mark.write_bytes(data)
-        with bounds(), pytest.raises(OutputBusyError), exclusive(str(mark), take_over=False):
+        lock.write_bytes(data)
+        with bounds(), pytest.raises(OutputBusyError), locked(str(lock), take_over=False):
             raise AssertionError("it was had")
 
     run()

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shardtools.jobs import exclusive
+from shardtools.jobs import lock as locks
 from shardtools.storage import get_storage
 from tests.cli.command import Argument, Outcome, call, finish, run, start
 from tests.contract.faults import Fault, FaultyProxy
@@ -420,8 +420,8 @@ class TestTwoAtOnce:
         first = self.begin(folder, SPEC, f"{place}out-@4.tar")
         for options in ((), ("--resume",), ("--overwrite",)):
             outcome = shuffle(folder, "--seed", "1", *options, SPEC, f"{place}out-@4.tar")
-            mark = rf"{place or folder}/?out-@4.tar.lock"
-            told = rf"{mark}: another job is writing here: process {first.pid} on \S+, since \S+; "
+            lock = rf"{place or folder}/?out-@4.tar.lock"
+            told = rf"{lock}: another job is writing here: process {first.pid} on \S+, since \S+; "
             assert re.match(told, outcome.error())
         (folder / "wait").unlink()
         done(finish(first))
@@ -462,37 +462,37 @@ class TestTwoAtOnce:
         assert counted([s for shard in read(nginx.root, "out-?.tar") for s in shard]) == EVERYTHING
         assert not list(nginx.root.rglob("*lock*"))
 
-    def leave_a_mark(self, folder: Path) -> Path:
+    def leave_a_lock(self, folder: Path) -> Path:
         """Leave what a killed job on another machine would."""
-        mark = folder / "out-@4.tar.lock"
+        lock = folder / "out-@4.tar.lock"
         told = {"host": "elsewhere", "machine": "m", "pid": 1, "run": "r", "since": "2026-11-24T00:00:00", "beats": 3}
-        mark.write_text(json.dumps(told))
-        return mark
+        lock.write_text(json.dumps(told))
+        return lock
 
     @pytest.mark.parametrize("text", [None, "", "[1]", "{"])
     def test_after_a_kill_elsewhere(self, text: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(exclusive, "PERIOD_SECONDS", 0.05)
-        monkeypatch.setattr(exclusive, "PATIENCE_SECONDS", 0.5)
-        mark = self.leave_a_mark(folder)
+        monkeypatch.setattr(locks, "PERIOD_SECONDS", 0.05)
+        monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.5)
+        lock = self.leave_a_lock(folder)
         if text is not None:
-            mark.write_text(text)
+            lock.write_text(text)
         outcome = shuffle(folder, "--seed", "1", SPEC, "out-@4.tar")
         assert "another job is writing here: process " in outcome.error()
-        assert mark.exists() and not list(folder.glob("out-?.tar"))
+        assert lock.exists() and not list(folder.glob("out-?.tar"))
         outcome = shuffle(folder, "--seed", "1", "--resume", SPEC, "out-@4.tar")
-        assert outcome.status == 0 and not mark.exists()
+        assert outcome.status == 0 and not lock.exists()
 
     def test_one_elsewhere_that_lives(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whoever waits to see whether a mark is written again sees that."""
-        monkeypatch.setattr(exclusive, "PERIOD_SECONDS", 0.05)
-        mark = self.leave_a_mark(folder)
+        """Whoever waits to see whether a lock file is written again sees that."""
+        monkeypatch.setattr(locks, "PERIOD_SECONDS", 0.05)
+        lock = self.leave_a_lock(folder)
         ended = threading.Event()
 
         def beat() -> None:
             beats = 4
             while not ended.wait(0.02):
-                with get_storage(str(mark)).create(str(mark)) as sink:
-                    told = json.loads(mark.read_text()) | {"beats": (beats := beats + 1)}
+                with get_storage(str(lock)).create(str(lock)) as sink:
+                    told = json.loads(lock.read_text()) | {"beats": (beats := beats + 1)}
                     sink.write(json.dumps(told).encode())
 
         other = threading.Thread(target=beat)
@@ -504,15 +504,15 @@ class TestTwoAtOnce:
             other.join()
 
     def test_one_that_was_taken_over_ends(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It was stopped for so long that it seemed dead; it notices, and leaves the mark to the other one."""
-        monkeypatch.setattr(exclusive, "PERIOD_SECONDS", 0.05)
+        """It was stopped for so long that it seemed dead; it notices, and leaves the lock to the other one."""
+        monkeypatch.setattr(locks, "PERIOD_SECONDS", 0.05)
         (folder / "taken.py").write_text(
             "import pathlib, time\n"
             "def sort_key(record):\n"
-            "    mark = pathlib.Path('out-@4.tar.lock')\n"
-            "    if mark.exists() and not pathlib.Path('taken').exists():\n"
+            "    lock = pathlib.Path('out-@4.tar.lock')\n"
+            "    if lock.exists() and not pathlib.Path('taken').exists():\n"
             "        pathlib.Path('taken').touch()\n"
-            "        mark.write_text('{}')\n"
+            "        lock.write_text('{}')\n"
             "    end = time.monotonic() + 0.5\n"
             "    while time.monotonic() < end and record['key'] == 'a/00000':\n"
             "        time.sleep(0.01)\n"

@@ -73,8 +73,8 @@ class Job:
             found = {name: data for name, data in found.items() if not name.startswith(".")}
         assert set(found) <= set(self.expected)
         assert [name for name in found if found[name] != self.expected[name]] == []
-        marks = [name for name in found if name.endswith(".npz")]
-        assert all(name.removesuffix(".index.npz") in found for name in marks)
+        sidecars = [name for name in found if name.endswith(".npz")]
+        assert all(name.removesuffix(".index.npz") in found for name in sidecars)
         assert "out-@6.tgz.json" not in found or len(found) == len(self.expected)
         left = [name for name in snapshot(self.root / "tmp") if not name.startswith("dask-scratch-space")]
         assert left == []

@@ -192,7 +192,7 @@ class TestOverwrite:
 
 
 def test_over_http(folder: Path) -> None:
-    """The marks, the manifest and what must be deleted are found by the server's listing."""
+    """The sidecars, the manifest and what must be deleted are found by the server's listing."""
     with nginx_server(folder) as server:
 
         def over_http(*options: str) -> Outcome:

@@ -102,7 +102,7 @@ class _Waiting:
 
 
 def collect(task: CollectTask) -> Collected:
-    """Write the runs of some shards, and then a mark that they are complete.
+    """Write the runs of some shards, and then the note that says they are complete.
 
     Raises:
         ShardtoolsError: a shard or sample cannot be read, or a run not be written.

@@ -21,12 +21,12 @@ from shardtools.jobs.exchange.notes import Collected, GatherPlan, write_plan
 from shardtools.jobs.exchange.plan import ExchangePlan, count_outputs, look_at_outputs
 from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.spill import is_private, make_private, remove_spill
-from shardtools.jobs.exclusive import Held, exclusive
+from shardtools.jobs.lock import JobLock, locked
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import remove
 from shardtools.jobs.report import JobResult, Skipped, write_report
 from shardtools.jobs.shared import shared
-from shardtools.jobs.target import ShardResult, digest, read_mark, shard_result, targets
+from shardtools.jobs.target import ShardResult, digest, earlier_sidecar, shard_result, targets
 from shardtools.processors import processors
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
 from shardtools.spec import Destination
@@ -52,7 +52,7 @@ def run_exchange(
     Raises:
         ShardtoolsError: the first error, after the tasks that were running have ended.
         CorruptError: what came out is not what went in.
-        OutputBusyError: another job writes to the same destination, or spill (see `shardtools.jobs.exclusive`).
+        OutputBusyError: another job writes to the same destination, or spill (see `shardtools.jobs.lock`).
     """
     with using(options.storage):
         try:
@@ -79,11 +79,11 @@ def _job(plan: ExchangePlan) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Terms:
-    """How tasks run: by the ``options``, where the ``needs`` are met, and as long as no mark is lost."""
+    """How tasks run: by the ``options``, where the ``needs`` are met, and as long as no lock is lost."""
 
     options: RunOptions
     needs: Sequence[engine.Need]
-    marks: Sequence[Held]
+    locks: Sequence[JobLock]
 
     def check(self) -> None:
         """Raise if another job has taken over.
@@ -91,8 +91,8 @@ class _Terms:
         Raises:
             OutputBusyError: one has.
         """
-        for mark in self.marks:
-            mark.check()
+        for lock in self.locks:
+            lock.check()
 
 
 def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:
@@ -101,15 +101,15 @@ def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:
     read = [entry.url for entry in plan.inputs]
     with ExitStack() as stack:
         take_over = options.resume or options.overwrite
-        marks = [stack.enter_context(exclusive(url, take_over=take_over)) for url in _marks(plan)]
+        locks = [stack.enter_context(locked(url, take_over=take_over)) for url in _lock_files(plan)]
         needs = stack.enter_context(shared(read, [folder_of(plan.destination.spec), plan.spill], options))
-        return _run_alone(plan, _Terms(options, needs, [mark for mark in marks if mark is not None]), events)
+        return _run_alone(plan, _Terms(options, needs, [lock for lock in locks if lock is not None]), events)
 
 
-def _marks(plan: ExchangePlan) -> list[str]:
-    """Return the URLs of the marks of a job that has its destination, and a spill that the user names, for itself."""
-    marks = [beside(plan.destination.spec, ".lock")]
-    return marks if plan.exchange.spill is None else [*marks, f"{plan.spill}job.lock"]
+def _lock_files(plan: ExchangePlan) -> list[str]:
+    """Return the URLs of the lock files: one for the destination, and one for a spill that the user names."""
+    urls = [beside(plan.destination.spec, ".lock")]
+    return urls if plan.exchange.spill is None else [*urls, f"{plan.spill}job.lock"]
 
 
 def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
@@ -159,10 +159,10 @@ def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
         return None
     results = []
     for number, target in enumerate(targets(plan.destination, options, set(plan.existing), plan.replaced)):
-        mark = read_mark(target)
-        if mark is None or mark.job.get("fingerprint") != _fingerprint(plan, number, plan.destination):
+        sidecar = earlier_sidecar(target)
+        if sidecar is None or sidecar.job.get("fingerprint") != _fingerprint(plan, number, plan.destination):
             return None
-        results.append(shard_result("", 0, target.url, mark, resumed=True))
+        results.append(shard_result("", 0, target.url, sidecar, resumed=True))
     remove(plan.replaced)
     return JobResult(plan.destination.spec, results, job=_job(plan))
 

@@ -20,7 +20,7 @@ from shardtools.jobs.exchange.merge import Merger
 from shardtools.jobs.exchange.notes import GatherPlan, read_plan
 from shardtools.jobs.exchange.reduce import REDUCE, Reducer
 from shardtools.jobs.exchange.run_table import RunTable, content_hash, sums_of
-from shardtools.jobs.target import Counts, ShardResult, Target, commit, is_own, read_mark, shard_result
+from shardtools.jobs.target import Counts, ShardResult, Target, commit, earlier_sidecar, is_own, shard_result
 from shardtools.shards.columns import join, spread
 from shardtools.shards.output import SpanWriter
 from shardtools.shards.samples import Composer
@@ -72,9 +72,9 @@ def gather(task: GatherTask) -> ShardResult:
         OutputExistsError: resumed, but another job has written the target.
         StorageError: a run cannot be read, or the output not be written.
     """
-    mark = read_mark(task.target)
-    if mark is not None and is_own(mark, task.target, task.fingerprint):
-        return shard_result("", 0, task.target.url, mark, resumed=True)
+    sidecar = earlier_sidecar(task.target)
+    if sidecar is not None and is_own(sidecar, task.target, task.fingerprint):
+        return shard_result("", 0, task.target.url, sidecar, resumed=True)
     plan = read_plan(task.plan, task.job)
     output = find_samples(plan, task.number)
     policy = task.policy

@@ -22,7 +22,17 @@ import numpy as np
 from shardtools.errors import FieldError, JobError, SampleError
 from shardtools.jobs.extraction.row_batches import Blob, RowBatch, describe
 from shardtools.shards.fields import decode, extension
-from shardtools.sources.cells import ENTRY, INTEGERS, JSON, MARK, Untold, dump_untold, from_cell, kind_of, to_cell
+from shardtools.sources.cells import (
+    ENTRY,
+    FIELD_METADATA,
+    INTEGERS,
+    JSON,
+    ExactValues,
+    dump_exact,
+    from_cell,
+    kind_of,
+    to_cell,
+)
 
 FormatName = Literal["tsv", "csv", "jsonl", "parquet", "npy"]
 Binary = Literal["describe", "raw", "base64"]
@@ -138,7 +148,7 @@ class _JsonEncoder:
 class _ParquetEncoder:
     """Encodes rows as Arrow's stream format, which the output joins to a Parquet file.
 
-    Of fields come cells as `cells` describes them; the metadata of a table has the values that these do not tell.
+    Fields become cells as in ``sources/cells.py``; exact values are in the metadata of each table.
     """
 
     def __init__(self, format: RowFormat):
@@ -151,23 +161,24 @@ class _ParquetEncoder:
 
         names = ["key", *rows.columns]
         texts = [key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for key in rows.keys]
-        arrays, marks = [arrow.array(texts, arrow.string())], list[dict[bytes, bytes] | None]([None])
-        untold: Untold = {}
+        arrays, metadata = [arrow.array(texts, arrow.string())], list[dict[bytes, bytes] | None]([None])
+        exact: ExactValues = {}
         for name, column in rows.columns.items():
-            mark = None
+            of_column = None
             if not all(value is None or isinstance(value, bytes) for value in column):
                 arrays.append(self._others(arrow, column))
             elif self._binary == "base64" and kind_of(name) != "int":
                 encoded = [None if value is None else _text(name, value, "base64") for value in column]
                 arrays.append(arrow.array(encoded, arrow.string()))
             else:
-                mark = MARK if self._binary != "base64" else None
-                arrays.append(self._cells(arrow, name, column, rows, untold))
-            marks.append(mark)
+                of_column = FIELD_METADATA if self._binary != "base64" else None
+                arrays.append(self._cells(arrow, name, column, rows, exact))
+            metadata.append(of_column)
         fields = [
-            arrow.field(name, array.type, metadata=mark) for name, array, mark in zip(names, arrays, marks, strict=True)
+            arrow.field(name, array.type, metadata=of_column)
+            for name, array, of_column in zip(names, arrays, metadata, strict=True)
         ]
-        table = arrow.table(arrays, arrow.schema(fields, metadata={ENTRY: dump_untold(untold)} if untold else None))
+        table = arrow.table(arrays, arrow.schema(fields, metadata={ENTRY: dump_exact(exact)} if exact else None))
         kinds = tuple(str(column.type) for column in arrays)
         if self.schema not in (None, (*names, *kinds)):
             raise SampleError("its values are of other types than those before", url=rows.url, fix="use jsonl")
@@ -178,8 +189,8 @@ class _ParquetEncoder:
         data = sink.getvalue()
         return len(data).to_bytes(8, "little") + data
 
-    def _cells(self, arrow: Any, name: str, column: Sequence[bytes | None], rows: RowBatch, untold: Untold) -> Any:
-        """Return the cells of a field, and note in ``untold`` what they do not tell."""
+    def _cells(self, arrow: Any, name: str, column: Sequence[bytes | None], rows: RowBatch, exact: ExactValues) -> Any:
+        """Return the cells of a field, and add to ``exact`` the bytes that they do not give back."""
         kind = "bytes" if self._binary == "raw" else kind_of(name)
         if kind == "bytes":
             return arrow.array(column, arrow.binary())
@@ -191,7 +202,7 @@ class _ParquetEncoder:
                 fix = error.fix or "use --raw, which writes bytes, or another format"
                 raise FieldError(error.what, url=rows.url, member=f"{key}.{name}", fix=fix) from error
             if data is not None and from_cell(cells[-1]) != data:
-                untold[row, name] = data
+                exact[row, name] = data
         return arrow.array(cells, arrow.int64() if kind == "int" else arrow.string())
 
     @staticmethod

@@ -15,7 +15,7 @@ import numpy as np
 from shardtools.errors import JobError
 from shardtools.jobs.extraction.formats import RowFormat, Schema, encoder
 from shardtools.jobs.extraction.row_batches import RowBatch
-from shardtools.sources.cells import ENTRY, MOST_UNTOLD, Untold, dump_untold, parse_untold
+from shardtools.sources.cells import ENTRY, MAX_EXACT_BYTES, ExactValues, dump_exact, parse_exact
 from shardtools.storage import Sink
 
 
@@ -49,8 +49,8 @@ class _ParquetOutput(Output):
         super().__init__(sink, format)
         self._writer: Any = None
         self._rows = 0
-        self._untold: Untold = {}
-        self._room = MOST_UNTOLD
+        self._exact: ExactValues = {}
+        self._room = MAX_EXACT_BYTES
 
     def add(self, schema: Schema, content: BinaryIO, size: int) -> None:
         import pyarrow as arrow
@@ -59,30 +59,31 @@ class _ParquetOutput(Output):
         while content.tell() < size:
             length = int.from_bytes(content.read(8), "little")
             table = arrow.ipc.open_stream(content.read(length)).read_all()
-            self._note(parse_untold((table.schema.metadata or {}).get(ENTRY)))
+            self._note(parse_exact((table.schema.metadata or {}).get(ENTRY)))
             self._rows += table.num_rows
             table = table.replace_schema_metadata(None)
             if self._writer is None:
                 self._writer = parquet.ParquetWriter(arrow.PythonFile(_Forward(self._sink), "w"), table.schema)
             self._writer.write_table(table)
 
-    def _note(self, untold: Untold) -> None:
-        """Keep the values that the cells of the next rows do not tell.
+    def _note(self, exact: ExactValues) -> None:
+        """Keep the exact values of the next rows.
 
         Raises:
-            JobError: they are too many.
+            JobError: they have too many bytes.
         """
-        for (row, column), data in untold.items():
-            self._untold[self._rows + row, column] = data
+        for (row, column), data in exact.items():
+            self._exact[self._rows + row, column] = data
             self._room -= len(data)
             if self._room < 0:
-                what = f"more than {MOST_UNTOLD:,} bytes of {column} and others are no text in UTF-8 or no plain number"
+                values = "values that are not UTF-8 text, or not plain numbers"
+                what = f"{column} and other columns have more than {MAX_EXACT_BYTES:,} bytes of {values}"
                 raise JobError(what, fix="use --raw, which writes all fields as bytes")
 
     def finish(self) -> None:
         if self._writer is not None:
-            if self._untold:
-                self._writer.add_key_value_metadata({ENTRY: dump_untold(self._untold)})
+            if self._exact:
+                self._writer.add_key_value_metadata({ENTRY: dump_exact(self._exact)})
             self._writer.close()
 
 

@@ -1,12 +1,14 @@
-"""One job at a time: a mark beside what a job writes, which no other job puts there meanwhile.
+"""One job at a time: a lock file beside what a job writes.
 
-    create_exclusive(mark) -> written again every few seconds -> deleted
+    create_exclusive(lock file) -> written again every few seconds -> deleted
 
-What is guaranteed: of several jobs with one mark, one works and the others end with an error at once, provided that
-the storage can create an object only if there is none; where it cannot, all of them work. A mark that a killed job has
-left does not stop others: one of a process of this machine that is gone is replaced, and with ``take_over`` any other
-that is not written again for a minute. No clocks are compared. A job that was held up for longer than that, so that
-another one took its mark, notices it and ends with an error; until then, for some seconds, both may write.
+Of several jobs with one lock file, one runs and the others fail at once, if the storage can create an object only
+where there is none. If it cannot, there is no lock, and all of them run.
+
+A lock file that a killed job has left does not stop others. If its process was on this machine and has ended, the file
+is replaced; with ``take_over`` any other lock file is, too, if it is not written again for a minute. Clocks are
+never compared. A job that was stopped for longer than that, and whose lock was taken over, notices it and fails; until
+then, for some seconds, both jobs may write.
 """
 
 from __future__ import annotations
@@ -38,20 +40,20 @@ from shardtools.json_text import parse_json
 from shardtools.storage import check_stop, current_options, get_storage, read_limited, using
 
 PERIOD_SECONDS = 10.0
-"""How often a mark is written again."""
+"""How often a lock file is written again."""
 
 PATIENCE_SECONDS = 60.0
-"""For how long nobody has to write a mark again before it is taken over."""
+"""A lock file that is not written again for so long is taken over."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a mark: process ``pid`` of ``host``, as the random text ``run``.
+    """Who has a lock, which is what its file says: process ``pid`` of ``host``.
 
-    ``beats`` counts how often it has written the mark again.
-    ``machine`` is the same for processes that see each other's numbers, "" where that is not known.
+    ``machine`` is the same for processes that see each other's process numbers, "" if that is not known. ``run`` is a
+    random text for each lock. ``since`` is when it was taken, and ``beats`` how often the file was written again.
     """
 
     host: str
@@ -74,8 +76,8 @@ class Holder:
         return False
 
 
-class Held:
-    """A mark that this job has. Any thread may use it."""
+class JobLock:
+    """A lock that this job has. Any thread may use it."""
 
     def __init__(self, url: str, holder: Holder):
         self._url = url
@@ -87,13 +89,13 @@ class Held:
         """Raise if another job has taken over.
 
         Raises:
-            OutputBusyError: one has, as it seems.
+            OutputBusyError: the lock file is gone, or that of another job.
         """
         if self._lost is not None:
             raise self._lost
 
     def keep(self) -> None:
-        """Write the mark again and again, until `release`."""
+        """Write the lock file again and again, until `release`."""
         with using(current_options(), self._check_end), suppress(_Ended):
             while not self._ended.wait(PERIOD_SECONDS):
                 try:
@@ -102,8 +104,8 @@ class Held:
                     logger.debug("%s could not be written again", redact(self._url), exc_info=True)
 
     def _beat(self) -> None:
-        found = _read(self._url)
-        if found is None or found.run != self._holder.run:
+        holder = _read(self._url)
+        if holder is None or holder.run != self._holder.run:
             fix = "see what runs, and go on with --resume"
             self._lost = OutputBusyError("another job has taken over what this one was writing", url=self._url, fix=fix)
             self._ended.set()
@@ -117,44 +119,49 @@ class Held:
             raise _Ended
 
     def release(self, keeper: threading.Thread) -> None:
-        """Delete the mark, when the thread that writes it has ended. What was done is done, if that fails."""
+        """Delete the lock file, once the thread that writes it has ended. The job has succeeded even if that fails."""
         self._ended.set()
         keeper.join()
         if self._lost is None:
             try:
                 get_storage(self._url).delete(self._url)
             except StorageError as error:
-                logger.warning("%s (it marked that this job was writing; delete it)", error)
+                logger.warning("%s (it is the lock of this job, which has ended; delete it)", error)
 
 
 class _Ended(Exception):
-    """Ends what storage does for a mark that is not wanted any more."""
+    """Ends what the storage does for a lock that was released."""
 
 
 @contextmanager
-def exclusive(url: str, *, take_over: bool) -> Iterator[Held | None]:
-    """A context for the work of the one job that has the mark at ``url``; the mark is deleted at its end.
+def locked(url: str, *, take_over: bool) -> Iterator[JobLock | None]:
+    """A context in which this job has the lock whose file is at ``url``; the file is deleted at its end.
 
-    It gives None where the storage has no such marks. ``take_over`` takes one that nobody writes again.
+    It gives None if the storage cannot create objects exclusively, so that there is no lock. ``take_over`` replaces a
+    lock file that nobody writes again.
 
     Raises:
-        OutputBusyError: another job has it.
+        OutputBusyError: another job has the lock.
     """
     holder = Holder(socket.gethostname(), _machine(), os.getpid(), uuid.uuid4().hex, _now())
     if not _acquire(url, holder, take_over):
         yield None
         return
-    held = Held(url, holder)
-    keeper = threading.Thread(target=copy_context().run, args=(held.keep,), name="shardtools-mark", daemon=True)
+    lock = JobLock(url, holder)
+    keeper = threading.Thread(target=copy_context().run, args=(lock.keep,), name="shardtools-lock", daemon=True)
     keeper.start()
     try:
-        yield held
+        yield lock
     finally:
-        held.release(keeper)
+        lock.release(keeper)
 
 
 def _acquire(url: str, holder: Holder, take_over: bool) -> bool:
-    """Write a mark; return whether the storage can."""
+    """Create the lock file; return whether the storage can do so exclusively.
+
+    Raises:
+        OutputBusyError: another job has the lock.
+    """
     storage = get_storage(url)
     while True:
         try:
@@ -168,7 +175,7 @@ def _acquire(url: str, holder: Holder, take_over: bool) -> bool:
             return False
         else:
             return True
-        if found is None or (found.is_gone() or (take_over and _is_left(url, found))):
+        if found is None or found.is_gone() or (take_over and _is_abandoned(url, found)):
             storage.delete(url)
             continue
         raise OutputBusyError(
@@ -178,8 +185,8 @@ def _acquire(url: str, holder: Holder, take_over: bool) -> bool:
         )
 
 
-def _is_left(url: str, holder: Holder) -> bool:
-    """Return whether nobody writes a mark again for so long that its job must be dead."""
+def _is_abandoned(url: str, holder: Holder) -> bool:
+    """Return whether nobody writes a lock file again for so long that its job must be dead."""
     logger.warning("%s: waiting for up to %d seconds to see whether process %d on %s, which wrote this, is alive",
                    redact(url), PATIENCE_SECONDS, holder.pid, holder.host)  # fmt: skip
     end = time.monotonic() + PATIENCE_SECONDS
@@ -193,7 +200,7 @@ def _is_left(url: str, holder: Holder) -> bool:
 
 
 def _read(url: str) -> Holder | None:
-    """Return who has the mark, None if there is none."""
+    """Return who has the lock, None if nobody has."""
     try:
         text = read_limited(url, "manifest")
     except NotFoundError:
@@ -204,7 +211,7 @@ def _read(url: str) -> Holder | None:
         if all(isinstance(text, str) for text in texts) and all(type(n) is int and 0 <= n < 1 << 31 for n in numbers):
             return found
     except (ValueError, TypeError):
-        pass  # as one that says nothing
+        pass  # some other text: nobody is known to have left it
     return Holder("an unknown machine", "", 0, text[:64].hex(), "an unknown time")
 
 
@@ -213,7 +220,7 @@ def _dump(holder: Holder) -> bytes:
 
 
 def _machine() -> str:
-    """Return what the processes share that see each other's numbers: this boot, and this container, of this machine."""
+    """Return a text for this boot and container: its processes see each other's numbers; "" if it is not known."""
     if sys.platform != "linux":
         return sys.platform
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
