@@ -5,17 +5,17 @@ sources, destination -> one MapTask for each shard -> engine -> ShardResults -> 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 from shardtools import engine
 from shardtools.errors import JobError, redact
+from shardtools.jobs.functions import check_sendable
 from shardtools.jobs.map_shard import MapTask, map_shard
 from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
 from shardtools.jobs.replaced import find_replaced
 from shardtools.jobs.report import JobResult
 from shardtools.jobs.run import Plan, run_plan
-from shardtools.jobs.script import Script, function
+from shardtools.jobs.script import Code, function
 from shardtools.jobs.target import ShardResult, targets
 from shardtools.processors import processors
 from shardtools.shards.manifest import common_facts
@@ -24,7 +24,7 @@ from shardtools.storage import using
 from shardtools.storage.expansion import expand_sources
 
 
-def plan_map(sources: str | Sequence[str], destination: str, script: Script, options: RunOptions) -> Plan:
+def plan_map(sources: str | Sequence[str], destination: str, script: Code, options: RunOptions) -> Plan:
     """Return what `map_shards` would do, after every check that can be made before any work.
 
     Raises:
@@ -32,9 +32,10 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
         JobError: there are not as many outputs as inputs, an output is an input, or the options make no sense.
         OutputExistsError: an output exists, and the options say neither to replace nor to continue; or what is to be
             replaced has shards that nobody knows of (see `find_replaced`).
-        ScriptError: the script cannot be used.
+        ScriptError: the script cannot be used, or not be sent to where tasks run.
     """
     function(script, "process_sample", "process_samples")
+    check_sendable(options, script)
     with using(options.storage):
         urls = expand_sources(sources)
         target = Destination(destination).resolve(len(urls))
@@ -58,8 +59,7 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
     job = {
         "program": "htmapper",
         "sources": [redact(spec) for spec in ([sources] if isinstance(sources, str) else sources)],
-        "script": os.path.basename(script.name),
-        "params": {name: repr(value) for name, value in dict(script.params).items()},
+        **script.job(),
     }
     runs = [engine.Task(map_shard, (task,), task.source, options.storage) for task in tasks]
     return Plan(target, runs, existing, job, replaced, urls, facts)
@@ -68,7 +68,7 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Script, opt
 def map_shards(
     sources: str | Sequence[str],
     destination: str,
-    script: Script,
+    script: Code,
     options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
     on_shard: Callable[[ShardResult], None] | None = None,
 ) -> JobResult:

@@ -15,7 +15,7 @@ import numpy as np
 from shardtools.engine import check_cancelled
 from shardtools.errors import DuplicateKeyError, SampleError, ShardError, ShardtoolsError, StorageError
 from shardtools.jobs.options import OnError
-from shardtools.jobs.script import Script, function, where
+from shardtools.jobs.script import Code, failure, function
 from shardtools.jobs.target import (
     Counts,
     ShardResult,
@@ -46,7 +46,7 @@ class MapTask:
 
     source: str
     target: Target
-    script: Script
+    script: Code
     on_error: OnError = "fail"
     ahead: bool = False
     has_classes: bool = False
@@ -91,8 +91,7 @@ def fingerprint(task: MapTask, source: Stat) -> str:
     facts = {
         "job": "map",
         "format": FORMAT,
-        "script": task.script.text,
-        "params": sorted((name, repr(value)) for name, value in dict(task.script.params).items()),
+        **task.script.facts("script"),
         "source": [identity(task.source), source.size, source.validator],
     }
     return digest(facts)
@@ -172,10 +171,8 @@ class _Mapper:
 
     def on_repeat(self, key: str) -> None:
         """Treat a sample that would have the key of an earlier one."""
-        self._fail(
-            DuplicateKeyError("the script returned two samples with this key", fix="give each sample a key of its own"),
-            key,
-        )
+        what = f"{self._task.script.subject(self._call.name)} returned two samples with this key"
+        self._fail(DuplicateKeyError(what, fix="give each sample a key of its own"), key)
 
     def _fail(self, error: ShardtoolsError, *keys: str) -> None:
         """Raise an error that concerns the samples ``keys``, or note that they are left out."""
@@ -246,7 +243,7 @@ class _Mapper:
 
     def _compose_all(self, returned: object, fix: str) -> list[tuple[str, Members]]:
         if isinstance(returned, str | bytes | Mapping) or not isinstance(returned, Iterable):
-            raise SampleError(f"{self._call.name} returned {type(returned).__name__}", fix=fix)
+            raise SampleError(f"{self._call.title} returned {type(returned).__name__}", fix=fix)
         return [self._composer.compose(record) for record in self._run(list, returned)]
 
     def _run(self, call: Callable[..., Any], argument: object) -> Any:
@@ -254,6 +251,4 @@ class _Mapper:
         try:
             return call(argument)
         except (Exception, SystemExit) as error:
-            raise SampleError(
-                where(error, self._task.script), fix="correct the script, or skip such samples with --on-error skip"
-            ) from error
+            raise failure(error, self._task.script, self._call.name) from error

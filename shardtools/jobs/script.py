@@ -2,7 +2,8 @@
 
     read_script -> Script (travels) -> load -> a module -> function -> what a job calls for each sample
 
-Wherever the script runs, its tracebacks show its own name, line numbers and source lines.
+Wherever the script runs, its tracebacks show its own name, line numbers and source lines. Functions of the calling
+program can take its place (see `shardtools.jobs.functions`): jobs know both as `Code`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,70 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from shardtools.errors import ScriptError
+from shardtools.errors import SampleError, ScriptError
 
 _CORRECT = "correct the script"
 
 MAX_MESSAGE = 300
 """So many characters of a user's exception are shown in a one-line message."""
+
+
+ARGUMENTS = {
+    "process_sample": ("record",),
+    "process_samples": ("records",),
+    "sort_key": ("record",),
+    "reduce_samples": ("key", "records"),
+    "combine_samples": ("key", "records"),
+    "extract_sample": ("record",),
+}
+"""The functions that jobs call, and what each gets."""
+
+
+class Code(Protocol):
+    """What a job calls for samples: a `Script`, or `shardtools.jobs.functions.Functions`. It can be pickled."""
+
+    @property
+    def name(self) -> str:
+        """What messages and reports call all of it."""
+
+    @property
+    def params(self) -> tuple[tuple[str, Any], ...]:
+        """The parameters of its functions, as pairs."""
+
+    @property
+    def place(self) -> str | None:
+        """What errors about it begin with, if anything."""
+
+    @property
+    def option(self) -> str:
+        """What its user gives parameters with."""
+
+    def load(self) -> object:
+        """Return an object whose attributes are the functions; it is made once per process.
+
+        Raises:
+            ScriptError: it cannot be loaded here.
+        """
+
+    def facts(self, label: str) -> dict[str, Any]:
+        """Return what outputs depend on, as JSON data under the ``label`` and ``"params"``."""
+
+    def job(self) -> dict[str, Any]:
+        """Return what a manifest and a report say of it: ``"script"`` and ``"params"``."""
+
+    def title(self, name: str) -> str:
+        """Return what messages call its function ``name``."""
+
+    def subject(self, name: str) -> str:
+        """Return what is to be corrected if its function ``name`` is wrong."""
+
+    def shown_file(self, filename: str) -> str | None:
+        """Return what messages call one of its source files, None for the file of other code."""
+
+    def parameter(self, name: str, value: str | None = None) -> str:
+        """Return how its user gives the parameter ``name`` (a value)."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +95,55 @@ class Script:
     name: str
     params: tuple[tuple[str, Any], ...] = field(default=(), hash=False)
 
+    @property
+    def place(self) -> str:
+        """Its name: errors about it begin with that."""
+        return self.name
+
+    @property
+    def option(self) -> str:
+        """The option of the command line."""
+        return "-a"
+
+    def load(self) -> types.ModuleType:
+        """Return the script as a module (see `load`)."""
+        return load(self)
+
+    def facts(self, label: str) -> dict[str, Any]:
+        """Return its text and its parameters."""
+        return {label: self.text, "params": sorted((name, repr(value)) for name, value in self.params)}
+
+    def job(self) -> dict[str, Any]:
+        """Return its name, without the folder, and its parameters."""
+        return {"script": os.path.basename(self.name), "params": {name: repr(value) for name, value in self.params}}
+
+    def title(self, name: str) -> str:
+        """Return ``name``."""
+        return name
+
+    def subject(self, name: str) -> str:
+        """Return that it is the script, whichever function is wrong."""
+        return "the script"
+
+    def shown_file(self, filename: str) -> str | None:
+        """Return its name, if ``filename`` is that."""
+        return self.name if filename == self.name else None
+
+    def parameter(self, name: str, value: str | None = None) -> str:
+        """Return the option that gives the parameter."""
+        return f"-a {name}" if value is None else f"-a {name}={value}"
+
 
 @dataclass(frozen=True)
 class Bound:
-    """A function of a script with its parameters given: ``name`` is the script's name for it.
+    """A function with its parameters given: ``name`` is the jobs' name for it, ``title`` that of messages.
 
     It can be called itself; ``call`` is the same without the detour.
     """
 
     name: str
     call: Callable[..., Any]
+    title: str
 
     def __call__(self, argument: Any) -> Any:
         """Return what the function makes of ``argument``."""
@@ -131,8 +227,9 @@ def _execute(script: Script) -> types.ModuleType:
         del sys.modules[module.__name__]
         is_import = isinstance(error, ImportError)
         fix = "install it wherever tasks run: the script travels alone" if is_import else _CORRECT
-        line = _place(error, script)
-        raise ScriptError(describe(error), url=f"{script.name}:{line[0]}" if line else script.name, fix=fix) from error
+        innermost = _place(error, script)
+        place = f"{script.name}:{innermost[1]}" if innermost else script.name
+        raise ScriptError(describe(error), url=place, fix=fix) from error
     except BaseException:
         del sys.modules[module.__name__]
         raise
@@ -146,78 +243,77 @@ def _module_name(script: Script) -> str:
     return f"shardtools_script_{stem}_{digest}".replace(".", "_")
 
 
-def defines(script: Script, *names: str) -> set[str]:
-    """Return which of ``names`` the script defines.
+def defines(code: Code, *names: str) -> set[str]:
+    """Return which of ``names`` the code defines.
 
     Raises:
-        ScriptError: the script cannot be loaded.
+        ScriptError: it cannot be loaded.
     """
-    module = load(script)
-    return {name for name in names if hasattr(module, name)}
+    functions = code.load()
+    return {name for name in names if hasattr(functions, name)}
 
 
-def function(script: Script, *names: str, positional: int = 1) -> Bound:
-    """Return the one function of ``names`` that the script defines, its parameters bound as keywords.
+def function(code: Code, *names: str, positional: int = 1) -> Bound:
+    """Return the one function of ``names`` that the code defines, its parameters bound as keywords.
 
     The function is to be called with ``positional`` arguments, 1 or 2.
 
     Raises:
-        ScriptError: the script cannot be loaded, defines none of the functions or several of them, or the function
+        ScriptError: the code cannot be loaded, defines none of the functions or several of them, or the function
             does not take the parameters, or needs others.
     """
-    module = load(script)
-    found = [name for name in names if hasattr(module, name)]
+    functions = code.load()
+    found = [name for name in names if hasattr(functions, name)]
     if not found:
-        raise ScriptError(
-            f"the script defines no {' or '.join(names)}", url=script.name, fix=f"define {_example(names[0])}"
-        )
-    if len(found) > 1:
-        raise ScriptError(f"the script defines {' and '.join(found)}", url=script.name, fix="define one of them")
+        what = f"{code.subject(names[0])} defines no {' or '.join(names)}"
+        raise ScriptError(what, url=code.place, fix=f"define {_example(names[0], names[0])}")
     name = found[0]
-    call = getattr(module, name)
+    if len(found) > 1:
+        what = f"{code.subject(name)} defines {' and '.join(found)}"
+        raise ScriptError(what, url=code.place, fix="define one of them")
+    call, title = getattr(functions, name), code.title(name)
     if not callable(call):
-        what = f"{name} is not a function, but of type {type(call).__name__}"
-        raise ScriptError(what, url=script.name, fix=f"define {_example(name)}")
+        what = f"{title} is not a function, but of type {type(call).__name__}"
+        raise ScriptError(what, url=code.place, fix=f"define {_example(name, title)}")
     if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
-        raise ScriptError(f"{name} is async", url=script.name, fix="define a plain function")
-    params = dict(script.params)
-    _check_params(script, name, call, params, positional)
-    return Bound(name, partial(call, **params) if params else call)
+        raise ScriptError(f"{title} is async", url=code.place, fix="define a plain function")
+    params = dict(code.params)
+    _check_params(code, name, call, params, positional)
+    return Bound(name, partial(call, **params) if params else call, title)
 
 
-def _example(name: str, *params: str) -> str:
-    data = {"reduce_samples": "key, records", "combine_samples": "key, records", "process_samples": "records"}
-    return f"{name}({', '.join((data.get(name, 'record'), *params))})"
+def _example(name: str, title: str, *params: str) -> str:
+    return f"{title}({', '.join((*ARGUMENTS.get(name, ('record',)), *params))})"
 
 
-def _check_params(script: Script, name: str, call: Callable[..., Any], params: dict[str, Any], positional: int) -> None:
+def _check_params(code: Code, name: str, call: Callable[..., Any], params: dict[str, Any], positional: int) -> None:
     """Make sure that ``call(something, **params)`` fits, or, with two ``positional`` ones, ``call(a, b, **params)``."""
     try:
         signature = inspect.signature(call)
     except (ValueError, TypeError):  # a builtin that does not tell
         return
-    kinds = inspect.Parameter
+    kinds, title = inspect.Parameter, code.title(name)
     by_position = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
     takes = list(signature.parameters.values())
     ordinary = [p for p in takes if p.kind in by_position]
     starred = any(p.kind is kinds.VAR_POSITIONAL for p in takes)
     if len(ordinary) < positional and not starred:
-        what = f"{name} takes no argument" if not ordinary else f"{name} takes one argument only"
-        raise ScriptError(what, url=script.name, fix=f"define {_example(name)}")
+        what = f"{title} takes no argument" if not ordinary else f"{title} takes one argument only"
+        raise ScriptError(what, url=code.place, fix=f"define {_example(name, title)}")
     named = takes[min(len(ordinary), positional) :]
     known = [p.name for p in named if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
     if taken := next((p.name for p in takes[: max(positional, 1)] if p.name in params), None):
-        raise ScriptError(
-            f"-a cannot set {taken}: {name} gets the data in it", url=script.name, fix=f"leave out -a {taken}"
-        )
+        what = f"{code.option} cannot set {taken}: {title} gets the data in it"
+        raise ScriptError(what, url=code.place, fix=f"leave out {code.parameter(taken)}")
     unknown = [key for key in params if key not in known]
     if unknown and not any(p.kind is kinds.VAR_KEYWORD for p in named):
-        fix = f"it takes {', '.join(known)}" if known else f"define {_example(name, unknown[0])}"
-        raise ScriptError(f"{name} takes no parameter {unknown[0]}", url=script.name, fix=fix)
+        fix = f"it takes {', '.join(known)}" if known else f"define {_example(name, title, unknown[0])}"
+        raise ScriptError(f"{title} takes no parameter {unknown[0]}", url=code.place, fix=fix)
     optional = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
     missing = [p.name for p in named if p.default is p.empty and p.kind not in optional and p.name not in params]
     if missing:
-        raise ScriptError(f"{name} needs {missing[0]}", url=script.name, fix=f"give it with -a {missing[0]}=VALUE")
+        fix = f"give it with {code.parameter(missing[0], 'VALUE')}"
+        raise ScriptError(f"{title} needs {missing[0]}", url=code.place, fix=fix)
 
 
 def describe(error: BaseException) -> str:
@@ -235,17 +331,23 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def where(error: BaseException, script: Script) -> str:
-    """Return `describe` of an exception and the innermost place in the script that its traceback goes through.
+def where(error: BaseException, code: Code) -> str:
+    """Return `describe` of an exception and the innermost place in the code that its traceback goes through.
 
     An example: ``ValueError: bad label (script.py:12 in process_sample)``. The place is left out where there is none.
     """
-    place = _place(error, script)
-    return f"{describe(error)} ({script.name}:{place[0]} in {place[1]})" if place else describe(error)
+    place = _place(error, code)
+    return f"{describe(error)} ({place[0]}:{place[1]} in {place[2]})" if place else describe(error)
 
 
-def _place(error: BaseException, script: Script) -> tuple[int, str] | None:
-    """Return the line and the function of the innermost frame in the script."""
+def failure(error: BaseException, code: Code, name: str, unit: str = "samples") -> SampleError:
+    """Return the error for what the function ``name`` has raised; ``unit`` is what can be skipped."""
+    fix = f"correct {code.subject(name)}, or skip such {unit} with --on-error skip"
+    return SampleError(where(error, code), fix=fix)
+
+
+def _place(error: BaseException, code: Code) -> tuple[str, int, str] | None:
+    """Return the file, the line and the function of the innermost frame in the code."""
     frames = traceback.walk_tb(error.__traceback__)
-    places = [(line, frame.f_code.co_name) for frame, line in frames if frame.f_code.co_filename == script.name]
-    return places[-1] if places else None
+    files = [(code.shown_file(frame.f_code.co_filename), line, frame.f_code.co_name) for frame, line in frames]
+    return next(((file, line, name) for file, line, name in reversed(files) if file is not None), None)

@@ -24,7 +24,7 @@ from shardtools.jobs.exchange.reduce import COMBINE, Reducer
 from shardtools.jobs.exchange.run import Run, write_run
 from shardtools.jobs.exchange.run_table import PLACE, RunTable, assemble, content_hash, sums_of
 from shardtools.jobs.options import OnError
-from shardtools.jobs.script import Script
+from shardtools.jobs.script import Code
 from shardtools.shards.indexing import checksums_of
 from shardtools.shards.reader import Block, ShardReader, refuse_repeated
 from shardtools.shards.samples import Members
@@ -55,7 +55,7 @@ class CollectTask:
     repeats: bool = False
     resume: bool = False
     ahead: bool = False
-    combine: Script | None = None
+    combine: Code | None = None
 
 
 def share_of(budget: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from shardtools.errors import DuplicateKeyError, redact
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.run_table import RunTable, hash_texts
-from shardtools.jobs.script import Script
+from shardtools.jobs.script import Code
 from shardtools.shards.names import decode_name
 from shardtools.types import Ints
 
@@ -40,7 +40,7 @@ class DuplicatePolicy:
     unique: bool = False
     merge: Merge = ""
     on_conflict: OnConflict = "error"
-    reduce: Script | None = None
+    reduce: Code | None = None
     keying: Keying | None = None
     on_error: str = "fail"
 
@@ -54,8 +54,7 @@ class DuplicatePolicy:
         facts: dict[str, Any] = {"on_duplicate": self.on_duplicate, "unique": self.unique, "merge": self.merge}
         facts["on_conflict"] = self.on_conflict
         if self.reduce is not None:
-            params = sorted((name, repr(value)) for name, value in dict(self.reduce.params).items())
-            facts |= {"reduce": self.reduce.text, "params": params}
+            facts |= self.reduce.facts("reduce")
         return facts
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from shardtools.errors import SampleError
 from shardtools.jobs.exchange.order import READINGS, RandomOrder, order_of_value, reversed_order
-from shardtools.jobs.script import Script, function, where
+from shardtools.jobs.script import Code, failure, function
 from shardtools.shards.columns import Texts
 from shardtools.shards.reader import Block
 from shardtools.shards.samples import Record, records
@@ -32,15 +32,14 @@ class Keying:
     field: str = ""
     reading: str = "text"
     reverse: bool = False
-    script: Script | None = None
+    script: Code | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return what the order depends on, as JSON data."""
         facts: dict[str, Any] = {"kind": self.kind, "seed": self.seed, "field": self.field, "reading": self.reading}
         facts["reverse"] = self.reverse
         if self.script is not None:
-            params = sorted((name, repr(value)) for name, value in dict(self.script.params).items())
-            facts |= {"script": self.script.text, "params": params}
+            facts |= self.script.facts("script")
         return facts
 
 
@@ -101,8 +100,7 @@ class Orderer:
         try:
             value = self._call(record)
         except (Exception, SystemExit) as error:
-            fix = "correct the script, or skip such samples with --on-error skip"
-            raise SampleError(where(error, self._keying.script), fix=fix) from error
+            raise failure(error, self._keying.script, SORT_KEY) from error
         return order_of_value(value)
 
 

@@ -10,6 +10,7 @@ from shardtools.errors import AccessError, JobError, LimitError, NotFoundError, 
 from shardtools.jobs.exchange.duplicates import DuplicatePolicy
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.spill import spill_of
+from shardtools.jobs.functions import check_sendable
 from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, find_replaced
 from shardtools.jobs.target import digest
@@ -108,8 +109,10 @@ def plan_exchange(
     Raises:
         SpecError: a spec is wrong.
         JobError: an output is an input, no input has the field to sort by, or the options make no sense.
+        ScriptError: functions cannot be sent to where tasks run.
         OutputExistsError: an output exists, and the options say neither to replace nor to continue.
     """
+    check_sendable(options, exchange.keying.script, exchange.policy.reduce)
     with using(options.storage):
         inputs = _inputs(sources)
         if exchange.policy.merge in ("inner", "left") and len({entry.source for entry in inputs}) == 1:

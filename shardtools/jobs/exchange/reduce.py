@@ -11,7 +11,7 @@ from itertools import groupby
 from shardtools.engine import check_cancelled
 from shardtools.errors import SampleError, ShardtoolsError
 from shardtools.jobs.exchange.keying import Keying, value_of
-from shardtools.jobs.script import Script, function, where
+from shardtools.jobs.script import Code, failure, function
 from shardtools.shards.samples import Composer, Members, Record
 
 REDUCE, COMBINE = "reduce_samples", "combine_samples"
@@ -25,12 +25,12 @@ class Reducer:
     what is no record; if it returns, the group is left out.
     """
 
-    def __init__(self, script: Script, name: str, keying: Keying, on_failure: Callable[[str, ShardtoolsError], None]):
+    def __init__(self, script: Code, name: str, keying: Keying, on_failure: Callable[[str, ShardtoolsError], None]):
         self._script = script
         self._name = name
         self._keying = keying
         self._on_failure = on_failure
-        self._call = function(script, name, positional=2).call
+        self._call = function(script, name, positional=2)
         self._composer = Composer()
 
     def reduce(
@@ -60,16 +60,15 @@ class Reducer:
 
         try:
             key = value_of(self._keying, first)
-            returned = self._call(key, everyone())
+            returned = self._call.call(key, everyone())
             if returned is None:
                 return []
             if isinstance(returned, str | bytes) or not isinstance(returned, Iterable):
                 fix = "return None, a record (a dict), or several records"
-                raise SampleError(f"{self._name} returned {type(returned).__name__}", fix=fix)
+                raise SampleError(f"{self._call.title} returned {type(returned).__name__}", fix=fix)
             made = [returned] if isinstance(returned, Mapping) else list(returned)
         except ShardtoolsError:
             raise
         except (Exception, SystemExit) as error:
-            fix = "correct the script, or skip such groups with --on-error skip"
-            raise SampleError(where(error, self._script), fix=fix) from error
+            raise failure(error, self._script, self._name, "groups") from error
         return [self._composer.compose(record) for record in made]

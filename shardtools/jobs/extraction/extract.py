@@ -17,6 +17,7 @@ from shardtools.jobs.extraction.extracted import ExtractedRows
 from shardtools.jobs.extraction.outputs import Output, open_output
 from shardtools.jobs.extraction.spill import Spill, sweep
 from shardtools.jobs.extraction.terminal import for_terminal
+from shardtools.jobs.functions import check_sendable
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
@@ -133,6 +134,7 @@ def run_extract(
     """
     if what.script is not None:
         function(what.script, EXTRACT)
+        check_sendable(options, what.script)
     with using(options.storage), ExitStack() as stack:
         urls = expand_sources(sources)
         refuse(destination, options)

@@ -18,7 +18,7 @@ from shardtools.jobs.extraction.row_batches import Needs, RowBatch, RowBatches
 from shardtools.jobs.extraction.spill import Spill
 from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError
-from shardtools.jobs.script import Script, function, where
+from shardtools.jobs.script import Code, failure, function
 from shardtools.shards.names import names_of
 from shardtools.shards.reader import ShardReader, refuse_repeated
 from shardtools.shards.samples import Record, records
@@ -38,7 +38,7 @@ class ExtractOptions:
     """
 
     fields: str | tuple[str, ...] = ()
-    script: Script | None = None
+    script: Code | None = None
     where: Condition | None = None
     missing: Missing = "empty"
     limit: int | None = None
@@ -201,12 +201,11 @@ class _Extractor:
             try:
                 returned = call(record)
             except (Exception, SystemExit) as error:
-                reason = where(error, self._what.script)
+                failed = failure(error, self._what.script, EXTRACT)
                 if self._task.on_error == "skip":
-                    self._skipped.append((key, reason))
+                    self._skipped.append((key, failed.what))
                     continue
-                fix = "correct the script, or skip such samples with --on-error skip"
-                raise SampleError(reason, url=self._task.source, member=key, fix=fix) from error
+                raise failed.at(url=self._task.source, member=key) from error
             if returned is not None:
                 yield key, returned if isinstance(returned, dict) else {"value": returned}
 
