@@ -30,6 +30,8 @@ from shardtools.storage import check_stop, get_storage
 from shardtools.storage.files import os_errors, storage_error
 from shardtools.urls import absolute, scheme_of
 
+ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
+
 _PIECE = 4 << 20
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _HEAD = 6

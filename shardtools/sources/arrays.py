@@ -21,6 +21,8 @@ from shardtools.sources.names import check_fields, number_key
 from shardtools.storage import get_storage
 from shardtools.urls import absolute, split_path
 
+ENDINGS = (".npy", ".npz")
+
 _FORGET_BYTES = 32 << 20
 _TRIED = 64
 """Rows that are encoded to estimate the size of all."""
@@ -46,8 +48,8 @@ def open_array(name: str, rules: ArrayRules = ArrayRules()) -> ArraySource:
     """
     url = absolute(name)
     ending = split_path(url)[1].lower()[-4:]
-    if ending not in (".npy", ".npz"):
-        raise JobError("this is not a file of arrays", url=url, fix="give a .npy or .npz file")
+    if ending not in ENDINGS:
+        raise JobError("this is not a file of arrays", url=url, fix=f"give one of {', '.join(ENDINGS)}")
     file = ArrayFile(url, get_storage(url).stat(url))
     try:
         headers = opened(file).headers()

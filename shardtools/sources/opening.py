@@ -11,10 +11,14 @@ from dataclasses import dataclass
 
 from shardtools.errors import JobError, NotFoundError, SpecError
 from shardtools.shards.names import names_of
-from shardtools.sources import Source
+from shardtools.sources import Source, archive, arrays, table
+from shardtools.sources.archive import open_archive
+from shardtools.sources.arrays import ArrayRules, open_array
 from shardtools.sources.files import KEY_RULES, FileRules, FileSource, KeyRule
+from shardtools.sources.folder import list_folder, list_paths
 from shardtools.sources.joined import JoinedSource
 from shardtools.sources.names import number_key
+from shardtools.sources.table import TableRules, open_table
 from shardtools.storage import get_storage
 from shardtools.storage.expansion import expand_sources
 from shardtools.urls import absolute, identity, is_local, name_of, scheme_of
@@ -43,23 +47,63 @@ class SourceRules:
     follow_links: bool = False
 
 
+def _file_rules(rules: SourceRules) -> FileRules:
+    key: KeyRule = rules.key or "path"  # type: ignore[assignment]
+    return FileRules(key, rules.include, rules.exclude, rules.rename, rules.classes, rules.follow_links)
+
+
+def _open_list(url: str, rules: SourceRules) -> Source:
+    return list_paths(url, get_storage(url).read(url), _file_rules(rules))
+
+
+def _open_folder(url: str, rules: SourceRules) -> Source:
+    return list_folder(url, _file_rules(rules))
+
+
+def _open_archive(url: str, rules: SourceRules) -> Source:
+    return open_archive(url, _file_rules(rules))
+
+
+def _open_table(url: str, rules: SourceRules) -> Source:
+    return open_table(url, TableRules(rules.files, rules.values, rules.key))
+
+
+def _open_array(url: str, rules: SourceRules) -> Source:
+    return open_array(url, ArrayRules(rules.arrays))
+
+
 @dataclass(frozen=True)
 class _SourceKind:
-    """A kind of source: how people call it, and the endings of its names."""
+    """A kind of source: its name for people, which `SourceRules` apply, how it is opened, and the endings of names."""
 
     name: str
+    rules: tuple[str, ...]
+    open: Callable[[str, SourceRules], Source]
     endings: tuple[str, ...] = ()
 
 
-_FOLDER = _SourceKind("a folder")
-_LIST = _SourceKind("a list of files")
-_ARCHIVE = _SourceKind(
-    "an archive", (".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
-)
-_TABLE = _SourceKind("a table", (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"))
-_ARRAYS = _SourceKind("an array", (".npy", ".npz"))
-_BY_ENDING = (_ARCHIVE, _TABLE, _ARRAYS)
+_OF_FILES = ("key", "include", "exclude", "rename", "classes")
+_FOLDER = _SourceKind("a folder", (*_OF_FILES, "follow_links"), _open_folder)
+_LIST = _SourceKind("a list of files", _OF_FILES, _open_list)
+_ARCHIVE = _SourceKind("an archive", _OF_FILES, _open_archive, archive.ENDINGS)
 _TREES = (_FOLDER, _LIST, _ARCHIVE)
+_KINDS = (
+    *_TREES,
+    _SourceKind("a table", ("key", "files", "values"), _open_table, table.ENDINGS),
+    _SourceKind("an array", ("arrays",), _open_array, arrays.ENDINGS),
+)
+_OPTIONS = {
+    "key": "--key",
+    "include": "--include",
+    "exclude": "--exclude",
+    "rename": "--rename",
+    "classes": "--class-from-folder",
+    "follow_links": "--follow-links",
+    "files": "--file",
+    "values": "--value",
+    "arrays": "--as",
+}
+"""How each of the `SourceRules` is called on the command line."""
 
 _SHOWN = 30
 
@@ -82,7 +126,7 @@ def open_sources(names: str | Sequence[str], rules: SourceRules = SourceRules())
     sources: list[Source] = []
     try:
         for url, kind in zip(urls, kinds, strict=True):
-            sources.append(_open(url, kind, rules))
+            sources.append(kind.open(url, rules))
         _check_renamed(rules, sources)
         if len(sources) == 1:
             return sources[0]
@@ -114,12 +158,12 @@ def _kind_of(url: str) -> _SourceKind:
     if is_local and os.path.isdir(url):
         return _FOLDER
     name = name_of(url).lower()
-    for kind in _BY_ENDING:
+    for kind in _KINDS:
         if name.endswith(kind.endings):
             return kind
     if is_local and not os.path.lexists(url):
         raise NotFoundError("there is no such file or folder", url=url, fix="check the path")
-    endings = ", ".join(ending for kind in _BY_ENDING for ending in kind.endings)
+    endings = ", ".join(ending for kind in _KINDS for ending in kind.endings)
     raise JobError(
         "htupload cannot read this kind of source",
         url=url,
@@ -129,19 +173,9 @@ def _kind_of(url: str) -> _SourceKind:
 
 def _check_rules(rules: SourceRules, kinds: Sequence[_SourceKind]) -> None:
     """Refuse options that apply to none of the sources: they would do nothing, and nobody would notice."""
-    options = [
-        ("--key", rules.key, (*_TREES, _TABLE)),
-        ("--include", rules.include, _TREES),
-        ("--exclude", rules.exclude, _TREES),
-        ("--rename", rules.rename, _TREES),
-        ("--class-from-folder", rules.classes, _TREES),
-        ("--follow-links", rules.follow_links, (_FOLDER,)),
-        ("--file", rules.files, (_TABLE,)),
-        ("--value", rules.values, (_TABLE,)),
-        ("--as", rules.arrays, (_ARRAYS,)),
-    ]
-    for option, given, takers in options:
-        if given and not set(kinds) & set(takers):
+    for rule, option in _OPTIONS.items():
+        takers = [kind for kind in _KINDS if rule in kind.rules]
+        if getattr(rules, rule) and not set(kinds) & set(takers):
             raise JobError(
                 f"{option} does not apply to {kinds[0].name}",
                 fix=f"leave it out; it is for {_either(kind.name for kind in takers)}",
@@ -153,45 +187,6 @@ def _check_rules(rules: SourceRules, kinds: Sequence[_SourceKind]) -> None:
 def _either(names: Iterable[str]) -> str:
     *rest, last = names
     return f"{', '.join(rest)} or {last}" if rest else last
-
-
-def _open(url: str, kind: _SourceKind, rules: SourceRules) -> Source:
-    if kind is _TABLE:
-        from shardtools.sources.table import TableRules, open_table
-
-        return open_table(url, TableRules(rules.files, rules.values, rules.key))
-    if kind is _ARRAYS:
-        from shardtools.sources.arrays import ArrayRules, open_array
-
-        return open_array(url, ArrayRules(rules.arrays))
-    key: KeyRule = rules.key or "path"  # type: ignore[assignment]
-    file_rules = FileRules(key, rules.include, rules.exclude, rules.rename, rules.classes, rules.follow_links)
-    return _OPENERS[kind](url, file_rules)
-
-
-def _open_list(url: str, rules: FileRules) -> Source:
-    from shardtools.sources.folder import list_paths
-
-    return list_paths(url, get_storage(url).read(url), rules)
-
-
-def _open_folder(url: str, rules: FileRules) -> Source:
-    from shardtools.sources.folder import list_folder
-
-    return list_folder(url, rules)
-
-
-def _open_archive(url: str, rules: FileRules) -> Source:
-    from shardtools.sources.archive import open_archive
-
-    return open_archive(url, rules)
-
-
-_OPENERS: dict[_SourceKind, Callable[[str, FileRules], Source]] = {
-    _LIST: _open_list,
-    _FOLDER: _open_folder,
-    _ARCHIVE: _open_archive,
-}
 
 
 def _check_renamed(rules: SourceRules, sources: Sequence[Source]) -> None:

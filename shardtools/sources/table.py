@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +30,42 @@ from shardtools.urls import absolute, folder_of, name_of, scheme_of, split_path
 
 __all__ = ["TablePart", "TableRules", "TableSource", "open_table"]
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+Tabulated = tuple[TableRules, Rows, ParquetValues | None]
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """How tables with one ending are read.
+
+    ``read`` gets the URL and the rules, and returns the rules, completed, the rows, and where values are that do not
+    lie in these. ``as_text`` and ``unit`` are those of `Table`.
+    """
+
+    read: Callable[[str, TableRules], Tabulated]
+    as_text: bool = False
+    unit: str = "line"
+
+
+def _read_csv(url: str, rules: TableRules) -> Tabulated:
+    return rules, read_delimited(url, ",", rules), None
+
+
+def _read_tsv(url: str, rules: TableRules) -> Tabulated:
+    return rules, read_delimited(url, "\t", rules), None
+
+
+def _read_json_lines(url: str, rules: TableRules) -> Tabulated:
+    return rules, read_json_lines(url, rules), None
+
+
+_FORMATS = {
+    ".csv": TableFormat(_read_csv, as_text=True),
+    ".tsv": TableFormat(_read_tsv, as_text=True),
+    ".jsonl": TableFormat(_read_json_lines),
+    ".ndjson": TableFormat(_read_json_lines),
+    ".parquet": TableFormat(open_parquet, unit="row"),
+}
+ENDINGS = tuple(_FORMATS)
 
 
 def open_table(name: str, rules: TableRules) -> TableSource:
@@ -43,18 +78,11 @@ def open_table(name: str, rules: TableRules) -> TableSource:
     """
     url = absolute(name)
     check_rules(rules, url)
-    ending = os.path.splitext(name_of(url))[1].lower()
-    values = None
-    if ending in (".csv", ".tsv"):
-        rows = read_delimited(url, "\t" if ending == ".tsv" else ",", rules)
-    elif ending in (".jsonl", ".ndjson"):
-        rows = read_json_lines(url, rules)
-    elif ending == ".parquet":
-        rules, rows, values = open_parquet(url, rules)
-    else:
+    format = _FORMATS.get(os.path.splitext(name_of(url))[1].lower())
+    if format is None:
         raise JobError("this kind of table cannot be read", url=url, fix=f"give one of {', '.join(ENDINGS)}")
-    unit = "row" if ending == ".parquet" else "line"
-    return TableSource(name, Table(url, rules, unit, ending in (".csv", ".tsv"), values), rows)
+    rules, rows, values = format.read(url, rules)
+    return TableSource(name, Table(url, rules, format.unit, format.as_text, values), rows)
 
 
 @dataclass(frozen=True)
