@@ -4,6 +4,7 @@
 
 sharded.py     ShardedDataset: samples by index, slice and key
 shard_set.py   ShardSet: its shards, how many samples each has, and their tables
+notebook.py    what a notebook shows of a dataset
 
 What an operation costs, in requests: to open it one (the manifest); the first sample of a shard two more (the shard's
 size and its sidecar); a sample one; a slice one for each shard (for `.tgz` and `.tar.zst`, from the entry point before

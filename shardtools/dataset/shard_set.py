@@ -20,7 +20,7 @@ from shardtools.shards.manifest import find_manifest
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard
 from shardtools.shards.tables import Tables
-from shardtools.storage import StorageOptions, using
+from shardtools.storage import StorageOptions, current_options, using
 from shardtools.storage.expansion import expand_sources
 from shardtools.urls import is_local, name_of
 
@@ -115,6 +115,19 @@ class ShardSet:
             return shard
         with using(self.options):
             return self._open.put(number, OpenShard(self.indexed(number), self.options))
+
+    def peek(self, number: int) -> OpenShard | None:
+        """Return a shard, open, if its table is in memory or stored; None if the shard would have to be read for it.
+
+        Storage is used as `current_options` says, so that a caller can choose not to wait for long.
+
+        Raises:
+            StorageError, ShardError, SpecError: as `indexed` does.
+        """
+        if (shard := self._tables.stored(number)) is None:
+            return None
+        self.compare(number, len(shard.table))
+        return OpenShard(shard, current_options())
 
     def compare(self, number: int, count: int) -> None:
         """Check the number of samples of a shard, ``count``.

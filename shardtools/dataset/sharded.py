@@ -37,9 +37,20 @@ class ShardedDataset(Sequence[Record]):
         self._shards = ShardSet(spec, options, trust_index=trust_index)
 
     def __repr__(self) -> str:
-        urls, ends = self._shards.urls, self._shards.ends
-        shards = f"{len(urls)} shard{'s' * (len(urls) != 1)}"
-        return f"<{type(self).__name__} {self.shown_spec}: {shards}{f', {ends[-1]:,} samples' if ends else ''}>"
+        counted = [_count(len(self._shards.urls), "shard")]
+        if ends := self._shards.ends:
+            counted.append(_count(ends[-1], "sample"))
+        return f"<{type(self).__name__} {self.shown_spec}: {', '.join(counted)}>"
+
+    def _repr_html_(self) -> str:
+        from shardtools.dataset.notebook import dataset_html
+
+        return dataset_html(self)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        from shardtools.dataset.notebook import first_keys
+
+        return first_keys(self)
 
     @property
     def shown_spec(self) -> str:
@@ -74,6 +85,10 @@ class ShardedDataset(Sequence[Record]):
     def shard(self, number: int) -> OpenShard:
         """Return a shard, open; see `ShardSet.open`."""
         return self._shards.open(number)
+
+    def peek(self, number: int) -> OpenShard | None:
+        """Return a shard, open, if its table need not be made first; see `ShardSet.peek`."""
+        return self._shards.peek(number)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -218,6 +233,10 @@ class ShardedDataset(Sequence[Record]):
             for i, place in zip(at.tolist(), places.tolist(), strict=True):
                 results[i] = values[place]
         return results
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def normalize(index: Any, size: int) -> Ints:

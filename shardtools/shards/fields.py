@@ -127,10 +127,24 @@ def extension(field: str) -> str:
     return field.rpartition(".")[2].lower()
 
 
+def kind_of(field: str) -> str:
+    """Return what the values of a field are: "image", "text", "number", "JSON", "array", "arrays", or else "bytes".
+
+    >>> kind_of("seg.png"), kind_of("json.gz"), kind_of("any.thing")
+    ('image', 'JSON', 'bytes')
+    """
+    codec = _codec_of(field)
+    return "bytes" if codec is None else codec.kind
+
+
 @dataclass(frozen=True)
 class Codec:
-    """One way to write values: ``encode`` and ``decode`` raise anything, ``takes`` says what ``encode`` accepts."""
+    """One way to write values of a ``kind``: ``encode`` and ``decode`` raise anything.
 
+    ``takes`` says what ``encode`` accepts.
+    """
+
+    kind: str
     takes: str
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], object]
@@ -146,6 +160,7 @@ def _codec_of(field: str) -> Codec | None:
 
 def _gzipped(inner: Codec) -> Codec:
     return Codec(
+        inner.kind,
         inner.takes,
         lambda value: gzip.compress(inner.encode(value), mtime=0),
         lambda data: inner.decode(_gunzip(data)),
@@ -276,19 +291,19 @@ def _decode_npz(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _image_codec(image_format: ImageFormat) -> Codec:
-    return Codec(image_format.takes, partial(encode_image, image_format), decode_image)
+    return Codec("image", image_format.takes, partial(encode_image, image_format), decode_image)
 
 
-_TEXT = Codec("a str", _encode_text, bytes.decode)
-_INT = Codec("an int", _encode_int, _decode_int)
-_JSON = Codec("what json.dumps takes", _encode_json, json.loads)
+_TEXT = Codec("text", "a str", _encode_text, bytes.decode)
+_INT = Codec("number", "an int", _encode_int, _decode_int)
+_JSON = Codec("JSON", "what json.dumps takes", _encode_json, json.loads)
 
 _CODECS: dict[str, Codec] = {
     **dict.fromkeys(("txt", "text", "transcript"), _TEXT),
     **dict.fromkeys(("cls", "cls2", "class", "index", "inx", "count", "id"), _INT),
     **dict.fromkeys(("json", "jsn"), _JSON),
-    "jsonl": Codec("a list of what json.dumps takes", _encode_jsonl, _decode_jsonl),
-    "npy": Codec("a numpy array without objects", _encode_npy, _decode_npy),
-    "npz": Codec("a dict of numpy arrays without objects", _encode_npz, _decode_npz),
+    "jsonl": Codec("JSON", "a list of what json.dumps takes", _encode_jsonl, _decode_jsonl),
+    "npy": Codec("array", "a numpy array without objects", _encode_npy, _decode_npy),
+    "npz": Codec("arrays", "a dict of numpy arrays without objects", _encode_npz, _decode_npz),
     **{name: _image_codec(image_format) for name, image_format in IMAGE_FORMATS.items()},
 }

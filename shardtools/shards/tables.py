@@ -55,14 +55,33 @@ class Tables:
         with using(self._options):
             return self._recent.put(number, self._find(number))
 
+    def stored(self, number: int) -> IndexedShard | None:
+        """Return a shard and its table, if that is in memory or stored; None if the shard would have to be read.
+
+        Storage is used as `current_options` says.
+
+        Raises:
+            StorageError, ShardError: as `get` does.
+        """
+        if (shard := self._recent.get(number)) is not None:
+            return shard
+        url = self._urls[number]
+        shard = self._find_stored(number, get_storage(url).stat(url))
+        return None if shard is None else self._recent.put(number, shard)
+
     def _find(self, number: int) -> IndexedShard:
         url = self._urls[number]
         stat = get_storage(url).stat(url)
+        shard = self._find_stored(number, stat)
+        return self._read_shard(number, stat) if shard is None else shard
+
+    def _find_stored(self, number: int, stat: Stat) -> IndexedShard | None:
+        url = self._urls[number]
         if (read := self._read.get(number)) is not None and read[0] == stat:
             return read[1]
         if (sidecar := read_sidecar(url, stat.size)) is not None:
             return IndexedShard(url, sidecar)
-        place = self._place(url, f"{stat.size}-{stat.validator}")
+        place = self._place(url, stat)
         if place is not None and os.path.exists(place):
             try:
                 with open(place, "rb") as file:
@@ -71,10 +90,14 @@ class Tables:
                 logger.warning("%s: the table that the cache has of this shard is damaged", redact(url))
         if (sidecar := read_foreign(url, stat.size, self.energon)) is not None:
             return IndexedShard(url, sidecar, foreign=True)
+        return None
+
+    def _read_shard(self, number: int, stat: Stat) -> IndexedShard:
+        url = self._urls[number]
         # A plain local file is read again without much ado: checksums of all of it would cost more than they tell.
         is_near = is_local(url) and find_packing(url, stat.size or 0) == "tar"
         shard = IndexedShard(url, quick_index(url) if is_near else index_shard(url))
-        if place is not None:
+        if (place := self._place(url, stat)) is not None:
             with get_storage(place).create(place) as sink:
                 sink.write(dump(shard.sidecar))
         self._keep(number, stat, shard)
@@ -87,11 +110,11 @@ class Tables:
                 self._read[number] = stat, shard
                 self._read_bytes += weight
 
-    def _place(self, url: str, version: str) -> str | None:
+    def _place(self, url: str, stat: Stat) -> str | None:
         """Return where the cache keeps the table of a shard that has no sidecar; None without a cache."""
         if self._options.cache is None:
             return None
         from shardtools.storage.cache import parse_cache
 
-        text = f"{identity(url)} {version}".encode(errors="surrogatepass")
+        text = f"{identity(url)} {stat.size}-{stat.validator}".encode(errors="surrogatepass")
         return f"{parse_cache(self._options.cache)[0]}/tables/{blake2b(text, digest_size=16).hexdigest()}.index.npz"

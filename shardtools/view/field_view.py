@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shardtools.dataset.notebook import PICTURES, view_html
 from shardtools.dataset.sharded import ShardedDataset, normalize
 from shardtools.errors import FieldError, SampleError
 from shardtools.processors import processors
 from shardtools.shards.fields import decode as decode_field
-from shardtools.shards.fields import decode_by, extension
+from shardtools.shards.fields import decode_by, extension, kind_of
 from shardtools.shards.names import case_hint
 from shardtools.storage import follow, using
 from shardtools.types import Ints
@@ -35,8 +36,6 @@ from shardtools.view.stacking import UnequalShapes, as_array, resized, stack
 
 BATCH = 256
 """Samples that a reduction or an iteration fetches at a time."""
-
-_IMAGES = frozenset(("png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm", "tif", "tiff"))
 
 Array = npt.NDArray[Any]
 Decode = Callable[[bytes], Any]
@@ -65,7 +64,7 @@ class FieldView(ArrayLike):
     ):
         if isinstance(decode, str) and decode != "auto":
             raise ValueError(f"decode is 'auto', None or a function, not {decode!r}")
-        if resize is not None and (decode != "auto" or extension(field) not in _IMAGES):
+        if resize is not None and (decode != "auto" or kind_of(extension(field)) != "image"):
             raise ValueError("resize is for images that are decoded by their extension")
         self.dataset = dataset
         self.field = field
@@ -136,6 +135,14 @@ class FieldView(ArrayLike):
 
     def __repr__(self) -> str:
         return f"<FieldView {self.field!r} of {len(self):,} samples of {self.dataset.shown_spec}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"samples": f"{len(self):,}", "dataset": self.dataset.shown_spec}
+        if self._first is not None:
+            facts["first sample"] = f"{self._first.dtype}, shape {self._first.shape}"
+        is_whole = self._decode == "auto" and not self._inner
+        indexes = np.asarray(self._rows[:PICTURES], np.int64)
+        return view_html(self.dataset, f"FieldView {self.field!r}", facts, self.field if is_whole else None, indexes)
 
     # --- decoding
 

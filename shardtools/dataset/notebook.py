@@ -1,0 +1,293 @@
+"""What a notebook shows of a dataset: its facts, its fields, a few pictures, and keys to complete.
+
+    the first shard's table, if it is stored -> fields; samples of it -> thumbnails -> HTML
+
+To show something must be quick: no shard is read whole, no request is tried twice, and an error becomes a line of the
+HTML. All text is escaped, since keys and names come from whoever made the dataset.
+"""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shardtools.errors import ShardtoolsError, printable
+from shardtools.shards.fields import decode_by, extension, kind_of
+from shardtools.shards.images import check_image, open_image
+from shardtools.shards.open_shard import OpenShard
+from shardtools.storage import StorageOptions, using
+from shardtools.types import Ints
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from shardtools.dataset.sharded import ShardedDataset
+
+PICTURES = 8
+"""Pictures that are shown at most."""
+
+SIDE = 96
+"""The largest width and height of a picture that is shown, in pixels."""
+
+KEYS = 1000
+"""Keys that are offered for completion at most."""
+
+SECONDS = 5.0
+"""How long to wait for a server."""
+
+BYTES = 64 << 20
+"""The largest part of a shard that is read, and the largest decoded image."""
+
+_WHOLE = 4 << 20  # bytes of samples up to which all of their fields are read
+_FIELDS = 30
+_TEXT = 120
+_CAPTION = 32
+_EXACT = 64 * 64  # pixels up to which a picture is shown without loss
+_NO_INDEX = "no preview: the shard has no index; htindex makes one"
+_LEFT = "text-align: left; padding: 0.1em 1.5em 0.1em 0; border: none"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a look at some samples gave: a row of texts for each field, and pictures or errors as HTML."""
+
+    fields: Sequence[Sequence[str]] = ()
+    pictures: Sequence[str] = ()
+
+
+def dataset_html(dataset: ShardedDataset) -> str:
+    """Return a dataset as HTML: what is known of it, and the fields and the first pictures of its first shard."""
+    counts, classes = dataset.counts, dataset.classes
+    facts = {
+        "shards": f"{len(dataset.urls):,}",
+        "samples": "not counted yet; len(ds) counts them" if counts is None else f"{sum(counts):,}",
+    }
+    if classes:
+        facts["classes"] = f"{len(classes):,}: {', '.join(classes[:_FIELDS])}"
+    preview = _preview(dataset, lambda: _of_first_shard(dataset))
+    if not preview.fields and dataset.known_fields:
+        facts["fields"] = ", ".join(dataset.known_fields[:_FIELDS])
+    return _page(f"{type(dataset).__name__} {dataset.shown_spec}", facts, preview)
+
+
+def view_html(dataset: ShardedDataset, title: str, facts: dict[str, str], name: str | None, indexes: Ints) -> str:
+    """Return a view as HTML: its facts, and the pictures that the first of ``indexes`` have in the field ``name``.
+
+    None are shown if ``name`` is None, or not a field of images.
+    """
+    if name is None or kind_of(extension(name)) != "image":
+        return _page(title, facts, Preview())
+    return _page(title, facts, _preview(dataset, lambda: _of_samples(dataset, name, indexes[:PICTURES])))
+
+
+def first_keys(dataset: ShardedDataset) -> list[str]:
+    """Return keys of the first shard, if its table is stored: at most `KEYS`."""
+    with using(quick(dataset.options)):
+        try:
+            shard = _first_shard(dataset)
+        except ShardtoolsError:  # a completion has nowhere to show it
+            return []
+    return [] if shard is None else shard.table.keys.slice(0, min(KEYS, len(shard.table))).decode()
+
+
+def quick(options: StorageOptions) -> StorageOptions:
+    """Return options of a storage that soon gives up, and reads nothing large."""
+    limits = options.limits
+    small = replace(
+        limits,
+        sample=min(limits.sample, BYTES),
+        value=min(limits.value, BYTES),
+        sidecar=min(limits.sidecar, BYTES),
+        index=min(limits.index, BYTES),
+    )
+    return replace(options, retries=0, timeout=min(options.timeout, SECONDS), limits=small)
+
+
+# --- samples
+
+
+def _preview(dataset: ShardedDataset, look: Callable[[], Preview]) -> Preview:
+    """Return what ``look`` gives, or the error that it raises."""
+    try:
+        with using(quick(dataset.options)):
+            return look()
+    except ShardtoolsError as error:
+        return Preview(pictures=[_note(error)])
+
+
+def _first_shard(dataset: ShardedDataset) -> OpenShard | None:
+    """Return the first shard that is not known to be empty, if there is one and its table is stored."""
+    counts = dataset.counts or [1] * len(dataset.urls)
+    number = next((number for number, count in enumerate(counts) if count), None)
+    return None if number is None else dataset.peek(number)
+
+
+def _of_first_shard(dataset: ShardedDataset) -> Preview:
+    shard = _first_shard(dataset)
+    if shard is None:
+        is_empty = dataset.counts is not None and not any(dataset.counts)
+        return Preview(pictures=[] if is_empty else [_note(_NO_INDEX)])
+    table = shard.table
+    counts = np.bincount(table.field, minlength=len(table.fields))
+    sizes = np.bincount(table.field, weights=table.size, minlength=len(table.fields))
+    fields = sorted(zip(table.fields, counts.tolist(), sizes.tolist(), strict=True))
+    rows = [(name, kind_of(name), f"{count:,}", f"{size / max(count, 1):,.0f}") for name, count, size in fields]
+    if len(rows) > _FIELDS:
+        rows[_FIELDS:] = [(f"and {len(rows) - _FIELDS:,} more", "", "", "")]
+    images = [(count, size, name) for name, count, size in fields if kind_of(extension(name)) == "image"]
+    if not images:
+        return Preview(rows)
+    name = max(images)[2]
+    having = np.flatnonzero(table.members_of(name) >= 0)[:PICTURES]
+    return Preview(rows, _pictures(shard, name, having, dataset.classes))
+
+
+def _of_samples(dataset: ShardedDataset, name: str, indexes: Ints) -> Preview:
+    ends = np.cumsum(dataset.counts or [0])
+    pictures: list[str] = []
+    places = zip(np.searchsorted(ends, indexes, side="right").tolist(), indexes.tolist(), strict=True)
+    for number, some in groupby(places, key=lambda place: place[0]):
+        shard = dataset.peek(number)
+        if shard is None:
+            return Preview(pictures=[*pictures, _note(_NO_INDEX)])
+        rows = np.array([index for _, index in some]) - (int(ends[number - 1]) if number else 0)
+        pictures += _pictures(shard, name, rows[shard.table.members_of(name)[rows] >= 0], dataset.classes)
+    return Preview(pictures=pictures)
+
+
+def _pictures(shard: OpenShard, name: str, rows: Ints, classes: Sequence[str] | None) -> list[str]:
+    """Return pictures of samples of a shard, all of which have the field, or why there are none."""
+    rows = rows[np.cumsum(shard.table.size[shard.table.members_of(name)[rows]]) <= BYTES]
+    if not len(rows):
+        return []
+    try:
+        if not shard.indexed.can_enter:
+            return [_note("no preview: samples of this compressed shard cannot be read one by one")]
+        values = _values(shard, name, rows)
+    except ShardtoolsError as error:
+        return [_note(error)]
+    keys = shard.table.keys.take(rows).decode()
+    return [
+        _picture(name, key, _label(label, classes), data or b"")
+        for key, (label, data) in zip(keys, values, strict=True)
+    ]
+
+
+def _values(shard: OpenShard, name: str, rows: Ints) -> list[tuple[bytes | None, bytes | None]]:
+    """Return the class and the image of samples: small samples are read whole, neighbours by one request."""
+    unique, places = np.unique(rows, return_inverse=True)
+    if int(shard.table.spans[unique].sum()) <= _WHOLE:
+        records = shard.records(unique)
+        return [(records[place].get("cls"), records[place][name]) for place in places.tolist()]
+    labels = shard.values(rows, "cls") if "cls" in shard.fields else [None] * len(rows)
+    return list(zip(labels, shard.values(rows, name), strict=True))
+
+
+def _label(data: bytes | None, classes: Sequence[str] | None) -> str:
+    """Return a class as it is shown: its number, and its name if it has one."""
+    if data is None:
+        return ""
+    text = data[:_CAPTION].decode(errors="replace").strip()
+    if not (classes and text.isascii() and text.isdigit() and int(text) < len(classes)):
+        return f"cls {text}"
+    return f"cls {text}: {classes[int(text)]}"
+
+
+# --- pictures
+
+
+def _picture(name: str, key: str, label: str, data: bytes) -> str:
+    """Return an image, its key, class and size; one that cannot be decoded says why."""
+    lines = [key, label]
+    try:
+        kind, small, (width, height) = decode_by(thumbnail, name, data)
+    except ShardtoolsError as error:
+        shown = f'<div style="width: {SIDE}px; height: {SIDE}px; overflow: hidden">{_text(error.what)}</div>'
+    else:
+        lines.append(f"{width:,} × {height:,}")
+        style = f"width: {SIDE}px; height: {SIDE}px; object-fit: contain; image-rendering: pixelated; margin: 0"
+        if width * height > _EXACT:
+            style = style.replace(" image-rendering: pixelated;", "")
+        shown = f'<img alt="" style="{style}" src="data:image/{kind};base64,{b64encode(small).decode()}">'
+    caption = "<br>".join(_text(line, _CAPTION) for line in lines if line)
+    style = f"display: inline-block; vertical-align: top; margin: 0 0.7em 0.7em 0; width: {SIDE}px; font-size: smaller"
+    return f'<div style="{style}; overflow-wrap: anywhere">{shown}<br>{caption}</div>'
+
+
+def thumbnail(data: bytes) -> tuple[str, bytes, tuple[int, int]]:
+    """Return a small copy of an image as "png" or "jpeg" and its bytes, and the width and height of the whole one.
+
+    Raises:
+        ValueError: it is none.
+        LimitError: it is too large.
+        OSError: it is damaged.
+    """
+    from PIL import Image
+
+    with open_image(data) as image:
+        size = image.size
+        image.draft("RGB", (2 * SIDE, 2 * SIDE))  # a JPEG can be unpacked smaller, which is faster
+        check_image(image)
+        small = _shrunk(image)
+        if "A" in small.mode:
+            white = Image.new("RGB", small.size, "white")
+            white.paste(small, mask=small.getchannel("A"))
+            small = white
+        stream, kind = io.BytesIO(), "png" if size[0] * size[1] <= _EXACT else "jpeg"
+        small.save(stream, kind, **({} if kind == "png" else {"quality": 80}))
+    return kind, stream.getvalue(), size
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    """Return an image at most `SIDE` wide and high, as L, RGB or RGBA."""
+    from PIL import Image
+
+    if image.mode[0] in "IF":  # 16 bits, or floats, which have no white of their own
+        small = image if image.mode == "F" else image.convert("I").convert("F")
+        small.thumbnail((SIDE, SIDE))
+        values = np.nan_to_num(np.asarray(small, np.float64), posinf=0, neginf=0)
+        low, high = float(values.min()), float(values.max())
+        return Image.fromarray(((values - low) * (255 / ((high - low) or 1))).astype(np.uint8))
+    transparent = image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info
+    small = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGBA" if transparent else "RGB")
+    small.thumbnail((SIDE, SIDE))
+    return small
+
+
+# --- HTML
+
+
+def _page(title: str, facts: dict[str, str], preview: Preview) -> str:
+    """Return HTML of a title, a line for each fact, and what a preview has."""
+    parts = [f"<div><b>{_text(title)}</b>", _table(facts.items())]
+    if preview.fields:
+        head = _row("th", ("field", "values", "in the first shard", "mean bytes"))
+        parts.append(_table(preview.fields, head))
+    return "".join([*parts, *preview.pictures, "</div>"])
+
+
+def _table(rows: Iterable[Sequence[str]], head: str = "") -> str:
+    lines = "".join(_row("td", row) for row in rows)
+    return f'<table style="margin: 0.5em 0; border: none">{head}{lines}</table>'
+
+
+def _row(cell: str, texts: Sequence[str]) -> str:
+    cells = "".join(f'<{cell} style="{_LEFT}">{_text(text)}</{cell}>' for text in texts)
+    return f"<tr>{cells}</tr>"
+
+
+def _note(text: object) -> str:
+    return f"<div>{_text(str(text), 3 * _TEXT)}</div>"
+
+
+def _text(text: str, most: int = _TEXT) -> str:
+    """Return a text, of a bounded length, as HTML."""
+    text = printable(text[: most + 1])
+    return escape(text if len(text) <= most else f"{text[: most - 1]}…")
