@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import io
 import linecache
+import marshal
 import os
 import platform
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from types import CodeType
+from typing import Any, ClassVar, Generic, TypeVar
 
 from shardtools.errors import ScriptError
 from shardtools.forks import PerProcess
@@ -106,9 +109,12 @@ class _Limited(io.BytesIO):
 def _pickle(name: str, value: object) -> _Pickled:
     import cloudpickle  # here, as it takes long to import and threads do not need it
 
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table: ClassVar[Any] = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
     stream = _Limited(name)
     try:
-        cloudpickle.dump(value, stream)
+        Pickler(stream).dump(value)
     except ScriptError:
         raise
     except Exception as error:
@@ -116,6 +122,11 @@ def _pickle(name: str, value: object) -> _Pickled:
         raise ScriptError(what, fix="make what it needs inside the function, or run on threads") from error
     body, python = stream.getvalue(), _python()
     return _Pickled(python, hashlib.blake2b(python.encode() + body, digest_size=16).digest(), body)
+
+
+def _reduce_code(code: CodeType) -> tuple[Any, ...]:
+    """Return what pickle takes code apart to: with the names of its files, which cloudpickle leaves out since 3.1."""
+    return marshal.loads, (marshal.dumps(code),)
 
 
 def _unpickled(name: str, pickled: _Pickled) -> Any:
