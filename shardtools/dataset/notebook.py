@@ -138,7 +138,9 @@ def _of_first_shard(dataset: ShardedDataset) -> Preview:
     counts = np.bincount(table.field, minlength=len(table.fields))
     sizes = np.bincount(table.field, weights=table.size, minlength=len(table.fields))
     fields = sorted(zip(table.fields, counts.tolist(), sizes.tolist(), strict=True))
-    rows = [(name, kind_of(name), f"{count:,}", f"{size / max(count, 1):,.0f}") for name, count, size in fields]
+    rows: list[tuple[str, str, str, str]] = [
+        (name, kind_of(name), f"{count:,}", f"{size / max(count, 1):,.0f}") for name, count, size in fields
+    ]
     if len(rows) > _FIELDS:
         rows[_FIELDS:] = [(f"and {len(rows) - _FIELDS:,} more", "", "", "")]
     images = [(count, size, name) for name, count, size in fields if kind_of(extension(name)) == "image"]

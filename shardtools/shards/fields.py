@@ -29,7 +29,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from shardtools.errors import FieldError, LimitError
 from shardtools.shards.images import IMAGE_FORMATS, ImageFormat, decode_image, encode_image
@@ -127,8 +127,11 @@ def extension(field: str) -> str:
     return field.rpartition(".")[2].lower()
 
 
-def kind_of(field: str) -> str:
-    """Return what the values of a field are: "image", "text", "number", "JSON", "array", "arrays", or else "bytes".
+Kind = Literal["text", "number", "JSON", "JSON lines", "array", "arrays", "image", "bytes"]
+
+
+def kind_of(field: str) -> Kind:
+    """Return what the values of a field are; "bytes" where its extension has no codec.
 
     >>> kind_of("seg.png"), kind_of("json.gz"), kind_of("any.thing")
     ('image', 'JSON', 'bytes')
@@ -144,7 +147,7 @@ class Codec:
     ``takes`` says what ``encode`` accepts.
     """
 
-    kind: str
+    kind: Kind
     takes: str
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], object]
@@ -302,8 +305,11 @@ _CODECS: dict[str, Codec] = {
     **dict.fromkeys(("txt", "text", "transcript"), _TEXT),
     **dict.fromkeys(("cls", "cls2", "class", "index", "inx", "count", "id"), _INT),
     **dict.fromkeys(("json", "jsn"), _JSON),
-    "jsonl": Codec("JSON", "a list of what json.dumps takes", _encode_jsonl, _decode_jsonl),
+    "jsonl": Codec("JSON lines", "a list of what json.dumps takes", _encode_jsonl, _decode_jsonl),
     "npy": Codec("array", "a numpy array without objects", _encode_npy, _decode_npy),
     "npz": Codec("arrays", "a dict of numpy arrays without objects", _encode_npz, _decode_npz),
     **{name: _image_codec(image_format) for name, image_format in IMAGE_FORMATS.items()},
 }
+
+EXTENSIONS = tuple(_CODECS)
+"""Those that are encoded and decoded; ``.gz`` may follow each."""

@@ -15,11 +15,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from shardtools.errors import FieldError
-from shardtools.shards.fields import decode, extension
+from shardtools.shards.fields import Kind, decode, extension, kind_of
 
-INTEGERS = frozenset(("cls", "cls2", "class", "index", "inx", "count", "id"))
-JSON = frozenset(("json", "jsn"))
-TEXT = frozenset(("txt", "text", "transcript", "jsonl", "csv", "tsv", "xml", "html", "md", "yaml", "yml", "srt", "vtt"))
+CellKind = Literal["int", "text", "bytes"]
+
+_CELLS: Mapping[Kind, CellKind] = {"number": "int", "text": "text", "JSON": "text", "JSON lines": "text"}
+_OTHER_TEXT = frozenset(("csv", "tsv", "xml", "html", "md", "yaml", "yml", "srt", "vtt"))
+"""Extensions of text that is not decoded."""
 
 FIELD_METADATA = {b"shardtools": b"field"}
 """The metadata of a column that holds the bytes of a field."""
@@ -30,20 +32,19 @@ ENTRY = b"shardtools"
 MAX_EXACT_BYTES = 16 << 20
 """Bytes that all exact values of a file may have together."""
 
-Kind = Literal["int", "text", "bytes"]
 Cell = int | str | bytes
 ExactValues = dict[tuple[int, str], bytes]
 """The bytes of values whose cells do not give the same bytes back, by row and column."""
 
 
-def kind_of(field: str) -> Kind:
+def cell_kind(field: str) -> CellKind:
     """Return what the cells of a field are.
 
-    >>> kind_of("cls"), kind_of("meta.json"), kind_of("seg.png"), kind_of("whatever")
+    >>> cell_kind("cls"), cell_kind("meta.json"), cell_kind("seg.png"), cell_kind("json.gz")
     ('int', 'text', 'bytes', 'bytes')
     """
     last = extension(field)
-    return "int" if last in INTEGERS else "text" if last in TEXT | JSON else "bytes"
+    return "text" if last in _OTHER_TEXT else _CELLS.get(kind_of(last), "bytes")
 
 
 def to_cell(field: str, data: bytes) -> Cell:
@@ -52,7 +53,7 @@ def to_cell(field: str, data: bytes) -> Cell:
     Raises:
         FieldError: it is a number's field, and they are no number of 64 bits.
     """
-    kind = kind_of(field)
+    kind = cell_kind(field)
     if kind == "bytes":
         return data
     if kind == "text":

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shardtools.shards.fields import EXTENSIONS
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "nginx" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -37,6 +39,14 @@ class TestPages:
     def test_files_that_it_names_exist(self, page: Path) -> None:
         named = re.findall(r"`((?:shardtools|scripts|examples|docs|nginx|tests)/[\w./-]*)[ `]", page.read_text("utf-8"))
         assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_formats_has_every_extension_that_is_encoded() -> None:
+    table = (
+        (ROOT / "docs" / "formats.md").read_text("utf-8").partition("\n## Values of fields\n")[2].partition("\n## ")[0]
+    )
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(EXTENSIONS)
 
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:

@@ -21,16 +21,14 @@ import numpy as np
 
 from shardtools.errors import FieldError, JobError, SampleError
 from shardtools.jobs.extraction.row_batches import Blob, RowBatch, describe
-from shardtools.shards.fields import decode, extension
+from shardtools.shards.fields import decode, extension, kind_of
 from shardtools.sources.cells import (
     ENTRY,
     FIELD_METADATA,
-    INTEGERS,
-    JSON,
     ExactValues,
+    cell_kind,
     dump_exact,
     from_cell,
-    kind_of,
     to_cell,
 )
 
@@ -41,14 +39,16 @@ Binary = Literal["describe", "raw", "base64"]
 In a Parquet file bytes are bytes unless base64 is asked for, and raw makes bytes of text and numbers, too.
 """
 
-_KNOWN_BINARY = frozenset(
+_BINARY_KINDS = ("image", "array", "arrays")
+_OTHER_BINARY = frozenset(
     (
-        *("png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm", "tif", "tiff", "gif", "ico", "exr", "dcm", "nii", "pdf"),
-        *("npy", "npz", "pt", "pth", "ten", "pickle", "pkl", "pyd", "mp", "msgpack", "cbor", "safetensors", "h5"),
+        *("gif", "ico", "exr", "dcm", "nii", "pdf"),
+        *("pt", "pth", "ten", "pickle", "pkl", "pyd", "mp", "msgpack", "cbor", "safetensors", "h5"),
         *("mp4", "avi", "mov", "mkv", "webm", "mpg", "mpeg", "mp3", "wav", "flac", "ogg", "opus", "m4a", "aac"),
         *("gz", "zst", "bz2", "xz", "zip", "tar", "parquet", "bin", "raw"),
     )
 )
+"""Extensions of data that is no text and is not decoded."""
 _SPECIAL = re.compile(r"[\\\t\n\r\x00]")
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\x00": "\\0"}
 
@@ -59,7 +59,8 @@ def is_binary(field: str) -> bool:
     >>> is_binary("seg.PNG"), is_binary("cls"), is_binary("whatever"), is_binary("json.gz")
     (True, False, False, True)
     """
-    return extension(field) in _KNOWN_BINARY
+    last = extension(field)
+    return last in _OTHER_BINARY or kind_of(last) in _BINARY_KINDS
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class _ParquetEncoder:
             of_column = None
             if not all(value is None or isinstance(value, bytes) for value in column):
                 arrays.append(self._others(arrow, column))
-            elif self._binary == "base64" and kind_of(name) != "int":
+            elif self._binary == "base64" and cell_kind(name) != "int":
                 encoded = [None if value is None else _text(name, value, "base64") for value in column]
                 arrays.append(arrow.array(encoded, arrow.string()))
             else:
@@ -191,7 +192,7 @@ class _ParquetEncoder:
 
     def _cells(self, arrow: Any, name: str, column: Sequence[bytes | None], rows: RowBatch, exact: ExactValues) -> Any:
         """Return the cells of a field, and add to ``exact`` the bytes that they do not give back."""
-        kind = "bytes" if self._binary == "raw" else kind_of(name)
+        kind = "bytes" if self._binary == "raw" else cell_kind(name)
         if kind == "bytes":
             return arrow.array(column, arrow.binary())
         cells: list[Any] = []
@@ -315,7 +316,7 @@ def _escaped(column: Sequence[str]) -> Sequence[str]:
 
 def _json_value(name: str, value: Any, binary: Binary, url: str, key: str) -> Any:
     if isinstance(value, bytes):
-        if extension(name) in INTEGERS | JSON:
+        if kind_of(extension(name)) in ("number", "JSON"):
             return decode(name, value, url=url, key=key)
         return _text(name, value, binary)
     return str(value) if isinstance(value, Blob) else _plain(value)

@@ -24,15 +24,13 @@ from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
-from shardtools.shards.fields import extension
+from shardtools.shards.fields import extension, kind_of
 from shardtools.shards.images import open_image
 from shardtools.shards.manifest import CLASS_FIELD, class_names
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.table import ShardTable
 from shardtools.storage import using
 from shardtools.storage.expansion import expand_sources
-
-IMAGES = frozenset(("png", "jpg", "jpeg", "webp", "bmp", "ppm", "pgm", "tif", "tiff"))
 
 
 @dataclass
@@ -184,7 +182,7 @@ def _add_sizes(statistics: Statistics, table: ShardTable) -> None:
 
 
 def _decode(task: StatisticsTask, statistics: Statistics) -> None:
-    images = tuple(name for name in statistics.fields if extension(name) in IMAGES)
+    images = tuple(name for name in statistics.fields if kind_of(extension(name)) == "image")
     if not images:
         return
     for batch in RowBatches(task.source, Needs(images)):
