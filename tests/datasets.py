@@ -10,10 +10,14 @@ from pathlib import Path
 
 import zstandard
 
+from shardtools.jobs.options import RunOptions
+from shardtools.jobs.report import JobResult
+from shardtools.jobs.upload import UploadOptions, plan_upload, run_upload
 from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
 from shardtools.shards.samples import Composer
 from shardtools.shards.sidecar import write_sidecar
 from shardtools.shards.writer import ShardWriter
+from shardtools.sources import Source
 from shardtools.spec import Destination
 from shardtools.storage import get_storage
 
@@ -110,3 +114,13 @@ def written_dataset(folder: Path, spec: str, shards: Sequence[Sequence[Mapping[s
         write_sidecar(url, sidecar)
         entries.append(ShardEntry(url, len(sidecar), sidecar.filesize, sidecar.checksum, sidecar.table.count_fields()))
     write_manifest(destination, build_manifest(destination, entries, {}))
+
+
+def upload_source(
+    source: Source,
+    destination: str,
+    layout: UploadOptions = UploadOptions(),  # noqa: B008 - it is frozen
+    options: RunOptions = RunOptions(),  # noqa: B008
+) -> list[JobResult]:
+    """Write the samples of an open source; return what became of each split."""
+    return run_upload(plan_upload(source, destination, layout, options), source, options)

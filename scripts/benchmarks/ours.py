@@ -53,22 +53,20 @@ def map_identity(
     ``read_over`` and ``write_over`` are "file" or "http"; with ``cluster_workers`` the tasks run on a Dask cluster of
     so many processes of one thread each, otherwise in ``jobs`` threads of this process.
     """
-    from shardtools.jobs.map import map_shards
-    from shardtools.jobs.options import RunOptions
-    from shardtools.jobs.script import read_script
+    import shardtools as st
 
-    script = read_script(write_script(root), ())
+    script = write_script(root)
     with ExitStack() as stack:
         over = {"file": root + "/"}
         if "http" in (read_over, write_over):
             over["http"] = stack.enter_context(serve(root))
         cluster = stack.enter_context(dask_cluster(cluster_workers)) if cluster_workers else "threads"
-        options = RunOptions(cluster=cluster, jobs=None if cluster_workers else jobs)
+        threads = None if cluster_workers else jobs
         reading, writing = over[read_over], over[write_over] + "output/"
         if not cluster_workers:
-            map_shards([reading + write_shard(root)], writing + "warm.tar", script, options)
+            st.map([reading + write_shard(root)], writing + "warm.tar", script, jobs=jobs)
         inputs = [reading + source for source in sources]
-        yield lambda: map_shards(inputs, writing + destination, script, options).counts.written
+        yield lambda: st.map(inputs, writing + destination, script, cluster=cluster, jobs=threads).counts.written
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""htmapper as a function: run a script over every sample of a dataset.
+"""What htmapper would do: run a function of the user over every sample of a dataset.
 
-sources, destination -> one MapTask for each shard -> engine -> ShardResults -> manifest
+sources, destination -> one MapTask for each shard -> Plan
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from shardtools import engine
 from shardtools.errors import JobError, redact
@@ -13,10 +13,9 @@ from shardtools.jobs.functions import check_sendable
 from shardtools.jobs.map_shard import MapTask, map_shard
 from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
 from shardtools.jobs.replaced import find_replaced
-from shardtools.jobs.report import JobResult
-from shardtools.jobs.run import Plan, run_plan
+from shardtools.jobs.run import Plan
 from shardtools.jobs.script import Code, function
-from shardtools.jobs.target import ShardResult, targets
+from shardtools.jobs.target import targets
 from shardtools.processors import processors
 from shardtools.shards.manifest import common_facts
 from shardtools.spec import Destination
@@ -25,7 +24,7 @@ from shardtools.storage.expansion import expand_sources
 
 
 def plan_map(sources: str | Sequence[str], destination: str, script: Code, options: RunOptions) -> Plan:
-    """Return what `map_shards` would do, after every check that can be made before any work.
+    """Return what a map would do, after every check that can be made before any work.
 
     Raises:
         SpecError: a spec is wrong.
@@ -63,17 +62,3 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Code, optio
     }
     runs = [engine.Task(map_shard, (task,), task.source, options.storage) for task in tasks]
     return Plan(target, runs, existing, job, replaced, urls, facts)
-
-
-def map_shards(
-    sources: str | Sequence[str],
-    destination: str,
-    script: Code,
-    options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
-    on_shard: Callable[[ShardResult], None] | None = None,
-) -> JobResult:
-    """Run ``script`` over every sample of ``sources`` and write what it returns to ``destination``.
-
-    One output shard is written for each input shard. See `plan_map` and `run_plan`, which this calls, for the errors.
-    """
-    return run_plan(plan_map(sources, destination, script, options), options, on_shard)

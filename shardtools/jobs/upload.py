@@ -266,17 +266,3 @@ def run_upload(
         raise
     report(None)
     return results
-
-
-def upload(
-    source: Source,
-    destination: str,
-    layout: UploadOptions = UploadOptions(),
-    options: RunOptions = RunOptions(),  # noqa: B008
-    on_shard: Callable[[ShardResult], None] | None = None,
-) -> list[JobResult]:
-    """Write the samples of ``source`` to ``destination``; return what became of each split.
-
-    See `plan_upload` and `run_upload`, which this calls, for the errors.
-    """
-    return run_upload(plan_upload(source, destination, layout, options), source, options, on_shard)

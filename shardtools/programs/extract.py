@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.extraction.extract import ExtractResult
     from shardtools.jobs.options import RunOptions
     from shardtools.jobs.report import Skipped
-    from shardtools.jobs.script import Script as Code
+    from shardtools.jobs.script import Code
 
 _ENDINGS: Mapping[str, FormatName] = {
     ".tsv": "tsv",
@@ -162,6 +162,8 @@ def extract(
     >>> rows = st.extract("train-@2.tar", fields=["cls", "txt"], where="cls == 1")
     >>> rows[0], rows.to_arrow().column_names
     ({'key': 'bee', 'cls': 1, 'txt': 'a bee'}, ['key', 'cls', 'txt'])
+    >>> st.extract("train-@2.tar", function=lambda record: {"n": len(record["txt"])}, output="sizes.csv").rows
+    4
     """
     if output is None:
         if format is not None or header or raw or base64:

@@ -44,6 +44,12 @@ def map(
         ScriptError: the function cannot be used.
         ShardtoolsError: the first error of a shard or sample, if ``on_error`` is not ``"skip"``. Complete shards stay.
 
+    >>> import shardtools as st
+    >>> def shout(record, end):
+    ...     return {"key": record["key"], "txt": record["txt"].decode().upper() + end}
+    >>> result = st.map("train-@2.tar", "loud-@2.tar", shout, params={"end": "!"})
+    >>> result.counts.written, st.open("loud-@2.tar")[0]["txt"]
+    (4, b'A APE!')
     """
     from shardtools.jobs.map import plan_map
 

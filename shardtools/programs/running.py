@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict, Unpack, get_args
 
@@ -17,9 +18,9 @@ from shardtools.storage.expansion import expand_sources
 from shardtools.urls import at_home
 
 if TYPE_CHECKING:
-    from shardtools.jobs.script import Script as Code
+    from shardtools.jobs.script import Code
 
-UserCode = str | os.PathLike[str]
+UserCode = str | os.PathLike[str] | Callable[..., object]
 """A function, or the name of a script that defines one."""
 
 
@@ -174,7 +175,12 @@ def read_code(
     """
     if code is None:
         return None
-    return script_of(code, params, version)
+    if not callable(code):
+        return script_of(code, params, version)
+    from shardtools.jobs.functions import functions_of
+
+    name = getattr(code, "__name__", "")
+    return functions_of({name if name in names else names[0]: code}, params, version)
 
 
 def script_of(path: str | os.PathLike[str], params: Mapping[str, object] | None, version: str | None) -> Code:
@@ -188,4 +194,18 @@ def script_of(path: str | os.PathLike[str], params: Mapping[str, object] | None,
 
     if version is not None:
         raise JobError("a version is for functions; a script is known by its text", fix="leave out version")
+    for name, value in (params or {}).items():
+        if not _is_literal(value):
+            what = f"the parameter {name} of a script is a {type(value).__name__}"
+            raise JobError(
+                what, fix="give numbers, texts, lists and dicts of such; or a function in place of the script"
+            )
     return replace(read_script(at_home(os.fspath(path))), params=tuple((params or {}).items()))
+
+
+def _is_literal(value: object) -> bool:
+    """Return whether a value is all that its text says."""
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.exchange.keying import Keying
     from shardtools.jobs.exchange.plan import Exchange
     from shardtools.jobs.report import JobResult
-    from shardtools.jobs.script import Script as Code
+    from shardtools.jobs.script import Code
 
 Merge = Literal["inner", "outer", "left"]
 Reduction = Callable[[Any, Iterator[Any]], Mapping[str, object] | Iterable[Mapping[str, object]] | None]
@@ -65,6 +65,11 @@ def sort(
     >>> result = st.sort("train-@2.tar", "by-class-@1.tar", by="cls:int", reverse=True)
     >>> [record["key"] for record in st.open("by-class-@1.tar")]
     ['bee', 'dog', 'ape', 'cat']
+    >>> def count(key, records):
+    ...     return {"key": str(key), "json": {"samples": sum(1 for _ in records)}}
+    >>> result = st.sort("train-@2.tar", "counts-@1.tar", by="cls:int", reduce=count)
+    >>> [record["json"] for record in st.open("counts-@1.tar")]
+    [b'{"samples":2}', b'{"samples":2}']
     """
     settings, options = read_settings(sources, destination, **keywords)
     functions = {
@@ -98,7 +103,9 @@ def _code(
         return script_of(script, params, version)
     if not functions:
         return None
-    raise JobError("functions are not supported", fix="give a script")
+    from shardtools.jobs.functions import functions_of
+
+    return functions_of(functions, params, version)
 
 
 def sort_exchange(

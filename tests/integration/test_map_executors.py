@@ -14,8 +14,9 @@ from distributed import Client
 from shardtools.jobs.exchange.exchange import run_exchange
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.plan import Exchange, plan_exchange
-from shardtools.jobs.map import map_shards
+from shardtools.jobs.map import plan_map
 from shardtools.jobs.options import RunOptions
+from shardtools.jobs.run import run_plan
 from shardtools.jobs.script import read_script
 from tests.cli.command import SECRET, run
 from tests.dask_cluster import BLOCK, DaskCluster, dask_cluster
@@ -105,7 +106,8 @@ def test_dask_client(
     monkeypatch.chdir(server.root)
     with Client(cluster.address, set_as_default=False) as client:
         options = RunOptions(client, jobs=3)
-        map_shards("data/in-@5.tgz", "on-client/out-@5.tgz", read_script("script.py", ["start=3"]), options)
+        script = read_script("script.py", ["start=3"])
+        run_plan(plan_map("data/in-@5.tgz", "on-client/out-@5.tgz", script, options), options)
         what = Exchange("htshuffle", Keying("random", 7), job={"seed": 7})
         run_exchange(plan_exchange("data/in-@5.tgz", "mixed/out-@3.tgz", what, options), options)
     assert snapshot(server.root / "on-client") == expected

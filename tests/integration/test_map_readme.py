@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -66,18 +64,6 @@ def test_first_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             for j in (0, 2)
             for new, old in (("lines.png", "lines.png"), ("png", "bin.png"))
         ]
-
-
-def test_python_example(tmp_path: Path) -> None:
-    for i in range(8):
-        write_shard(tmp_path / f"digits-{i}.tgz", files(i))
-    (tmp_path / "script.py").write_text(BLOCKS[0])
-    (tmp_path / "example.py").write_text(BLOCKS[1])
-    done = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, check=True, text=True, timeout=60
-    )
-    assert (done.stdout, done.stderr) == ("16\n", "")
-    assert (tmp_path / "outlines-@8.tgz.json").exists()
 
 
 def test_specs() -> None:

@@ -23,11 +23,15 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_from_pictures_to_training(tmp_path: Path) -> None:
+def make_photos(folder: Path) -> None:
     for name, colour in (("cat", "orange"), ("dog", "brown")):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (folder / "photos" / name).mkdir(parents=True)
         for i in range(40):
-            Image.new("RGB", (100 + i, 80), colour).save(tmp_path / "photos" / name / f"{i}.jpg")
+            Image.new("RGB", (100 + i, 80), colour).save(folder / "photos" / name / f"{i}.jpg")
+
+
+def test_from_pictures_to_training(tmp_path: Path) -> None:
+    make_photos(tmp_path)
     [commands] = re.findall(r"```sh\n(.*?)```", TOUR, re.DOTALL)
     script, training = re.findall(r"```python\n(.*?)```", TOUR, re.DOTALL)
     (tmp_path / "small.py").write_text(script)
@@ -39,3 +43,12 @@ def test_from_pictures_to_training(tmp_path: Path) -> None:
     (tmp_path / "training.py").write_text(training)
     lines = run([sys.executable, "training.py"], tmp_path).splitlines()
     assert lines == [f"{epoch} torch.Size([32, 64, 64, 3]) torch.Size([32])" for epoch in (0, 0, 1, 1)]
+
+
+def test_from_python(tmp_path: Path) -> None:
+    make_photos(tmp_path)
+    [example] = re.findall(r"```python\n(.*?)```", README.partition("\n## From Python\n")[2], re.DOTALL)[:1]
+    end = "print(result.counts.written, rows[0], st.open('by-class-@4.tar')[79]['cls'])\n"
+    (tmp_path / "example.py").write_text(example + end)
+    key = "{'key': '[^']+', 'cls': [01]}"
+    assert re.fullmatch(f"80 {key} b'1'\n", run([sys.executable, "example.py"], tmp_path))

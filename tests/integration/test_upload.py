@@ -17,12 +17,12 @@ from PIL import Image
 from shardtools.errors import NotFoundError, RefusedError
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.report import JobResult
-from shardtools.jobs.upload import UploadOptions, plan_upload, run_upload, upload
+from shardtools.jobs.upload import UploadOptions, plan_upload, run_upload
 from shardtools.sources.files import FileRules
 from shardtools.sources.folder import list_folder
 from tests.cli.command import finish, path_of, run, start
 from tests.dask_cluster import dask_cluster
-from tests.datasets import UPLOADS, members, snapshot
+from tests.datasets import UPLOADS, members, snapshot, upload_source
 from tests.servers import NginxServer, wait_until
 from tests.unit.test_source_folder import write_tree
 
@@ -157,7 +157,7 @@ def test_file_that_cannot_be_read_in_the_middle(tmp_path: Path, what: str, jobs:
     assert entry["key"] == "05" and entry["reason"] == attempt.message  # type: ignore[attr-defined]
     assert [name for name, _ in members(tmp_path / "out-1.tar")] == [f"{i:02d}.txt" for i in (6, 7, 8, 9)]
 
-    (result,) = upload(
+    (result,) = upload_source(
         list_folder(str(root), FileRules()), destination, options=RunOptions(resume=True, overwrite=True)
     )
     assert result.is_whole and sum(shard.resumed for shard in result.shards) in (2, 3)

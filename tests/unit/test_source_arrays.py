@@ -20,11 +20,12 @@ import pytest
 import webdataset
 
 from shardtools.errors import ChangedError, CorruptError, FieldError, JobError, NotFoundError
-from shardtools.jobs.upload import UploadOptions, upload
+from shardtools.jobs.upload import UploadOptions
 from shardtools.shards.fields import decode
 from shardtools.shards.npy import read_header
 from shardtools.sources import array_file
 from shardtools.sources.arrays import ArrayRules, ArraySource, open_array
+from tests.datasets import upload_source
 from tests.servers import NginxServer
 
 IMAGES_AND_LABELS = ArrayRules((("png", "images"), ("cls", "labels")))
@@ -402,7 +403,7 @@ def test_facts_change_with_what_is_read(tmp_path: Path) -> None:
 def test_an_upload_is_the_arrays(tmp_path: Path, packed: bool) -> None:
     path = savez(tmp_path / "a.npz", packed, images=images(20), labels=np.arange(20))
     spec = f"{tmp_path}/x-@3.tgz"
-    upload(open_array(path, IMAGES_AND_LABELS), spec, UploadOptions(shuffle=True, seed=1))
+    upload_source(open_array(path, IMAGES_AND_LABELS), spec, UploadOptions(shuffle=True, seed=1))
     urls = [spec.replace("@3", str(i)) for i in range(3)]
     found = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
     assert len(found) == 20

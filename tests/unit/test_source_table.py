@@ -35,13 +35,14 @@ from shardtools.errors import (
     ShardtoolsError,
     SpecError,
 )
-from shardtools.jobs.upload import UploadOptions, upload
+from shardtools.jobs.upload import UploadOptions
 from shardtools.limits import Limits
 from shardtools.shards.fields import decode
 from shardtools.sources import parquet
 from shardtools.sources.rows import RowsBuilder
 from shardtools.sources.table import TableRules, TableSource, file_place, open_table
 from shardtools.storage import StorageOptions, using
+from tests.datasets import upload_source
 from tests.servers import NginxServer
 
 LABELS = TableRules(values=(("cls", "label"),))
@@ -652,7 +653,7 @@ except JobError as error:
 def test_an_upload_is_the_table(table: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     write(table, columns_of(5))
     spec = f"{tmp_path_factory.mktemp('out')}/x-@2.tar"
-    upload(open_table(str(table), FILES_AND_LABELS), spec, UploadOptions(shuffle=True, seed=3))
+    upload_source(open_table(str(table), FILES_AND_LABELS), spec, UploadOptions(shuffle=True, seed=3))
     urls = [spec.replace("@2", str(i)) for i in range(2)]
     found = {
         sample["__key__"]: {name: data for name, data in sample.items() if not name.startswith("__")}
@@ -666,9 +667,9 @@ def test_an_upload_of_parquet_that_is_large(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("shardtools.sources.parquet._SMALL", 1000)
     path = write_parquet(tmp_path / "a.parquet", {"jpg": images(50)}, row_group_size=7)
     with pytest.raises(JobError, match="only be read in its own order"):
-        upload(open_table(path, TableRules()), f"{tmp_path}/x-@2.tar", UploadOptions(shuffle=True))
+        upload_source(open_table(path, TableRules()), f"{tmp_path}/x-@2.tar", UploadOptions(shuffle=True))
     layout = UploadOptions(split=(("a", 0.5), ("b", 0.5)), shard_count=8)
-    results = upload(open_table(path, TableRules()), f"{tmp_path}/{{split}}-@auto.tar", layout)
+    results = upload_source(open_table(path, TableRules()), f"{tmp_path}/{{split}}-@auto.tar", layout)
     urls = [shard.target for result in results for shard in result.shards]
     assert len(urls) > 4
     found = {sample["__key__"]: sample["jpg"] for sample in webdataset.WebDataset(urls, shardshuffle=False)}
