@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Unpack, get_args, overload
 
 from shardtools.errors import JobError
 from shardtools.jobs.extraction.extract_shard import ExtractOptions, Missing
 from shardtools.jobs.extraction.formats import Binary, FormatName, RowFormat
+from shardtools.jobs.extraction.spill import Spill
 from shardtools.programs.progress import Progress, python_progress
 from shardtools.programs.running import (
     ReadKeywords,
@@ -168,8 +169,8 @@ def extract(
     if output is None:
         if format is not None or header or raw or base64:
             raise JobError("a format is for a file", fix="give output, or leave out format, header, raw and base64")
-        with tempfile.TemporaryDirectory(prefix="shardtools-rows-") as folder:
-            path = os.path.join(folder, "rows.parquet")
+        with closing(Spill()) as spill:
+            path = os.path.join(spill.path(), "rows.parquet")
             result = _extract(sources, path, RowFormat("parquet"), **keywords)
             return Rows(_read(path), result.skipped)
     output = at_home(output)

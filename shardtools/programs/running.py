@@ -197,9 +197,7 @@ def script_of(path: str | os.PathLike[str], params: Mapping[str, object] | None,
     for name, value in (params or {}).items():
         if not _is_literal(value):
             what = f"the parameter {name} of a script is a {type(value).__name__}"
-            raise JobError(
-                what, fix="give numbers, texts, lists and dicts of such; or a function in place of the script"
-            )
+            raise JobError(what, fix="give numbers, texts, lists or dicts, or a function in place of the script")
     return replace(read_script(at_home(os.fspath(path))), params=tuple((params or {}).items()))
 
 

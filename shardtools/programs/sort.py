@@ -69,7 +69,7 @@ def sort(
     ...     return {"key": str(key), "json": {"samples": sum(1 for _ in records)}}
     >>> result = st.sort("train-@2.tar", "counts-@1.tar", by="cls:int", reduce=count)
     >>> [record["json"] for record in st.open("counts-@1.tar")]
-    [b'{"samples":2}', b'{"samples":2}']
+    [b'{"samples": 2}', b'{"samples": 2}']
     """
     settings, options = read_settings(sources, destination, **keywords)
     functions = {

@@ -40,7 +40,7 @@ def count(key: object, records: Iterator[Mapping[str, bytes]]) -> dict[str, obje
 
 def files(folder: Path, name: str) -> dict[str, bytes]:
     """Return the shards of a dataset."""
-    return {path.name: path.read_bytes() for path in folder.glob(f"{name}-*.tar")}
+    return {path.name: path.read_bytes() for path in sorted(folder.glob(f"{name}-*.tar"))}
 
 
 def test_a_programs_way_over_a_server_and_a_cluster(folder: Path, nginx: NginxServer) -> None:
@@ -62,7 +62,7 @@ def test_a_programs_way_over_a_server_and_a_cluster(folder: Path, nginx: NginxSe
         rows = st.extract(f"{url}mixed-@3.tar", fields=["cls", "txt"], cluster=client)
         assert client.status == "running"
     assert sorted(row["txt"] for row in rows) == sorted(f"TEXT {i}!" for i in range(20))
-    assert [record["json"] for record in st.open(f"{url}counts-@1.tar")] == [b'{"n":10}', b'{"n":10}']
+    assert [record["json"] for record in st.open(f"{url}counts-@1.tar")] == [b'{"n": 10}', b'{"n": 10}']
     assert st.count(f"{url}mixed-@3.tar", "cls").values == {"0": 10, "1": 10}
     assert st.count(f"{url}mixed-@3.tar", "cls", numbers=True).values == {0.0: 10, 1.0: 10}
     assert sum(st.stats(f"{url}mixed-@3.tar").samples) == 20
@@ -106,6 +106,16 @@ def test_rows(folder: Path) -> None:
         rows[20]
     with pytest.raises(JobError, match="no sample has the field jpg; there are cls, txt"):
         st.extract("a-@3.tar", fields="jpg")
+
+
+def test_rows_are_not_swept_away_by_another_process(folder: Path) -> None:
+    st.upload("texts", "a-@3.tar")
+    sweeping = "import shardtools.jobs.extraction.spill as s\nwhile True:\n    s.sweep()\n"
+    with subprocess.Popen([sys.executable, "-c", sweeping]) as other:
+        try:
+            assert all(len(st.extract("a-@3.tar", fields="txt")) == 20 for _ in range(30))
+        finally:
+            other.kill()
 
 
 def test_data_frame(folder: Path) -> None:
@@ -177,9 +187,8 @@ def test_an_unknown_keyword(folder: Path) -> None:
 
 def test_only_servers_that_are_named_get_the_users_headers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHARDTOOLS_HTTP_HEADERS", "X-Key: mine")
-    (folder / "web").mkdir()
     with recording_server(folder / "web") as server:
-        write_dataset(folder / "web", 2, 3)
+        write_dataset(server.root, 2, 3)
         st.index(f"{server.url}in-@2.tar")
         st.shuffle(f"{server.url}in-@2.tar", "local-@1.tar")
         assert server.values("x-key") == {"mine"}

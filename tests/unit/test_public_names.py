@@ -126,7 +126,7 @@ PAIRS: list[tuple[str, list[Callable[..., Any]], dict[str, str], set[str]]] = [
 `Dataset` has samples, and keys are what `extract` gives without fields."""
 
 
-@pytest.mark.parametrize(("program", "functions", "names", "own"), PAIRS, ids=lambda value: str(value)[:9])
+@pytest.mark.parametrize(("program", "functions", "names", "own"), PAIRS, ids=[pair[0] for pair in PAIRS])
 def test_functions_have_the_options_of_commands(
     program: str, functions: list[Callable[..., Any]], names: dict[str, str], own: set[str]
 ) -> None:
