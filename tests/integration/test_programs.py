@@ -119,7 +119,8 @@ def test_rows_are_not_swept_away_by_another_process(folder: Path) -> None:
 
 
 def test_data_frame(folder: Path) -> None:
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     st.upload("texts", "a-@3.tar")
     frame = st.extract("a-@3.tar", fields="txt").to_pandas()
     assert isinstance(frame, pandas.DataFrame) and list(frame.columns) == ["key", "txt"]
