@@ -80,7 +80,7 @@ def _facts(plan: Plan, result: JobResult) -> dict[str, Any]:
     if facts.get("classes") and any(shard.relabelled for shard in result.shards):
         del facts["classes"]
         logger.warning(
-            "%s: the script changed the numbers of classes, so their names are left out; write them into %s",
+            "%s: the numbers of classes were changed, so their names are left out; write them into %s",
             redact(plan.destination.spec), redact(plan.destination.manifest),
         )  # fmt: skip
     return facts

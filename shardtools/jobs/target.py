@@ -161,7 +161,7 @@ def is_own(sidecar: Sidecar, target: Target, fingerprint: str) -> bool:
     if target.overwrite:
         return False
     raise OutputExistsError(
-        "another script, or another version of the source, made this shard",
+        "another script or function, or another version of the source, made this shard",
         url=target.url,
         fix="add --overwrite to replace such shards, or choose another destination",
     )

@@ -297,7 +297,8 @@ class TestStopped:
         assert {path: path.stat().st_mtime_ns for path in folder.glob("out-*")} == before
         outcome = shuffle(folder, "--seed", "6", "--resume", SPEC, "out-@3.tar")
         assert (
-            outcome.status == 1 and "another script, or another version of the source, made this shard" in outcome.err
+            outcome.status == 1
+            and "another script or function, or another version of the source, made this shard" in outcome.err
         )
 
     def test_what_an_earlier_attempt_has_left_is_removed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,388 @@
+"""Jobs that call functions of the program that starts them: wherever they run, whether they fail, and to continue."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster
+
+from shardtools.engine import ClusterLike
+from shardtools.errors import OutputExistsError, SampleError, ScriptError
+from shardtools.jobs.carried import MAX_PICKLED
+from shardtools.jobs.exchange.duplicates import DuplicatePolicy
+from shardtools.jobs.exchange.exchange import run_exchange
+from shardtools.jobs.exchange.keying import Keying
+from shardtools.jobs.exchange.plan import Exchange, plan_exchange
+from shardtools.jobs.extraction.extract import run_extract
+from shardtools.jobs.extraction.extract_shard import ExtractOptions
+from shardtools.jobs.functions import Functions, functions_of
+from shardtools.jobs.map import map_shards, plan_map
+from shardtools.jobs.options import RunOptions
+from tests.dask_cluster import ROOT, DaskCluster, dask_cluster
+from tests.datasets import members, snapshot, write_dataset
+
+SHARDS, SAMPLES = 3, 20
+
+PROGRAM = '''
+"""A program as its user runs it, with everything in __main__."""
+
+import dataclasses
+import sys
+
+from shardtools.jobs.exchange.duplicates import DuplicatePolicy
+from shardtools.jobs.exchange.exchange import run_exchange
+from shardtools.jobs.exchange.keying import Keying
+from shardtools.jobs.exchange.plan import Exchange, plan_exchange
+from shardtools.jobs.extraction.extract import run_extract
+from shardtools.jobs.extraction.extract_shard import ExtractOptions
+from shardtools.jobs.functions import functions_of
+from shardtools.jobs.map import map_shards
+from shardtools.jobs.options import RunOptions
+
+NAMES = {5: "five", 7: "seven"}
+SMALL = {"three", "five"}
+
+
+@dataclasses.dataclass
+class Label:
+    number: int
+
+    def text(self):
+        return NAMES.get(self.number, "other")
+
+
+def mapper(start):
+    calls = []
+
+    def relabel(record, end="", skipped=frozenset()):
+        calls.append(record["key"])
+        label = Label(int(record["cls"]) + start)
+        if label.number in skipped:
+            return None
+        text = label.text() + end + str(label.text() in SMALL)
+        return {"key": record["key"], "cls": label.number, "txt": record["txt"] + text.encode()}
+
+    return relabel
+
+
+def by_class(record, modulus):
+    return int(record["cls"]) % modulus
+
+
+def merge(key, records, modulus):
+    total = sum(int(record.get("n.txt", b"1")) for record in records)
+    yield {"key": f"{key}-of-{modulus}", "n.txt": str(total)}
+
+
+def part(key, records, modulus):
+    total = sum(1 for _ in records)
+    yield {"key": f"part-{key}", "cls": key, "n.txt": str(total)}
+
+
+if __name__ == "__main__":
+    what, cluster, out = sys.argv[1:]
+    options = RunOptions(cluster, jobs=2)
+    if what == "map":
+        code = functions_of({"process_sample": mapper(3)}, {"end": "!", "skipped": {3, 4}})
+        map_shards("in-@3.tar", f"{out}/out-@3.tar", code, options)
+    elif what == "together":
+        code = functions_of({"process_samples": lambda records: (r for r in records if int(r["cls"]) > 2)})
+        map_shards("in-@3.tar", f"{out}/out-@3.tar", code, options)
+    elif what == "sort":
+        functions = {"sort_key": by_class, "reduce_samples": merge, "combine_samples": part}
+        code = functions_of(functions, {"modulus": 4})
+        keying = Keying("script", script=code)
+        policy = DuplicatePolicy(reduce=code, keying=keying)
+        exchange = Exchange("htsort", keying, policy, combine=True, job={"by": "sort_key"})
+        run_exchange(plan_exchange("in-@3.tar", f"{out}/out-@2.tar", exchange, options), options)
+    else:
+        code = functions_of({"extract_sample": lambda record, by: {"n": int(record["cls"]) * by}}, {"by": 10})
+        run_extract("in-@3.tar", ExtractOptions(script=code), f"{out}/rows.tsv", options)
+'''
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[DaskCluster]:
+    with dask_cluster(workers=2) as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a dataset."""
+    write_dataset(tmp_path, SHARDS, SAMPLES)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def local_cluster(workers: int, *, processes: bool = True) -> LocalCluster:
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=processes,
+        dashboard_address=None,
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # or it takes port 8787
+    )
+
+
+def run_program(folder: Path, *arguments: str) -> None:
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    command = [sys.executable, "program.py", *arguments]
+    ran = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+class TestProgram:
+    @pytest.mark.parametrize("what", ["map", "together", "sort", "extract"])
+    def test_makes_the_same_everywhere(self, what: str, folder: Path, cluster: DaskCluster) -> None:
+        (folder / "program.py").write_text(PROGRAM)
+        for out, place in ("threads", "threads"), ("processes", "processes"), ("cluster", cluster.address):
+            (folder / out).mkdir()
+            run_program(folder, what, place, out)
+        # How many samples are combined depends on how the shards are parted, and stands in the sidecars.
+        made = [snapshot(folder / out) for out in ("threads", "processes", "cluster")]
+        made = [
+            {name: data for name, data in files.items() if what != "sort" or name.endswith(".tar")} for files in made
+        ]
+        assert made[0]
+        assert made[1] == made[0]
+        assert made[2] == made[0]
+
+    def test_what_it_makes(self, folder: Path) -> None:
+        (folder / "program.py").write_text(PROGRAM)
+        for what in ("map", "sort", "extract"):
+            (folder / what).mkdir()
+            run_program(folder, what, "threads", what)
+        mapped = members(folder / "map" / "out-1.tar")
+        assert [name for name, _ in mapped[:4]] == ["1/0002.cls", "1/0002.txt", "1/0003.cls", "1/0003.txt"]
+        assert mapped[0][1] == b"5" and mapped[1][1].endswith(b"five!True")
+        assert mapped[5][1].endswith(b"seven!False" if mapped[4][1] == b"7" else b"other!False")
+        sorted_ = [member for i in range(2) for member in members(folder / "sort" / f"out-{i}.tar")]
+        assert sorted_ == [(f"{key}-of-4.n.txt", str(n).encode()) for key, n in enumerate((18, 18, 12, 12))]
+        rows = (folder / "extract" / "rows.tsv").read_text().splitlines()
+        assert rows[:2] == ["0/0000\t0", "0/0001\t10"] and len(rows) == SHARDS * SAMPLES
+        job = json.loads((folder / "map" / "out-@3.tar.json").read_text())["job"]
+        assert (job["script"], job["params"]) == ("relabel", {"end": "'!'", "skipped": "<set>"})
+
+
+def adder(number: int, then: Callable[[int], int] = abs) -> Functions:
+    def add(record: dict[str, Any]) -> dict[str, Any]:
+        return {"key": record["key"], "cls": then(int(record["cls"]) + number)}
+
+    return functions_of({"process_sample": add})
+
+
+class TestResume:
+    @pytest.mark.parametrize("place", ["threads", "cluster"])
+    def test_keeps_what_the_same_function_made(self, place: str, folder: Path, cluster: DaskCluster) -> None:
+        where = cluster.address if place == "cluster" else place
+        map_shards("in-@3.tar", "out-@3.tar", adder(1), RunOptions(where))
+        before = {name: (data, (folder / name).stat().st_mtime_ns) for name, data in snapshot(folder).items()}
+        result = map_shards("in-@3.tar", "out-@3.tar", adder(1), RunOptions(where, resume=True))
+        assert [shard.resumed for shard in result.shards] == [True] * SHARDS
+        kept = {name: (data, (folder / name).stat().st_mtime_ns) for name, data in snapshot(folder).items()}
+        assert {name: kept[name] for name in kept if not name.endswith(".json")} == {
+            name: before[name] for name in before if not name.endswith(".json")
+        }
+
+    @pytest.mark.parametrize("place", ["threads", "cluster"])
+    @pytest.mark.parametrize("other", [lambda: adder(2), lambda: adder(1, lambda number: number * 3)])
+    def test_refuses_what_another_function_made(
+        self, place: str, other: Callable[[], Functions], folder: Path, cluster: DaskCluster
+    ) -> None:
+        where = cluster.address if place == "cluster" else place
+        map_shards("in-@3.tar", "out-@3.tar", adder(1), RunOptions(where))
+        before = snapshot(folder)
+        with pytest.raises(OutputExistsError, match="another script or function, or another version of the source, "):
+            map_shards("in-@3.tar", "out-@3.tar", other(), RunOptions(where, resume=True))
+        assert snapshot(folder) == before
+        both = RunOptions(where, resume=True, overwrite=True)
+        result = map_shards("in-@3.tar", "out-@3.tar", other(), both)
+        assert not any(shard.resumed for shard in result.shards)
+
+    def test_of_a_sort(self, folder: Path) -> None:
+        def sort(modulus: int, options: RunOptions) -> list[bool]:
+            code = functions_of({"sort_key": lambda record: int(record["cls"]) % modulus})
+            exchange = Exchange("htsort", Keying("script", script=code))
+            result = run_exchange(plan_exchange("in-@3.tar", "out-@2.tar", exchange, options), options)
+            return [shard.resumed for shard in result.shards]
+
+        assert sort(3, RunOptions()) == [False, False]
+        assert sort(3, RunOptions(resume=True)) == [True, True]
+        with pytest.raises(OutputExistsError):
+            sort(2, RunOptions(resume=True))
+
+    def test_a_version_decides(self, folder: Path) -> None:
+        lock = threading.Lock()
+
+        def add(record: dict[str, Any]) -> dict[str, Any]:
+            with lock:
+                return {"key": record["key"], "cls": 1}
+
+        first = functions_of({"process_sample": add}, version="1")
+        map_shards("in-@3.tar", "out-@3.tar", first, RunOptions())
+        again = functions_of({"process_sample": add}, version="1")
+        result = map_shards("in-@3.tar", "out-@3.tar", again, RunOptions(resume=True))
+        assert all(shard.resumed for shard in result.shards)
+        with pytest.raises(OutputExistsError):
+            second = functions_of({"process_sample": add}, version="2")
+            map_shards("in-@3.tar", "out-@3.tar", second, RunOptions(resume=True))
+
+
+def failing() -> Functions:
+    def fails(record: dict[str, Any]) -> Any:
+        if record["key"] == "1/0007":
+            return record["nothing"]  # fails here
+        return record
+
+    return functions_of({"process_sample": fails})
+
+
+LINE = failing().load().process_sample.__code__.co_firstlineno + 2
+PLACE = f"KeyError: 'nothing' (test_functions.py:{LINE} in fails)"
+
+
+class TestFailing:
+    @pytest.mark.parametrize("place", ["threads", "cluster"])
+    def test_is_named_with_its_line(self, place: str, folder: Path, cluster: DaskCluster) -> None:
+        options = RunOptions(cluster.address if place == "cluster" else place, jobs=1)
+        with pytest.raises(SampleError) as caught:
+            map_shards("in-@3.tar", "out-@3.tar", failing(), options)
+        assert str(caught.value) == (
+            f"{folder}/in-1.tar [1/0007]: {PLACE}; correct fails, or skip such samples with --on-error skip"
+        )
+        if place == "cluster":
+            trace = str(caught.value.__cause__)
+            assert f'test_functions.py", line {LINE}, in fails' in trace and "# fails here\n" in trace
+
+    @pytest.mark.parametrize("place", ["threads", "cluster"])
+    def test_is_skipped(self, place: str, folder: Path, cluster: DaskCluster) -> None:
+        where: ClusterLike = cluster.address if place == "cluster" else "threads"
+        options = RunOptions(where, on_error="skip", report="report.json")
+        result = map_shards("in-@3.tar", "out-@3.tar", failing(), options)
+        assert (result.counts.written, result.counts.skipped) == (SHARDS * SAMPLES - 1, 1)
+        assert [(entry.key, entry.reason) for entry in result.skipped()] == [("1/0007", PLACE)]
+        assert json.loads((folder / "report.json").read_text())["job"]["script"] == "fails"
+
+    def test_in_a_sort_and_an_extraction(self, folder: Path) -> None:
+        def fails(*_: object) -> Any:
+            raise ValueError("never")
+
+        code = functions_of({"sort_key": fails, "reduce_samples": fails, "extract_sample": fails})
+        place = f"ValueError: never (test_functions.py:{fails.__code__.co_firstlineno + 1} in fails); correct fails, or"
+        by_key = Keying("key")
+        for exchange in (
+            Exchange("htsort", Keying("script", script=code)),
+            Exchange("htsort", by_key, DuplicatePolicy(reduce=code, keying=by_key)),
+        ):
+            plan = plan_exchange("in-@3.tar", "out-@2.tar", exchange, RunOptions(jobs=1))
+            with pytest.raises(SampleError) as caught:
+                run_exchange(plan, RunOptions(jobs=1))
+            assert place in str(caught.value)
+        with pytest.raises(SampleError) as caught:
+            run_extract("in-@3.tar", ExtractOptions(script=code), "rows.tsv", RunOptions(jobs=1))
+        assert place in str(caught.value)
+        assert not (folder / "rows.tsv").exists()
+
+    def test_what_it_returns_is_named_after_it(self, folder: Path) -> None:
+        def count(record: object) -> int:
+            return 1
+
+        with pytest.raises(SampleError, match=r": count returned int; return None, a record \(a dict\), or several"):
+            map_shards("in-@3.tar", "out-@3.tar", functions_of({"process_sample": count}), RunOptions(jobs=1))
+
+
+class TestSending:
+    def test_what_cannot_be_pickled(self, folder: Path, cluster: DaskCluster) -> None:
+        lock = threading.Lock()
+
+        def guarded(record: Any) -> Any:
+            with lock:
+                return record
+
+        code = functions_of({"process_sample": guarded, "sort_key": guarded, "extract_sample": guarded}, version="1")
+        before = snapshot(folder)
+        for options in RunOptions("processes"), RunOptions(cluster.address):
+            for start in (
+                lambda options: plan_map("in-@3.tar", "out-@3.tar", code, options),
+                lambda options: plan_exchange(
+                    "in-@3.tar", "out-@2.tar", Exchange("htsort", Keying("script", script=code)), options
+                ),
+                lambda options: run_extract("in-@3.tar", ExtractOptions(script=code), "rows.tsv", options),
+            ):
+                with pytest.raises(ScriptError, match=r"^guarded cannot be sent to other processes: TypeError: cannot"):
+                    start(options)
+        assert snapshot(folder) == before
+        assert map_shards("in-@3.tar", "out-@3.tar", code).counts.written == SHARDS * SAMPLES
+
+    def test_what_is_too_large(self, folder: Path) -> None:
+        table = bytes(MAX_PICKLED + 1)
+
+        def look_up(record: Any) -> Any:
+            return {"key": record["key"], "txt": str(table[int(record["cls"])])}
+
+        code = functions_of({"process_sample": look_up})
+        with pytest.raises(ScriptError, match=r"^look_up has more than 32 MB with its data, .*; load such data inside"):
+            map_shards("in-@3.tar", "out-@3.tar", code, RunOptions("processes"))
+        assert map_shards("in-@3.tar", "out-@3.tar", code).counts.written == SHARDS * SAMPLES
+
+    def test_a_module_that_workers_lack(
+        self, folder: Path, cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / "only_here.py").write_text("def process(record):\n    return record\n")
+        monkeypatch.syspath_prepend(folder)
+        only_here: ModuleType = __import__("only_here")
+        code = functions_of({"process_sample": only_here.process})
+        assert map_shards("in-@3.tar", "here-@3.tar", code).counts.written == SHARDS * SAMPLES
+        with pytest.raises(ScriptError) as caught:
+            map_shards("in-@3.tar", "out-@3.tar", code, RunOptions(cluster.address))
+        assert str(caught.value) == (
+            "process cannot be loaded here: ModuleNotFoundError: No module named 'only_here'; "
+            "install it wherever tasks run: functions of modules travel by name"
+        )
+
+    def test_state_is_kept_between_the_shards_of_a_process(self, folder: Path) -> None:
+        """A function is unpickled once per process: what it keeps, such as a model, is there for the next shard."""
+        code = functions_of({"process_sample": _counting()})
+        with local_cluster(1) as one:
+            map_shards("in-@3.tar", "out-@3.tar", code, RunOptions(one))
+        counts = [int(data) for i in range(SHARDS) for _, data in members(folder / f"out-{i}.tar")]
+        assert sorted(counts) == list(range(1, SHARDS * SAMPLES + 1))
+
+
+def _counting() -> Callable[[Any], Any]:
+    seen: list[str] = []
+
+    def count(record: Any) -> Any:
+        seen.append(record["key"])
+        return {"key": record["key"], "n.txt": str(len(seen))}
+
+    return count
+
+
+class TestDaskObjects:
+    """A client or cluster of the caller is used as it is, and stays open."""
+
+    @pytest.mark.parametrize("kind", ["client", "cluster", "threads of this process"])
+    def test_map_and_shuffle(self, kind: str, folder: Path) -> None:
+        self._map_and_shuffle("here", RunOptions())
+        with (
+            local_cluster(2, processes=kind != "threads of this process") as local,
+            Client(local, set_as_default=False) as client,
+        ):
+            self._map_and_shuffle("there", RunOptions(client if kind == "client" else local))
+            assert client.submit(abs, -1).result() == 1
+        assert snapshot(folder / "there") == snapshot(folder / "here")
+
+    def _map_and_shuffle(self, out: str, options: RunOptions) -> None:
+        map_shards("in-@3.tar", f"{out}/mapped-@3.tar", adder(5), options)
+        exchange = Exchange("htshuffle", Keying("random", 7), job={"seed": 7})
+        run_exchange(plan_exchange("in-@3.tar", f"{out}/mixed-@4.tar", exchange, options), options)
