@@ -51,7 +51,7 @@ def to_tf(
     rank: int = 0,
     world_size: int = 1,
     uneven: Uneven = "uneven",
-    on_error: OnError = "raise",
+    on_error: OnError = "fail",
     max_skips: tuple[int, int] = MAX_SKIPS,
     memory: int = MEMORY,
     threads: int | None = None,
@@ -130,7 +130,7 @@ def _first_batch(loader: Loader, names: Names) -> Any:
             errors += failed
         except ShardtoolsError as error:
             errors.append(error)
-        if errors and settings.on_error == "raise":
+        if errors and settings.on_error == "fail":
             raise errors[0]
         if len(errors) > settings.max_skips[0]:
             raise errors[-1]

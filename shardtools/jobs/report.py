@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from shardtools.errors import redact
+from shardtools.errors import ShardtoolsError, redact
 from shardtools.jobs.target import Counts, ShardResult
 from shardtools.redaction import conceal
 from shardtools.shards.sidecar import read_sidecar
@@ -99,7 +99,7 @@ def write_report(
 
     ``left_out`` are things in the sources that are no samples, each with the reason.
     """
-    report: dict[str, Any] = {"job": dict(job), "error": None if error is None else _told(error)}
+    report: dict[str, Any] = {"job": dict(job), "error": None if error is None else _describe_error(error)}
     if result is not None:
         report["counts"] = asdict(result.counts)
         report["shards"] = len(result.shards)
@@ -109,6 +109,20 @@ def write_report(
     if entries := [{"name": redact(name), "reason": reason} for name, reason in left_out]:
         report["left_out"] = entries
     _write(url, report)
+
+
+def report_failure(
+    url: str,
+    job: Mapping[str, Any],
+    result: JobResult | None,
+    error: BaseException,
+    left_out: Iterable[tuple[str, str]] = (),
+) -> None:
+    """Write the report of a job that ended with ``error``; if that fails, too, ``error`` gets a note that says so."""
+    try:
+        write_report(url, job, result, error, left_out)
+    except ShardtoolsError as second:
+        error.add_note(f"the report was not written: {second}")
 
 
 def write_summary(url: str, job: Mapping[str, Any], counts: Mapping[str, int], skipped: Iterable[Skipped]) -> None:
@@ -123,5 +137,5 @@ def _write(url: str, report: Mapping[str, Any]) -> None:
         sink.write(text.encode("utf-8", "surrogateescape") + b"\n")
 
 
-def _told(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__

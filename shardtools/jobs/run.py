@@ -12,13 +12,13 @@ from typing import Any
 
 from shardtools import engine
 from shardtools.engine.ordered import run_each
-from shardtools.errors import ShardtoolsError, redact
+from shardtools.errors import redact
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, remove
-from shardtools.jobs.report import JobResult, write_report
+from shardtools.jobs.report import JobResult, report_failure, write_report
 from shardtools.jobs.shared import shared
 from shardtools.jobs.target import ShardResult
-from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
+from shardtools.shards.manifest import build_manifest, write_manifest
 from shardtools.spec import Destination
 from shardtools.storage import using
 from shardtools.urls import folder_of
@@ -61,11 +61,11 @@ def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], 
             _run(plan, options, results, on_shard)
         except BaseException as error:
             if options.report:
-                _report_failure(options.report, plan, _result(plan, results), error)
+                report_failure(options.report, plan.job, _result(plan, results), error)
             raise
         result = _result(plan, results)
         if not result.failures and plan.destination.spec != "-":
-            entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in result.shards]
+            entries = [shard.entry for shard in result.shards]
             facts = _facts(plan, result)
             write_manifest(plan.destination, build_manifest(plan.destination, entries, plan.job, facts))
             remove(plan.replaced)
@@ -84,14 +84,6 @@ def _facts(plan: Plan, result: JobResult) -> dict[str, Any]:
             redact(plan.destination.spec), redact(plan.destination.manifest),
         )  # fmt: skip
     return facts
-
-
-def _report_failure(url: str, plan: Plan, result: JobResult, error: BaseException) -> None:
-    """Write the report of a job that failed; failing at that too must not hide why."""
-    try:
-        write_report(url, plan.job, result, error)
-    except ShardtoolsError as second:
-        error.add_note(f"the report was not written: {second}")
 
 
 def _result(plan: Plan, results: dict[int, ShardResult]) -> JobResult:

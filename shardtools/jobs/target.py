@@ -19,6 +19,7 @@ from uuid import uuid4
 from shardtools.errors import NotFoundError, OutputExistsError
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, retire
+from shardtools.shards.manifest import ShardEntry
 from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
 from shardtools.shards.writer import ShardWriter
 from shardtools.spec import Destination
@@ -110,6 +111,11 @@ class ShardResult:
     skipped: tuple[tuple[str, str], ...] = ()
     content: str = ""
     relabelled: bool = False
+
+    @property
+    def entry(self) -> ShardEntry:
+        """The entry of the shard in the manifest of its dataset."""
+        return ShardEntry(self.target, self.counts.written, self.filesize, self.checksum, self.fields)
 
 
 def shard_result(source: str, source_size: int, target: str, sidecar: Sidecar, *, resumed: bool = False) -> ShardResult:

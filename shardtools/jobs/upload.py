@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from shardtools import engine
-from shardtools.errors import JobError, ShardtoolsError, SpecError, redact
+from shardtools.errors import JobError, SpecError, redact
 from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
 from shardtools.jobs.replaced import find_replaced
-from shardtools.jobs.report import JobResult, write_report
+from shardtools.jobs.report import JobResult, report_failure, write_report
 from shardtools.jobs.run import Plan, run_plan
 from shardtools.jobs.target import ShardResult, targets
 from shardtools.jobs.upload_shard import UploadTask, upload_shard
@@ -27,9 +27,10 @@ from shardtools.processors import processors
 from shardtools.shards.columns import with_zero
 from shardtools.shards.packers import packer_for
 from shardtools.shards.tar import RECORD
-from shardtools.sources import Ints, Source
+from shardtools.sources import Source
 from shardtools.spec import MAX_SHARDS, Destination
 from shardtools.storage import using
+from shardtools.types import Ints
 from shardtools.urls import absolute, is_local
 
 SPLIT = "{split}"
@@ -250,19 +251,17 @@ def run_upload(
         if on_shard is not None:
             on_shard(shard)
 
-    def report(error: BaseException | None) -> None:
-        if options.report:
-            result = JobResult(source.name, sorted(shards, key=lambda shard: shard.target))
-            with using(options.storage):
-                write_report(options.report, plans[0].job, result, error, source.left_out())
+    def result() -> JobResult:
+        return JobResult(source.name, sorted(shards, key=lambda shard: shard.target))
 
-    try:
-        results = [run_plan(plan, replace(options, report=None), collect) for plan in plans]
-    except BaseException as error:
+    job = plans[0].job
+    with using(options.storage):
         try:
-            report(error)
-        except ShardtoolsError as second:  # it must not hide the first
-            error.add_note(f"the report was not written: {second}")
-        raise
-    report(None)
+            results = [run_plan(plan, replace(options, report=None), collect) for plan in plans]
+        except BaseException as error:
+            if options.report:
+                report_failure(options.report, job, result(), error, source.left_out())
+            raise
+        if options.report:
+            write_report(options.report, job, result(), None, source.left_out())
     return results

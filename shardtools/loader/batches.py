@@ -137,7 +137,7 @@ class ShardBatches(EpochBatches):
         rank: int = 0,
         world_size: int = 1,
         uneven: Uneven = "uneven",
-        on_error: OnError = "raise",
+        on_error: OnError = "fail",
         max_skips: tuple[int, int] = MAX_SKIPS,
         memory: int = MEMORY,
         threads: int | None = None,

@@ -275,7 +275,7 @@ class Judge:
         self._stats.add(repeated=1)
 
     def _note(self, error: ShardtoolsError) -> None:
-        if self._on_error == "raise":
+        if self._on_error == "fail":
             raise error
         if callable(self._on_error):
             self._on_error(error)

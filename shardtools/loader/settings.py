@@ -13,7 +13,7 @@ from shardtools.loader.shard import SPECIAL
 from shardtools.loader.split import Uneven
 from shardtools.shards.names import is_special
 
-OnError = Literal["raise", "skip"] | Callable[[ShardtoolsError], object]
+OnError = Literal["fail", "skip"] | Callable[[ShardtoolsError], object]
 
 Auto = Literal["auto"]
 
@@ -43,7 +43,7 @@ class Settings:
         uneven: what happens to the last samples if they make no whole batch on all ranks: they are left out ("drop"),
             filled up with samples from the epoch's beginning ("pad"), or a smaller batch ("uneven", see `Split`). All
             ranks get the same number of batches in any case.
-        on_error: "raise"; "skip"; or a function that is called with each error. A sample that is skipped makes its
+        on_error: "fail"; "skip"; or a function that is called with each error. A sample that is skipped makes its
             batch smaller; a batch that would be empty repeats the one before.
         max_skips: how many errors are too many, in a row and in one pass of one process.
         memory: bytes of samples that are read ahead in each process.
@@ -61,7 +61,7 @@ class Settings:
     seed: int = 0
     batch_size: int = 1
     uneven: Uneven = "uneven"
-    on_error: OnError = "raise"
+    on_error: OnError = "fail"
     max_skips: tuple[int, int] = MAX_SKIPS
     memory: int = MEMORY
     threads: int | None = None
@@ -79,9 +79,9 @@ class Settings:
             )
         if self.uneven not in ("drop", "pad", "uneven"):
             raise JobError(f"uneven={self.uneven!r} is not a valid choice", fix="choose drop, pad or uneven")
-        if self.on_error not in ("raise", "skip") and not callable(self.on_error):
+        if self.on_error not in ("fail", "skip") and not callable(self.on_error):
             raise JobError(
-                f"on_error={self.on_error!r} is not a valid choice", fix="choose raise or skip, or give a function"
+                f"on_error={self.on_error!r} is not a valid choice", fix="choose fail or skip, or give a function"
             )
         if isinstance(self.shuffle, str) and self.shuffle != "full":
             raise JobError(

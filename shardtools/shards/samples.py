@@ -10,7 +10,7 @@ asked for as ``record["__key__"]``, and where the record came from as ``__url__`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -125,6 +125,20 @@ def records(block: Block) -> Iterator[Record]:
         record.url = url
         record.index = index + i
         yield record
+
+
+def field_values(block: Block, field: str, rows: Sequence[int] | None = None) -> list[bytes | None]:
+    """Return the bytes of a field of each sample of a block, or of those at ``rows``; None for a sample without it."""
+    table = block.table
+    members = table.members_of(field)
+    if rows is not None:
+        members = members[np.array(rows, np.int64)]
+    values: list[bytes | None] = [None] * len(members)
+    there = np.flatnonzero(members >= 0)
+    starts, sizes = table.offset[members[there]] - block.base, table.size[members[there]]
+    for row, start, size in zip(there.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+        values[row] = block.buffer[start : start + size].tobytes()
+    return values
 
 
 _is_plain = re.compile(r"(?:[a-z0-9][\w.-]*/)*[a-z0-9][\w-]*", re.ASCII | re.IGNORECASE).fullmatch

@@ -18,10 +18,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from shardtools.errors import CorruptError, FullError, ShardError, StorageError, TruncatedError
-from shardtools.shards.compression import GZIP_MAGIC, ZSTD_MAGIC, unpack
+from shardtools.shards.compression import GZIP_MAGIC, ZSTD_MAGIC, Readable, unpack
 from shardtools.sources.files import FileRules, FileSource
 from shardtools.sources.tar_tree import list_tar
 from shardtools.sources.tree import REPAIR, Archive, stamp_of
@@ -37,28 +37,24 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _HEAD = 6
 
 
-class _Reader(Protocol):
-    def readinto(self, buffer: memoryview, /) -> int | None: ...
-
-
-def _as_is(stream: Any, url: str) -> _Reader:
-    reader: _Reader = stream
+def _as_is(stream: Any, url: str) -> Readable:
+    reader: Readable = stream
     return reader
 
 
-def _unpack_shard(stream: Any, url: str) -> _Reader:
+def _unpack_shard(stream: Any, url: str) -> Readable:
     return unpack(stream.read(_HEAD), stream, url)
 
 
-def _unpack_bz2(stream: Any, url: str) -> _Reader:
+def _unpack_bz2(stream: Any, url: str) -> Readable:
     return bz2.BZ2File(stream)
 
 
-def _unpack_xz(stream: Any, url: str) -> _Reader:
+def _unpack_xz(stream: Any, url: str) -> Readable:
     return lzma.LZMAFile(stream)
 
 
-_UNPACKERS: dict[bytes, Callable[[Any, str], _Reader]] = {
+_UNPACKERS: dict[bytes, Callable[[Any, str], Readable]] = {
     GZIP_MAGIC: _unpack_shard,
     ZSTD_MAGIC: _unpack_shard,
     b"BZh": _unpack_bz2,
@@ -143,7 +139,7 @@ def _reading(url: str) -> Iterator[None]:
         raise CorruptError(f"the packed archive is damaged ({error})", url=url, fix=REPAIR) from error
 
 
-def _spill(reader: _Reader, url: str) -> _Spill:
+def _spill(reader: Readable, url: str) -> _Spill:
     """Return a temporary file with all that a reader gives."""
     spill = _temporary_file(url)
     buffer = memoryview(bytearray(_PIECE))

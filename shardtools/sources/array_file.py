@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 import tempfile
 import threading
 import weakref
@@ -28,6 +27,7 @@ import numpy.typing as npt
 
 from shardtools.errors import ChangedError, CorruptError, ShardtoolsError
 from shardtools.shards.npy import Header, read_header
+from shardtools.sources.zip_header import FIXED_SIZE, local_header_size
 from shardtools.storage import Stat, check_stop, get_storage
 from shardtools.storage.files import os_errors
 from shardtools.urls import absolute, is_local, name_of, split_path
@@ -36,7 +36,6 @@ Array = npt.NDArray[Any]
 
 _PIECE = 1 << 22
 _KEPT = 4
-_LOCAL_HEADER = 30
 
 
 @dataclass(frozen=True)
@@ -215,13 +214,12 @@ def _checked(header: Header, size: int, name: str) -> Header:
 
 
 def _start(file: IO[bytes], info: zipfile.ZipInfo) -> int:
-    """Return where the bytes of a member begin: after a header of its own, which may differ from the directory's."""
+    """Return where the bytes of a member begin: after its local header."""
     file.seek(info.header_offset)
-    head = file.read(_LOCAL_HEADER)
-    if len(head) < _LOCAL_HEADER or not head.startswith(b"PK\x03\x04"):
+    header_size = local_header_size(file.read(FIXED_SIZE))
+    if header_size is None:
         raise ValueError(f"{info.filename} is not where the directory says")
-    name, extra = struct.unpack_from("<HH", head, 26)
-    return info.header_offset + _LOCAL_HEADER + int(name) + int(extra)
+    return info.header_offset + header_size
 
 
 @contextmanager

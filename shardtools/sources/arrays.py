@@ -15,10 +15,11 @@ from shardtools.errors import CorruptError, JobError, redact
 from shardtools.shards.fields import encode, extension
 from shardtools.shards.npy import Header
 from shardtools.shards.tar import member_size
-from shardtools.sources import Ints, Source
+from shardtools.sources import Source
 from shardtools.sources.array_file import Array, ArrayFile, OpenArrayFile, close, opened
 from shardtools.sources.names import check_fields, number_key
 from shardtools.storage import get_storage
+from shardtools.types import Ints
 from shardtools.urls import absolute, split_path
 
 ENDINGS = (".npy", ".npz")

@@ -22,9 +22,10 @@ from shardtools.shards.columns import with_zero
 from shardtools.shards.names import encode_name, is_field, is_meta, is_special, names_of
 from shardtools.shards.samples import Composer, Members
 from shardtools.shards.tar import BLOCK, member_size
-from shardtools.sources import Ints, Source
+from shardtools.sources import Source
 from shardtools.sources.joined import refuse_repeated_keys
 from shardtools.sources.names import number_key
+from shardtools.types import Ints
 
 KeyRule = Literal["path", "name", "number", "hash"]
 KEY_RULES: tuple[str, ...] = get_args(KeyRule)
@@ -294,6 +295,19 @@ def ordered(folders: Iterable[tuple[str, list[str]]], rules: FileRules, left_out
             else:
                 paths.append(path)
     return paths
+
+
+def by_folder(paths: Iterable[str]) -> Iterable[tuple[str, list[str]]]:
+    """Return paths as pairs of a folder, with its last slash, and the names in it.
+
+    >>> list(by_folder(["a/x.txt", "y.txt", "a/z.txt"]))
+    [('a/', ['x.txt', 'z.txt']), ('', ['y.txt'])]
+    """
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folder, slash, base = path.rpartition("/")
+        folders.setdefault(folder + slash, []).append(base)
+    return folders.items()
 
 
 def _filter(rules: FileRules) -> Callable[[str], bool]:

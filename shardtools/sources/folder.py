@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from shardtools.errors import JobError, StorageError
-from shardtools.sources import Ints
-from shardtools.sources.files import FileRules, FileSource, ordered
+from shardtools.sources.files import FileRules, FileSource, by_folder, ordered
 from shardtools.storage import check_stop, current_options
 from shardtools.storage.files import irregular, open_regular, os_errors, storage_error
+from shardtools.types import Ints
 
 
 @dataclass
@@ -139,12 +139,8 @@ def list_paths(name: str, text: bytes, rules: FileRules) -> FileSource:
         root = ""
     if stray := next((path for path in paths if path.startswith("../")), None):
         raise JobError("the path leads out of this folder", url=stray, fix="give absolute paths")
-    folders: dict[str, list[str]] = {}
-    for path in paths:
-        folder, slash, base = path.rpartition("/")
-        folders.setdefault(folder + slash, []).append(base)
     left_out: list[tuple[str, str]] = []
-    paths = ordered(folders.items(), rules, left_out)
+    paths = ordered(by_folder(paths), rules, left_out)
     if not paths:
         raise JobError("the list names no files", url=name, fix="give one path a line, such as find writes")
     if twice := next((path for path, following in pairwise(paths) if path == following), None):

@@ -11,8 +11,9 @@ import numpy as np
 from shardtools.errors import DuplicateKeyError, JobError
 from shardtools.shards.columns import with_zero
 from shardtools.shards.reader import SeenKeys
-from shardtools.sources import Ints, Part, Source
+from shardtools.sources import Part, Source
 from shardtools.sources.names import number_key
+from shardtools.types import Ints
 
 _BATCH = 1 << 16
 

@@ -18,13 +18,13 @@ import numpy as np
 
 from shardtools.errors import ChangedError, CorruptError, JobError, LimitError, RefusedError, ShardtoolsError
 from shardtools.shards.fields import extension
-from shardtools.sources import Ints
 from shardtools.sources.cells import ENTRY, FIELD_METADATA, ExactValues, parse_exact, restored
 from shardtools.sources.names import number_key
 from shardtools.sources.rows import Rows, RowsBuilder
 from shardtools.sources.table_rules import TableRules, check_rules, key_column, no_rules, require
 from shardtools.storage import ByteRange, Stat, check_stop, get_storage
 from shardtools.storage.files import os_errors
+from shardtools.types import Ints
 from shardtools.urls import absolute, is_local
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ import numpy as np
 from shardtools.errors import CorruptError, DuplicateKeyError, JobError
 from shardtools.json_text import parse_json
 from shardtools.shards.names import is_key
-from shardtools.sources import Ints
 from shardtools.sources.names import number_key
 from shardtools.sources.table_rules import TableRules, key_column, no_rules, require
 from shardtools.storage import check_stop, current_options, get_storage
+from shardtools.types import Ints
 
 
 @dataclass(frozen=True, eq=False)

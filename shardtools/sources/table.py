@@ -20,12 +20,13 @@ import numpy as np
 from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError, StorageError, UnavailableError, redact
 from shardtools.shards.fields import decode, encode, extension
 from shardtools.shards.tar import BLOCK, member_size
-from shardtools.sources import Ints, Source
+from shardtools.sources import Source
 from shardtools.sources.folder import read_file
 from shardtools.sources.parquet import ParquetReader, ParquetValues, open_parquet
 from shardtools.sources.rows import Rows, read_delimited, read_json_lines
 from shardtools.sources.table_rules import TableRules, check_rules
 from shardtools.storage import current_options, get_storage, read_limited, using
+from shardtools.types import Ints
 from shardtools.urls import absolute, folder_of, name_of, scheme_of, split_path
 
 __all__ = ["TablePart", "TableRules", "TableSource", "open_table"]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from shardtools.errors import ChangedError, DuplicateKeyError, JobError, TruncatedError
-from shardtools.sources import Ints
-from shardtools.sources.files import FileRules, ordered
+from shardtools.sources.files import FileRules, by_folder, ordered
 from shardtools.storage import current_options
 from shardtools.storage.files import os_errors
+from shardtools.types import Ints
 
 REPAIR = "fetch or make the archive again"
 
@@ -65,11 +65,7 @@ class Tree:
             JobError: there are none.
             DuplicateKeyError: two of them have one name.
         """
-        folders: dict[str, list[str]] = {}
-        for path in self._numbers:
-            folder, slash, base = path.rpartition("/")
-            folders.setdefault(folder + slash, []).append(base)
-        paths = ordered(folders.items(), rules, self.left_out)
+        paths = ordered(by_folder(self._numbers), rules, self.left_out)
         if not paths:
             raise JobError(
                 "there are no files to upload",

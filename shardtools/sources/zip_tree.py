@@ -14,13 +14,12 @@ from dataclasses import dataclass
 
 from shardtools.errors import CorruptError, JobError
 from shardtools.shards.compression import crc32
-from shardtools.sources import Ints
 from shardtools.sources.tree import REPAIR, Archive, ArchiveFiles, Tree, to_column
+from shardtools.sources.zip_header import FIXED_SIZE, local_header_size
 from shardtools.storage import current_options
 from shardtools.storage.files import os_errors
+from shardtools.types import Ints
 
-_LOCAL = struct.Struct("<4s22xHH")
-_MAGIC = b"PK\x03\x04"
 _ENCRYPTED = 1
 _UNIX = 3
 
@@ -63,10 +62,10 @@ class ZipFiles(ArchiveFiles):
     def read(self, row: int, path: str, taken: int = 0) -> bytes:
         offset, size = int(self.offset[row]), int(self.size[row])
         current_options().limits.check("sample", taken + size, url=self.archive.url, member=path)
-        magic, name_length, extra_length = _LOCAL.unpack(self.file.read(offset, _LOCAL.size, path))
-        if magic != _MAGIC:
+        header_size = local_header_size(self.file.read(offset, FIXED_SIZE, path))
+        if header_size is None:
             raise self._damaged(path, "its local header is not where it should be")
-        raw = self.file.read(offset + _LOCAL.size + name_length + extra_length, int(self.packed[row]), path, taken)
+        raw = self.file.read(offset + header_size, int(self.packed[row]), path, taken)
         try:
             data = _METHODS[int(self.method[row])](raw, size)
         except (zlib.error, OSError, EOFError) as error:

@@ -52,7 +52,7 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
         rank: int | None = None,
         world_size: int | None = None,
         uneven: Uneven = "drop",
-        on_error: OnError = "raise",
+        on_error: OnError = "fail",
         max_skips: tuple[int, int] = MAX_SKIPS,
         memory: int = MEMORY,
         threads: int | None = None,

@@ -13,7 +13,7 @@ from typing import Any
 
 from shardtools import engine
 from shardtools.engine.ordered import run_each
-from shardtools.errors import CorruptError, StorageError, redact
+from shardtools.errors import CorruptError, redact
 from shardtools.jobs.exchange.collect import CollectTask, collect
 from shardtools.jobs.exchange.cuts import cuts, ranks
 from shardtools.jobs.exchange.gather import GatherTask, gather
@@ -24,11 +24,11 @@ from shardtools.jobs.exchange.spill import is_private, make_private, remove_spil
 from shardtools.jobs.lock import JobLock, locked
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import remove
-from shardtools.jobs.report import JobResult, Skipped, write_report
+from shardtools.jobs.report import JobResult, Skipped, report_failure, write_report
 from shardtools.jobs.shared import shared
 from shardtools.jobs.target import ShardResult, digest, earlier_sidecar, shard_result, targets
 from shardtools.processors import processors
-from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
+from shardtools.shards.manifest import build_manifest, write_manifest
 from shardtools.spec import Destination
 from shardtools.storage import get_storage, using
 from shardtools.urls import beside, folder_of
@@ -59,18 +59,11 @@ def run_exchange(
             result = _run(plan, options, events)
         except BaseException as error:
             if options.report:
-                _report_failure(options.report, plan, error)
+                report_failure(options.report, _job(plan), None, error)
             raise
         if options.report:
             write_report(options.report, _job(plan), result, None)
     return result
-
-
-def _report_failure(url: str, plan: ExchangePlan, error: BaseException) -> None:
-    try:
-        write_report(url, _job(plan), None, error)
-    except StorageError as second:
-        error.add_note(f"the report was not written: {second}")
 
 
 def _job(plan: ExchangePlan) -> dict[str, Any]:
@@ -131,7 +124,7 @@ def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
     if plan.exchange.policy.keeps_all:
         job["content"] = f"{sum(part.content for part in collected) % 2**64:016x}"
     terms.check()
-    entries = [ShardEntry(s.target, s.counts.written, s.filesize, s.checksum, s.fields) for s in results]
+    entries = [result.entry for result in results]
     write_manifest(plan.destination, build_manifest(plan.destination, entries, job, plan.facts))
     remove(plan.replaced)
     noted = [f"{plan.spill}group-{number:06d}.json" for number in range(len(plan.groups))]

@@ -13,6 +13,7 @@ import numpy as np
 
 from shardtools.engine import check_cancelled
 from shardtools.errors import CorruptError, ShardtoolsError
+from shardtools.jobs.batches import batches
 from shardtools.jobs.exchange.collect import SMALL, share_of
 from shardtools.jobs.exchange.contents import compose, records_of
 from shardtools.jobs.exchange.duplicates import DuplicatePolicy, choose
@@ -125,15 +126,10 @@ def read_spans(
         CorruptError: something has changed in the spill.
     """
     sizes, budget = output.samples.table.spans, share_of(task.budget)
-    ends = np.cumsum(sizes)
-    together = together and bool(len(sizes)) and int(ends[-1]) < SMALL * len(sizes)
-    start = 0
-    while start < len(ends):
+    together = together and bool(len(sizes)) and int(sizes.sum()) < SMALL * len(sizes)
+    for start, stop in batches(sizes, budget):
         check_cancelled()
-        before = int(ends[start - 1]) if start else 0
-        stop = max(int(np.searchsorted(ends, before + budget, side="right")), start + 1)
         yield _read(plan, output, start, stop, together)
-        start = stop
 
 
 def _read(plan: GatherPlan, output: OutputSamples, start: int, stop: int, together: bool) -> SpanBatch:

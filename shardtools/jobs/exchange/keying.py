@@ -13,7 +13,7 @@ from shardtools.jobs.exchange.order import READINGS, RandomOrder, order_of_value
 from shardtools.jobs.script import Code, failure, function
 from shardtools.shards.columns import Texts
 from shardtools.shards.reader import Block
-from shardtools.shards.samples import Record, records
+from shardtools.shards.samples import Record, field_values, records
 
 SORT_KEY = "sort_key"
 """What a script's function is called."""
@@ -68,7 +68,7 @@ class Orderer:
             return Texts(rows.view(np.uint8).reshape(-1), 16 * np.arange(1, count + 1)), []
         if kind == "script":
             return self._collect([_guarded(self._of_record, record) for record in records(block)])
-        values = block.table.keys.tolist() if kind == "key" else _field(block, self._keying.field)
+        values = block.table.keys.tolist() if kind == "key" else field_values(block, self._keying.field)
         read = READINGS[self._keying.reading]
         if kind == "key" and self._keying.reading == "text" and not self._keying.reverse:
             keys = block.table.keys
@@ -121,15 +121,3 @@ def _guarded(call: Callable[[Any], bytes], argument: Any) -> bytes | SampleError
         return call(argument)
     except SampleError as error:
         return error
-
-
-def _field(block: Block, field: str) -> list[bytes | None]:
-    """Return the bytes of a field of each sample, None where it has none."""
-    table = block.table
-    members = table.members_of(field)
-    values: list[bytes | None] = [None] * len(block)
-    rows = np.flatnonzero(members >= 0)
-    starts, sizes = table.offset[members[rows]] - block.base, table.size[members[rows]]
-    for row, start, size in zip(rows.tolist(), starts.tolist(), sizes.tolist(), strict=True):
-        values[row] = block.buffer[start : start + size].tobytes()
-    return values

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import JobError, SampleError
+from shardtools.types import Bytes, Ints
 
 RANDOM_BYTES = 16
 """The length of a random order: 8 random bytes, 4 for the input shard, 4 for the sample."""
@@ -42,7 +43,7 @@ class RandomOrder:
         self._ordinal = ordinal
         self._next = 0
 
-    def take(self, count: int) -> npt.NDArray[np.uint8]:
+    def take(self, count: int) -> Bytes:
         """Return the orders of the next ``count`` samples, end to end."""
         if self._next + count > _SHARD_SAMPLES:
             raise JobError(f"a shard has more than {_SHARD_SAMPLES:,} samples", fix="split it first")
@@ -161,7 +162,7 @@ READINGS: dict[str, Callable[[bytes], bytes]] = {
 """How the bytes of a field can be read: the name in ``--by FIELD:NAME``."""
 
 
-def prefixes(data: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> Any:
+def prefixes(data: Bytes, starts: Ints, stops: Ints) -> npt.NDArray[np.uint64]:
     """Return the first 8 bytes of each text as a number, as if zeros followed its end.
 
     >>> [hex(n) for n in prefixes(np.frombuffer(b"abc", np.uint8), np.array([0, 2]), np.array([2, 3])).tolist()]
@@ -178,6 +179,6 @@ def prefixes(data: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], stops: 
     return found
 
 
-def sort_texts(texts: Sequence[bytes]) -> npt.NDArray[np.int64]:
+def sort_texts(texts: Sequence[bytes]) -> Ints:
     """Return the stable order of texts, as their positions."""
     return np.array(sorted(range(len(texts)), key=texts.__getitem__), np.int64)

@@ -15,11 +15,13 @@ import numpy as np
 
 from shardtools.engine import check_cancelled
 from shardtools.errors import AccessError, RefusedError
+from shardtools.jobs.batches import batches
 from shardtools.jobs.extraction.where import Condition
 from shardtools.shards.columns import pick
 from shardtools.shards.compression import crc32
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import Block, ShardReader, refuse_repeated
+from shardtools.shards.samples import field_values
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.storage import current_options, get_storage
 from shardtools.types import Ints
@@ -134,7 +136,7 @@ class RowBatches:
         sizes = np.zeros(len(picked), np.int64)
         for name in needs.fields:
             sizes += pick(table.size, of_field[name][picked], 0)
-        for start, stop in _batches(sizes):
+        for start, stop in batches(sizes, BATCH_BYTES, BATCH_ROWS):
             check_cancelled()
             some = picked[start:stop]
             columns = dict(
@@ -152,7 +154,7 @@ class RowBatches:
         members = shard.table.members_of(where.field)
         sizes = pick(shard.table.size, members, 0)
         picked: list[int] = []
-        for start, stop in _batches(sizes):
+        for start, stop in batches(sizes, BATCH_BYTES, BATCH_ROWS):
             check_cancelled()
             [values] = _read(shard, [members[start:stop]])
             picked += [start + i for i, value in enumerate(values) if isinstance(value, bytes) and where.holds(value)]
@@ -176,9 +178,11 @@ class RowBatches:
             if where.field == "key":
                 values: list[Value] = [key.encode(errors="surrogateescape") for key in keys]
             else:
-                values = _cut(block, where.field, picked)
+                values = [*field_values(block, where.field, picked)]
             picked = [row for row, value in enumerate(values) if isinstance(value, bytes) and where.holds(value)]
-        columns = {name: _cut(block, name, picked) for name in (*needs.fields, *needs.described)}
+        columns: dict[str, list[Value]] = {
+            name: [*field_values(block, name, picked)] for name in (*needs.fields, *needs.described)
+        }
         for name in needs.described:
             columns[name] = [describe(value) for value in columns[name]]
         return RowBatch(self._url, [keys[row] for row in picked], columns)
@@ -187,18 +191,6 @@ class RowBatches:
 def describe(value: Value) -> Blob | None:
     """Return what describes the bytes of a field."""
     return Blob(len(value), crc32(value)) if isinstance(value, bytes) else value
-
-
-def _batches(sizes: Ints) -> Iterator[tuple[int, int]]:
-    """Yield bounds of rows that are few enough, and not too large together."""
-    ends = np.cumsum(sizes)
-    start = 0
-    while start < len(sizes):
-        before = int(ends[start - 1]) if start else 0
-        stop = int(np.searchsorted(ends, before + BATCH_BYTES, side="right"))
-        stop = min(max(stop, start + 1), start + BATCH_ROWS)
-        yield start, stop
-        start = stop
 
 
 def _read(shard: IndexedShard, columns: Sequence[Ints]) -> list[list[Value]]:
@@ -212,14 +204,3 @@ def _describe(shard: IndexedShard, rows: Ints) -> list[Value]:
     assert shard.checksums is not None
     sizes, checksums = pick(shard.table.size, rows, -1).tolist(), pick(shard.checksums, rows, -1).tolist()
     return [Blob(*pair) if pair[0] >= 0 else None for pair in zip(sizes, checksums, strict=True)]
-
-
-def _cut(block: Block, field: str, picked: Sequence[int]) -> list[Value]:
-    members = block.table.members_of(field)
-    starts = (block.table.offset - block.base).tolist()
-    sizes = block.table.size.tolist()
-    rows = members.tolist()
-    return [
-        block.buffer[starts[row] : starts[row] + sizes[row]].tobytes() if row >= 0 else None
-        for row in (rows[i] for i in picked)
-    ]

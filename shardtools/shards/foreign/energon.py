@@ -25,15 +25,12 @@ import numpy as np
 
 from shardtools.errors import AccessError, CorruptError, LimitError, NotFoundError, RefusedError
 from shardtools.json_text import parse_json
-from shardtools.shards.foreign.listing import Listing
+from shardtools.shards.foreign.listing import MAX_SAMPLES, Listing
 from shardtools.shards.tar import BLOCK
 from shardtools.storage import check_stop, get_storage, read_limited
 from shardtools.urls import absolute, is_local, scheme_of, split_path
 
 INFO, DATABASE = ".nv-meta/.info.json", ".nv-meta/index.sqlite"
-
-MAX_SAMPLES = 1 << 40
-"""More samples than any shard has; a larger number is wrong."""
 
 _MISSING = (NotFoundError, AccessError, RefusedError, LimitError)
 """What servers say of a hidden file that is not there: some refuse to speak of any. One too large is not used, too."""

@@ -28,6 +28,9 @@ from shardtools.shards.tar import BLOCK, padded
 from shardtools.storage import ByteRange, get_storage
 from shardtools.types import Ints
 
+MAX_SAMPLES = 1 << 40
+"""No shard has more samples: a larger number in an index is wrong, and the sum over all shards might overflow."""
+
 SPREAD = 16
 """Members to look at, from the first to the last."""
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from shardtools.errors import CorruptError, ShardError, SpecError, redact
 from shardtools.json_text import parse_json
+from shardtools.shards.foreign.listing import MAX_SAMPLES
 from shardtools.shards.manifest import ShardEntry
 from shardtools.shards.names import encode_name
 from shardtools.shards.table import ShardTable
@@ -32,9 +33,6 @@ from shardtools.storage import read_limited
 from shardtools.urls import absolute, folder_of, identity, name_of, scheme_of, split_path
 
 KIND = "wids-shard-index-v1"
-
-MAX_SAMPLES = 1 << 40
-"""More samples than any shard has: whatever number is larger is wrong, and would not fit into those of all together."""
 
 _NAME, _SIZE = 100, 8**11
 """What a header has room for: bytes of a name, and the size that is too large for its digits."""
