@@ -37,6 +37,7 @@ def test_defaults_are_the_same() -> None:
             if name in common:
                 assert parameter.default == DIFFERENT.get((make, name), common[name]), (make, name)
     assert set(inspect.signature(ShardBatches).parameters) == {"source", "fields", *common}
+    assert {field.name for field in fields(Settings)} <= set(inspect.signature(to_tf).parameters)
     assert inspect.signature(ShardIterable).parameters.keys() == inspect.signature(ShardBatches).parameters.keys()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shardtools.shards.fields import EXTENSIONS
+from tests.unit.test_layers import LAYERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "nginx" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,6 +40,11 @@ class TestPages:
     def test_files_that_it_names_exist(self, page: Path) -> None:
         named = re.findall(r"`((?:shardtools|scripts|examples|docs|nginx|tests)/[\w./-]*)[ `]", page.read_text("utf-8"))
         assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_map_has_every_layer() -> None:
+    drawing = (ROOT / "docs" / "map.md").read_text("utf-8").split("```")[1]
+    assert [layer for layer in LAYERS if not re.search(rf"\b{layer}\b", drawing)] == []
 
 
 def test_formats_has_every_extension_that_is_encoded() -> None:
