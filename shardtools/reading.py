@@ -1,4 +1,4 @@
-"""The door to the reading wing: a dataset, views of its fields, and batches for TensorFlow.
+"""`shardtools.open`: a dataset, views of its fields, and batches for TensorFlow.
 
 open_dataset -> Dataset -> a record, a slice, `FieldView`, `tf.data.Dataset`
 """
@@ -14,16 +14,21 @@ from shardtools.view.field_view import Decode, FieldView
 
 
 class Dataset(ShardedDataset):
-    """A dataset that also gives views of its fields, and batches for TensorFlow."""
+    """A dataset with views of its fields, and batches for TensorFlow."""
 
     def view(
         self, field: str, *, decode: str | Decode | None = "auto", resize: tuple[int, int] | None = None
     ) -> FieldView:
-        """Return one field of all samples as something like a numpy array; see `FieldView`."""
+        """Return one field of all samples as a lazy array; see `FieldView`.
+
+        Raises:
+            ValueError: ``decode`` or ``resize`` is not valid for this field.
+            StorageError: the number of samples is unknown, and a shard cannot be read.
+        """
         return FieldView(self, field, decode=decode, resize=resize)
 
     def to_tf(self, fields: str | Sequence[str], **options: Any) -> Any:
-        """Return a `tf.data.Dataset` of batches of ``fields``; for ``options`` see `shardtools.tensorflow.to_tf`."""
+        """Return batches of ``fields`` as a `tf.data.Dataset`; see `shardtools.tensorflow.to_tf` for the options."""
         from shardtools.tensorflow import to_tf
 
         return to_tf(self, fields, **options)
@@ -40,13 +45,14 @@ def open_dataset(
 ) -> Dataset:
     """Return the dataset that ``spec`` names: ``"http://host/train-@1000.tgz"``, or a list of such.
 
-    Nothing is fetched but the manifest, where there is one. ``cache`` (``DIR`` or ``DIR:SIZE``) keeps what is fetched
-    later on a local disk. ``retries`` and ``timeout`` are those of `StorageOptions`. ``spec`` may also be the URL of an
-    index of shards (``train.json``), which may name shards outside of its folder or server only with ``trust_index``.
-    ``limits`` says how large things from outside may be.
+    Only the manifest is fetched, if there is one. ``cache`` (``DIR`` or ``DIR:SIZE``) names a local folder that keeps
+    what is fetched later. A request is tried again ``retries`` times after a temporary failure; ``timeout`` is how many
+    seconds to wait for a server. ``spec`` may also be the URL of an index of shards (``train.json``). Such an index may
+    name shards outside of its own folder or server only with ``trust_index``. ``limits`` are the largest sizes of data
+    that are held in memory.
 
     Raises:
-        SpecError: the spec is wrong or names nothing.
+        SpecError: the spec is not valid, or names no shards.
         StorageError: the storage cannot be read.
     """
     return Dataset(spec, storage_options(cache, retries, timeout, limits), trust_index=trust_index)

@@ -1,14 +1,19 @@
-"""A dataset as a sequence of samples, of which only what is asked for is fetched.
+"""A dataset as a sequence of samples. Only the samples that are used are fetched.
 
     spec -> ShardSet: manifest, or sidecars -> which shard -> its table -> ShardedDataset: ranges -> records
 
-sharded.py     ShardedDataset: samples by index, slice and key
-shard_set.py   ShardSet: its shards, how many samples each has, and their tables
+sharded.py     ShardedDataset: the samples, by index, slice and key
+shard_set.py   ShardSet: the shards, their numbers of samples, and their tables
 notebook.py    what a notebook shows of a dataset
 
-What an operation costs, in requests: to open it one (the manifest); the first sample of a shard two more (the shard's
-size and its sidecar); a sample one; a slice one for each shard (for `.tgz` and `.tar.zst`, from the entry point before
-it). Where there are no manifest and sidecars, what other programs have left may take their place, at one request more
-each (see ``shards/foreign/``); shards without any are read once, from their start. By key: the sidecars of the
-shards up to the one that has it.
+Cost, in requests:
+
+- to open the dataset: one, for the manifest;
+- the first sample of a shard: two more, for the shard's size and its sidecar;
+- a sample: one;
+- a slice: one for each shard (in a `.tgz` or `.tar.zst`, it starts at the entry point before the slice);
+- a sample by its key: the sidecars of all shards up to the one with the key.
+
+Without a manifest and sidecars, the indexes of other programs are used, for one more request each (see
+``shards/foreign/``). A shard without any index is read once, from its start.
 """

@@ -27,22 +27,22 @@ from shardtools.urls import is_local, name_of
 logger = logging.getLogger(__name__)
 
 THREADS = 16
-"""Shards that are asked at a time."""
+"""Shards whose tables are fetched at the same time."""
 
 SHARDS = 256
-"""Shards to keep open."""
+"""The number of shards to keep open."""
 
 PATIENCE = 20.0
-"""Seconds after which it is said that all shards are being asked."""
+"""Seconds between two warnings while the tables of all shards are fetched."""
 
 A = TypeVar("A")
 R = TypeVar("R")
 
 
 class ShardSet:
-    """The shards that ``spec`` names. It can be pickled, holds no connection then, and may be used by many threads.
+    """The shards that ``spec`` names. It can be pickled, without its connections, and may be used by many threads.
 
-    ``ends`` says where each shard ends among the samples, None until that is known; `known_ends` finds it out.
+    ``ends[i]`` is the number of samples in shards 0 to i. ``ends`` is None until known; `known_ends` computes it.
     """
 
     def __init__(self, spec: str | Sequence[str], options: StorageOptions, *, trust_index: bool = False):
@@ -63,7 +63,7 @@ class ShardSet:
         self.ends = None if self.counts is None else list(accumulate(self.counts))
 
     def _start(self) -> None:
-        """Begin with nothing, in a process that is new to this."""
+        """Start with empty caches, in a new process too."""
         self._tables = Tables(self.urls, self.options)
         self._open: LRU[int, OpenShard] = LRU(SHARDS)
         self._checked_empty: set[int] = set()
@@ -78,9 +78,9 @@ class ShardSet:
         self._start()
 
     def _read_manifest(self, spec: str | Sequence[str]) -> tuple[list[int] | None, tuple[str, ...] | None]:
-        """Return the samples of each shard and the names of the fields, as the manifest has them; None without one.
+        """Return the number of samples of each shard and the names of the fields, from the manifest.
 
-        Without a manifest, Energon may have counted the samples.
+        Either is None if unknown. Without a manifest, the counts may come from an index of Energon.
         """
         specs = [spec] if isinstance(spec, str) else list(spec)
         if len(specs) == 1 and (manifest := find_manifest(specs[0], self.urls)) is not None:
@@ -95,18 +95,18 @@ class ShardSet:
     def indexed(self, number: int) -> IndexedShard:
         """Return the URL of a shard and its table.
 
-        Shards beside it that have no samples, as the manifest says, are looked at as well: nobody else would open them.
+        Neighbouring shards that are empty according to the manifest are checked too: no sample would lead to them.
 
         Raises:
-            StorageError: it cannot be read.
-            ShardError: it is damaged.
-            SpecError: the manifest is about another one.
+            StorageError: the shard cannot be read.
+            ShardError: the shard is damaged.
+            SpecError: the shard does not match the manifest.
         """
         self._check_empty(self._empty_beside(number))
         return self._checked(number)
 
     def open(self, number: int) -> OpenShard:
-        """Return a shard, open.
+        """Return an open shard.
 
         Raises:
             StorageError, ShardError, SpecError: as `indexed` does.
@@ -117,9 +117,9 @@ class ShardSet:
             return self._open.put(number, OpenShard(self.indexed(number), self.options))
 
     def peek(self, number: int) -> OpenShard | None:
-        """Return a shard, open, if its table is in memory or stored; None if the shard would have to be read for it.
+        """Return an open shard if its table is in memory or stored; None if the shard would have to be read.
 
-        Storage is used as `current_options` says, so that a caller can choose not to wait for long.
+        This uses `current_options` instead of the dataset's options, so that a caller can choose shorter timeouts.
 
         Raises:
             StorageError, ShardError, SpecError: as `indexed` does.
@@ -130,21 +130,21 @@ class ShardSet:
         return OpenShard(shard, current_options())
 
     def compare(self, number: int, count: int) -> None:
-        """Check the number of samples of a shard, ``count``.
+        """Raise if a shard with ``count`` samples does not match the manifest.
 
         Raises:
-            SpecError: its manifest says another one.
+            SpecError: the manifest has another number.
         """
         if self.counts is None or count == self.counts[number]:
             return
         what = f"it has {count:,} samples, and {self.counts[number]:,} in {self._counted_by}"
         fix = "delete the manifest, or make it again with htindex"
         if self._counted_by != "the manifest":
-            fix = "name the shards, and make their manifest with htindex"
+            fix = "name the shards themselves, and make their manifest with htindex"
         raise SpecError(what, url=self.urls[number], fix=fix)
 
     def _checked(self, number: int) -> IndexedShard:
-        """Return a shard and its table, if it has as many samples as the manifest says."""
+        """Return a shard and its table, whose number of samples has been compared with the manifest."""
         shard = self._tables.get(number)
         self.compare(number, len(shard.table))
         if not self._seen_fields.issuperset(shard.table.fields):
@@ -152,9 +152,9 @@ class ShardSet:
         return shard
 
     def _empty_beside(self, number: int) -> list[int]:
-        """Return the empty shards right before one that has samples; and those after it, if it is the last.
+        """Return the empty shards directly before a shard with samples; for the last such shard, also those after it.
 
-        Whoever goes through all samples opens every shard that has some, and so has all others looked at.
+        So whoever reads all samples also checks all empty shards.
         """
         counts = self.counts
         if counts is None or not counts[number]:
@@ -165,12 +165,12 @@ class ShardSet:
             while 0 <= at < len(counts) and not counts[at]:
                 empty.append(at)
                 at += step
-            if step == 1 and at < len(counts):  # the next one that has samples will look
+            if step == 1 and at < len(counts):  # the next shard with samples checks these
                 empty = [other for other in empty if other < number]
         return empty
 
     def _check_empty(self, numbers: Sequence[int]) -> None:
-        """Raise if a shard has samples that should have none; each is looked at once."""
+        """Raise if a shard that should be empty has samples. Each shard is checked once."""
         if unchecked := [number for number in numbers if number not in self._checked_empty]:
             self.map(self._checked, unchecked)
             self._checked_empty.update(unchecked)
@@ -178,12 +178,12 @@ class ShardSet:
     # --- all shards
 
     def known_ends(self) -> list[int]:
-        """Return where each shard ends among the samples; all shards are asked where no manifest says it."""
+        """Return `ends`. Without a manifest, the tables of all shards are fetched."""
         if self.ends is None:
             self.counts = self.of_all(lambda shard: len(shard.table))
             self._checked_empty.update(range(len(self.counts)))
             self.ends = list(accumulate(self.counts))
-        if not self.ends[-1]:  # no shard will be opened that has samples
+        if not self.ends[-1]:  # no sample will lead to any shard
             self._check_empty(range(len(self.ends)))
         return self.ends
 
@@ -193,25 +193,25 @@ class ShardSet:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The names of the fields that any sample has, sorted; all shards are asked where no manifest says it."""
+        """The sorted names of all fields. Without a manifest, the tables of all shards are fetched."""
         if self._fields is None:
             self._fields = tuple(sorted(set(chain.from_iterable(self.of_all(lambda shard: shard.table.fields)))))
         return self._fields
 
     @property
     def known_fields(self) -> tuple[str, ...]:
-        """The names of the fields as far as they are known by the manifest, or the shards used so far."""
+        """The sorted names of the fields that the manifest or the shards used so far have. Nothing is fetched."""
         return tuple(sorted(self._seen_fields.union(self._fields or ())))
 
     @property
     def classes(self) -> list[str] | None:
-        """The names of the classes, None if the manifest has none."""
+        """The names of the classes; None if the manifest has none."""
         return None if self._classes is None else list(self._classes)
 
     def of_all(self, call: Callable[[IndexedShard], R]) -> list[R]:
-        """Return what ``call`` gives for each shard; log what takes long."""
+        """Return what ``call`` returns for each shard; log a warning if that takes long."""
         total, next_warning, results = len(self.urls), time.monotonic() + PATIENCE, []
-        # Of this machine, more threads than it has processors would wait for each other.
+        # For local shards, more threads than processors would wait for each other.
         threads = processors() if all(map(is_local, self.urls)) else THREADS
         with closing(self._each(lambda number: call(self._checked(number)), range(total), threads)) as each:
             for result in each:
@@ -219,17 +219,17 @@ class ShardSet:
                 if time.monotonic() > next_warning:
                     next_warning = time.monotonic() + PATIENCE
                     logger.warning(
-                        "%d of %d shards were asked for their samples; a manifest, which htindex makes, spares that",
+                        "read the tables of %d of %d shards; make a manifest with htindex to avoid this",
                         len(results), total,
                     )  # fmt: skip
         return results
 
     def map(self, call: Callable[[A], R], arguments: Sequence[A]) -> list[R]:
-        """Return what ``call`` gives for each argument, some at a time; errors are raised."""
+        """Return what ``call`` returns for each argument, in order. The calls run in threads."""
         return list(self._each(call, arguments))
 
     def _each(self, call: Callable[[A], R], arguments: Sequence[A], threads: int = THREADS) -> Generator[R, None, None]:
-        """Yield what ``call`` gives for each argument, in order."""
+        """Yield what ``call`` returns for each argument, in order."""
         if len(arguments) < 2:
             yield from map(call, arguments)
             return

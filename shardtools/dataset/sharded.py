@@ -21,18 +21,18 @@ from shardtools.storage import StorageOptions, using
 from shardtools.types import Ints
 
 _SHOWN_SPECS = 3
-"""Specs of a list that are shown."""
+"""The number of specs that are shown of a list."""
 
 
 class ShardedDataset(Sequence[Record]):
     """The samples of all shards, in order: ``ds[712_345]``, ``ds["some/key"]``, ``ds[10:20]``, ``for record in ds``.
 
-    A slice, or a list or array of indexes, gives a list of records. It can be pickled, holds no connection then, works
-    after a fork, and may be used by many threads.
+    A slice, or a list or array of indexes, gives a list of records. A dataset can be pickled, without its connections,
+    works after a fork, and may be used by many threads.
     """
 
     def __init__(self, spec: str | Sequence[str], options: StorageOptions, *, trust_index: bool = False):
-        """See `shardtools.open`, which makes one."""
+        """Users call `shardtools.open` instead."""
         self.spec = spec
         self._shards = ShardSet(spec, options, trust_index=trust_index)
 
@@ -54,7 +54,7 @@ class ShardedDataset(Sequence[Record]):
 
     @property
     def shown_spec(self) -> str:
-        """The spec without passwords and queries, in quotes, as a `repr` shows it; of a long list only the start."""
+        """The quoted spec, as in `repr`: without passwords and queries, and only the start of a long list."""
         if isinstance(self.spec, str):
             return repr(redact(self.spec))
         more = len(self.spec) - _SHOWN_SPECS
@@ -65,7 +65,7 @@ class ShardedDataset(Sequence[Record]):
 
     @property
     def options(self) -> StorageOptions:
-        """How its storage is used."""
+        """The options of the storage: retries, timeout, cache, limits."""
         return self._shards.options
 
     @property
@@ -83,33 +83,33 @@ class ShardedDataset(Sequence[Record]):
         return self._shards.indexed(number)
 
     def shard(self, number: int) -> OpenShard:
-        """Return a shard, open; see `ShardSet.open`."""
+        """Return an open shard; see `ShardSet.open`."""
         return self._shards.open(number)
 
     def peek(self, number: int) -> OpenShard | None:
-        """Return a shard, open, if its table need not be made first; see `ShardSet.peek`."""
+        """Return an open shard if that is quick, else None; see `ShardSet.peek`."""
         return self._shards.peek(number)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The names of the fields that any sample has, sorted."""
+        """The sorted names of all fields. Without a manifest, the tables of all shards are fetched."""
         return self._shards.fields
 
     @property
     def known_fields(self) -> tuple[str, ...]:
-        """The names of the fields as far as they are known by the manifest, or the shards used so far."""
+        """The sorted names of the fields that the manifest or the shards used so far have. Nothing is fetched."""
         return self._shards.known_fields
 
     @property
     def classes(self) -> list[str] | None:
-        """The names of the classes that the numbers in the field ``cls`` stand for, None if the manifest has none."""
+        """The names of the classes: class i of the field ``cls`` is ``classes[i]``. None if the manifest has none."""
         return self._shards.classes
 
     # --- samples
 
     @property
     def keys(self) -> list[str]:
-        """The keys of all samples, in order."""
+        """The keys of all samples, in order. The tables of all shards are fetched."""
         return list(chain.from_iterable(self._shards.of_all(lambda shard: shard.table.keys.decode())))
 
     def __len__(self) -> int:
@@ -125,11 +125,13 @@ class ShardedDataset(Sequence[Record]):
     @overload
     def __getitem__(self, index: slice | Sequence[int] | Ints) -> list[Record]: ...
     def __getitem__(self, index: Any) -> Any:
-        """Return a sample by its index or key, or a list of some.
+        """Return the sample with an index or key, or a list of the samples of a slice or of several indexes.
 
         Raises:
-            IndexError: there is no such index.
-            KeyError: there is no such key.
+            IndexError: an index is out of range.
+            KeyError: no sample has the key.
+            StorageError: a shard cannot be read.
+            ShardError: a shard is damaged.
         """
         if type(index) is int:
             shard, row = self._locate(index)
@@ -147,10 +149,12 @@ class ShardedDataset(Sequence[Record]):
         return self.records(normalize(index, len(self)))
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield all samples, in order, shard by shard from the start of each.
+        """Yield all samples, in order. Each shard is read as one stream, from its start.
 
         Raises:
-            SpecError: a shard has another number of samples than its manifest says.
+            SpecError: a shard does not match the manifest.
+            StorageError: a shard cannot be read.
+            ShardError: a shard is damaged.
         """
         for number, url in enumerate(self._shards.urls):
             count = 0
@@ -173,10 +177,10 @@ class ShardedDataset(Sequence[Record]):
         return shard, index - (ends[shard - 1] if shard else 0)
 
     def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
-        """Return the index of the first sample whose key is ``value``, from ``start`` up to ``stop``.
+        """Return the index of the first sample whose key is ``value``, from index ``start`` on and before ``stop``.
 
         Raises:
-            ValueError: there is none.
+            ValueError: no sample has the key.
         """
         first, last, _ = slice(start, stop).indices(len(self))
         for shard, row in self._find_all(value) if isinstance(value, str) else ():
@@ -186,15 +190,15 @@ class ShardedDataset(Sequence[Record]):
         raise ValueError(f"no sample has the key {value!r}")
 
     def count(self, value: Any) -> int:
-        """Return how many samples have the key ``value``; for those of each shard see `counts`."""
+        """Return how many samples have the key ``value``. For the number of samples of each shard, see `counts`."""
         return sum(1 for _ in self._find_all(value)) if isinstance(value, str) else 0
 
     def _find(self, key: str) -> tuple[int, int] | None:
-        """Return shard and row of the first sample with a key."""
+        """Return the shard and row of the first sample with a key; None if there is none."""
         return next(self._find_all(key), None)
 
     def _find_all(self, key: str) -> Iterator[tuple[int, int]]:
-        """Yield shard and row of the first sample with a key of each shard that has any."""
+        """Yield, for each shard that has the key, the shard's number and the row of the first such sample."""
         for first in range(0, len(self._shards.urls), THREADS):
             numbers = range(first, min(first + THREADS, len(self._shards.urls)))
             for number, shard in zip(numbers, self._shards.map(self._shards.open, numbers), strict=True):
@@ -204,11 +208,11 @@ class ShardedDataset(Sequence[Record]):
                     yield number, row
 
     def records(self, indexes: Ints) -> list[Record]:
-        """Return the samples with these indexes, in this order; none is negative."""
+        """Return the samples with these indexes, in this order. The indexes must not be negative."""
         return self._gather(indexes, None, lambda shard, some: shard.records(some))
 
     def values(self, field: str, indexes: Ints) -> list[bytes | None]:
-        """Return the bytes of one field of the samples with these indexes, None where a sample has none."""
+        """Return the bytes of one field of the samples with these indexes; None for a sample without the field."""
         return self._gather(indexes, field, lambda shard, some: shard.values(some, field))
 
     def _gather(self, indexes: Ints, field: str | None, read: Callable[[OpenShard, Ints], list[Any]]) -> list[Any]:
@@ -240,30 +244,30 @@ def _count(number: int, noun: str) -> str:
 
 
 def normalize(index: Any, size: int) -> Ints:
-    """Return indexes, or a mask of ``size`` truth values, as indexes that are not negative.
+    """Return an array of indexes of ``size`` samples, or a mask of that length, as indexes that are not negative.
 
     Raises:
         IndexError: an index is out of range, or the mask has another length.
-        TypeError: it is neither.
+        TypeError: the elements are neither integers nor booleans.
     """
-    numbers = np.asarray(index)
-    if numbers.dtype == bool:
-        if numbers.shape != (size,):
-            raise IndexError(f"the mask has shape {numbers.shape}, and the dataset {size} samples")
-        return np.flatnonzero(numbers)
-    if numbers.size == 0:
-        return numbers.astype(np.int64)
-    if numbers.dtype.kind not in "iu":
-        raise TypeError(f"an index must be of integers or truth values, not of {numbers.dtype}")
-    numbers = numbers.astype(np.int64)
-    if numbers.min() < -size or numbers.max() >= size:
-        wrong = numbers[(numbers < -size) | (numbers >= size)].flat[0]
+    indexes = np.asarray(index)
+    if indexes.dtype == bool:
+        if indexes.shape != (size,):
+            raise IndexError(f"the mask has shape {indexes.shape}, but the dataset has {size:,} samples")
+        return np.flatnonzero(indexes)
+    if indexes.size == 0:
+        return indexes.astype(np.int64)
+    if indexes.dtype.kind not in "iu":
+        raise TypeError(f"indexes must be integers or booleans, not {indexes.dtype}")
+    indexes = indexes.astype(np.int64)
+    if indexes.min() < -size or indexes.max() >= size:
+        wrong = indexes[(indexes < -size) | (indexes >= size)].flat[0]
         raise IndexError(f"index {wrong} is out of range: the dataset has {size:,} samples")
-    return np.where(numbers < 0, numbers + size, numbers)
+    return np.where(indexes < 0, indexes + size, indexes)
 
 
 def storage_options(cache: str | None, retries: int, timeout: float, limits: Limits = DEFAULT_LIMITS) -> StorageOptions:
-    """Return options for storage in which the cache's folder is the same from whatever working folder."""
+    """Return storage options. The cache's folder becomes absolute, so that it stays the same in other processes."""
     if cache is not None:
         from shardtools.storage.cache import parse_cache
 

@@ -1,8 +1,8 @@
-"""What numpy's functions and Python's operators do with a view, which is no array yet.
+"""numpy's functions and Python's operators on a view, whose samples are not loaded yet.
 
-np.sum(view), 3 in view -> some samples at a time, whatever the size
-view == 3, np.unique(view), view.tolist(), view.astype(float) -> loaded, up to `LOAD_LIMIT` decoded bytes
-view + 1, np.sqrt(view) -> refused: the result would be as large again
+np.sum(view), 3 in view -> computed in batches, for views of any size
+view == 3, np.unique(view), view.tolist(), view.astype(float) -> the view is loaded, up to `LOAD_LIMIT` decoded bytes
+view + 1, np.sqrt(view) -> TypeError: the result would be as large as all samples
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 LOAD_LIMIT = 1 << 30
-"""Decoded bytes up to which a view is loaded where that was not asked for by ``np.asarray``: 1 GiB."""
+"""Decoded bytes up to which a view is loaded without a call of ``np.asarray``: 1 GiB."""
 
 _PIECE = 1 << 26
-"""About how many decoded bytes are loaded at a time, until it is known that all are not too many."""
+"""About how many decoded bytes `ArrayLike.load` loads at a time."""
 
-_ROWS = 256
-"""Samples that are looked through at a time."""
+_BATCH = 256
+"""Samples that ``in`` compares at a time."""
 
 Array = npt.NDArray[Any]
 
 _COMPARISONS = frozenset((np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal))
-_KNOWN: dict[Any, str] = {np.shape: "shape", np.ndim: "ndim", np.size: "size"}
-_STREAMED: dict[Any, str] = {
+_ATTRIBUTES: dict[Any, str] = {np.shape: "shape", np.ndim: "ndim", np.size: "size"}
+_REDUCTIONS: dict[Any, str] = {
     getattr(np, name): name for name in ("sum", "min", "max", "any", "all", "mean", "var", "std")
 }
 
 
 class ArrayLike(NDArrayOperatorsMixin):
-    """A view's operators, of which those that load all of it do so up to `LOAD_LIMIT`."""
+    """The operators of a view. Those that load the view do so up to `LOAD_LIMIT`."""
 
     @property
     @abstractmethod
@@ -44,7 +44,7 @@ class ArrayLike(NDArrayOperatorsMixin):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of all elements, decoded."""
+        """The bytes of all elements, decoded."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -53,44 +53,43 @@ class ArrayLike(NDArrayOperatorsMixin):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array: ...
 
     @abstractmethod
-    def pieces(self, rows: int) -> Iterator[Self]:
-        """Yield the view in parts of so many samples, at least one."""
+    def pieces(self, size: int) -> Iterator[Self]:
+        """Yield the view in parts of ``size`` samples; an empty view as one empty part."""
 
     def load(self, what: str) -> Array:
-        """Return all of it as an array, which ``what`` is done with.
+        """Return the view as an array. ``what`` is the name of the operation, for the error.
 
         Raises:
-            TypeError: it is larger than `LOAD_LIMIT`.
+            TypeError: the view is larger than `LOAD_LIMIT`.
         """
-        size = self.nbytes if len(self) else 0
-        rows = max(1, _PIECE * len(self) // max(size, 1))
+        nbytes = self.nbytes if len(self) else 0
         total, parts = 0, []
-        if size <= LOAD_LIMIT:
-            for piece in self.pieces(rows):
+        if nbytes <= LOAD_LIMIT:
+            for piece in self.pieces(max(1, _PIECE * len(self) // max(nbytes, 1))):
                 parts.append(np.asarray(piece))
-                total += _nbytes(parts[-1])  # of text and other objects it is not known before
+                total += _nbytes(parts[-1])  # for text and other objects the size is not known before
                 if total > LOAD_LIMIT:
                     break
-        if max(size, total) > LOAD_LIMIT:
+        if max(nbytes, total) > LOAD_LIMIT:
             raise TypeError(
                 f"{what} would load more than {LOAD_LIMIT:,} decoded bytes: take np.asarray of what you need first"
             )
         return np.concatenate(parts)
 
     def tolist(self) -> list[Any]:
-        """Return all of it as a list, as numpy does.
+        """Return the view as a list, as numpy does.
 
         Raises:
-            TypeError: it is larger than `LOAD_LIMIT`.
+            TypeError: the view is larger than `LOAD_LIMIT`.
         """
         loaded: list[Any] = self.load("tolist").tolist()
         return loaded
 
     def astype(self, dtype: Any, **options: Any) -> Array:
-        """Return all of it as an array of another type, as numpy does.
+        """Return the view as an array of another type, as numpy does.
 
         Raises:
-            TypeError: it is larger than `LOAD_LIMIT`.
+            TypeError: the view is larger than `LOAD_LIMIT`.
         """
         return self.load("astype").astype(dtype, **options)
 
@@ -100,39 +99,39 @@ class ArrayLike(NDArrayOperatorsMixin):
         Raises:
             ValueError: always.
         """
-        raise ValueError("a view is neither true nor false: ask for len(view), view.any() or view.all()")
+        raise ValueError("the truth value of a view is ambiguous: use len(view), view.any() or view.all()")
 
     def __contains__(self, value: object) -> bool:
-        """Return whether any element is ``value``, as numpy does."""
-        return any(bool(np.any(np.asarray(piece) == value)) for piece in self.pieces(_ROWS))
+        """Return whether any element equals ``value``, as numpy does."""
+        return any(bool(np.any(np.asarray(piece) == value)) for piece in self.pieces(_BATCH))
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Do what can be done in a stream, and all else with the view loaded, if it is not too large."""
+        """Run a reduction in batches; load the view for every other function, up to `LOAD_LIMIT`."""
         if args and args[0] is self:
-            if func in _KNOWN:
-                return getattr(self, _KNOWN[func])
-            if func in _STREAMED and len(args) < 3 and kwargs.keys() <= {"axis", "ddof"}:
-                return getattr(self, _STREAMED[func])(*args[1:], **kwargs)
-        given, named = _loaded((args, kwargs), f"np.{func.__name__}")
-        return func(*given, **named)
+            if func in _ATTRIBUTES:
+                return getattr(self, _ATTRIBUTES[func])
+            if func in _REDUCTIONS and len(args) < 3 and kwargs.keys() <= {"axis", "ddof"}:
+                return getattr(self, _REDUCTIONS[func])(*args[1:], **kwargs)
+        arguments, options = _loaded((args, kwargs), f"np.{func.__name__}")
+        return func(*arguments, **options)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """Compare with the view loaded, if it is not too large; refuse all else."""
+        """Load the view for a comparison, up to `LOAD_LIMIT`; raise for every other operation."""
         if ufunc not in _COMPARISONS or method != "__call__" or "out" in kwargs:
             raise TypeError(f"np.{ufunc.__name__} would load all samples: take np.asarray of what you need first")
         return ufunc(*_loaded(inputs, f"np.{ufunc.__name__}"), **kwargs)
 
 
-def _loaded(given: Any, what: str) -> Any:
-    """Return arguments with arrays in the place of views, those in tuples, lists and dicts, too."""
-    if isinstance(given, ArrayLike):
-        return given.load(what)
-    if isinstance(given, tuple | list):
-        return type(given)([_loaded(part, what) for part in given])
-    return {name: _loaded(part, what) for name, part in given.items()} if isinstance(given, dict) else given
+def _loaded(value: Any, what: str) -> Any:
+    """Return a value with its views loaded, also those inside tuples, lists and dicts."""
+    if isinstance(value, ArrayLike):
+        return value.load(what)
+    if isinstance(value, tuple | list):
+        return type(value)([_loaded(part, what) for part in value])
+    return {name: _loaded(part, what) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def _nbytes(array: Array) -> int:
-    """Return about how many bytes an array takes, with the objects in it."""
+    """Return about how many bytes an array takes, with the objects that it holds."""
     objects = array.flat if array.dtype == object else ()
     return array.nbytes + sum(len(value) for value in objects if isinstance(value, Sized))

@@ -1,6 +1,6 @@
-"""Sums, extremes and moments of a view, of which a few batches are held at a time.
+"""Sums, extremes and moments of a view. Only a few batches are in memory at a time.
 
-view -> batches of its rows -> engine -> the part of each -> joined, in order
+view -> batches of samples -> engine -> the result of each batch -> joined, in order
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UFUNCS: dict[str, np.ufunc] = {
 
 @dataclass(frozen=True)
 class Moments:
-    """The mean of ``count`` numbers, and the sum of the squares of their distances from it."""
+    """The mean of ``count`` numbers, and the sum of the squared differences from it."""
 
     mean: Any
     squares: Any
@@ -40,7 +40,7 @@ class Moments:
 
 
 def reduce(view: ArrayLike, name: str, axis: Any) -> Any:
-    """Return what numpy's function ``name`` gives for the array of all samples."""
+    """Return the result of numpy's function ``name`` for the array of all samples."""
     axes = _axes(axis, view.ndim)
     if 0 in axes:
         return _fold(view, _reduced, (name, axes), _UFUNCS[name])
@@ -48,11 +48,11 @@ def reduce(view: ArrayLike, name: str, axis: Any) -> Any:
 
 
 def moments(view: ArrayLike, axis: Any) -> Moments:
-    """Return mean and squares along ``axis``: those of parts are joined as by Chan, Golub and LeVeque (1979)."""
+    """Return mean and squares along ``axis``. Those of batches are joined as by Chan, Golub and LeVeque (1979)."""
     axes = _axes(axis, view.ndim)
     if 0 in axes:
-        found: Moments = _fold(view, _moments, (axes,), _joined)
-        return found
+        result: Moments = _fold(view, _moments, (axes,), _joined)
+        return result
     parts: list[Moments] = _fold(view, _one_moments, (axes,), list.__iadd__)
     means, squares = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mean", "squares"))
     return Moments(means, squares, parts[0].count)
@@ -66,16 +66,16 @@ def _axes(axis: Any, ndim: int) -> Axes:
     return fixed
 
 
-def _fold(view: ArrayLike, of: Callable[..., Any], arguments: tuple[Any, ...], join: Callable[..., Any]) -> Any:
-    """Return the parts that ``of`` makes of batches, joined in order, so that the result never depends on timing."""
-    tasks = [engine.Task(of, (batch, *arguments), "a part of a view") for batch in view.pieces(BATCH)]
-    found: list[Any] = []
+def _fold(view: ArrayLike, of_batch: Callable[..., Any], arguments: tuple[Any, ...], join: Callable[..., Any]) -> Any:
+    """Return the results of ``of_batch``, joined in order, so that rounding does not depend on timing."""
+    tasks = [engine.Task(of_batch, (batch, *arguments), "a part of a view") for batch in view.pieces(BATCH)]
+    joined: list[Any] = []
 
     def take(part: Any) -> None:
-        found[:] = [join(found[0], part)] if found else [part]
+        joined[:] = [join(joined[0], part)] if joined else [part]
 
     run_in_order(tasks, take)
-    return found[0]
+    return joined[0]
 
 
 def _reduced(view: ArrayLike, name: str, axes: Axes) -> Any:
@@ -100,7 +100,7 @@ def _one_moments(view: ArrayLike, axes: Axes) -> list[Moments]:
 
 def _joined(one: Moments, other: Moments) -> Moments:
     count = one.count + other.count
-    distance = other.mean - one.mean
-    mean = one.mean + distance * (other.count / count)
-    squares = one.squares + other.squares + distance**2 * (one.count * other.count / count)
+    difference = other.mean - one.mean
+    mean = one.mean + difference * (other.count / count)
+    squares = one.squares + other.squares + difference**2 * (one.count * other.count / count)
     return Moments(mean, squares, count)

@@ -1,4 +1,4 @@
-"""From the values of samples to one array of them."""
+"""Stack the values of samples to one array."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 class UnequalShapes(Exception):
-    """Two values, ``first`` and ``second`` by their positions, do not have one shape."""
+    """The values at the positions ``first`` and ``second`` have different shapes."""
 
     def __init__(self, first: int, second: int, shapes: tuple[Any, Any]):
         super().__init__()
@@ -22,10 +22,10 @@ class UnequalShapes(Exception):
 
 
 def stack(arrays: Sequence[Array]) -> Array:
-    """Return arrays as one with one more axis.
+    """Return arrays of one shape as one array, with a new first axis.
 
     Raises:
-        UnequalShapes: they do not have one shape.
+        UnequalShapes: the shapes differ.
     """
     first = arrays[0]
     for i, array in enumerate(arrays):
@@ -35,7 +35,7 @@ def stack(arrays: Sequence[Array]) -> Array:
 
 
 def as_array(value: Any) -> Array:
-    """Return a number as an array of it, and any other object that is no array as one element."""
+    """Return an array, a number or a list of numbers as an array, and any other object as an array of one object."""
     if isinstance(value, np.ndarray):
         return value
     if isinstance(value, bool | int | float | complex | np.generic):
@@ -48,12 +48,12 @@ def as_array(value: Any) -> Array:
 
 
 def resized(data: bytes, size: tuple[int, int]) -> Array:
-    """Return an image of (height, width), by bilinear interpolation.
+    """Return an image resized to (height, width), by bilinear interpolation.
 
     Raises:
-        ValueError: it is none.
-        LimitError: it is too large.
-        OSError: it is damaged.
+        ValueError: the data is not an image.
+        LimitError: the image is too large.
+        OSError: the image is damaged.
     """
     from PIL import Image
 

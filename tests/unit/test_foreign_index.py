@@ -508,7 +508,7 @@ class TestEnergon:
         prepare(tmp_path, ["in-0.tar", "in-1.tar"])
         write_dataset(tmp_path, 2, 6)
         dataset = shardtools.open(str(tmp_path / spec))
-        what = r"in-1\.tar: it has 6 samples, and 5 in \.nv-meta/\.info\.json; name the shards, and make their manifest"
+        what = r"in-1\.tar: it has 6 samples, and 5 in \.nv-meta/\.info\.json; name the shards themselves, and"
         with pytest.raises(SpecError, match=what):
             dataset[9]
 
