@@ -1,15 +1,14 @@
 """Some samples in order, read by threads, and cut into batches by whoever takes them.
 
-places of samples -> Uncut, from one reader or many -> cut: what a few samples in a row have, by name
+places of samples -> columns, read by one reader or many -> cut: what a few samples in a row have, by name
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,11 +16,23 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import ShardError, ShardtoolsError, StorageError
-from shardtools.loader.shard import SPECIAL, LocalShard, ShardRows, data_fields, read_columns, special_columns
+from shardtools.loader.shard import (
+    SPECIAL,
+    LocalShard,
+    ShardRows,
+    data_fields,
+    ends_of,
+    read_columns,
+    special_columns,
+)
 from shardtools.loader.stats import Stats
-from shardtools.shards.members import Uncut, first_wrong, wrong_checksum
-from shardtools.storage.files import os_errors
+from shardtools.shards.members import first_wrong, wrong_checksum
+from shardtools.storage.open_files import OpenFile, read_each
+from shardtools.storage.ranges import coalesce
 from shardtools.types import Ints
+
+AHEAD_GAP = 1 << 18
+"""Bytes between two samples of a file up to which the system is asked for both, and what lies between, at once."""
 
 
 @dataclass(frozen=True)
@@ -97,30 +108,31 @@ class LazyWindow(ReadWindow):
     ):
         super().__init__(addresses, names, nbytes)
         shape = len(data_fields(names)), len(self)
-        self._asked = Uncut([], *(np.full(shape, start, np.int64) for start in (-1, 0, 0)))
-        self._checksums = np.full(shape, -1, np.int64)
-        self._stats, self._name, self._files = stats, name, ExitStack()
+        self._files: list[OpenFile] = []
+        self._file, self._checksum = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+        self._start, self._stop = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        self._stats, self._name = stats, name
 
     def read(self, places: Ints, parts: Sequence[ShardRows]) -> None:
         special = [name for name in self.names if name in SPECIAL]
         self._add(places, special, special_columns(special, parts, self.addresses.repeats[places]))
-        asked, at = self._asked, 0
+        at = 0
         for shard, rows in parts:
-            with os_errors(shard.url):
-                descriptor = self._files.enter_context(cast(LocalShard, shard).opened())
-                offset, size = cast(LocalShard, shard).advise(rows, descriptor)
+            local = cast(LocalShard, shard)
+            file, (offset, size) = local.open(), local.offsets_and_sizes(rows)
+            ahead = coalesce(*ends_of(offset, size), AHEAD_GAP)
+            file.advise(ahead.start.tolist(), ahead.stop.tolist())
             some, at = places[at : at + len(rows)], at + len(rows)
-            asked.body[:, some] = np.where(offset >= 0, len(asked.bodies), -1)
-            asked.low[:, some], asked.high[:, some] = offset, offset + size
-            self._checksums[:, some] = cast(LocalShard, shard).checksums(rows)
-            asked.bodies.append(descriptor)
+            self._file[:, some] = np.where(offset >= 0, len(self._files), -1)
+            self._start[:, some], self._stop[:, some] = offset, offset + size
+            self._checksum[:, some] = local.checksums(rows)
+            self._files.append(file)
 
     def cut(self, start: int, stop: int) -> list[list[Any]]:
         begin = time.perf_counter()
         samples = slice(start, stop)
-        asked = (self._asked.body, self._asked.low, self._asked.high, self._checksums)
-        columns = zip(*(column[:, samples] for column in asked), strict=True)
-        data = iter([self._read(start, *column) for column in columns])
+        columns = zip(self._file, self._start, self._stop, self._checksum, strict=True)
+        data = iter([self._read(start, *(column[samples] for column in field)) for field in columns])
         self._stats.add(waited=time.perf_counter() - begin)
         return [
             column[samples] if name in SPECIAL else next(data)
@@ -129,25 +141,25 @@ class LazyWindow(ReadWindow):
 
     def _read(self, first: int, file: Ints, start: Ints, stop: Ints, checksum: Ints) -> list[bytes | None]:
         """Return the values of a field, from place ``first`` on; note what cannot be read, or is not what it was."""
-        files, pread, expected = self._asked.bodies, os.pread, checksum.tolist()
-        places = list(zip(file.tolist(), start.tolist(), stop.tolist(), strict=True))
-        try:
-            values = [pread(files[i], b - a, a) if i >= 0 else None for i, a, b in places]
-        except OSError:
-            values = []
-        if sum(map(len, filter(None, values))) == int((stop - start).sum()) and first_wrong(values, expected) is None:
-            return values
-        return [self._read_one(first + at, *place, expected[at]) for at, place in enumerate(places)]
+        there, expected = file >= 0, checksum.tolist()
+        files = [self._files[i] for i in file[there].tolist()]
+        values: list[bytes | None]
+        with suppress(StorageError):  # of which sample it is, each by itself shows
+            values = list(read_each(files, start[there].tolist(), stop[there].tolist()))
+            if len(values) < len(file):
+                found = iter(values)
+                values = [next(found) if is_there else None for is_there in there.tolist()]
+            if first_wrong(values, expected) is None:
+                return values
+        places = zip(file.tolist(), start.tolist(), stop.tolist(), expected, strict=True)
+        return [self._read_one(first + at, *place) for at, place in enumerate(places)]
 
     def _read_one(self, place: int, file: int, start: int, stop: int, checksum: int) -> bytes | None:
         if file < 0:
             return None
         url, key = self._name(int(self.addresses.indexes[place]))
         try:
-            with os_errors(url):
-                value = os.pread(self._asked.bodies[file], stop - start, start)
-            if len(value) < stop - start:
-                raise StorageError("the file was cut off", url=url, fix="start again")
+            value = self._files[file].read(start, stop)
             if first_wrong([value], [checksum]) is not None:
                 raise wrong_checksum(url, key)
         except (StorageError, ShardError) as error:
@@ -156,4 +168,4 @@ class LazyWindow(ReadWindow):
         return value
 
     def close(self) -> None:
-        self._files.close()
+        self._files.clear()

@@ -3,46 +3,35 @@
     rows -> offsets and sizes of their members -> plain local file: pread of each, or of neighbours together
                                                -> on a server, or packed: one read of ranges for all of them
 
-A shard holds no more than what the chosen fields need: 24 bytes for each of its samples and fields.
+A shard keeps the part of its `ShardTable` that the chosen fields need, and which member each of them is.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from shardtools.dataset.sharded import ShardedDataset
-from shardtools.errors import StorageError
-from shardtools.loader.files import Files
 from shardtools.loader.stats import Stats
-from shardtools.shards.columns import Texts
-from shardtools.shards.members import IndexedShard, Uncut, first_wrong, wrong_checksum
+from shardtools.lru import LRU
+from shardtools.shards.columns import PackedValues, Texts, pick
+from shardtools.shards.members import IndexedShard, first_wrong, wrong_checksum
 from shardtools.shards.names import is_special
 from shardtools.shards.table import ShardTable
 from shardtools.storage import StorageOptions, using
-from shardtools.storage.files import os_errors
+from shardtools.storage.local import LocalStorage
+from shardtools.storage.open_files import OpenFile, OpenFiles, read_each
+from shardtools.storage.ranges import coalesce
 from shardtools.types import Ints
 from shardtools.urls import is_local, name_of
 
 TOGETHER = 1 << 13
 """Bytes between the ends of a sample up to which samples of a local file are read together with their neighbours. The
 fields of larger ones are read when they are wanted: what is read long before would pass through memory twice."""
-
-GAP = 1 << 12
-"""Bytes between two samples of a local file that are read with them rather than seeked over."""
-
-WANTED_GAP = 1 << 18
-"""Bytes between two samples of a local file that the system is asked for with them."""
-
-PIECE = 1 << 20
-"""Bytes of a local file to read together."""
 
 TABLE_BYTES = 1 << 29
 """Bytes of the tables of shards to keep."""
@@ -58,21 +47,6 @@ Values = list[list[bytes | None]]
 """For each field, its bytes for each row, None where a sample has none."""
 
 
-class FieldColumns:
-    """Where the members of some fields lie: a row for each field, -1 and 0 for what a sample does not have."""
-
-    def __init__(self, table: ShardTable, fields: Sequence[str]):
-        self.offset = np.full((len(fields), len(table)), -1, np.int64)
-        self.size = np.zeros((len(fields), len(table)), np.int64)
-        self.member = np.full((len(fields), len(table)), -1, np.int64)
-        for i, field in enumerate(fields):
-            self.member[i] = members = table.members_of(field)
-            there = members >= 0
-            self.offset[i, there] = table.offset[members[there]]
-            self.size[i, there] = table.size[members[there]]
-        self.total = self.size.sum(axis=0)
-
-
 def ends_of(offset: Ints, size: Ints) -> tuple[Ints, Ints]:
     """Return where the first byte of each sample's fields lies, and where the last one ends; the same for no bytes."""
     there = size > 0
@@ -85,16 +59,14 @@ def ends_of(offset: Ints, size: Ints) -> tuple[Ints, Ints]:
 class FieldShard:
     """One shard, of which some fields are read. It may be used by many threads."""
 
-    url: str
-    sizes: Ints
-    """Bytes of the chosen fields of each sample."""
-    weight: int
-    """Bytes that it keeps in memory."""
-
-    def __init__(self, url: str, keys: Texts, sizes: Ints):
-        self.url, self.sizes = url, sizes
-        self._keys: Texts | list[str] = keys
-        self.weight = sizes.nbytes + keys.nbytes
+    def __init__(self, url: str, table: ShardTable, members: Ints):
+        self.url = url
+        self.sizes: Ints = pick(table.size, members, 0).sum(axis=0)
+        """Bytes of the chosen fields of each sample."""
+        self.weight = table.nbytes + members.nbytes + self.sizes.nbytes
+        """Bytes that it keeps in memory."""
+        self._keys: Texts | list[str] = table.keys
+        self._members = members
 
     def keys(self, rows: Sequence[int]) -> list[str]:
         """Return the keys of some samples."""
@@ -115,46 +87,30 @@ class FieldShard:
 class LocalShard(FieldShard):
     """A tar file on this machine, not packed. ``is_small`` says whether its samples are."""
 
-    def __init__(self, shard: IndexedShard, fields: Sequence[str], files: Files):
-        columns = FieldColumns(shard.table, fields)
-        start, stop = ends_of(columns.offset, columns.size)
+    def __init__(self, shard: IndexedShard, fields: Sequence[str], files: OpenFiles):
+        self._table = table = shard.table.only(fields)
+        super().__init__(shard.url, table, table.members_of_all(fields))
+        start, stop = ends_of(*self.offsets_and_sizes(slice(None)))
         self.is_small = int((stop - start).sum()) <= TOGETHER * len(start)
-        super().__init__(shard.url, shard.table.keys, columns.total)
-        self._filesize = shard.sidecar.filesize
-        self._offset, self._size, self._files = columns.offset, columns.size, files
-        self._checksum = np.full(columns.member.shape, -1, np.int64)
-        if shard.checksums is not None:
-            there = columns.member >= 0
-            self._checksum[there] = shard.checksums[columns.member[there]]
-        self.weight += columns.offset.nbytes + columns.size.nbytes + self._checksum.nbytes
+        self._filesize, self._files = shard.sidecar.filesize, files
 
     def read(self, rows: Ints) -> Values:
         return read_local([(self, rows)])
 
-    def offsets_and_sizes(self, rows: Ints) -> tuple[Ints, Ints]:
+    def offsets_and_sizes(self, rows: Ints | slice) -> tuple[Ints, Ints]:
         """Return offsets, -1 for what is not there, and sizes: a row for each field."""
-        return self._offset[:, rows], self._size[:, rows]
+        members = self._members[:, rows]
+        return pick(self._table.offset, members, -1), pick(self._table.size, members, 0)
 
     def checksums(self, rows: Ints) -> Ints:
         """Return the CRC-32 that each value must have, -1 where that is not known: a row for each field."""
-        return self._checksum[:, rows]
+        members = self._members[:, rows]
+        known = self._table.crc32
+        return np.full(members.shape, -1, np.int64) if known is None else pick(known, members, -1)
 
-    def opened(self) -> AbstractContextManager[int]:
-        """A context that gives a descriptor of the file."""
-        return self._files.opened(self.url, self._filesize)
-
-    def advise(self, rows: Ints, descriptor: int) -> tuple[Ints, Ints]:
-        """Let the system read ahead what is around some samples, whose rows rise, in the open file.
-
-        Return their `offsets_and_sizes`.
-        """
-        offset, size = self.offsets_and_sizes(rows)
-        if hasattr(os, "posix_fadvise"):
-            start, stop = ends_of(offset, size)
-            first = np.concatenate(([0], np.flatnonzero(start[1:] > stop[:-1] + WANTED_GAP) + 1))
-            for a, b in zip(start[first].tolist(), np.maximum.reduceat(stop, first).tolist(), strict=True):
-                os.posix_fadvise(descriptor, a, b - a, os.POSIX_FADV_WILLNEED)
-        return offset, size
+    def open(self) -> OpenFile:
+        """Return the file. Raises as `open_file` does."""
+        return self._files.get(self.url, self._filesize)
 
 
 def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Values:
@@ -164,31 +120,29 @@ def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Values:
         StorageError: they cannot be read.
         CorruptError: they do not have the checksums that their sidecars have.
     """
-    with ExitStack() as files, os_errors(parts[0][0].url):
-        fds = [files.enter_context(shard.opened()) for shard, _ in parts]
-        fd = np.repeat(fds, [len(rows) for _, rows in parts])
-        lying = [shard.offsets_and_sizes(rows) for shard, rows in parts]
-        offset, size = (np.concatenate(columns, axis=1) for columns in zip(*lying, strict=True))
-        start, stop = ends_of(offset, size)
-        parted = (start[1:] > stop[:-1] + GAP) | (start[1:] < stop[:-1])
-        parted |= (start[1:] // PIECE != start[:-1] // PIECE) | (fd[1:] != fd[:-1])
-        first = np.concatenate(([0], np.flatnonzero(parted) + 1))
-        begin, end = start[first], np.maximum.reduceat(stop, first)
-        wanted = zip(fd[first].tolist(), (end - begin).tolist(), begin.tolist(), strict=True)
-        bodies = [os.pread(number, count, at) for number, count, at in wanted]
-    if sum(map(len, bodies)) != int((end - begin).sum()):
-        raise StorageError("the file was cut off", url=parts[0][0].url, fix="start again")
-    of_run = np.repeat(np.arange(len(first)), np.diff(first, append=len(start)))
-    low = np.where(size > 0, offset - begin[of_run], 0)
-    found = cut_fields(Uncut(bodies, np.where(offset >= 0, of_run, -1), low, low + size))
-    _check_local(parts, found)
-    return found
+    rule = LocalStorage.coalescing
+    files = [shard.open() for shard, _ in parts]
+    # As if the files were put end to end, far enough from each other that their ranges are not joined.
+    rooms = [(file.size + rule.gap) // rule.largest * rule.largest + rule.largest for file in files]
+    begin = np.cumsum([0, *rooms[:-1]])
+    of_file = np.repeat(np.arange(len(files)), [len(rows) for _, rows in parts])
+    columns = zip(*(shard.offsets_and_sizes(rows) for shard, rows in parts), strict=True)
+    offset, size = (np.concatenate(column, axis=1) for column in columns)
+    start, stop = ends_of(offset, size)
+    spans = coalesce(start + begin[of_file], stop + begin[of_file], rule.gap, rule.largest)
+    source = np.searchsorted(begin, spans.start, side="right") - 1
+    at = spans.start - begin[source]
+    bodies = read_each([files[i] for i in source.tolist()], at.tolist(), (spans.stop - begin[source]).tolist())
+    offset = np.where(offset >= 0, offset + begin[of_file], -1)
+    values = cut_fields(PackedValues.of_spans(bodies, spans, offset, offset + size))
+    _check_local(parts, values)
+    return values
 
 
-def _check_local(parts: Sequence[tuple[LocalShard, Ints]], found: Values) -> None:
+def _check_local(parts: Sequence[tuple[LocalShard, Ints]], fields: Values) -> None:
     """Raise if a value does not have the checksum that its shard's sidecar has."""
     checksums = np.concatenate([shard.checksums(rows) for shard, rows in parts], axis=1)
-    for values, expected in zip(found, checksums.tolist(), strict=True):
+    for values, expected in zip(fields, checksums.tolist(), strict=True):
         if (wrong := first_wrong(values, expected)) is not None:
             ends = np.cumsum([len(rows) for _, rows in parts])
             part = int(np.searchsorted(ends, wrong, side="right"))
@@ -197,10 +151,10 @@ def _check_local(parts: Sequence[tuple[LocalShard, Ints]], found: Values) -> Non
             raise wrong_checksum(shard.url, shard.keys([row])[0])
 
 
-def cut_fields(found: Uncut) -> Values:
+def cut_fields(packed: PackedValues) -> Values:
     """Return a list for each row of the columns."""
-    columns = zip(found.body, found.low, found.high, strict=True)
-    return [Uncut(found.bodies, *column).cut() for column in columns]
+    columns = zip(packed.body, packed.low, packed.high, strict=True)
+    return [PackedValues(packed.bodies, *column).cut() for column in columns]
 
 
 def data_fields(names: Sequence[str]) -> tuple[str, ...]:
@@ -249,28 +203,20 @@ class RangedShard(FieldShard):
 
     def __init__(self, shard: Any, fields: Sequence[str], options: StorageOptions):
         table = shard.indexed.table
-        columns = FieldColumns(table, fields)
-        super().__init__(shard.indexed.url, table.keys, columns.total)
-        self.weight += columns.member.nbytes + shard.indexed.nbytes
+        super().__init__(shard.indexed.url, table, table.members_of_all(fields))
         if not shard.indexed.can_enter:
             self.weight += TABLE_BYTES // UNPACKED
-        self._shard, self._fields, self._member, self._options = shard, fields, columns.member, options
+        self._shard, self._fields, self._options = shard, fields, options
 
     def read(self, rows: Ints) -> Values:
         if not self._shard.indexed.can_enter:  # its samples are cut out of a file that it was unpacked to
             records = self._shard.records(rows)
             return [[record.get(field) for record in records] for field in self._fields]
-        wanted = self._member[:, rows]
-        there = wanted >= 0
-        members = np.sort(wanted[there])
+        members = self._members[:, rows]
+        there = members >= 0
         with using(self._options):
-            found = self._shard.indexed.read_uncut(members)
-        columns = []
-        for values, nothing in ((found.body, -1), (found.low, 0), (found.high, 0)):
-            column = np.full(wanted.shape, nothing, np.int64)
-            column[there] = values[np.searchsorted(members, wanted[there])]
-            columns.append(column)
-        return cut_fields(Uncut(found.bodies, *columns))
+            packed = self._shard.indexed.read_packed(members[there])
+        return cut_fields(packed.spread(there))
 
 
 class Shards:
@@ -279,11 +225,10 @@ class Shards:
     def __init__(self, dataset: ShardedDataset, fields: Sequence[str], options: StorageOptions, stats: Stats):
         self._dataset, self._fields, self._options, self._stats = dataset, fields, options, stats
         self._urls = dataset.urls
-        self._files = Files()
+        self._files = OpenFiles()
         self._lock = threading.Lock()
         self._opening: dict[int, threading.Lock] = {}
-        self._open: OrderedDict[int, FieldShard] = OrderedDict()
-        self._weight = 0
+        self._open: LRU[int, FieldShard] = LRU(TABLE_BYTES, lambda shard: shard.weight)
 
     def url(self, number: int) -> str:
         """Return the URL of a shard."""
@@ -300,10 +245,7 @@ class Shards:
 
     def known(self, number: int) -> FieldShard | None:
         """Return a shard if it is open."""
-        with self._lock:
-            if (shard := self._open.get(number)) is not None:
-                self._open.move_to_end(number)
-            return shard
+        return self._open.get(number)
 
     def get(self, number: int) -> FieldShard:
         """Return a shard, which is opened by one thread where many ask.
@@ -320,11 +262,8 @@ class Shards:
                 return shard
             shard = self._make(number)
             self._stats.add(shards=1)
+            self._open.put(number, shard)
             with self._lock:
-                self._open[number] = shard
-                self._weight += shard.weight
-                while len(self._open) > 1 and self._weight > TABLE_BYTES:
-                    self._weight -= self._open.popitem(last=False)[1].weight
                 self._opening.pop(number, None)
             return shard
 
@@ -335,8 +274,6 @@ class Shards:
         return RangedShard(self._dataset.shard(number), self._fields, self._options)
 
     def close(self) -> None:
-        """Close all files."""
-        self._files.close()
-        with self._lock:
-            self._open.clear()
-            self._weight = 0
+        """Forget all shards, and close their files."""
+        self._files.clear()
+        self._open.clear()

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.shards.names import decode_name
+from shardtools.storage.ranges import Spans
 from shardtools.types import Bytes, Ints
 
 
@@ -88,6 +89,53 @@ class Texts:
         )
 
 
+@dataclass(frozen=True)
+class PackedValues:
+    """Values as parts of longer byte strings: value i is ``bodies[body[i]][low[i]:high[i]]``, or None for body -1.
+
+    The columns may have any shape.
+    """
+
+    bodies: list[bytes]
+    body: Ints
+    low: Ints
+    high: Ints
+
+    def cut(self) -> list[bytes | None]:
+        """Return the values, of columns of one dimension."""
+        bodies = self.bodies
+        places = zip(self.body.tolist(), self.low.tolist(), self.high.tolist(), strict=True)
+        if len(self.body) and self.body.min() < 0:
+            return [bodies[i][a:b] if i >= 0 else None for i, a, b in places]
+        return [bodies[i][a:b] for i, a, b in places]
+
+    def spread(self, there: npt.NDArray[np.bool_]) -> PackedValues:
+        """Return these values, in order, where ``there`` is true, and None where it is not."""
+        columns = []
+        for values, nothing in ((self.body, -1), (self.low, 0), (self.high, 0)):
+            column = np.full(there.shape, nothing, np.int64)
+            column[there] = values
+            columns.append(column)
+        return PackedValues(self.bodies, *columns)
+
+    @classmethod
+    def of(cls, values: Sequence[bytes]) -> PackedValues:
+        """Return values that are byte strings of their own."""
+        sizes = np.fromiter(map(len, values), np.int64, len(values))
+        return cls(list(values), np.arange(len(values)), np.zeros(len(values), np.int64), sizes)
+
+    @classmethod
+    def of_spans(cls, bodies: Sequence[bytes], spans: Spans, start: Ints, stop: Ints) -> PackedValues:
+        """Return the values from each ``start`` to each ``stop``, whose ``bodies`` were read as ``spans``.
+
+        There may be several for each range of the spans, as rows; a negative start is that of None.
+        """
+        size = stop - start
+        begin = spans.start[spans.span] if len(spans) else 0
+        low: Ints = np.where(size > 0, start - begin, 0)
+        return cls(list(bodies) or [b""], np.where(start >= 0, spans.span, -1), low, low + size)
+
+
 def join(parts: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return the columns ``parts`` as one, empty if there are none."""
     return np.concatenate(parts, dtype=dtype) if parts else np.empty(0, dtype)
@@ -121,8 +169,10 @@ def pick(column: npt.NDArray[Any], rows: Ints, absent: int) -> Ints:
     >>> pick(np.array([7, 8], np.uint8), np.array([1, -1, 0]), -1).tolist()
     [8, -1, 7]
     """
-    found = np.full(rows.shape, absent, np.int64)
     there = rows >= 0
+    if there.all():
+        return column[rows].astype(np.int64, copy=False)
+    found = np.full(rows.shape, absent, np.int64)
     found[there] = column[rows[there]]
     return found
 

@@ -1,6 +1,7 @@
 """The data of chosen members of a shard, by ranges of it, without the rest.
 
-    members -> their spans in the tar file -> (packed: from entry point to entry point) -> read_ranges -> Uncut -> data
+    members -> their spans in the tar file -> read_ranges -> PackedValues -> data
+               (of a packed shard: from entry point to entry point)
 
 The sidecar says where they are. Whoever needs most of a shard reads it from its start instead (``reader.py``).
 """
@@ -17,17 +18,14 @@ import numpy as np
 
 from shardtools.errors import CorruptError, redact
 from shardtools.forks import PerProcess
+from shardtools.shards.columns import PackedValues
 from shardtools.shards.compression import Packing, crc32, find_packing, inflate
 from shardtools.shards.member_header import check_headers
 from shardtools.shards.sidecar import Sidecar
 from shardtools.shards.table import ShardTable
 from shardtools.storage import ByteRange, current_options, get_storage
-from shardtools.storage.ranges import merge
+from shardtools.storage.ranges import coalesce
 from shardtools.types import Ints
-
-GAP = 2048
-"""Bytes between two members, such as headers, that are read with them rather than asked around."""
-
 
 _checking = PerProcess(threading.Lock)
 """Held by the one thread that checks members. To take a checksum lets go of the interpreter's lock; where many threads
@@ -58,35 +56,6 @@ def wrong_checksum(url: str, member: str) -> CorruptError:
         member=member,
         fix="if the shard was replaced on purpose, delete the sidecar; else make or fetch the shard again",
     )
-
-
-@dataclass(frozen=True)
-class Uncut:
-    """Values that lie in longer strings of bytes: value i is ``bodies[body[i]][low[i]:high[i]]``; None for body -1.
-
-    The columns may have any shape.
-    """
-
-    bodies: list[Any]
-    body: Ints
-    low: Ints
-    high: Ints
-
-    def cut(self) -> list[bytes | None]:
-        """Return the values of columns of one dimension."""
-        bodies = self.bodies
-        places = zip(self.body.tolist(), self.low.tolist(), self.high.tolist(), strict=True)
-        if len(self.body) and self.body.min() < 0:
-            return [bodies[i][a:b] if i >= 0 else None for i, a, b in places]
-        return [bodies[i][a:b] for i, a, b in places]
-
-
-def uncut(values: Sequence[bytes | None]) -> Uncut:
-    """Return values that are cut already in that form."""
-    body = np.arange(len(values))
-    body[np.array([value is None for value in values], bool)] = -1
-    bodies = [value or b"" for value in values]
-    return Uncut(bodies, body, np.zeros(len(bodies), np.int64), np.array(list(map(len, bodies)), np.int64))
 
 
 @dataclass(frozen=True)
@@ -152,10 +121,10 @@ class IndexedShard:
             CorruptError: it is not what the sidecar is about.
             StorageError: the shard cannot be read.
         """
-        return cast(list[bytes], self.read_uncut(members).cut())
+        return cast(list[bytes], self.read_packed(members).cut())
 
-    def read_uncut(self, members: Ints) -> Uncut:
-        """Return what `read` does, not yet cut out of the spans that were read.
+    def read_packed(self, members: Ints) -> PackedValues:
+        """Return what `read` does, still in the spans that were read.
 
         Raises:
             CorruptError, StorageError: as `read` does.
@@ -167,7 +136,7 @@ class IndexedShard:
             start = self.table.offset[members]
             found = self._read_spans(start, start + self.table.size[members])
         else:
-            found = uncut(self._inflate(members))
+            found = PackedValues.of(self._inflate(members))
         if self.checksums is not None:
             views = [memoryview(body) for body in found.bodies]
             places = zip(found.body.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
@@ -190,7 +159,7 @@ class IndexedShard:
         """Return the error for a member whose data do not have the checksum that the sidecar has."""
         return wrong_checksum(self.url, self.table.name(member))
 
-    def _read_with_headers(self, members: Ints) -> Uncut:
+    def _read_with_headers(self, members: Ints) -> PackedValues:
         """Return the data of members of a plain shard, of which each must stand behind the header that it should.
 
         What follows the last member of a sample is looked at, too: an index may have left out another one.
@@ -201,21 +170,16 @@ class IndexedShard:
         size[len(members) :] = 0
         heads = self._heads[looked_at]
         found = self._read_spans(offset - heads, offset + size)
-        headers = Uncut(found.bodies, found.body, found.low, found.low + heads).cut()
+        headers = PackedValues(found.bodies, found.body, found.low, found.low + heads).cut()
         check_headers(self.url, self.table, looked_at, cast(list[bytes], headers))
         some = slice(len(members))
-        return Uncut(found.bodies, found.body[some], (found.low + heads)[some], found.high[some])
+        return PackedValues(found.bodies, found.body[some], (found.low + heads)[some], found.high[some])
 
-    def _read_spans(self, start: Ints, stop: Ints) -> Uncut:
+    def _read_spans(self, start: Ints, stop: Ints) -> PackedValues:
         """Return the bytes of a plain shard from each ``start`` to each ``stop``; close ones are read together."""
-        firsts, lasts = merge_close(start, stop, GAP)
-        spans = [ByteRange(a, b) for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)]
-        bodies = get_storage(self.url).read_ranges(self.url, spans)
-        body = np.searchsorted(firsts, start, side="right") - 1
-        empty = start == stop  # an empty member may lie anywhere, also where nothing is read
-        body[empty] = 0
-        low: Ints = np.where(empty, 0, start - (firsts[body] if len(firsts) else 0))
-        return Uncut(bodies or [b""], body, low, low + stop - start)
+        storage = get_storage(self.url)
+        spans = coalesce(start, stop, storage.coalescing.gap)
+        return PackedValues.of_spans(storage.read_ranges(self.url, spans.ranges), spans, start, stop)
 
     def _segments(self, members: Ints) -> tuple[list[ByteRange], list[ByteRange]]:
         """Return the parts of the tar file that hold ``members``, from entry point to entry point, and where they lie.
@@ -231,7 +195,7 @@ class IndexedShard:
         last = np.searchsorted(ends, self.table.offset[wanted] + self.table.size[wanted], side="left")
         widest = int((ends - entries[:, 0])[np.concatenate((first, last))].max(initial=0))
         current_options().limits.check("sample", widest, url=self.url)
-        spans = merge(ByteRange(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True))
+        spans = coalesce(first, last + 1).ranges
         tar = [ByteRange(int(entries[span.start, 0]), int(ends[span.stop - 1])) for span in spans]
         packed = [ByteRange(int(entries[span.start, 1]), int(packed_ends[span.stop - 1])) for span in spans]
         return tar, packed
@@ -253,31 +217,14 @@ class IndexedShard:
         return [found.get(row, b"") for row in range(len(starts))]
 
 
-def merge_close(start: Ints, stop: Ints, gap: int) -> tuple[Ints, Ints]:
-    """Return the ends of sorted, disjoint spans that cover ranges, of which those at most ``gap`` apart are joined.
-
-    It does what `shardtools.storage.ranges.merge` does, for many ranges.
-
-    >>> merge_close(np.array([50, 0, 5, 22, 9]), np.array([60, 10, 20, 30, 9]), 2)
-    (array([ 0, 50]), array([30, 60]))
-    """
-    there = stop > start
-    order = np.argsort(start[there], kind="stable")
-    start, stop = start[there][order], np.maximum.accumulate(stop[there][order])
-    parted = start[1:] > stop[:-1] + gap
-    return start[np.append(True, parted)[: len(start)]], stop[np.append(parted, True)[: len(stop)]]
-
-
-_TOGETHER = 16 << 20
-
-
 def _each(url: str, spans: Sequence[ByteRange], packed: Sequence[ByteRange]) -> Iterator[tuple[ByteRange, bytes]]:
     """Yield each span with its packed bytes, which are read some megabytes at a time."""
     storage = get_storage(url)
+    most = storage.coalescing.largest
     at = 0
     while at < len(spans):
         stop, size = at, 0
-        while stop < len(spans) and (stop == at or size + packed[stop].stop - packed[stop].start <= _TOGETHER):
+        while stop < len(spans) and (stop == at or size + packed[stop].stop - packed[stop].start <= most):
             size += packed[stop].stop - packed[stop].start
             stop += 1
         yield from zip(spans[at:stop], storage.read_ranges(url, packed[at:stop]), strict=True)

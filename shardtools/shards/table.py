@@ -24,9 +24,9 @@ class ShardTable:
     """Where samples lie, in bytes of the uncompressed tar file or buffer that has them.
 
     One row for each sample: ``keys``; ``start`` and ``stop``, its span of whole tar blocks, headers included; members
-    ``first[i]`` to ``first[i + 1]`` are those of sample i, one at least. One row for each member: ``field``, an index
-    into ``fields``; ``offset`` and ``size`` of its data; ``crc32`` of its data, None where these are not known.
-    ``other`` counts the members that belong to no sample: folders, links, names without a dot.
+    ``first[i]`` to ``first[i + 1]`` are those of sample i, one at least (but see `only`). One row for each member:
+    ``field``, an index into ``fields``; ``offset`` and ``size`` of its data; ``crc32`` of its data, None where these
+    are not known. ``other`` counts the members that belong to no sample: folders, links, names without a dot.
     """
 
     keys: Texts
@@ -79,6 +79,10 @@ class ShardTable:
             found[np.searchsorted(self.first, members, side="right") - 1] = members
         return found
 
+    def members_of_all(self, fields: Sequence[str]) -> Ints:
+        """Return `members_of` each field, a row for each."""
+        return np.array([self.members_of(field) for field in fields], np.int64).reshape(len(fields), len(self))
+
     def name(self, member: int) -> str:
         """Return the name of a member."""
         sample = int(np.searchsorted(self.first, member, side="right")) - 1
@@ -102,6 +106,24 @@ class ShardTable:
             offset=self.offset[members],
             size=self.size[members],
             crc32=None if self.crc32 is None else self.crc32[members],
+        )
+
+    def only(self, fields: Sequence[str]) -> ShardTable:
+        """Return all samples with their members of some fields alone. A sample may have none, so `heads` means nothing.
+
+        Where there are no others, it is this table.
+        """
+        codes = [code for code, name in enumerate(self.fields) if name in fields]
+        if len(codes) == len(self.fields):
+            return self
+        wanted = np.isin(self.field, codes)
+        return replace(
+            self,
+            first=with_zero(np.cumsum(wanted))[self.first],
+            field=self.field[wanted],
+            offset=self.offset[wanted],
+            size=self.size[wanted],
+            crc32=None if self.crc32 is None else self.crc32[wanted],
         )
 
     def slice(self, start: int, stop: int) -> ShardTable:

@@ -54,6 +54,18 @@ class ByteRange:
             raise ValueError(f"not a byte range: {self.start}:{self.stop}")
 
 
+@dataclass(frozen=True)
+class Coalescing:
+    """Which byte ranges of one object are worth reading together, in bytes: a fact of each storage, see `coalesce`.
+
+    Ranges at most ``gap`` apart are read as one span, with what lies between them. ``largest`` is how much is read
+    together: by one call from a local file, by one request for several spans from a server.
+    """
+
+    gap: int
+    largest: int
+
+
 _READALL_PIECE = 1 << 22
 
 
@@ -132,6 +144,9 @@ DEFAULT_OPTIONS = StorageOptions()
 
 class Storage(ABC):
     """Objects of one scheme. A URL is passed whole to every method; errors are `StorageError`\\ s that name it."""
+
+    coalescing: Coalescing = Coalescing(gap=1 << 11, largest=1 << 24)
+    """Which ranges are worth reading together. A caller may join them before it asks for them, but need not."""
 
     @classmethod
     def with_options(cls, options: StorageOptions) -> Self:

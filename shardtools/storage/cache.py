@@ -14,6 +14,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,10 @@ logger = logging.getLogger(__name__)
 DEFAULT_SIZE = 10_000_000_000
 """The bytes that a cache may hold when nobody says how many."""
 
-GAP = 4096
+GAP = 1 << 11
+"""Bytes between two ranges that are read with them: few, as the folder may have both but not what lies between."""
+
+FETCH_GAP = 1 << 12
 """Bytes between two missing ranges that are fetched too, rather than making two entries, each with a block's rest."""
 
 _ATTEMPTS = 2  # at an object that keeps changing, before it is read past the cache
@@ -151,6 +155,8 @@ class CachedStorage(Storage):
 
     def __init__(self, inner: Storage, cache: str, patience: float = 60.0):
         self._inner = inner
+        self.coalescing = replace(inner.coalescing, gap=min(GAP, inner.coalescing.gap))
+        self._fetch_gap = max(FETCH_GAP, inner.coalescing.gap)
         self._folder = CacheFolder(*parse_cache(cache))
         self._patience = patience
         self._told: set[int | None] = set()
@@ -274,7 +280,7 @@ class CachedStorage(Storage):
         return cut(ranges, spans, [_join([found[part] for part, _ in some]) for some in parts])
 
     def _fetch(self, url: str, stat: Stat, version: Version, missing: Sequence[ByteRange]) -> dict[ByteRange, bytes]:
-        spans = merge(missing, GAP)
+        spans = merge(missing, self._fetch_gap)
         bodies = self._inner.read_ranges(url, spans)
         if self._inner.stat(url) != stat:  # then nobody knows whose bytes these are
             raise ChangedError("the object was replaced while it was read", url=url, fix="run again")

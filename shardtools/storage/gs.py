@@ -29,6 +29,8 @@ from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
 class GsStorage(Storage):
     """Objects in Google Cloud Storage. Safe in threads and after a fork; a stream belongs to its process."""
 
+    coalescing = GsClient.coalescing
+
     def __init__(self, policy: RetryPolicy = DEFAULT_POLICY, timeout: float = 60.0):
         self._client = GsClient(policy, timeout)
 

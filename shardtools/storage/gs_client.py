@@ -39,7 +39,7 @@ from shardtools.errors import (
 )
 from shardtools.forks import PerProcess
 from shardtools.json_text import parse_json
-from shardtools.storage import Stat
+from shardtools.storage import Coalescing, Stat
 from shardtools.storage.http_client import (
     THREADS,
     Client,
@@ -114,7 +114,7 @@ class GsClient(Client):
 
     condition = _CONDITION
     sends_parts = True
-    gap = 1 << 14
+    coalescing = Coalescing(gap=1 << 14, largest=1 << 24)
 
     def __init__(self, policy: RetryPolicy, timeout: float):
         super().__init__(policy)

@@ -37,6 +37,8 @@ _PLAIN = "!$&'()*+,:;=@~"
 class HttpStorage(Storage):
     """Objects on web servers. Safe in threads and after a fork; a stream belongs to the process that opened it."""
 
+    coalescing = HttpClient.coalescing
+
     def __init__(
         self, policy: RetryPolicy = DEFAULT_POLICY, timeout: float = 60.0, named: frozenset[str] = frozenset()
     ):

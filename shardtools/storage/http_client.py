@@ -38,7 +38,7 @@ from shardtools.errors import (
     redact,
 )
 from shardtools.forks import PerProcess
-from shardtools.storage import Stat, current_options
+from shardtools.storage import Coalescing, Stat, current_options
 from shardtools.storage.retry import TRANSIENT_STATUSES, RetryPolicy, TransientError, retry_after_seconds
 
 T = TypeVar("T")
@@ -104,8 +104,9 @@ class Client(ABC):
     sends_parts: ClassVar[bool] = False
     """Whether the service is known to answer a GET of a byte range with just these bytes."""
 
-    gap: ClassVar[int] = 2048
-    """Bytes between two ranges that are read and thrown away rather than asked around, as that takes less time."""
+    coalescing: ClassVar[Coalescing] = Coalescing(gap=1 << 11, largest=1 << 24)
+    """Ranges closer than that take less time as one than as two. A request with several ranges is repeated whole when
+    it fails, so it must not be too large; a longer span has a request of its own, which is resumed."""
 
     def __init__(self, policy: RetryPolicy):
         self.policy = policy

@@ -26,9 +26,6 @@ from shardtools.urls import server_of
 GROUP_COUNT = 100
 """Ranges in one request: some servers refuse more than 200, or headers of more than 8 KiB."""
 
-GROUP_BYTES = 1 << 24
-"""Bytes in one request with several ranges. It is repeated whole when it fails; a longer span goes alone, resumably."""
-
 _PART_HEAD = 4096
 """Bytes that the head of a part has at most, with what separates it from the part before."""
 
@@ -49,7 +46,7 @@ def read_ranges(client: Client, url: str, ranges: Sequence[ByteRange]) -> list[b
     """Return the bytes of each of ``ranges``, as `Storage.read_ranges` promises."""
     if not ranges:
         return []
-    spans = merge(ranges, client.gap)
+    spans = merge(ranges, client.coalescing.gap)
     found = _read_spans(client, url, spans) if spans else [_Found(head(client, url), [], [])]
     sizes = {part.stat.size for part in found} - {None}
     if len(sizes) > 1 or len({part.stat.validator for part in found}) > 1:
@@ -68,7 +65,7 @@ def _read_spans(client: Client, url: str, spans: Sequence[ByteRange]) -> list[_F
 
     if client.sends_parts:
         return client.map(lambda span: _read_span(client, url, span), spans)
-    first, *others = group(spans, GROUP_COUNT, GROUP_BYTES)
+    first, *others = group(spans, GROUP_COUNT, client.coalescing.largest)
     # The first goes ahead, so that a server is asked once whether it answers many ranges.
     results = [read_group(first), *(client.map(read_group, others) if others else ())]
     found = [result for result in results if result is not None]

@@ -21,7 +21,7 @@ from io import FileIO
 from typing import TYPE_CHECKING
 
 from shardtools.errors import ChangedError, NotFoundError, RefusedError
-from shardtools.storage import ByteRange, Stat, Storage, Stream
+from shardtools.storage import ByteRange, Coalescing, Stat, Storage, Stream
 from shardtools.storage.files import (
     FileSink,
     irregular,
@@ -36,6 +36,9 @@ from shardtools.urls import path_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+COALESCING = Coalescing(gap=1 << 12, largest=1 << 18)
+"""A page more costs less than a call, and so few bytes stay in the processor's cache until they are cut."""
 
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
@@ -83,6 +86,8 @@ class FileStream(Stream):
 
 class LocalStorage(Storage):
     """Files. Stateless, hence safe in threads and after a fork."""
+
+    coalescing = COALESCING
 
     def open(self, url: str) -> FileStream:
         fd = open_regular(path_of(url), url, streams=True)

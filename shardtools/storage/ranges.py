@@ -4,31 +4,72 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from shardtools.errors import RefusedError
 from shardtools.storage import ByteRange
+from shardtools.types import Ints
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Parts of an object that cover some ranges of it: each from ``start`` to ``stop``, and which range lies in which.
+
+    ``span`` has the span of each range; that of an empty range is 0 and means nothing.
+    """
+
+    start: Ints
+    stop: Ints
+    span: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def ranges(self) -> list[ByteRange]:
+        """The spans as storage takes them."""
+        return [ByteRange(a, b) for a, b in zip(self.start.tolist(), self.stop.tolist(), strict=True)]
+
+
+def coalesce(start: Ints, stop: Ints, gap: int = 0, block: int | None = None) -> Spans:
+    """Return sorted spans that cover the ranges from each ``start`` to each ``stop``, without the empty ones.
+
+    Ranges at most ``gap`` bytes apart are joined; with ``block`` only such as begin in the same block of so many bytes.
+    Without it, spans are disjoint.
+
+    >>> spans = coalesce(np.array([50, 0, 5, 22, 9]), np.array([60, 10, 20, 30, 9]), gap=2)
+    >>> spans.ranges, spans.span.tolist()
+    ([ByteRange(start=0, stop=30), ByteRange(start=50, stop=60)], [1, 0, 0, 0, 0])
+    """
+    filled = stop > start
+    order = None
+    if not filled.all() or (start[1:] < start[:-1]).any():
+        order = np.argsort(start, kind="stable")
+        order = order[filled[order]]
+        start, stop = start[order], stop[order]
+    stop = np.maximum.accumulate(stop)
+    parted = start[1:] > stop[:-1] + gap
+    if block is not None:
+        parted |= start[1:] // block != start[:-1] // block
+    begins, ends = np.append(True, parted)[: len(start)], np.append(parted, True)[: len(start)]
+    number = np.cumsum(begins) - 1
+    if order is not None:
+        span = np.zeros(len(filled), np.int64)
+        span[order] = number
+        number = span
+    return Spans(start[begins], stop[ends], number)
 
 
 def merge(ranges: Iterable[ByteRange], gap: int = 0) -> list[ByteRange]:
-    """Return sorted, disjoint spans that cover ``ranges``, joining those at most ``gap`` bytes apart.
-
-    Empty ranges are left out.
+    """Return sorted, disjoint spans that cover ``ranges``, joining those at most ``gap`` bytes apart; see `coalesce`.
 
     >>> merge([ByteRange(50, 60), ByteRange(0, 10), ByteRange(5, 20), ByteRange(22, 30), ByteRange(9, 9)], gap=2)
     [ByteRange(start=0, stop=30), ByteRange(start=50, stop=60)]
     """
-    bounds = sorted((part.start, part.stop) for part in ranges if part.start < part.stop)
-    spans: list[ByteRange] = []
-    if not bounds:
-        return spans
-    start, stop = bounds[0]
-    for next_start, next_stop in bounds:
-        if next_start > stop + gap:
-            spans.append(ByteRange(start, stop))
-            start = next_start
-        stop = max(stop, next_stop)
-    spans.append(ByteRange(start, stop))
-    return spans
+    bounds = np.array([(part.start, part.stop) for part in ranges], np.int64).reshape(-1, 2)
+    return coalesce(bounds[:, 0], bounds[:, 1], gap).ranges
 
 
 def cut(ranges: Sequence[ByteRange], spans: Sequence[ByteRange], bodies: Sequence[bytes]) -> list[bytes]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 class S3Storage(Storage):
     """Objects in S3. Safe in threads and after a fork; a stream belongs to the process that opened it."""
 
+    coalescing = S3Client.coalescing
+
     def __init__(self, policy: RetryPolicy = DEFAULT_POLICY, timeout: float = 60.0):
         self._client = S3Client(policy, timeout)
 

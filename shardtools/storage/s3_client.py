@@ -30,6 +30,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_p
 from shardtools import __version__
 from shardtools.errors import RefusedError, ShardtoolsError, StorageError, redact
 from shardtools.forks import PerProcess
+from shardtools.storage import Coalescing
 from shardtools.storage.http_client import Client, is_address, timeouts
 from shardtools.storage.retry import RetryPolicy, TransientError, retry_after_seconds
 from shardtools.storage.s3_errors import EXPIRED_CODES, answer_error, answered, client_error, is_transient
@@ -205,7 +206,7 @@ class S3Client(Client):
 
     condition = "If-Match"  # S3 knows no If-Range
     sends_parts = True
-    gap = 1 << 14
+    coalescing = Coalescing(gap=1 << 14, largest=1 << 24)
 
     def __init__(self, policy: RetryPolicy, timeout: float):
         super().__init__(policy)
