@@ -1,9 +1,9 @@
 """What a notebook shows of a dataset: its facts, its fields, a few pictures, and keys to complete.
 
-    the first shard's table, if it is stored -> fields; samples of it -> thumbnails -> HTML
+    the first shard's table, if it is stored -> fields; its first samples -> thumbnails -> HTML
 
-To show something must be quick: no shard is read whole, no request is tried twice, and an error becomes a line of the
-HTML. All text is escaped, since keys and names come from whoever made the dataset.
+This must be quick: no shard is read whole, no request is retried, and an error becomes a line of the HTML. All texts
+are escaped, since keys and names come from outside.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shardtools.errors import ShardtoolsError, printable
+from shardtools.errors import LimitError, ShardtoolsError, printable
 from shardtools.shards.fields import decode_by, extension, kind_of
 from shardtools.shards.images import check_image, open_image
 from shardtools.shards.open_shard import OpenShard
@@ -56,7 +56,7 @@ _LEFT = "text-align: left; padding: 0.1em 1.5em 0.1em 0; border: none"
 
 @dataclass(frozen=True)
 class Preview:
-    """What a look at some samples gave: a row of texts for each field, and pictures or errors as HTML."""
+    """What is shown of samples: a row of texts for each field, and pictures or errors as HTML."""
 
     fields: Sequence[Sequence[str]] = ()
     pictures: Sequence[str] = ()
@@ -88,7 +88,7 @@ def view_html(dataset: ShardedDataset, title: str, facts: dict[str, str], name: 
 
 
 def first_keys(dataset: ShardedDataset) -> list[str]:
-    """Return keys of the first shard, if its table is stored: at most `KEYS`."""
+    """Return the first keys of the dataset, at most `KEYS`; none if the table of its first shard is not stored."""
     with using(quick(dataset.options)):
         try:
             shard = _first_shard(dataset)
@@ -98,7 +98,7 @@ def first_keys(dataset: ShardedDataset) -> list[str]:
 
 
 def quick(options: StorageOptions) -> StorageOptions:
-    """Return options of a storage that soon gives up, and reads nothing large."""
+    """Return options with which storage gives up soon, and reads nothing large."""
     limits = options.limits
     small = replace(
         limits,
@@ -114,12 +114,12 @@ def quick(options: StorageOptions) -> StorageOptions:
 
 
 def _preview(dataset: ShardedDataset, look: Callable[[], Preview]) -> Preview:
-    """Return what ``look`` gives, or the error that it raises."""
+    """Return the result of ``look``, or the error that it raises."""
     try:
         with using(quick(dataset.options)):
             return look()
     except ShardtoolsError as error:
-        return Preview(pictures=[_note(error)])
+        return Preview(pictures=[_error(error)])
 
 
 def _first_shard(dataset: ShardedDataset) -> OpenShard | None:
@@ -166,15 +166,17 @@ def _of_samples(dataset: ShardedDataset, name: str, indexes: Ints) -> Preview:
 
 def _pictures(shard: OpenShard, name: str, rows: Ints, classes: Sequence[str] | None) -> list[str]:
     """Return pictures of samples of a shard, all of which have the field, or why there are none."""
-    rows = rows[np.cumsum(shard.table.size[shard.table.members_of(name)[rows]]) <= BYTES]
     if not len(rows):
         return []
+    rows = rows[np.cumsum(shard.table.size[shard.table.members_of(name)[rows]]) <= BYTES]
+    if not len(rows):
+        return [_note("no preview: the pictures are too large")]
     try:
         if not shard.indexed.can_enter:
             return [_note("no preview: samples of this compressed shard cannot be read one by one")]
         values = _values(shard, name, rows)
     except ShardtoolsError as error:
-        return [_note(error)]
+        return [_error(error)]
     keys = shard.table.keys.take(rows).decode()
     return [
         _picture(name, key, _label(label, classes), data or b"")
@@ -227,9 +229,9 @@ def thumbnail(data: bytes) -> tuple[str, bytes, tuple[int, int]]:
     """Return a small copy of an image as "png" or "jpeg" and its bytes, and the width and height of the whole one.
 
     Raises:
-        ValueError: it is none.
-        LimitError: it is too large.
-        OSError: it is damaged.
+        ValueError: the data is not an image.
+        LimitError: the image is too large.
+        OSError: the image is damaged.
     """
     from PIL import Image
 
@@ -287,6 +289,11 @@ def _row(cell: str, texts: Sequence[str]) -> str:
 
 def _note(text: object) -> str:
     return f"<div>{_text(str(text), 3 * _TEXT)}</div>"
+
+
+def _error(error: ShardtoolsError) -> str:
+    """Return an error as HTML; a limit is that of `quick`, which users cannot raise."""
+    return _note(f"no preview: {error.what}" if isinstance(error, LimitError) else error)
 
 
 def _text(text: str, most: int = _TEXT) -> str:

@@ -266,6 +266,17 @@ def test_of_large_samples_only_what_is_shown_is_read(tmp_path: Path) -> None:
     assert 0 < sum(int(last) - int(first) + 1 for first, last in spans) < 100_000
 
 
+def test_pictures_that_are_too_large_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written_dataset(tmp_path, "in-@1.tgz", [rows(0, 5)])
+    dataset = shardtools.open(f"{tmp_path}/in-@1.tgz")
+    assert len(pictures_in(dataset._repr_html_())) == 5
+    monkeypatch.setattr("shardtools.dataset.notebook.BYTES", 2000)
+    assert "no preview: " in Outline(shardtools.open(dataset.spec)._repr_html_()).text
+    monkeypatch.setattr("shardtools.dataset.notebook.BYTES", 50)
+    for shown in (dataset, dataset.view("png")):
+        assert "no preview: the pictures are too large" in Outline(shown._repr_html_()).text
+
+
 def test_damage_is_shown(tmp_path: Path) -> None:
     written_dataset(tmp_path, "in-@1.tar", [rows(0, 5)])
     data = bytearray((tmp_path / "in-0.tar").read_bytes())
