@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from distributed import Client
 
 import shardtools as st
 from shardtools.errors import JobError, OutputExistsError, SampleError
+from shardtools.jobs.extraction.spill import Spill
 from tests.cli.command import run
 from tests.dask_cluster import dask_cluster
 from tests.datasets import write_dataset
@@ -113,7 +115,10 @@ def test_rows_are_not_swept_away_by_another_process(folder: Path) -> None:
     sweeping = "import shardtools.jobs.extraction.spill as s\nwhile True:\n    s.sweep()\n"
     with subprocess.Popen([sys.executable, "-c", sweeping]) as other:
         try:
-            assert all(len(st.extract("a-@3.tar", fields="txt")) == 20 for _ in range(30))
+            assert all(len(st.extract("a-@3.tar", fields="txt")) == 20 for _ in range(20))
+            for _ in range(1000):  # the folder may go between two calls that make it
+                with closing(Spill()) as spill:
+                    assert Path(spill.path()).is_dir()
         finally:
             other.kill()
 

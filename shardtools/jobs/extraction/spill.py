@@ -58,10 +58,13 @@ class Spill:
     def _make(self) -> None:
         with os_errors(tempfile.gettempdir()):
             path = tempfile.mkdtemp(prefix=PREFIX)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:  # as below
+                return
         if _lock(fd) is not False and _is_at(fd, path):
             self._path, self._fd = path, fd
-        else:  # somebody who sweeps was faster, and removes it
+        else:  # a process that sweeps was faster, and removes it
             os.close(fd)
 
 
