@@ -11,8 +11,7 @@ from shardtools.cli.exchanging import ExchangeLine, exchange, exchange_options
 from shardtools.cli.options import CommandLine
 
 if TYPE_CHECKING:
-    from shardtools.jobs.exchange.duplicates import OnConflict
-    from shardtools.programs.sort import Merge
+    from shardtools.jobs.exchange.duplicates import Merge, OnConflict
 
 EPILOG = """\b
 Examples:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from shardtools.errors import JobError
-from shardtools.jobs.exchange.duplicates import OnConflict
+from shardtools.jobs.exchange.duplicates import Merge, OnConflict
 from shardtools.programs.exchanging import ExchangeKeywords, ExchangeSettings, exchange, make_exchange, read_settings
 from shardtools.programs.running import choice, script_of
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from shardtools.jobs.report import JobResult
     from shardtools.jobs.script import Code
 
-Merge = Literal["inner", "outer", "left"]
 Reduction = Callable[[Any, Iterator[Any]], Mapping[str, object] | Iterable[Mapping[str, object]] | None]
 
 
@@ -142,7 +141,7 @@ def sort_exchange(
     policy = DuplicatePolicy(
         settings.on_duplicate,
         unique,
-        merge or "",
+        merge,
         on_conflict,
         code if reduces else None,
         keying if reduces else None,

@@ -21,7 +21,7 @@ from shardtools.shards.names import decode_name
 from shardtools.types import Ints
 
 OnDuplicate = Literal["error", "keep", "rename", "first", "last"]
-Merge = Literal["", "inner", "outer", "left"]
+Merge = Literal["inner", "outer", "left"]
 OnConflict = Literal["error", "first", "last"]
 
 
@@ -38,7 +38,7 @@ class DuplicatePolicy:
 
     on_duplicate: OnDuplicate = "error"
     unique: bool = False
-    merge: Merge = ""
+    merge: Merge | None = None
     on_conflict: OnConflict = "error"
     reduce: Code | None = None
     keying: Keying | None = None
@@ -51,7 +51,7 @@ class DuplicatePolicy:
 
     def facts(self) -> dict[str, Any]:
         """Return what outputs depend on, as JSON data."""
-        facts: dict[str, Any] = {"on_duplicate": self.on_duplicate, "unique": self.unique, "merge": self.merge}
+        facts: dict[str, Any] = {"on_duplicate": self.on_duplicate, "unique": self.unique, "merge": self.merge or ""}
         facts["on_conflict"] = self.on_conflict
         if self.reduce is not None:
             facts |= self.reduce.facts("reduce")
