@@ -8,27 +8,25 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+from dataclasses import replace
 from functools import cache, cached_property
 from itertools import islice
+from typing import cast
 
 import numpy as np
 
-from shardtools.errors import StorageError
-from shardtools.shards.columns import spread
+from shardtools.shards.columns import PackedValues, spread
 from shardtools.shards.compression import crc32
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record
-from shardtools.storage import ByteRange, StorageOptions, get_storage, using
+from shardtools.storage import StorageOptions, get_storage, using
 from shardtools.storage.files import os_errors
+from shardtools.storage.local import LocalStorage
+from shardtools.storage.open_files import OpenFile, open_file
+from shardtools.storage.ranges import coalesce
 from shardtools.types import Ints
 from shardtools.urls import is_local
-
-PIECE = 1 << 18
-"""Bytes of a local file to read together: few enough to stay in the processor's cache until they are cut."""
-
-REMOTE_PIECE = 1 << 24
-"""Bytes of a shard on a server to ask for together: a long slice comes over several connections."""
 
 LARGE = 1 << 13
 """The mean size of samples from which on the members of a local file are read one by one."""
@@ -61,11 +59,10 @@ class OpenShard:
         self.rows_of_keys: dict[str, int] | None = None
         self._members_of: dict[str, Ints] = {}
         self._names = np.array(table.fields, object)
-        self._fd = -1
+        self._file: OpenFile | None = None
         self._lock = threading.Lock()
         if shard.is_plain and is_local(shard.url) and not shard.foreign:
-            with os_errors(shard.url):
-                self._fd = os.open(shard.url.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
+            self._file = open_file(shard.url)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -81,34 +78,26 @@ class OpenShard:
         columns = (table.start, table.stop, table.first, table.offset, table.size, table.field, unknown)
         return tuple(np.ascontiguousarray(column).data for column in columns)
 
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
     def _make_enterable(self) -> None:
         """Unpack a shard that cannot be entered."""
-        if self._fd >= 0 or self.indexed.can_enter:
+        if self._file is not None or self.indexed.can_enter:
             return
         with self._lock:
-            if self._fd >= 0:
+            if self._file is not None:
                 return
             with tempfile.TemporaryFile() as file, ShardReader(self.indexed.url) as reader:
                 for block in reader:
                     with os_errors(self.indexed.url):
                         os.pwrite(file.fileno(), block.buffer, block.base)
-                self._fd = os.dup(file.fileno())
-
-    @property
-    def _is_plain(self) -> bool:
-        return self._fd >= 0 or self.indexed.is_plain
+                self._file = OpenFile(os.dup(file.fileno()), self.indexed.url)
 
     def record(self, row: int) -> Record:
         """Return one sample."""
-        if self._fd < 0:
+        if (file := self._file) is None:
             return self.records(np.array([row]))[0]
         starts, stops, first, offsets, sizes, fields, checksums = self._numbers
         start = starts[row]
-        data = self._pread(start, stops[row])
+        data = file.read(start, stops[row])
         record = Record(key=self.keys[row])
         for member in range(first[row], first[row + 1]):
             at = offsets[member] - start
@@ -129,7 +118,7 @@ class OpenShard:
         counts = (table.first[rows + 1] - table.first[rows]).tolist()
         members = spread(table.first[rows], np.array(counts))
         names = self._names[table.field[members]].tolist()
-        if self._is_plain and not self.indexed.foreign:
+        if self._file is not None or (self.indexed.is_plain and not self.indexed.foreign):
             values = self._from_spans(rows, members)
             self.indexed.check(members, values)
         else:
@@ -147,39 +136,27 @@ class OpenShard:
 
     def _from_spans(self, rows: Ints, members: Ints) -> list[bytes]:
         """Return the data of all members of some samples of a plain shard: neighbours are read together."""
-        table = self.table
-        starts, stops = table.start[rows], table.stop[rows]
-        if self._fd >= 0 and int((stops - starts).sum()) > LARGE * len(rows):
-            return self._read(members)  # straight to where each is to be, which spares a copy
-        parted = starts[1:] != stops[:-1]
-        if self._fd >= 0:
-            parted |= starts[1:] // PIECE != starts[:-1] // PIECE
-        breaks = np.flatnonzero(parted) + 1
-        first, last = np.concatenate(([0], breaks)), np.concatenate((breaks, [len(rows)])) - 1
-        ranges = [ByteRange(a, b) for a, b in zip(starts[first].tolist(), stops[last].tolist(), strict=True)]
-        if self._fd >= 0:
-            bodies = [self._pread(part.start, part.stop) for part in ranges]
+        table, file = self.table, self._file
+        start, stop, counts = table.start[rows], table.stop[rows], table.first[rows + 1] - table.first[rows]
+        if file is not None and int((stop - start).sum()) > LARGE * len(rows):
+            return self._read(file, members)  # straight to where each is to be, which spares a copy
+        if file is not None:
+            rule = LocalStorage.coalescing
+            spans = coalesce(start, stop, rule.gap, rule.largest)
+            bodies = file.read_many(spans.start.tolist(), spans.stop.tolist())
         else:
-            bodies = get_storage(self.indexed.url).read_ranges(self.indexed.url, ranges)
-        of_range = np.searchsorted(starts[first], table.offset[members], side="right") - 1
-        at = table.offset[members] - starts[first][of_range]
-        ends = (at + table.size[members]).tolist()
-        return [bodies[n][a:b] for n, a, b in zip(of_range.tolist(), at.tolist(), ends, strict=True)]
+            storage = get_storage(self.indexed.url)
+            spans = coalesce(start, stop, storage.coalescing.gap)
+            bodies = storage.read_ranges(self.indexed.url, spans.ranges)
+        offset = table.offset[members]
+        of_members = replace(spans, span=np.repeat(spans.span, counts))
+        packed = PackedValues.of_spans(bodies, of_members, offset, offset + table.size[members])
+        return cast(list[bytes], packed.cut())
 
-    def _read(self, members: Ints) -> list[bytes]:
+    def _read(self, file: OpenFile, members: Ints) -> list[bytes]:
         """Return the data of members, each read by itself from the open file."""
-        fd, table = self._fd, self.table
-        wanted = zip(table.size[members].tolist(), table.offset[members].tolist(), strict=True)
-        values = [os.pread(fd, size, at) for size, at in wanted]
-        if sum(map(len, values)) != int(table.size[members].sum()):
-            raise StorageError("the file was cut off", url=self.indexed.url, fix="open the dataset again")
-        return values
-
-    def _pread(self, start: int, stop: int) -> bytes:
-        data = os.pread(self._fd, stop - start, start)
-        if len(data) != stop - start:
-            raise StorageError("the file was cut off", url=self.indexed.url, fix="open the dataset again")
-        return data
+        start = self.table.offset[members]
+        return file.read_many(start.tolist(), (start + self.table.size[members]).tolist())
 
     def values(self, rows: Ints, field: str) -> list[bytes | None]:
         """Return one field of some samples, None where a sample has none."""
@@ -187,8 +164,8 @@ class OpenShard:
         members = wanted[wanted >= 0]
         with using(self._options):
             self._make_enterable()
-            if self._fd >= 0:
-                found = self._read(members)
+            if self._file is not None:
+                found = self._read(self._file, members)
                 self.indexed.check(members, found)
             else:
                 found = self.indexed.read(members)
@@ -204,12 +181,12 @@ class OpenShard:
     def pieces(self, rows: Ints, field: str | None) -> list[Ints]:
         """Return rows in parts that are worth a request each, given whether one field or all of a sample is wanted."""
         table = self.table
-        if self._fd >= 0:
+        if self._file is not None:
             return [rows]
         if field is None:
             sizes = table.stop[rows] - table.start[rows]
         else:
             members = self._members(field)[rows]
             sizes = np.where(members >= 0, table.size[members], 0) if len(table.size) else np.zeros(len(rows), np.int64)
-        numbers = np.cumsum(sizes) // REMOTE_PIECE
+        numbers = np.cumsum(sizes) // get_storage(self.indexed.url).coalescing.largest
         return np.split(rows, np.flatnonzero(numbers[1:] != numbers[:-1]) + 1)
