@@ -1,8 +1,8 @@
-"""Draw a contact sheet of a dataset of images, and print what they are like.
+"""Draw a contact sheet: 40 images from all over a dataset in one picture. Print their mean and standard deviation.
 
     python examples/contact_sheet.py http://host/train-@1000.tgz jpg sheet.png
 
-Of the dataset only as many samples are fetched as the sheet has, spread evenly over it.
+Only these 40 samples are fetched. They are spread evenly over the dataset.
 """
 
 import sys

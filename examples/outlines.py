@@ -1,7 +1,9 @@
-"""Make small scans large and clear: htmapper -a size=64 -p examples/outlines.py SRC DST
+"""Enlarge small scans of digits, and make them black on white.
 
-Every sample has a grey image `png`, a class `cls` and notes `json`. Zeros are dropped; the others get an image that is
-enlarged and turned into black strokes on white, and a note on how much of it is ink.
+    htmapper -a size=64 -p examples/outlines.py http://host/digits-@8.tgz http://host/outlines-@8.tgz
+
+Every sample has a grey image `png`, a class `cls` and notes `json`. Samples of class 0 are dropped. The notes of the
+others get `ink`, the share of black pixels.
 """
 
 import io

@@ -1,11 +1,11 @@
-"""Train a network on handwritten digits that are streamed from a server, and go on where it was stopped.
+"""Train a network on handwritten digits from a server, and continue after an interruption.
 
     htshuffle http://localhost:8080/digits-@8.tgz http://localhost:8080/shuffled-@8.tgz
     python examples/train_digits.py http://localhost:8080/shuffled-@8.tgz digits.pt
     python examples/train_digits.py http://localhost:8080/shuffled-@8.tgz digits.pt --resume
 
-The last shard is the test set, for which the dataset has to be shuffled once: its writers come one after the other.
-scripts/demo makes the dataset and serves it.
+The last shard is the test set. The dataset must be shuffled once for that, since it is ordered by who wrote the digits.
+scripts/demo makes the dataset, and says how to serve it.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="the shards, such as http://localhost:8080/shuffled-@8.tgz")
     parser.add_argument("checkpoint", help="the file to write, and to read with --resume")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=0, help="processes that read and decode (default: threads)")
-    parser.add_argument("--every", type=int, default=10, help="batches between two checkpoints")
-    parser.add_argument("--resume", action="store_true", help="go on where the checkpoint stands")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs to train (5)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read and decode (0: threads)")
+    parser.add_argument("--every", type=int, default=10, help="batches between two checkpoints (10)")
+    parser.add_argument("--resume", action="store_true", help="continue where the checkpoint was written")
     main(parser.parse_args())
