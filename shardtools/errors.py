@@ -40,8 +40,8 @@ from typing import Any, Self
 from shardtools.redaction import conceal
 from shardtools.redaction import redact as redact
 
-# What moves the cursor or reorders the text: C0, DEL, C1, ends of lines and pages, directions of writing; and
-# bytes that are not text, since a terminal may take some of them for C1.
+# Characters that move the cursor or reorder text: C0, DEL, C1, line and paragraph separators, writing directions; and
+# bytes that are not text, since a terminal may read some of them as C1.
 _CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\udc80-\udcff]")
 
 
@@ -67,8 +67,8 @@ def _escape(code: int) -> str:
 class ShardtoolsError(Exception):
     """Base of every error that shardtools raises.
 
-    ``what`` says what is wrong and ``fix`` what to do about it; ``url`` and ``member`` say where. An error keeps all of
-    them when it is pickled, so an error on a worker reaches the client complete.
+    ``what`` says what is wrong and ``fix`` what to do about it; ``url`` and ``member`` say where. Pickling keeps all of
+    them, so that an error on a worker reaches the client complete.
     """
 
     def __init__(self, what: str, *, url: str | None = None, member: str | None = None, fix: str | None = None):

@@ -26,7 +26,7 @@ from shardtools.errors import SpecError, redact
 from shardtools.urls import absolute, at_home, beside, identity, name_of, server_of, split_path
 
 MAX_SHARDS = 1_000_000
-"""A spec that names more shards than this is taken for a typing error."""
+"""A spec that names more shards than this is assumed to be a typing error."""
 _COUNT = re.compile(r"@([0-9]+|auto(?![A-Za-z0-9]))")
 _IPV6 = re.compile(r"://(?:[^/\[\]]*@)?\[[^/\[\]]*\]")
 _RANGE = re.compile(r"\{(-?[0-9]+)\.\.(-?[0-9]+)(?:\.\.-?([0-9]+))?\}")
@@ -155,7 +155,7 @@ def _check_whole(spec: str, pieces: Sequence[str]) -> None:
     """Raise if a part of a spec names only a server: the next part may be the rest of a password, not a path."""
     if len(pieces) > 1 and any(_SERVER_ALONE.fullmatch(piece) for piece in pieces):
         raise SpecError(
-            "it names a server and nothing on it",
+            "this names a server, but no shard on it",
             url=spec,
             fix="give the name of a shard; in a password write : / # ? @ as %3A %2F %23 %3F %40",
         )
@@ -197,7 +197,7 @@ def expand(specs: str | Iterable[str], list_urls: Callable[[str], Sequence[str]]
     ``list_urls`` returns the URLs that the storage has under a prefix; without it a ``*`` is an error.
 
     Raises:
-        SpecError: nothing is named, the same shard is named twice, or the text makes no sense.
+        SpecError: no shard is named, a shard is named twice, or the text is not a valid spec.
 
     >>> expand("http://me@host/x-@3.tar")
     ['http://me@host/x-0.tar', 'http://me@host/x-1.tar', 'http://me@host/x-2.tar']
@@ -288,7 +288,7 @@ class Destination:
         return self._parts[0], len(self._parts[1]), self._parts[2]
 
     def url(self, number: int) -> str:
-        """Return the URL of the shard with this number, which may be one that is not among `urls`."""
+        """Return the URL of the shard with this number, which may be beyond the last of `urls`."""
         before, width, after = self.pattern() or (self.spec, 0, "")
         return f"{before}{number:0{width}d}{after}" if width else before
 

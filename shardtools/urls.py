@@ -1,7 +1,7 @@
 """The parts of a URL, and when two URLs mean the same object. Pure text, no I/O.
 
-A URL here is that of a shard or of a file beside it: a path of this machine, perhaps with ``file://`` before it, or an
-``http://``, ``https://``, ``s3://`` or ``gs://`` URL. ``-`` is standard input or output.
+A URL here names a shard or a file beside it: a local path, perhaps with ``file://`` before it, or an ``http://``,
+``https://``, ``s3://`` or ``gs://`` URL. ``-`` is standard input or output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def scheme_of(url: str) -> str:
     """Return the scheme in lower case, ``""`` for a path, ``"-"`` for standard input or output.
 
     Raises:
-        SpecError: the slashes are missing after the scheme of a server. It would be the name of a folder.
+        SpecError: the slashes after the scheme are missing, so that it would be read as the name of a file.
 
     >>> scheme_of("HTTP://host/a"), scheme_of("a/b.tar"), scheme_of("-")
     ('http', '', '-')
@@ -41,7 +41,7 @@ def scheme_of(url: str) -> str:
 
 
 def is_local(url: str) -> bool:
-    """Return whether ``url`` is a path of this machine, perhaps as a file: URL.
+    """Return whether ``url`` is a local path, perhaps as a file: URL.
 
     >>> is_local("a.tar"), is_local("file:///a.tar"), is_local("s3://b/a.tar")
     (True, True, False)
@@ -50,7 +50,7 @@ def is_local(url: str) -> bool:
 
 
 def path_of(url: str) -> str:
-    """Return the path of a file of this machine: ``url`` itself, or what follows ``file://`` in it.
+    """Return the path of a local file: ``url`` itself, or what follows ``file://`` in it.
 
     Raises:
         RefusedError: no file can have such a name.
@@ -132,7 +132,7 @@ def absolute(url: str) -> str:
 
 
 def identity(url: str) -> str:
-    """Return a text that is equal for URLs of the same object, whatever the case of the host, default port and user.
+    """Return a text that is equal for URLs of the same object: case of the host, default port and user do not matter.
 
     Raises:
         SpecError: the URL is not valid.

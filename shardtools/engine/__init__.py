@@ -58,14 +58,14 @@ def run(
     default is the number of processors here, or all threads of the cluster. On a cluster every worker must meet
     ``needs``: they are called there before any task is sent, and before each task, as workers may join later.
 
-    The first error stops the run if ``stop_on_error``: no task starts any more, running ones are cancelled, and `run`
-    returns, without raising it, when they have ended. Cancelled tasks are not reported. When ``on_done`` raises, or
-    Ctrl-C is pressed, running tasks are cancelled and awaited, and then the exception goes on; a second Ctrl-C does
-    not wait.
+    With ``stop_on_error`` the first error stops the run: no further task starts, running tasks are cancelled, and `run`
+    returns when they have ended; it does not raise the error. Cancelled tasks are not reported. If ``on_done`` raises,
+    or on Ctrl-C, running tasks are cancelled, and `run` waits for them before it raises; a second Ctrl-C ends the
+    waiting.
 
     Raises:
-        SchedulerError: no scheduler answers, or it has no workers that can be used; or one has another version of
-            shardtools, which may be noticed in the middle, as workers come and go.
+        SchedulerError: no scheduler answers, it has no usable workers, or a worker has another version of shardtools;
+            that may also happen in the middle of a run, since workers come and go.
         ShardtoolsError: what a need raises at a worker.
         EngineError: ``jobs`` is below 1, or the local processes cannot be started.
 

@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 
 
 class ClusterRun:
-    """One run: a bounded number of its tasks is at the cluster, in their order, and topped up as they finish.
+    """One run: a bounded number of its tasks is at the cluster, in order, and topped up as tasks finish.
 
-    Futures are sent, and results fetched, in batches: that takes a third of the time of one by one. A worker that
-    dies costs what it was doing, which Dask gives to another; ``allowed-failures`` of its configuration says how often.
-    Workers meet ``needs`` before each task. One with another version of shardtools ends the run, whenever it joins.
+    Tasks are sent, and results fetched, in batches, which takes a third of the time. Dask gives the tasks of a worker
+    that dies to another one, as often as ``allowed-failures`` of its configuration allows. ``needs`` are checked before
+    each task. A worker with another version of shardtools ends the run, whenever it joins.
     """
 
     def __init__(self, client: Client, state: RunState, jobs: int | None, needs: Sequence[Need] = ()):
@@ -134,15 +134,15 @@ class ClusterRun:
             self._state.report(index, outcome)
 
     def _refuse_other_versions(self, answer: PickledOutcome | Exception) -> None:
-        """Raise if a worker with another version of shardtools, or with none, has got a task.
+        """Raise if a task was sent to a worker with another version of shardtools, or without shardtools.
 
         Raises:
-            SchedulerError: one has.
+            SchedulerError: it was.
         """
         version = getattr(answer, "version", None)
         if version == __version__ or isinstance(answer, KilledWorker):
             return
-        check_workers(self._client, self._address, ())  # which knows its name, if it is still there
+        check_workers(self._client, self._address, ())  # its error names the worker, if it is still there
         if isinstance(answer, PickledOutcome):
             raise SchedulerError(
                 f"a worker of {self._address} had another shardtools: {version} there, {__version__} here",
@@ -171,14 +171,14 @@ class ClusterRun:
         return outcome
 
     def _stop(self) -> None:
-        """After an error: end what runs, and still report what was finished by then."""
+        """After an error of a task: end running tasks, and report those that have finished."""
         self._stop_workers()
         while self._pending and (batch := self._await_batch(SETTLE_SECONDS)):
             self._report(batch)
         self._client.cancel([future for _, future in self._pending.values()])
 
     def _cancel(self) -> None:
-        """After an exception on this side: end what runs, and report nothing any more."""
+        """After an exception in the client: end running tasks, and report nothing more."""
         if self._client.status != "running":
             return
         try:

@@ -33,7 +33,7 @@ _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado.appl
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask from logging what `EngineError` says better, or what is normal at the end of a run."""
+    """A context in which Dask does not log: an `EngineError` says more, or it is normal at the end of a run."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -47,9 +47,9 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def local_processes(workers: int) -> Iterator[Client]:
-    """Give a client of so many new worker processes of one thread each, which end with the context.
+    """A context that gives a client of new worker processes of one thread each, which end with the context.
 
-    Ctrl-C reaches this process alone, which ends the workers in its own way.
+    Only this process receives Ctrl-C; it ends the workers itself.
 
     Raises:
         EngineError: they cannot be started.
@@ -76,9 +76,9 @@ def local_processes(workers: int) -> Iterator[Client]:
 
 @contextmanager
 def connected(cluster: ClusterLike, needs: Sequence[Need] = ()) -> Iterator[Client]:
-    """Give a client of a scheduler that has usable workers: ``cluster`` is its address, its file, or a Dask object.
+    """A context that gives a client of a scheduler with usable workers; ``cluster`` is as in `run`.
 
-    A client or cluster of the caller stays open; a client that is made here ends with the context.
+    A client or cluster of the caller stays open; a client that is made here is closed.
 
     Raises:
         SchedulerError: no scheduler answers, it has no workers, or shardtools is not the same there as here.
@@ -127,14 +127,14 @@ def _connect(cluster: str | Cluster) -> Client:
 
 
 def _read_address(cluster: str) -> str:
-    """Return the address that is written, or that stands in the scheduler file of this name."""
+    """Return the address of a scheduler: ``cluster`` itself, or the one in the scheduler file of this name."""
     if os.path.isfile(cluster):
         try:
             with open(cluster, encoding="utf-8") as file:
                 return str(json.load(file)["address"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SchedulerError(
-                "this is no Dask scheduler file", url=cluster, fix="write one with `dask scheduler --scheduler-file`"
+                "this is not a Dask scheduler file", url=cluster, fix="write one with `dask scheduler --scheduler-file`"
             ) from error
     match = _ADDRESS.fullmatch(cluster)
     if not match or int(match[4]) > 65535:
@@ -146,10 +146,10 @@ def _read_address(cluster: str) -> str:
 
 
 def _await_answer(address: str) -> None:
-    """Wait until something at the address speaks first, as a scheduler does; Dask would wait for that without end.
+    """Wait until the server at the address sends its first byte, as a scheduler does; Dask waits for it without end.
 
     Raises:
-        OSError: nothing listens there, or it is silent.
+        OSError: nothing listens there, or it sends nothing.
     """
     match = _ADDRESS.fullmatch(address)
     if not match or match[1] == "tls://":
@@ -169,11 +169,11 @@ def _await_answer(address: str) -> None:
 
 
 def check_workers(client: Client, cluster: str, needs: Sequence[Need]) -> None:
-    """Make sure that there are workers, that all processes have this version, and that workers meet ``needs``.
+    """Check that there are workers, that all processes have this version of shardtools, and that ``needs`` are met.
 
     Raises:
-        SchedulerError: there are none, or they have another version, or none.
-        ShardtoolsError: what a need raised at a worker.
+        SchedulerError: there are no workers, or a process has another version of shardtools, or none.
+        ShardtoolsError: a need is not met at a worker.
     """
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
@@ -182,7 +182,7 @@ def check_workers(client: Client, cluster: str, needs: Sequence[Need]) -> None:
         raise SchedulerError(
             f"the scheduler at {cluster} has no workers", fix=f"start some with `dask worker {address}`"
         ) from error
-    # Only functions of the standard library can be sent to where shardtools may not be.
+    # Only functions of the standard library can be sent to a process that may not have shardtools.
     question, argument = pkgutil.resolve_name, "shardtools:__version__"
     try:
         answer = client.run_on_scheduler(question, argument)
@@ -200,7 +200,7 @@ def check_workers(client: Client, cluster: str, needs: Sequence[Need]) -> None:
 
 
 def _check_version(place: str, answer: object) -> None:
-    """Judge what a process answered when it was asked for its version of shardtools."""
+    """Raise unless ``answer``, of a process that was asked for its version of shardtools, is this version."""
     if answer == __version__ or isinstance(answer, OSError):  # OSError: it left just now
         return
     if isinstance(answer, ImportError):

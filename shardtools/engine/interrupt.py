@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment when it can be dealt with."""
+"""Ctrl-C, delivered when it can be handled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def sigint_held() -> Iterator[None]:
-    """Deliver Ctrl-C at the end. Threads and processes started meanwhile never receive it: they inherit the mask."""
+    """A context that delays Ctrl-C to its end. Threads and processes started in it never receive Ctrl-C.
+
+    They inherit the signal mask.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,7 +1,7 @@
-"""The results of tasks, as they come or in the order of the tasks, and the first error raised.
+"""The results of tasks, as they come or in the order of the tasks; the first error is raised.
 
 tasks -> engine -> results, in any order -> run_each
-                                         -> run_in_order: those that are early wait for the ones before them
+                                         -> run_in_order: early results wait for those before them
 """
 
 from __future__ import annotations

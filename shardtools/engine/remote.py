@@ -1,4 +1,4 @@
-"""The side of a run that lies on a worker: doing a task, ending it, and the way of its outcome to the client."""
+"""The worker's side of a run: running a task, ending it, and sending its outcome to the client."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _printing: list[TextIO] = []
 class PickledOutcome:
     """An outcome on its way to the client, from a worker with this ``version`` of shardtools.
 
-    The result and the error are pickled apart, as ``body``: one that cannot be pickled, or that the client cannot
-    unpickle, then costs this task and not the run. ``summary`` is what is known of it in that case.
+    The result and the error are pickled by themselves, as ``body``: if they cannot be pickled here, or unpickled at the
+    client, this task fails, and not the run. Then ``summary`` says what is known.
     """
 
     version: str
@@ -39,17 +39,17 @@ class PickledOutcome:
 
 
 def pickle_task(task: Task, needs: Sequence[Need]) -> tuple[str, bytes]:
-    """Return what is sent of a task: the version of shardtools that it is for, and all else as bytes.
+    """Return what is sent of a task: the version of shardtools that it is for, and the pickled task.
 
-    A worker with another version can read the one without the other, whatever has changed between the two.
+    A worker with another version can read the version without unpickling the task.
     """
     return __version__, pickle.dumps((task, tuple(needs)))
 
 
 def work_remotely(version: str, name: str, body: bytes, run_id: str) -> PickledOutcome:
-    """Run the task ``name``, as `pickle_task` gave it, on a worker; raises nothing.
+    """Run the task ``name``, pickled by `pickle_task`, on a worker; raises nothing.
 
-    A worker with another version of shardtools does nothing: the version of the outcome says so.
+    A worker with another version of shardtools does not run it, and returns its version.
     """
     if version != __version__:
         return PickledOutcome(__version__, b"", f"the worker has shardtools {__version__}", "", 0.0)
@@ -69,7 +69,7 @@ def work_remotely(version: str, name: str, body: bytes, run_id: str) -> PickledO
 
 @contextmanager
 def _printing_to_stderr() -> Iterator[None]:
-    """A context in which this process prints to standard error, as scripts do everywhere. Those of threads overlap."""
+    """A context in which what this process prints goes to standard error. Contexts of several threads may overlap."""
     with _lock:
         _printing.append(sys.stdout)
         sys.stdout = sys.stderr
@@ -113,7 +113,7 @@ def check_needs(needs: Sequence[Need]) -> None:
 
 
 async def stop_here(run_id: str) -> None:
-    """Cancel a run's tasks in this process, those that may still arrive too; return when none is running."""
+    """Cancel the tasks of a run in this process, also those that arrive later; return when none is running."""
     with _lock:
         _tokens.setdefault(run_id, threading.Event()).set()
     while _running[run_id]:
@@ -121,7 +121,7 @@ async def stop_here(run_id: str) -> None:
 
 
 def pickle_outcome(outcome: Outcome, name: str) -> PickledOutcome:
-    """Return the outcome of the task ``name`` so that it can always travel."""
+    """Return the outcome of the task ``name`` in a form that can always be sent."""
     error = outcome.error
     summary = "its result cannot be unpickled here" if error is None else f"{type(error).__name__}: {error}"
     trace = "" if error is None else "".join(traceback.format_exception(error))

@@ -1,4 +1,4 @@
-"""What a task is, what comes of it, and how it learns that it should end."""
+"""A task, its outcome, and how it learns that it should end."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ClusterLike: TypeAlias = "str | Client | Cluster"
 
 @dataclass(frozen=True)
 class Task:
-    """``function(*args)``, to be run somewhere; ``name`` is the URL that it is about, for messages.
+    """A call, ``function(*args)``, to be run somewhere; ``name`` is the URL that it is about, for messages.
 
-    It uses storage as the options ``storage`` say. The function is a module's, and it, its arguments and its result
-    can be pickled.
+    It runs with the storage options ``storage``. The function is defined in a module; its arguments and its result can
+    be pickled.
     """
 
     function: Callable[..., Any]
@@ -36,12 +36,12 @@ class Task:
 
 
 Need = Callable[[], object]
-"""What must hold wherever tasks run on a cluster: it can be pickled, and raises a `ShardtoolsError` if it does not."""
+"""A check that must succeed wherever tasks run on a cluster: it can be pickled, and raises a `ShardtoolsError`."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What came of the task at ``index``: its ``result`` or its ``error``, and the seconds that it ran.
+    """The outcome of the task at ``index``: its ``result`` or its ``error``, and how many seconds it ran.
 
     An error from a worker is the exception that was raised there; its cause is its `RemoteTraceback`.
     """
@@ -54,11 +54,11 @@ class Done:
 
 
 class Cancelled(BaseException):
-    """Raised in a task whose run is to stop. Like `asyncio.CancelledError` it passes by ``except Exception``."""
+    """Raised in a task whose run must stop. Like ``asyncio.CancelledError``, ``except Exception`` does not catch it."""
 
 
 class RemoteTraceback(Exception):
-    """The cause of an error that arrived from a worker: its traceback there, as text."""
+    """The cause of an error from a worker: the traceback of the error there, as text."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
@@ -66,7 +66,7 @@ class RemoteTraceback(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task, a cancelled one too."""
+    """The outcome of a task, which may be that it was cancelled."""
 
     result: Any | None
     error: Exception | Cancelled | None
@@ -85,7 +85,7 @@ def tasks_at_once() -> int:
 def is_cancelled() -> bool:
     """Return whether the task that this thread works for should end.
 
-    A thread that a task starts knows it too, if it runs in a copy of the task's context:
+    A thread that a task starts can ask, too, if it runs in a copy of the task's context:
     ``Thread(target=contextvars.copy_context().run, args=(function,))``. Outside of a run the answer is False.
     """
     token = _token.get()
@@ -99,9 +99,9 @@ def check_cancelled() -> None:
 
 
 def work(token: threading.Event, task: Task, at_once: int = 1) -> Outcome:
-    """Run a task in this thread and return what came of it; ``token`` is set when it should end. Raises nothing.
+    """Run a task in this thread and return its outcome; ``token`` is set when it should end. Raises nothing.
 
-    ``at_once`` is what `tasks_at_once` tells it.
+    ``at_once`` is what `tasks_at_once` returns in the task.
     """
     before = _token.set(token)
     sharing_before = _sharing.set(at_once)
@@ -125,7 +125,7 @@ def work(token: threading.Event, task: Task, at_once: int = 1) -> Outcome:
 
 
 def _forget_locals(error: BaseException) -> None:
-    """Drop the variables of the frames that an error holds: errors are kept, and would keep whole blocks in memory."""
+    """Clear the local variables in the traceback of an error, which would keep whole blocks in memory."""
     link: BaseException | None = error
     seen: set[int] = set()
     while link is not None and id(link) not in seen:  # a chain may lead back into itself
@@ -136,7 +136,7 @@ def _forget_locals(error: BaseException) -> None:
 
 @dataclass
 class RunState:
-    """The tasks of a run, whom to tell of those that have ended, and whether the run is ``stopped``."""
+    """The tasks of a run, the callback for those that have ended, and whether the run is ``stopped``."""
 
     tasks: Sequence[Task]
     on_done: Callable[[Done], None]

@@ -13,8 +13,8 @@ from shardtools.engine.task import Outcome, RunState, work
 def run_threads(state: RunState, threads: int) -> None:
     """Run the tasks of a run on so many threads, in their order.
 
-    A task starts when a thread is free and the task before it on that thread has been reported, so results never pile
-    up. The pool is the run's own: leaving this function, in whatever way, leaves no thread behind.
+    A task starts when a thread is free and the task before it on that thread has been reported, so that results do not
+    pile up. No thread is left when this function ends, in whatever way.
     """
     token = threading.Event()
     running: dict[Future[Outcome], int] = {}
@@ -47,7 +47,7 @@ def run_threads(state: RunState, threads: int) -> None:
 
 
 def _start(pool: ThreadPoolExecutor, threads: int) -> None:
-    """Start all threads of the pool: one whose start Ctrl-C cuts short would run on, and nobody would wait for it."""
+    """Start all threads of the pool, without Ctrl-C: a thread whose start is interrupted would never be awaited."""
     everyone = threading.Barrier(threads + 1)
     with sigint_held():
         for _ in range(threads):

@@ -1,8 +1,7 @@
-"""htindex as a function: sidecars and a manifest for shards that have none, or a look at whether they are right.
+"""htindex as a function: make the sidecars and the manifest of shards, check them, or export them to other formats.
 
-shards -> one IndexTask each -> engine -> Indexed, in order -> manifest
-
-And what they say in the formats of others: shards -> one ExportTask each -> engine -> Indexed -> index of wids
+make, check: shards -> one IndexTask each -> engine -> Indexed, in order -> manifest
+export:      shards -> one ExportTask each -> engine -> Indexed, in order -> index for wids
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ Format = Literal["wids", "dali"]
 
 @dataclass(frozen=True)
 class IndexTask:
-    """What one task does: make the sidecar of ``source`` unless there is one; with ``check`` compare it with the shard.
+    """What one task does: make the sidecar of ``source`` if there is none; with ``check`` compare it with the shard.
 
-    ``overwrite`` makes it in any case.
+    With ``overwrite`` it is made in any case.
     """
 
     source: str
@@ -58,7 +57,7 @@ class IndexTask:
 
 @dataclass(frozen=True)
 class Indexed:
-    """What a task has found: the shard as the manifest has it, ``made`` if its sidecar is new; or a ``failure``."""
+    """The result of a task: the shard's ``entry`` in the manifest, ``made`` if its sidecar is new; or a ``failure``."""
 
     url: str
     entry: ShardEntry | None
@@ -70,7 +69,7 @@ def index_source(task: IndexTask) -> Indexed:
     """Make, find or check the sidecar of one shard.
 
     Raises:
-        ShardtoolsError: the shard cannot be read, or its sidecar not be written, or they do not agree.
+        ShardtoolsError: the shard cannot be read, its sidecar cannot be written, or the two do not agree.
     """
     try:
         return _index(task)
@@ -101,21 +100,21 @@ def _entry(url: str, sidecar: Sidecar) -> ShardEntry:
 
 
 def _compare(url: str, there: Sidecar, found: Sidecar) -> None:
-    """Raise if a sidecar says something else than its shard.
+    """Raise if a sidecar does not describe its shard.
 
     Raises:
-        StaleTableError: it does.
+        StaleTableError: it does not.
     """
     fix = "delete it, or make it again with htindex --overwrite"
     if (there.filesize, there.checksum) != (found.filesize, found.checksum):
-        what = f"it is about a shard with the checksum {there.checksum}, and this one has {found.checksum}"
+        what = f"it describes a shard with checksum {there.checksum}, but the shard has {found.checksum}"
         raise StaleTableError(what, url=sidecar_url(url), fix=fix)
     if not _is_alike(there.table, found.table):
         raise StaleTableError("it does not describe what is in the shard", url=sidecar_url(url), fix=fix)
 
 
 def _is_alike(there: ShardTable, found: ShardTable) -> bool:
-    """Return whether a table says the same as the one that was found, but for checksums that it may lack."""
+    """Return whether two tables are equal, apart from checksums that the first may lack."""
     columns = ("start", "stop", "first", "offset", "size", *(() if there.crc32 is None else ("crc32",)))
     names = [[table.fields[code] for code in table.field.tolist()] for table in (there, found)]
     return (names[0], there.other, there.keys.tolist()) == (names[1], found.other, found.keys.tolist()) and all(
@@ -130,13 +129,13 @@ def index(
     options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
     on_shard: Callable[[Indexed], None] | None = None,
 ) -> list[Indexed]:
-    """Make the sidecars that are missing, and the manifest if ``sources`` is one spec; or check those that are there.
+    """Make the sidecars that are missing, and the manifest if ``sources`` is one spec; with ``check`` compare them.
 
-    Return what was found of each shard. The manifest is written if all could be read, and there is none that says the
-    same.
+    Return the result for each shard. The manifest is written if all shards could be read, and if it is missing or not
+    up to date.
 
     Raises:
-        ShardtoolsError: the first error of a shard, if the options do not say to leave such out.
+        ShardtoolsError: the first error of a shard, unless the options say to skip shards with errors.
     """
     found: list[Indexed] = []
     with using(options.storage):
@@ -172,7 +171,7 @@ def _write_manifest(sources: str | Sequence[str], found: Sequence[Indexed]) -> N
 
 @dataclass(frozen=True)
 class ExportTask:
-    """What one task does: look up what is in ``source``, and write it beside it where the format says so."""
+    """What one task does: look up what is in ``source``; write its index beside it if the format has one per shard."""
 
     source: str
     format: Format
@@ -180,10 +179,10 @@ class ExportTask:
 
 
 def export_source(task: ExportTask) -> Indexed:
-    """Return what the sidecar of a shard says of it, or reading it, and write its index if there is one for each shard.
+    """Return the entry of a shard, from its sidecar or by reading it; write its index if the format has one per shard.
 
     Raises:
-        ShardtoolsError: the shard cannot be read, its index not be written, or the format cannot hold it.
+        ShardtoolsError: the shard cannot be read, its index cannot be written, or the format cannot describe it.
     """
     url = task.source
     try:
@@ -215,15 +214,15 @@ def export(
     options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
     on_shard: Callable[[Indexed], None] | None = None,
 ) -> tuple[list[Indexed], list[str]]:
-    """Write the sidecars' contents in the format of another program; where a shard has none, it is read.
+    """Write what the sidecars say in the format of another program; a shard without a sidecar is read.
 
-    Return what was found of each shard, and the URLs of the files that were written. ``output`` is the URL of the one
-    for wids, which is not written if a shard could not be read; without it, it gets a name like that of the shards.
+    Return the result for each shard, and the URLs of the files that were written. ``output`` is the URL of the file for
+    wids; by default its name is like that of the shards. It is not written if a shard could not be read.
 
     Raises:
         JobError: the format is not for such shards, or there is no name for its file.
         OutputExistsError: a file exists, and may not be replaced.
-        ShardtoolsError: the first error of a shard, if the options do not say to leave such out.
+        ShardtoolsError: the first error of a shard, unless the options say to skip shards with errors.
     """
     found: list[Indexed] = []
     with using(options.storage):
@@ -250,10 +249,10 @@ def export(
 
 
 def _refuse_names(urls: Sequence[str], format: Format) -> None:
-    """Raise if the name of a shard says that it is none for others: those read plain tar files.
+    """Raise if the name of a shard does not end with .tar: other programs read plain tar files only.
 
     Raises:
-        JobError: so it is.
+        JobError: it does not.
     """
     for url in urls:
         if not name_of(url).endswith(".tar"):
@@ -266,13 +265,13 @@ def _dali_urls(urls: Sequence[str]) -> list[str]:
     found: dict[str, str] = {}
     for url in urls:
         if (other := found.setdefault(dali.index_url(url), url)) != url:
-            what = f"its index would have the name of that of {name_of(other)}"
+            what = f"its index would have the same name as that of {name_of(other)}"
             raise JobError(what, url=url, fix="let the names of shards differ before their first dot")
     return list(found)
 
 
 def _wids_url(sources: str | Sequence[str], urls: Sequence[str]) -> str:
-    """Return where the index of shards goes if nobody says it: beside them.
+    """Return the default place of the index for wids: beside the shards.
 
     >>> _wids_url("/d/train-@2.tgz", ["/d/train-0.tgz", "/d/train-1.tgz"])
     '/d/train-wids.json'
@@ -290,7 +289,7 @@ def _wids_url(sources: str | Sequence[str], urls: Sequence[str]) -> str:
 
 
 def _stem(name: str) -> str:
-    """Return the name of a dataset by that of a spec or file.
+    """Return the name of a dataset, given the name of a spec or file.
 
     >>> _stem("v1.0-@1000.tar"), _stem("train.tar.gz"), _stem("@3.tar")
     ('v1.0', 'train', '')

@@ -29,8 +29,8 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Code, optio
     Raises:
         SpecError: a spec is wrong.
         JobError: there are not as many outputs as inputs, an output is an input, or the options make no sense.
-        OutputExistsError: an output exists, and the options say neither to replace nor to continue; or what is to be
-            replaced has shards that nobody knows of (see `find_replaced`).
+        OutputExistsError: an output exists, and the options allow neither to replace nor to resume; or there are shards
+            that belong to no known dataset (see `find_replaced`).
         ScriptError: the script cannot be used, or not be sent to where tasks run.
     """
     function(script, "process_sample", "process_samples")

@@ -34,7 +34,7 @@ from shardtools.storage import Stat, get_storage
 from shardtools.urls import identity
 
 FORMAT = 2
-"""Raised whenever the same job would write other bytes than before, so that ``--resume`` does not mix the two."""
+"""Increased when the same job would write other bytes than before, so that ``--resume`` does not mix the two."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def map_shard(task: MapTask) -> ShardResult:
     """Map one shard and return what became of it.
 
     Raises:
-        ShardtoolsError: of the many kinds, naming the shard and the sample.
-        OutputExistsError: resumed, but another job has written the target.
+        ShardtoolsError: the source cannot be read, a sample fails, or the target cannot be written.
+        OutputExistsError: the job is resumed, but another job has written the target.
     """
     try:
         if (done := _completed(task)) is not None:
@@ -87,7 +87,7 @@ def _reading(task: MapTask) -> ShardReader:
 
 
 def fingerprint(task: MapTask, source: Stat) -> str:
-    """Return a text that is the same exactly for tasks that write the same shard from the same source object."""
+    """Return a text that is equal for tasks that write the same shard from the same source, and only for these."""
     facts = {
         "job": "map",
         "format": FORMAT,
@@ -100,7 +100,8 @@ def fingerprint(task: MapTask, source: Stat) -> str:
 def _completed(task: MapTask) -> ShardResult | None:
     """Return the result of an earlier run, if the target's sidecar says that this very task completed it.
 
-    One with samples left out is complete only if they may be; one from a source that nothing identifies never is.
+    A shard with skipped samples is complete only if they may be skipped now, too. A shard whose source has no
+    validator, so that it may have changed, never is.
     """
     sidecar = earlier_sidecar(task.target)
     if sidecar is None:
@@ -135,7 +136,7 @@ def _map(task: MapTask, reader: ShardReader) -> ShardResult:
 
 
 def _guarded(reader: ShardReader) -> Iterator[Block]:
-    """Yield the blocks of the reader; its errors are told apart from those of whoever uses the blocks."""
+    """Yield the blocks of the reader; only its own errors become `_SourceError`, not those of the caller."""
     blocks = iter(reader)
     while True:
         try:
@@ -170,12 +171,12 @@ class _Mapper:
         }
 
     def on_repeat(self, key: str) -> None:
-        """Treat a sample that would have the key of an earlier one."""
+        """Raise or note the error of a sample that would have the key of an earlier one."""
         what = f"{self._task.script.subject(self._call.name)} returned two samples with this key"
         self._fail(DuplicateKeyError(what, fix="give each sample a key of its own"), key)
 
     def _fail(self, error: ShardtoolsError, *keys: str) -> None:
-        """Raise an error that concerns the samples ``keys``, or note that they are left out."""
+        """Raise an error that concerns the samples ``keys``, or note that they are skipped."""
         if self._task.on_error == "fail":
             member = keys[0] if len(keys) == 1 else f"{keys[0]} … {keys[-1]}"
             raise error.at(url=self._task.source, member=member) from (error.__cause__ or error)
@@ -226,7 +227,7 @@ class _Mapper:
         return self._compose_all(returned, "return None, a record (a dict), or several records")
 
     def _map_together(self, source: list[Record], writer: ShardWriter) -> None:
-        """Map samples by ``process_samples``; an error concerns them all, since nobody can tell whose it is."""
+        """Map samples by ``process_samples``; an error concerns all of them, since its sample is not known."""
         keys = [record["key"] for record in source]
         labels = {record["key"]: record.get(CLASS_FIELD) for record in source} if self._task.has_classes else {}
         check_cancelled()

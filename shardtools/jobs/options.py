@@ -29,7 +29,7 @@ class RunOptions:
     ``cluster`` is ``"threads"``, ``"processes"``, the ``HOST:PORT`` of a Dask scheduler, a scheduler file, or a Dask
     client or cluster, which stays open, and ``jobs`` the number of tasks at a time (None: one for each processor).
     ``overwrite`` replaces outputs that exist; ``resume`` keeps those that this very job has completed and makes the
-    others. ``on_error`` says whether a sample or shard that fails ends the job or is left out and reported. ``report``
+    others. ``on_error`` says whether a sample or shard that fails ends the job, or is skipped and reported. ``report``
     is the URL of a JSON report, or None.
     """
 
@@ -66,7 +66,7 @@ def check_outputs(sources: Sequence[str], destination: Destination, report: str 
 
 
 def _object(url: str) -> str:
-    """Return a text that two URLs of one object share, also where links or %-escapes lead to it."""
+    """Return a text that is equal for URLs of the same object, also through links or %-escapes."""
     if is_local(url):
         return os.path.realpath(absolute(url))
     return unquote(identity(url))

@@ -1,15 +1,15 @@
-"""What is left of a dataset when one with another number of shards replaces it.
+"""The shards that remain when a dataset replaces one that had more shards, and how they are removed.
 
-    out-000000.tar … out-000019.tar, out-@000020.tar.json     what was there
-    out-000000.tar … out-000011.tar, out-@000012.tar.json     what a job with --overwrite makes
+    out-000000.tar … out-000019.tar, out-@000020.tar.json     the old dataset
+    out-000000.tar … out-000011.tar, out-@000012.tar.json     the new dataset, written with --overwrite
 
-Shards 12 to 19 belong to what is replaced, as its manifest says. They are removed when the new dataset is complete:
+Shards 12 to 19 belong to the old dataset, as its manifest says. They are removed when the new dataset is complete:
 
-    first shard replaced -> the old manifest retired: a list of names, which vouches for nothing
-    new manifest written -> old shards removed -> the old manifest removed
+    first shard replaced -> old manifest retired: now only a list of names, which describes no dataset
+    new manifest written -> old shards removed -> retired manifest removed
 
-The job may be killed at any moment: the retired manifest tells the next one what it has to remove. Specs whose numbers
-have another width share no file, and leave each other alone.
+The job may be killed at any moment: the retired manifest says what the next job has to remove. Specs with another
+number of digits have no file in common, and do not affect each other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _THREADS = 16
 
 @dataclass(frozen=True)
 class Replaced:
-    """What a job has to remove: ``shards`` of other datasets that it replaces, and their ``manifests``."""
+    """What a job has to remove: ``shards`` of other datasets that it replaces, and the ``manifests`` of these."""
 
     shards: tuple[str, ...] = ()
     manifests: tuple[str, ...] = ()
@@ -54,11 +54,13 @@ class _ShardNames:
 
 
 def find_replaced(destination: Destination, sources: Iterable[str], options: RunOptions) -> Replaced:
-    """Return what a job to ``destination`` has to remove at its end; without ``overwrite`` what an earlier one has not.
+    """Return what a job to ``destination`` has to remove at its end.
+
+    Without ``overwrite`` that is what an earlier job should have removed.
 
     Raises:
-        OutputExistsError: to replace, and there is a shard after the last one that no manifest names.
-        JobError: a source is among what would be removed.
+        OutputExistsError: with ``overwrite``, there is a shard after the last output that no manifest names.
+        JobError: a source would be removed.
     """
     pattern = destination.pattern()
     if pattern is None or not (options.overwrite or options.resume):
@@ -111,7 +113,7 @@ def _name(url: str) -> str:
 
 
 def _read(url: str) -> _ShardNames | None:
-    """Return what a manifest says of its shards; None if it is none: nothing is removed for it."""
+    """Return the names in a manifest; None if it is not a manifest, so that nothing is removed."""
     try:
         data = parse_json(read_limited(url, "manifest"), url)
         retired = data.get("__kind__") == _RETIRED
@@ -125,7 +127,7 @@ def _read(url: str) -> _ShardNames | None:
 def _unknown(urls: Sequence[str]) -> OutputExistsError:
     more = f" (and {len(urls) - 1} more)" if len(urls) > 1 else ""
     return OutputExistsError(
-        f"this shard{more} would stay behind the last one that is written, and no manifest says what it belongs to",
+        f"this shard{more} comes after the last one that is written, and no manifest says which dataset it belongs to",
         url=urls[0],
         fix="delete it, or choose another destination",
     )
@@ -140,7 +142,7 @@ def _refuse_sources(sources: Iterable[str], shards: Iterable[str]) -> None:
 
 
 def retire(url: str) -> None:
-    """Leave of a manifest the names of its shards alone, for who removes them; what is none stays as it is."""
+    """Reduce a manifest to the names of its shards, which are to be removed; a file that is no manifest is kept."""
     found = _read(url)
     if found is not None and not found.retired:
         data = json.dumps({"__kind__": _RETIRED, "shards": sorted(found.names)}, indent=1)
@@ -149,7 +151,7 @@ def retire(url: str) -> None:
 
 
 def remove(replaced: Replaced) -> None:
-    """Remove the shards with their sidecars, and then what says that they are to be removed."""
+    """Remove the shards with their sidecars, and then the manifests that say that they are to be removed."""
     if not replaced.manifests:
         return
     storage = get_storage(replaced.manifests[0])

@@ -28,8 +28,8 @@ class Skipped:
 class JobResult:
     """What a job did: one `ShardResult` for each shard, in the order of the outputs.
 
-    Where inputs are not outputs' own, ``before`` was skipped of the inputs, and ``others`` of their members belong to
-    no sample. ``job`` is what the manifest says of what made the shards, such as the seed.
+    For jobs whose outputs do not correspond to inputs, ``before`` is what was skipped of the inputs, and ``others`` the
+    number of their members that belong to no sample. ``job`` describes the job as in the manifest, with its seed.
     """
 
     destination: str
@@ -71,7 +71,7 @@ class JobResult:
         return not self.failures and not self.counts.skipped
 
     def skipped(self) -> Iterator[Skipped]:
-        """Yield what was skipped, as the sidecars of the outputs tell."""
+        """Yield what was skipped, as noted in the sidecars of the outputs."""
         yield from self.before
         for shard in self.shards:
             source = redact(shard.source)
@@ -83,7 +83,7 @@ class JobResult:
 
 
 def _recorded(target: str) -> Sequence[tuple[str, str]]:
-    """Return key and reason of each sample that was skipped of a shard, by its sidecar."""
+    """Return the key and reason of each sample that was skipped, from the sidecar of a shard."""
     sidecar = read_sidecar(target, None)
     return [] if sidecar is None else sidecar.job["skipped"]
 
@@ -97,7 +97,7 @@ def write_report(
 ) -> None:
     """Write a JSON report to ``url``: the job, its counts, everything skipped, and the error that ended it.
 
-    ``left_out`` are things in the sources that are no samples, each with the reason.
+    ``left_out`` has what the sources contain that belongs to no sample, each with the reason.
     """
     report: dict[str, Any] = {"job": dict(job), "error": None if error is None else _describe_error(error)}
     if result is not None:

@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job would do: its ``tasks``, one for each shard of ``destination``; some outputs are ``existing`` already.
+    """What a job will do: its ``tasks``, one for each shard of ``destination``. The ``existing`` outputs are there.
 
-    ``replaced`` is what it removes when the dataset is complete, ``sources`` are URLs of what the tasks read.
-    ``job`` says in the manifest and the report what made the dataset, ``facts`` in the manifest what else is true of
-    its samples. A task's function returns a `ShardResult`.
+    ``replaced`` is removed when the dataset is complete. ``sources`` are URLs that the tasks read. ``job`` describes
+    the job in the manifest and the report; ``facts`` are what the manifest says of the samples. A task's function
+    returns a `ShardResult`.
     """
 
     destination: Destination
@@ -45,7 +45,7 @@ class Plan:
 
 
 def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], None] | None = None) -> JobResult:
-    """Carry out a plan; ``on_shard`` is called with each shard's result as it is there.
+    """Carry out a plan; ``on_shard`` is called with the result of each shard as it comes.
 
     The manifest is written last, if every shard could be read; then what it replaces is removed. With
     ``options.report`` the report is written whether the job succeeds or fails.
@@ -75,7 +75,7 @@ def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], 
 
 
 def _facts(plan: Plan, result: JobResult) -> dict[str, Any]:
-    """Return the facts that are true of the outputs: names of classes are not if their numbers were changed."""
+    """Return the facts that are true of the outputs, without the names of classes if their numbers were changed."""
     facts = dict(plan.facts)
     if facts.get("classes") and any(shard.relabelled for shard in result.shards):
         del facts["classes"]

@@ -1,10 +1,10 @@
-"""What a cluster must see alike: files and folders of this machine, which every worker reads or writes by their paths.
+"""Local files and folders that every worker of a cluster must see as the client does.
 
     client: a token in each folder that is written; size, time and first bytes of files that are read
     worker, before each task: the same token, the same files
 
-A worker that has a disk of its own under these paths would read other files, or none, and scatter outputs where nobody
-looks for them.
+A worker that has a disk of its own under these paths would read other files, or none, and write its outputs where
+nobody looks for them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shardtools.urls import absolute, is_local
 
 _HEAD = 4096
 _FEW = 16
-"""So many files and folders are looked at, of those that lie in different folders."""
+"""Files, and folders, to check at most: one file of each folder."""
 
 _FIX = "use a folder that all machines share, or URLs of a server, or leave out -c"
 
@@ -64,7 +64,7 @@ class SameFile:
 
 @dataclass(frozen=True)
 class SameFolder:
-    """A need: the folder of ``token`` is the one in which the client has written it."""
+    """A need: ``token`` is there, so that its folder is the one in which the client has written it."""
 
     token: str
 
@@ -76,7 +76,7 @@ class SameFolder:
         """
         if not os.path.exists(self.token):
             folder = os.path.dirname(self.token)
-            raise JobError(f"a worker does not see this folder as it is here, {_place()}", url=folder, fix=_FIX)
+            raise JobError(f"a worker does not see the same folder here, {_place()}", url=folder, fix=_FIX)
 
 
 def _place() -> str:
@@ -86,10 +86,10 @@ def _place() -> str:
 
 @contextmanager
 def shared(read: Iterable[str], written: Iterable[str], options: RunOptions) -> Iterator[Sequence[Need]]:
-    """A context that gives what a cluster must meet for tasks that read files, and write to folders, of this machine.
+    """A context that gives the needs of tasks that read local files, and write to local folders.
 
-    ``read`` are URLs of files, ``written`` of folders, of which those of servers do not matter. Where nothing runs on
-    another machine there are no needs. Tokens are removed at the end.
+    ``read`` has URLs of files, ``written`` of folders; those on servers are ignored. If all tasks run on this machine
+    there are no needs. Tokens are removed at the end.
 
     Raises:
         StorageError: a folder cannot be written to.

@@ -28,9 +28,9 @@ from shardtools.storage import Sink, get_storage
 
 @dataclass(frozen=True)
 class OldManifest:
-    """A manifest at ``url`` that ``run``, a text that no other run has, will replace.
+    """A manifest at ``url`` that will be replaced by ``run``, a text that no other run has.
 
-    With ``retire`` it is that of a dataset with other shards, too, which are to be removed: their names are kept.
+    With ``retire`` it belongs to a dataset whose remaining shards will be removed, so that their names must be kept.
     """
 
     url: str
@@ -57,9 +57,9 @@ class Target:
 def targets(
     destination: Destination, options: RunOptions, existing: Container[str], replaced: Replaced = NOTHING_REPLACED
 ) -> list[Target]:
-    """Return the targets of a destination, of whose shards, sidecars and manifest ``existing`` are there.
+    """Return the targets of a destination; ``existing`` has those of its shards, sidecars and manifest that exist.
 
-    ``replaced`` is what belongs to other datasets that they replace.
+    ``replaced`` is what they replace of other datasets.
     """
     run = uuid4().hex
     old = [OldManifest(destination.manifest, run)] if destination.manifest in existing else []
@@ -72,10 +72,11 @@ def targets(
 
 @dataclass(frozen=True)
 class Counts:
-    """Samples ``read``, ``dropped`` on purpose, ``skipped`` for errors, and ``written``.
+    """Samples ``read``, ``dropped`` on purpose, ``skipped`` after an error, and ``written``.
 
-    ``dropped`` are those for which a script returned nothing; with ``process_samples`` those that a batch came out
-    shorter by. ``others`` are members of the source that belong to no sample, such as folders.
+    ``dropped`` counts samples for which the user's function returned None, or that the job removes, such as duplicates;
+    with ``process_samples`` it is how much shorter each batch became. ``others`` counts members of the source that
+    belong to no sample, such as folders: these are left out.
     """
 
     read: int = 0
@@ -90,13 +91,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of one shard.
+    """The result of the task that writes one shard.
 
-    ``source_size`` and ``filesize`` are bytes as stored. ``resumed`` says that the shard was there already.
-    ``failure`` is why the source could not be read, in which case nothing was written; only with ``on_error="skip"``.
-    ``skipped`` has key and reason of each sample that was left out where there is no sidecar to hold them. ``content``
-    is, for jobs that keep samples as they are, a hash of them all in hexadecimal digits. ``relabelled`` says that a
-    script changed what the samples' classes are.
+    ``source_size`` and ``filesize`` are bytes as stored. ``resumed`` says that an earlier run has written the shard.
+    ``failure`` is why the source could not be read; then nothing was written (only with ``on_error="skip"``).
+    ``skipped`` has the key and reason of each skipped sample if there is no sidecar to hold them. ``content`` is a hash
+    of all samples in hexadecimal digits, for jobs that copy samples unchanged. ``relabelled`` says that the user's
+    function changed the classes of samples.
     """
 
     source: str
@@ -119,7 +120,7 @@ class ShardResult:
 
 
 def shard_result(source: str, source_size: int, target: str, sidecar: Sidecar, *, resumed: bool = False) -> ShardResult:
-    """Return the result that the sidecar of a complete shard tells of."""
+    """Return the result of a complete shard, from its sidecar."""
     skipped = () if target != "-" else tuple((key, reason) for key, reason in sidecar.job["skipped"])
     return ShardResult(
         source=source,
@@ -137,7 +138,7 @@ def shard_result(source: str, source_size: int, target: str, sidecar: Sidecar, *
 
 
 def digest(facts: Mapping[str, Any]) -> str:
-    """Return a text that is the same exactly for the same facts: the fingerprint of a task that these determine.
+    """Return the fingerprint of a task that ``facts`` determine: equal facts give equal texts, others different ones.
 
     >>> digest({"job": "map", "seed": 1})
     'ae62bf047338180e89cccd3782913e88'
@@ -157,10 +158,10 @@ def earlier_sidecar(target: Target) -> Sidecar | None:
 
 
 def is_own(sidecar: Sidecar, target: Target, fingerprint: str) -> bool:
-    """Return whether the very task of ``fingerprint`` has written the target that ``sidecar`` describes.
+    """Return whether the task with this ``fingerprint`` has written the target that ``sidecar`` describes.
 
     Raises:
-        OutputExistsError: another one has, and it may not be replaced.
+        OutputExistsError: another task has, and the target may not be replaced.
     """
     if sidecar.job.get("fingerprint") == fingerprint:
         return True

@@ -1,4 +1,4 @@
-"""htupload as a function: what a source holds becomes a sharded dataset.
+"""htupload as a function: a source becomes a sharded dataset.
 
 source -> order -> split -> cut into shards -> one UploadTask for each -> engine -> ShardResults -> manifest, report
 """
@@ -34,16 +34,16 @@ from shardtools.types import Ints
 from shardtools.urls import absolute, is_local
 
 SPLIT = "{split}"
-"""What stands in a destination for the name of each split."""
+"""The placeholder in a destination for the name of each split."""
 
 
 @dataclass(frozen=True)
 class UploadOptions:
     """How samples are laid out.
 
-    ``shuffle`` puts them in a random order that ``seed`` decides. ``split`` has names and shares, which add up to 1;
-    into which one a sample goes depends on its key and the seed alone. With ``@auto``, a shard takes ``shard_size``
-    bytes of tar file at most, or ``shard_count`` samples.
+    ``shuffle`` puts them in a random order that depends on ``seed``. ``split`` has names and shares, which add up to 1;
+    the split of a sample depends on its key and the seed only. With ``@auto``, a shard has at most ``shard_size`` bytes
+    of tar file, or ``shard_count`` samples.
     """
 
     shuffle: bool = False
@@ -59,8 +59,8 @@ def plan_upload(source: Source, destination: str, layout: UploadOptions, options
     Raises:
         SpecError: the destination does not fit the options.
         JobError: the options make no sense together, or with this source.
-        OutputExistsError: an output exists, and the options say neither to replace nor to continue; or what is to be
-            replaced has shards that nobody knows of (see `find_replaced`).
+        OutputExistsError: an output exists, and the options allow neither to replace nor to resume; or there are shards
+            that belong to no known dataset (see `find_replaced`).
     """
     _check(source, destination, layout, options)
     with using(options.storage):
@@ -97,7 +97,7 @@ def _check(source: Source, destination: str, layout: UploadOptions, options: Run
     check_layout(destination, layout)
     if not source.portable and not options.on_this_machine:
         raise JobError(
-            "it is unpacked on this machine, where a cluster cannot read it",
+            "the archive is unpacked on this machine, where a cluster cannot read it",
             url=source.name,
             fix="leave out -c, or unpack it and upload the folder",
         )
@@ -112,7 +112,7 @@ def _check(source: Source, destination: str, layout: UploadOptions, options: Run
 
 def _check_split(destination: str, layout: UploadOptions) -> None:
     if bool(layout.split) != (SPLIT in destination):
-        fix = f"write {SPLIT} where the names of the splits shall stand, and give --split name=share,…"
+        fix = f"write {SPLIT} in the destination where the name of the split goes, and give --split name=share,…"
         raise SpecError(f"{SPLIT} and --split go together", url=destination, fix=fix)
     names = [name for name, _ in layout.split]
     for name, share in layout.split:
@@ -127,7 +127,7 @@ def _check_split(destination: str, layout: UploadOptions) -> None:
 
 
 def _refuse_output_in_source(source: Source, destination: str) -> None:
-    """Refuse to write into a folder that is uploaded: this run, resumed, would upload its own output."""
+    """Refuse to write into the folder that is uploaded: when resumed, the job would upload its own output."""
     if not is_local(destination):
         return
     output = os.path.realpath(absolute(destination))
@@ -140,7 +140,7 @@ def _refuse_output_in_source(source: Source, destination: str) -> None:
 
 
 def _order(count: int, layout: UploadOptions) -> Ints:
-    """Return the rows of all samples in the order that they are to have."""
+    """Return the rows of all samples in the order of the output."""
     if not layout.shuffle:
         return np.arange(count)
     draws = np.random.Philox(layout.seed).random_raw(count)  # the same in every version of numpy
@@ -213,7 +213,7 @@ def _bounds(source: Source, rows: Ints, destination: Destination, layout: Upload
 
 
 def _bounds_by_size(sizes: Ints, limit: int) -> list[int]:
-    """Return bounds of few shards that have no more than ``limit`` bytes each, about equal in size.
+    """Return bounds of as few shards as possible, about equal in size, with at most ``limit`` bytes each.
 
     >>> _bounds_by_size(np.full(10, 2048), 10240 + 3 * 2048)
     [0, 2, 5, 7, 10]

@@ -1,6 +1,6 @@
 """The task of htupload: some samples of a source in, one shard out.
 
-Part -> records, the next ones read while these are packed -> Composer -> ShardWriter -> commit -> sidecar
+Part -> records; the next ones are read while these are packed -> Composer -> ShardWriter -> commit -> sidecar
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from shardtools.sources.files import FilePart
 from shardtools.storage import current_options
 
 FORMAT = 2
-"""Raised whenever the same task would write other bytes than before."""
+"""Increased when the same task would write other bytes than before."""
 
 _CHUNK_ROWS = 128
 _CHUNK_BYTES = 4 << 20
@@ -50,9 +50,9 @@ _watchers: list[Callable[[int, int], None]] = []
 
 @contextmanager
 def watching(watcher: Callable[[int, int], None]) -> Iterator[None]:
-    """A context in which ``watcher`` is told of samples and bytes as tasks in threads of this process have read them.
+    """A context in which ``watcher`` is called with the numbers of samples and bytes that tasks of this process read.
 
-    It is called by those threads.
+    The threads of the tasks call it.
     """
     _watchers.append(watcher)
     try:
@@ -63,7 +63,7 @@ def watching(watcher: Callable[[int, int], None]) -> Iterator[None]:
 
 @dataclass
 class _Chunk:
-    """Some samples that are ready to be written, the bytes of their fields, and which could not be made, and why."""
+    """The samples of some rows, ready to be written; ``errors`` has row and error of each that could not be made."""
 
     rows: int
     samples: NewSamples
@@ -86,7 +86,7 @@ def upload_shard(task: UploadTask) -> ShardResult:
 
     Raises:
         ShardtoolsError: a sample cannot be read or written; the error names its file.
-        OutputExistsError: resumed, but another job has written the target.
+        OutputExistsError: the job is resumed, but another job has written the target.
     """
     try:
         sidecar = earlier_sidecar(task.target)
@@ -122,7 +122,7 @@ def _write(task: UploadTask) -> ShardResult:
         writer.flush()
         return {
             "program": "htupload",
-            "fingerprint": _fingerprint(task.part),  # after reading, which has seen what the files are
+            "fingerprint": _fingerprint(task.part),  # after reading, which notes sizes and times of files
             "counts": asdict(Counts(read=len(task.part), skipped=len(skipped), written=writer.count)),
             "skipped": [list(entry) for entry in skipped],
         }
@@ -163,11 +163,11 @@ def _chunks(task: UploadTask) -> Iterator[_Chunk]:
 
 @contextmanager
 def _in_turn(quick: bool) -> Iterator[None]:
-    """Let one thread at a time read what is quick to read, while others pack and write.
+    """A context in which one thread at a time reads what is quick to read, while others pack and write.
 
-    Small files that are in memory are read in a few microseconds each, in system calls that release Python's lock.
-    Threads that fight for it at every one of them are slower than one thread alone. What is slow, a file on a network
-    say, is read by all at once.
+    A small file in the page cache is read in a few microseconds, by system calls that release Python's lock. Threads
+    that wait for the lock after each call are slower than one thread alone. What is slow to read, such as a file on a
+    network, is read by all threads at once.
     """
     taken = quick and _turn.acquire(timeout=_PATIENCE_SECONDS)
     try:

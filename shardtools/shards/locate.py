@@ -168,7 +168,7 @@ def _find_incomplete(data: Bytes, at: int, base: int, limits: Limits, url: str |
         if not header.is_extension:
             return Incomplete(header.name, header.kind in tar.REGULAR)
         begin = header.start if begin is None else begin
-        member = None if header.given_name is None else decode_name(header.given_name)
+        member = None if header.extended_name is None else decode_name(header.extended_name)
         limits.check("header", header.stop - begin, url=url, member=member)
     return None
 

@@ -120,13 +120,13 @@ def _has_name(header: Bytes, names: Sequence[bytes]) -> npt.NDArray[np.bool_]:
     found = np.zeros(len(header), bool)
     for length in np.unique(lengths).tolist():
         rows = np.flatnonzero(lengths == length)
-        given = np.zeros((len(rows), length + bool(length) + _NAME + 1), np.uint8)
+        full = np.zeros((len(rows), length + bool(length) + _NAME + 1), np.uint8)
         if length:
-            given[:, :length], given[:, length] = prefix[rows, :length], ord("/")
-        given[:, -_NAME - 1 : -1] = header[rows, :_NAME]
-        dotted = np.flatnonzero((given[:, 0] == ord(".")) & (given[:, 1] == ord("/")))
-        given[dotted, :-2], given[dotted, -2:] = given[dotted, 2:], 0
-        found[rows] = (given == _as_rows([names[row] for row in rows.tolist()], given.shape[1])).all(axis=1)
+            full[:, :length], full[:, length] = prefix[rows, :length], ord("/")
+        full[:, -_NAME - 1 : -1] = header[rows, :_NAME]
+        dotted = np.flatnonzero((full[:, 0] == ord(".")) & (full[:, 1] == ord("/")))
+        full[dotted, :-2], full[dotted, -2:] = full[dotted, 2:], 0
+        found[rows] = (full == _as_rows([names[row] for row in rows.tolist()], full.shape[1])).all(axis=1)
     return found
 
 

@@ -53,7 +53,7 @@ class TarHeader(NamedTuple):
     size: int
     kind: int
     block: bytes
-    given_name: bytes | None
+    extended_name: bytes | None
 
     @property
     def offset(self) -> int:
@@ -63,7 +63,7 @@ class TarHeader(NamedTuple):
     @property
     def name(self) -> bytes:
         """The member's whole name; for an extension header, what those before it say of the member's."""
-        return own_name(self.block) if self.given_name is None else self.given_name
+        return own_name(self.block) if self.extended_name is None else self.extended_name
 
     @property
     def is_extension(self) -> bool:

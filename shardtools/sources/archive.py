@@ -176,13 +176,15 @@ def _writing(url: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = storage_error(error, url)
-        if isinstance(told, FullError):
+        failure = storage_error(error, url)
+        if isinstance(failure, FullError):
             raise FullError(
                 "there is no room to unpack the archive in the folder for temporary files",
                 url=url,
                 fix="set TMPDIR to a folder with more room",
             ) from error
-        raise type(told)(
-            f"the archive cannot be unpacked into a temporary file: {told.what}", url=url, fix="set TMPDIR to a folder"
+        raise type(failure)(
+            f"the archive cannot be unpacked into a temporary file: {failure.what}",
+            url=url,
+            fix="set TMPDIR to a folder",
         ) from error

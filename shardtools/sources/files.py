@@ -125,7 +125,7 @@ class FileSource(Source):
         return list(dict.fromkeys(self._files.place(path)[0] for path in few))
 
     def place(self, row: int) -> str:
-        return _told(self._files.place(self._paths[self._first[row]]))
+        return _describe_place(self._files.place(self._paths[self._first[row]]))
 
     def sizes(self) -> Ints:
         sizes = member_sizes(self._files.sizes(self._paths), self._paths)
@@ -145,7 +145,7 @@ class FileSource(Source):
         return {"classes": list(self._classes)} if self._classes else {}
 
     def left_out(self) -> Sequence[tuple[str, str]]:
-        return [(_told(self._files.place(path)), reason) for path, reason in self._left_out]
+        return [(_describe_place(self._files.place(path)), reason) for path, reason in self._left_out]
 
     def close(self) -> None:
         self._files.close()
@@ -356,7 +356,7 @@ def _class_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _told(place: tuple[str, str | None]) -> str:
+def _describe_place(place: tuple[str, str | None]) -> str:
     return place[0] if place[1] is None else f"{place[0]} [{place[1]}]"
 
 

@@ -211,7 +211,7 @@ class TestFormats:
         assert "uint8 of shape (7, 11) after rows of uint8 of shape (7, 10)" in fails(
             folder, "-f", "png", "-o", "x.npy", "-j", "1"
         )
-        assert "a str is no number" in fails(folder, "-f", "score.txt", "-o", "x.npy", "-j", "1")
+        assert "a str is not a number" in fails(folder, "-f", "score.txt", "-o", "x.npy", "-j", "1")
         assert "an npy file holds one column" in fails(folder, "-f", "cls", "-f", "png", "-o", "x.npy", status=2)
         assert "--raw does not go with csv" in fails(folder, "-f", "png", "--raw", "-o", "x.csv", status=2)
         assert not (folder / "x.npy").exists() and not (folder / "x.csv").exists()
@@ -424,7 +424,7 @@ class TestStatistics:
 
     def test_no_numbers(self, folder: Path) -> None:
         message = fails(folder, "--histogram", "txt", "-j", "1")
-        assert "in-0.tgz [a/é 0001.txt]: 'no 1" in message and "is no number; choose another field" in message
+        assert "in-0.tgz [a/é 0001.txt]: 'no 1" in message and "is not a number; choose another field" in message
 
     def test_a_field_that_is_nowhere(self, folder: Path) -> None:
         for option in ("--count", "--histogram"):
@@ -474,7 +474,7 @@ BAD = {
     "keys and fields": (("--keys", "-f", "cls"), "-f, --keys and -p cannot be used together"),
     "a field twice": (("-f", "cls", "-f", "cls"), "a field is given twice with -f"),
     "raw and base64": (("-f", "cls", "--raw", "--base64"), "--raw and --base64 cannot be used together"),
-    "no condition": (("--where", "cls = 3"), "'cls = 3' is no condition; write it as in 'cls == 7'"),
+    "no condition": (("--where", "cls = 3"), "'cls = 3' is not a condition; write it as in 'cls == 7'"),
 }
 
 

@@ -188,7 +188,7 @@ class TestExport:
         for name in ("a.x.tar", "a.y.tar"):
             write_shard(tmp_path / name, [("a b.txt", b"")])
         error = check_failure("--export", "dali", "a.{x,y}.tar", cwd=tmp_path, program="htindex", status=2)
-        assert error.startswith(f"{tmp_path}/a.y.tar: its index would have the name of that of a.x.tar; ")
+        assert error.startswith(f"{tmp_path}/a.y.tar: its index would have the same name as that of a.x.tar; ")
         error = check_failure("--export", "dali", "a.x.tar", cwd=tmp_path, program="htindex")
         assert error.startswith(f"{tmp_path}/a.x.tar [a b]: a member's name has a space")
         write_shard(tmp_path / "b.tar", [("a.txt", b"")])

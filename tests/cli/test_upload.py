@@ -343,7 +343,9 @@ def test_tar_and_zip(folder: Path) -> None:
 def test_unpacked_archive_is_not_for_a_cluster(folder: Path) -> None:
     subprocess.run(["tar", "czf", "in.tgz", "-C", "in", "."], cwd=folder, check=True)
     message = refused(folder, "-c", "127.0.0.1:1", "in.tgz", "out-@4.tar")
-    assert message.startswith(f"{folder}/in.tgz: it is unpacked on this machine, where a cluster cannot read it; ")
+    assert message.startswith(
+        f"{folder}/in.tgz: the archive is unpacked on this machine, where a cluster cannot read it; "
+    )
 
 
 def test_archive_is_not_written_over(folder: Path) -> None:

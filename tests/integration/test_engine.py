@@ -490,7 +490,7 @@ class TestUnusable:
     def test_no_scheduler_file(self, tmp_path: Path, text: str) -> None:
         file = tmp_path / "scheduler.json"
         file.write_text(text)
-        with pytest.raises(SchedulerError, match=f"{file}: this is no Dask scheduler file"):
+        with pytest.raises(SchedulerError, match=f"{file}: this is not a Dask scheduler file"):
             run(TASKS, str(file))
 
     def test_no_workers(self) -> None:

@@ -629,7 +629,7 @@ class TestSort:
             "[a]: two samples have this key: sample 0 of " in message.err and "x-1.tar; --on-duplicate" in message.err
         )
         message = sort(tmp_path, "--on-duplicate", "keep", "x-@2.tar", "out-@1.tar")
-        assert message.status == 1 and "they would stand side by side and read back as one" in message.err
+        assert message.status == 1 and "they would be neighbours, and read back as one sample" in message.err
         done(sort(tmp_path, "--on-duplicate", "rename", "x-@2.tar", "out-@1.tar"))
         assert self.keys(tmp_path) == ["a", "a~1", "b", "c"]
         done(sort(tmp_path, "--by", "txt", "--on-duplicate", "keep", "x-@2.tar", "kept-@1.tar"))

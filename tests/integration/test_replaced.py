@@ -81,8 +81,8 @@ def test_a_shard_that_nobody_knows_of(program: str, where: str, folder: Path, ng
     before = snapshot(root)
     outcome = make(folder, program, NEW, place, "--overwrite")
     assert outcome.error() == (
-        f"{place or f'{folder}/'}out-000003.tar: this shard (and 1 more) would stay behind the last one that is "
-        "written, and no manifest says what it belongs to; delete it, or choose another destination"
+        f"{place or f'{folder}/'}out-000003.tar: this shard (and 1 more) comes after the last one that is "
+        "written, and no manifest says which dataset it belongs to; delete it, or choose another destination"
     )
     assert snapshot(root) == before
     done(make(folder, program, 7, place, "--overwrite"))  # replaces them all

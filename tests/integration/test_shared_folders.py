@@ -82,8 +82,8 @@ SEES = {
     "a source of htmapper": "in-0.tar: a worker does not see this file, process ",
     "another source of htmapper": "bare-0.tar: a worker sees another file here, process ",
     "files of a table": "files/0.txt: a worker does not see this file, process ",
-    "the destination of htmapper": "new: a worker does not see this folder as it is here, process ",
-    "the spill": "spill: a worker does not see this folder as it is here, process ",
+    "the destination of htmapper": "new: a worker does not see the same folder here, process ",
+    "the spill": "spill: a worker does not see the same folder here, process ",
 }
 
 

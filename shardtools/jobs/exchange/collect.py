@@ -1,8 +1,8 @@
-"""Pass 1: some input shards, in order, become runs.
+"""Pass 1: a group of input shards becomes runs.
 
-    blocks -> copies of their bytes, columns -> when the memory is full: sorted -> run
+    blocks -> copies of their bytes, and columns -> when the task's memory is full: sorted -> run
 
-A task goes through its shards one by one and writes a run whenever it has as many bytes as it may hold.
+A task reads its shards one by one, and writes a run whenever it holds as many bytes as it may.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _SLICES = 1024
 
 @dataclass(frozen=True)
 class CollectTask:
-    """What one task does: collect ``shards``, each an input's number and URL, into runs.
+    """What one task does: collect ``shards``, each with the index of the input and its URL, into runs.
 
     A run has at most as many bytes as the task may hold: its share of ``budget``, which is that of its process. The
-    runs are objects whose URL begins with ``prefix``. ``fingerprint`` is that of the job, for resuming. With
-    ``repeats`` a key may come again in a shard. ``combine`` is a script whose `combine_samples` reduces each run.
+    URLs of runs begin with ``prefix``. ``fingerprint`` is that of the job, for resuming. With ``repeats`` a key may be
+    repeated in a shard. ``combine`` is a script whose ``combine_samples`` reduces each run.
     """
 
     prefix: str
@@ -59,12 +59,12 @@ class CollectTask:
 
 
 def share_of(budget: int) -> int:
-    """Return what this task may hold of the bytes that all tasks of this process share."""
+    """Return how many bytes this task may hold: its share of the ``budget`` of all tasks of this process."""
     return max(budget // tasks_at_once(), LEAST_BUDGET)
 
 
 class _Waiting:
-    """What is to become the next run: the spans' bytes in one buffer, and what is known of the samples."""
+    """The samples of the next run: the bytes of their spans in one buffer, and their tables."""
 
     def __init__(self, capacity: int):
         self._capacity = capacity
@@ -78,7 +78,7 @@ class _Waiting:
         return self._buffer[: self.size]
 
     def has_room(self, size: int) -> bool:
-        """Return whether so many more bytes fit; into an empty one they always do."""
+        """Return whether ``size`` more bytes fit; they always do if there are no samples yet."""
         return not self.size or self.size + size <= self._capacity
 
     def add(self, data: Bytes, samples: RunTable) -> None:
@@ -90,12 +90,12 @@ class _Waiting:
         self.size += len(data)
 
     def cut(self, parts: int, size: int) -> None:
-        """Forget what was added last."""
+        """Forget what was added after the first ``parts`` parts, which have ``size`` bytes."""
         del self.parts[parts:]
         self.size = size
 
     def clear(self) -> None:
-        """Forget everything, but keep the room for it, unless it is more than usual."""
+        """Forget everything, but keep the buffer, unless it is larger than usual."""
         if len(self._buffer) > self._capacity:
             self._buffer = np.empty(0, np.uint8)
         self.cut(0, 0)
@@ -105,7 +105,7 @@ def collect(task: CollectTask) -> Collected:
     """Write the runs of some shards, and then the note that says they are complete.
 
     Raises:
-        ShardtoolsError: a shard or sample cannot be read, or a run not be written.
+        ShardtoolsError: a shard or sample cannot be read, or a run cannot be written.
     """
     url, of = f"{task.prefix}.json", {"fingerprint": task.fingerprint, "shards": [list(shard) for shard in task.shards]}
     if task.resume and (done := read_collected(url, of)) is not None:
@@ -167,7 +167,7 @@ class _Collector:
         self._waiting.add(data, samples)
 
     def _flush(self) -> None:
-        """Write what waits as a run."""
+        """Write the waiting samples as a run."""
         waiting = self._waiting
         samples = RunTable.join(waiting.parts)
         if not len(samples):
@@ -184,10 +184,10 @@ class _Collector:
         waiting.clear()
 
     def _combine(self, ordered: RunTable, spans: Iterator[list[Any]]) -> tuple[RunTable, Iterator[list[Any]]]:
-        """Return what the script's function makes of the samples of a run."""
+        """Return the samples that the script's function makes of those of a run."""
         assert self._task.combine is not None
         shards = dict(self._task.shards)
-        reducer = Reducer(self._task.combine, COMBINE, self._task.keying, self._leave_out)
+        reducer = Reducer(self._task.combine, COMBINE, self._task.keying, self._skip)
         everything = [span for some in spans for span in some]
         records = records_of(ordered, 0, everything, shards)
         orders: list[bytes] = []
@@ -201,8 +201,8 @@ class _Collector:
         table, composed = compose(samples)
         return as_run(table, composed, orders, np.array(places, PLACE)), iter([composed])
 
-    def _leave_out(self, key: str, error: ShardtoolsError) -> None:
-        """Treat a group of samples that a script cannot combine."""
+    def _skip(self, key: str, error: ShardtoolsError) -> None:
+        """Skip a group of samples that a script cannot combine, or raise its error."""
         if self._task.on_error == "fail":
             raise error.at(url=self._task.shards[0][1], member=key) from (error.__cause__ or error)
         self._skipped.append((self._task.shards[0][1], key, error.what))

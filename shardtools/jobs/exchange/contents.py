@@ -1,4 +1,4 @@
-"""Samples that change on their way: records of their spans, and spans of records."""
+"""Samples that change in an exchange: spans become records, and records become spans."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def records_of(
 
 
 def compose(samples: Sequence[tuple[str, Members]]) -> tuple[ShardTable, list[bytes]]:
-    """Return the table and the spans of samples composed anew."""
+    """Return the table and the spans of new samples."""
     composed = NewSamples()
     for key, members in samples:
         composed.add(key, members)
@@ -44,6 +44,6 @@ def compose(samples: Sequence[tuple[str, Members]]) -> tuple[ShardTable, list[by
 
 
 def as_run(table: ShardTable, spans: Sequence[bytes], orders: Sequence[bytes], places: npt.NDArray[Any]) -> RunTable:
-    """Return samples composed anew as those of a run."""
+    """Return new samples as those of a run."""
     sums = sums_of(np.frombuffer(b"".join(spans), np.uint8), table.start, table.spans)
     return RunTable(table, Texts.of(orders), places, sums)

@@ -2,8 +2,8 @@
 
     sorted orders of the runs, ranks -> the same cut through every run
 
-A cut is found by its rank among the samples of all runs, 8 bytes of their orders at a time: what begins alike is looked
-at further. (A selection in several sorted lists; Varman and others, 1991.)
+A cut is found by its rank among the samples of all runs. The orders are compared 8 bytes at a time; samples with equal
+bytes are compared further. (A selection in several sorted lists; Varman and others, 1991.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STEP = 8
 
 
 def ranks(samples: int, outputs: int) -> list[int]:
-    """Return where outputs begin among so many samples, and their number: sizes differ by one at most.
+    """Return where each output begins among so many samples, and their number; sizes differ by one at most.
 
     >>> ranks(10, 4)
     [0, 2, 5, 7, 10]
@@ -29,9 +29,9 @@ def ranks(samples: int, outputs: int) -> list[int]:
 
 
 def cuts(orders: Sequence[Texts], wanted: Sequence[int]) -> Ints:
-    """Return for each of the rising ranks ``wanted``, and each run, how many of its samples come before.
+    """Return for each of the ascending ranks ``wanted``, and each run, how many of its samples come before the cut.
 
-    Samples with the same order are never parted: a cut that falls among them moves to the nearer end of them.
+    Samples with the same order stay together: a cut that falls among them moves to the nearer end of them.
 
     >>> cuts([Texts.of([b"a", b"c", b"c"]), Texts.of([b"b", b"c", b"d"])], [0, 2, 3, 6]).tolist()
     [[0, 0], [1, 1], [1, 1], [3, 3]]
@@ -52,7 +52,7 @@ def _cut(
     skip: int,
     found: Ints,
 ) -> None:
-    """Fill the rows of ``found`` for ranks that fall among the samples ``low`` to ``high``, alike in ``skip`` bytes.
+    """Fill the rows of ``found`` for ranks among the samples ``low`` to ``high``, whose first ``skip`` bytes are equal.
 
     Each of ``wanted`` is a row, and a rank counted from the first of these samples.
     """
@@ -83,15 +83,15 @@ def _cut(
         else:
             groups.setdefault(value, []).append((row, rank - before[value]))
     for value, inside in groups.items():
-        if _end_alike(orders, starts, first[value], last[value], skip + _STEP):
+        if _end_there(orders, starts, first[value], last[value], skip + _STEP):
             for row, rank in inside:
                 found[row] = first[value] if 2 * rank <= after[value] - before[value] else last[value]
         else:
             _cut(orders, starts, first[value], last[value], inside, skip + _STEP, found)
 
 
-def _end_alike(orders: Sequence[Texts], starts: Sequence[Ints], low: Ints, high: Ints, skip: int) -> bool:
-    """Return whether samples that are alike up to ``skip`` bytes have no more bytes."""
+def _end_there(orders: Sequence[Texts], starts: Sequence[Ints], low: Ints, high: Ints, skip: int) -> bool:
+    """Return whether the orders of samples, equal in their first ``skip`` bytes, have no more bytes."""
     for texts, begin, a, b in zip(orders, starts, low.tolist(), high.tolist(), strict=True):
         if a < b and int((texts.ends[a:b] - begin[a:b]).max()) > skip:
             return False

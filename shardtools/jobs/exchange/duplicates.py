@@ -1,7 +1,7 @@
-"""What becomes of samples of one output that have the same key, or the same order.
+"""Samples of one output that have the same key, or the same order.
 
-Two samples with one key would read back as one, or as an error. Where they meet in an output they are found: that costs
-no more than a look at its keys.
+Two samples with one key would read back as one sample, or as an error. They are found when an output is written, by its
+keys.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ OnConflict = Literal["error", "first", "last"]
 class DuplicatePolicy:
     """What to do with samples that have the same key in one output.
 
-    ``on_duplicate``: it is an error, or keep both (an error if they would stand side by side, as one sample), or give
-    the later ones other keys, or leave out all but the first or last in the order of the input. ``unique`` leaves out
-    all but the first of those with the same order. ``merge`` makes one sample of those with one key, of those keys that
-    every source has (``"inner"``), any has (``"outer"``) or the first has (``"left"``); ``on_conflict`` says which
-    field to take when several have it. A script's ``reduce_samples`` replaces all of this; ``keying`` is for it.
+    ``on_duplicate``: ``"error"``; ``"keep"`` all of them (an error if they would be neighbours, and so one sample);
+    ``"rename"`` the later ones; or drop all but the ``"first"`` or ``"last"`` in the order of the input. ``unique``
+    drops all but the first of those with the same order. ``merge`` makes one sample of all that have a key, for keys
+    that every source has (``"inner"``), any source (``"outer"``) or the first source (``"left"``); ``on_conflict`` says
+    which field to take if several samples have it. The ``reduce_samples`` of a script, ``reduce``, replaces all of
+    this; it needs ``keying``, and fails or skips as ``on_error`` says.
     """
 
     on_duplicate: OnDuplicate = "error"
@@ -46,7 +47,7 @@ class DuplicatePolicy:
 
     @property
     def keeps_all(self) -> bool:
-        """Whether every sample comes out as it is, unless there is an error."""
+        """Whether every sample is written unchanged, unless there is an error."""
         return self.on_duplicate in ("error", "keep") and not (self.unique or self.merge or self.reduce)
 
     def facts(self) -> dict[str, Any]:
@@ -60,17 +61,17 @@ class DuplicatePolicy:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which ``rows`` of an output are written (None: all), and the keys that some of them get instead of their own."""
+    """Which ``rows`` of an output are written (None: all), and the new keys of those that are ``renamed``, by row."""
 
     rows: Ints | None
     renamed: dict[int, str]
 
 
 def choose(samples: RunTable, shards: Sequence[str], policy: DuplicatePolicy) -> Chosen:
-    """Return what to write of the samples of an output, which are in order.
+    """Return which of the sorted samples of an output are written.
 
     Raises:
-        DuplicateKeyError: two samples have one key, and that is not wanted; the error names both places.
+        DuplicateKeyError: two samples have one key, which the policy does not allow; the error names both places.
     """
     rows = None
     if policy.unique:
@@ -94,7 +95,7 @@ def choose(samples: RunTable, shards: Sequence[str], policy: DuplicatePolicy) ->
     if policy.on_duplicate == "keep":
         beside = {key: some for key, some in groups.items() if _touch(some)}
         if beside:
-            fix = "they would stand side by side and read back as one; use --on-duplicate rename"
+            fix = "they would be neighbours, and read back as one sample; use --on-duplicate rename"
             raise _refuse(samples, shards, beside, fix)
         return Chosen(rows, {})
     if policy.on_duplicate == "rename":

@@ -1,6 +1,6 @@
-"""Both passes of an exchange, and what is around them.
+"""The job of an exchange: both passes, locks, resuming, the manifest, and the end of the spill.
 
-plan -> groups -> collect -> runs -> cuts -> gather -> outputs -> comparison of contents -> manifest -> no spill
+plan -> groups -> collect -> runs -> cuts -> gather -> outputs -> comparison of contents -> manifest -> spill removed
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from shardtools.urls import beside, folder_of
 
 @dataclass(frozen=True)
 class Events:
-    """Who is told of progress: of a group that was collected, and of an output."""
+    """What is called as the job advances: with each group that was collected, and with each output."""
 
     on_collected: Callable[[Collected], None] = lambda collected: None
     on_output: Callable[[ShardResult], None] = lambda result: None
@@ -47,7 +47,7 @@ def run_exchange(
     options: RunOptions,
     events: Events = Events(),
 ) -> JobResult:
-    """Carry out a plan. The manifest is written last, then the spill is removed; a failed job keeps it, for resuming.
+    """Carry out a plan. The manifest is written last; then the spill is removed. A failed job keeps it, for resuming.
 
     Raises:
         ShardtoolsError: the first error, after the tasks that were running have ended.
@@ -127,7 +127,7 @@ def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
     entries = [result.entry for result in results]
     write_manifest(plan.destination, build_manifest(plan.destination, entries, job, plan.facts))
     remove(plan.replaced)
-    noted = [f"{plan.spill}group-{number:06d}.json" for number in range(len(plan.groups))]
+    noted = [f"{plan.spill}group-{index:06d}.json" for index in range(len(plan.groups))]
     remove_spill(plan.spill, [*(run.url for run in runs), *noted])
     before = [Skipped(redact(url), key, reason) for part in collected for url, key, reason in part.skipped]
     return JobResult(plan.destination.spec, results, before, sum(part.others for part in collected), job)
@@ -151,9 +151,9 @@ def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
     if plan.destination.is_auto or plan.destination.manifest not in plan.existing:
         return None
     results = []
-    for number, target in enumerate(targets(plan.destination, options, set(plan.existing), plan.replaced)):
+    for index, target in enumerate(targets(plan.destination, options, set(plan.existing), plan.replaced)):
         sidecar = earlier_sidecar(target)
-        if sidecar is None or sidecar.job.get("fingerprint") != _fingerprint(plan, number, plan.destination):
+        if sidecar is None or sidecar.job.get("fingerprint") != _fingerprint(plan, index, plan.destination):
             return None
         results.append(shard_result("", 0, target.url, sidecar, resumed=True))
     remove(plan.replaced)
@@ -161,7 +161,7 @@ def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
 
 
 def _note_job(plan: ExchangePlan) -> None:
-    """Write into the spill what the job is, for who continues it."""
+    """Write into the spill what the job is, for a later run that resumes it."""
     url = f"{plan.spill}job.json"
     with get_storage(url).create(url) as sink:
         sink.write(json.dumps(_job(plan)).encode())
@@ -176,7 +176,7 @@ def _collect(plan: ExchangePlan, terms: _Terms, on_done: Callable[[Collected], N
             collect,
             (
                 CollectTask(
-                    f"{plan.spill}group-{number:06d}",
+                    f"{plan.spill}group-{index:06d}",
                     tuple((i, plan.inputs[i].url) for i in group),
                     plan.exchange.keying,
                     plan.budget,
@@ -191,7 +191,7 @@ def _collect(plan: ExchangePlan, terms: _Terms, on_done: Callable[[Collected], N
             plan.inputs[group[0]].url,
             options.storage,
         )
-        for number, group in enumerate(plan.groups)
+        for index, group in enumerate(plan.groups)
     ]
     return _run_all(tasks, terms, on_done)
 
@@ -212,11 +212,11 @@ def _run_all(tasks: Sequence[engine.Task], terms: _Terms, on_done: Callable[[Any
         on_done(result)
 
     run_each(tasks, take, cluster=terms.options.cluster, jobs=terms.options.jobs, needs=terms.needs)
-    return [results[number] for number in range(len(tasks))]
+    return [results[index] for index in range(len(tasks))]
 
 
-def _fingerprint(plan: ExchangePlan, number: int, destination: Destination) -> str:
-    return digest({"job": plan.fingerprint, "output": [number, destination.count]})
+def _fingerprint(plan: ExchangePlan, index: int, destination: Destination) -> str:
+    return digest({"job": plan.fingerprint, "output": [index, destination.count]})
 
 
 def _gather(
@@ -234,33 +234,33 @@ def _gather(
             (
                 GatherTask(
                     url,
-                    number,
+                    index,
                     target,
                     plan.exchange.policy,
                     plan.budget // 2,
                     job,
-                    _fingerprint(plan, number, plan.destination),
+                    _fingerprint(plan, index, plan.destination),
                     plan.exchange.program,
                 ),
             ),
             target.url,
             options.storage,
         )
-        for number, target in enumerate(targets(plan.destination, options, set(plan.existing), plan.replaced))
+        for index, target in enumerate(targets(plan.destination, options, set(plan.existing), plan.replaced))
     ]
     return _run_all(tasks, terms, on_done)
 
 
 def _compare(plan: ExchangePlan, collected: Sequence[Collected], results: Sequence[ShardResult]) -> None:
-    """Raise if samples were lost, came twice or changed on the way.
+    """Raise if samples were lost, repeated or changed on the way.
 
     Raises:
-        CorruptError: they were, or did.
+        CorruptError: they were.
     """
     samples = sum(part.samples for part in collected)
     if sum(result.counts.read for result in results) != samples:
         raise CorruptError(
-            "the outputs have not as many samples as the inputs", url=plan.destination.spec, fix="run again"
+            "the outputs do not have as many samples as the inputs", url=plan.destination.spec, fix="run again"
         )
     if not plan.exchange.policy.keeps_all:
         return

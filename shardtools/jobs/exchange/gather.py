@@ -1,6 +1,6 @@
 """Pass 2: one output takes its range of every run, in order.
 
-plan -> tables of the ranges -> merged -> what becomes of samples with one key -> spans, some at a time -> shard
+plan -> tables of the ranges -> merged -> duplicate keys dealt with -> spans, some at a time -> shard
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from shardtools.types import Ints
 
 @dataclass(frozen=True)
 class GatherTask:
-    """What one task does: write output ``number`` of the plan at ``plan`` to ``target``.
+    """What one task does: write the output at ``index`` of the plan at ``plan`` to ``target``.
 
     ``budget`` is how many bytes of spans all tasks of its process may hold, ``job`` the fingerprint of the job,
     ``program`` its name.
     """
 
     plan: str
-    number: int
+    index: int
     target: Target
     policy: DuplicatePolicy
     budget: int
@@ -52,7 +52,7 @@ class GatherTask:
 
 @dataclass(frozen=True)
 class OutputSamples:
-    """The samples of one output, in their order: what is known of them, and the number of the run that each is in."""
+    """The samples of one output, in their order: what is known of them, and the index of the run that each is in."""
 
     samples: RunTable
     runs: Ints
@@ -69,24 +69,24 @@ def gather(task: GatherTask) -> ShardResult:
     """Write one output and return what became of it.
 
     Raises:
-        DuplicateKeyError: two of its samples have one key, and nothing was said of such.
-        OutputExistsError: resumed, but another job has written the target.
-        StorageError: a run cannot be read, or the output not be written.
+        DuplicateKeyError: two of its samples have one key, and the policy does not allow that.
+        OutputExistsError: the job is resumed, but another job has written the target.
+        StorageError: a run cannot be read, or the output cannot be written.
     """
     sidecar = earlier_sidecar(task.target)
     if sidecar is not None and is_own(sidecar, task.target, task.fingerprint):
         return shard_result("", 0, task.target.url, sidecar, resumed=True)
     plan = read_plan(task.plan, task.job)
-    output = find_samples(plan, task.number)
+    output = find_samples(plan, task.index)
     policy = task.policy
     write = _write_reduced if policy.reduce else _write_merged if policy.merge else _write
     sidecar = commit(task.target, lambda sink: write(task, plan, output, sink))
     return shard_result("", output.samples.size, task.target.url, sidecar)
 
 
-def find_samples(plan: GatherPlan, number: int) -> OutputSamples:
-    """Return which samples an output has, in their order."""
-    low, high = plan.cuts[number], plan.cuts[number + 1]
+def find_samples(plan: GatherPlan, index: int) -> OutputSamples:
+    """Return the samples of the output at ``index``, in their order."""
+    low, high = plan.cuts[index], plan.cuts[index + 1]
     parts, runs = [], []
     for i in np.flatnonzero(high > low).tolist():
         check_cancelled()
@@ -94,7 +94,7 @@ def find_samples(plan: GatherPlan, number: int) -> OutputSamples:
         runs.append(np.full(len(parts[-1]), i, np.int64))
     together = RunTable.join(parts)
     places = together.places
-    base = np.lexsort((places["index"], places["ordinal"]))  # those with one order stay in the order of the input
+    base = np.lexsort((places["index"], places["ordinal"]))  # samples with equal order keep the order of the input
     rows = base[together.take(base).sorted_rows()]
     return OutputSamples(together.take(rows), join(runs, np.int64)[rows])
 
@@ -133,7 +133,7 @@ def read_spans(
 
 
 def _read(plan: GatherPlan, output: OutputSamples, start: int, stop: int, together: bool) -> SpanBatch:
-    """Return the spans of rows ``start`` to ``stop``. Of each run they are one range, as runs are in order."""
+    """Return the spans of rows ``start`` to ``stop``. In each run they are one range, since runs are sorted."""
     runs, sums, table = output.runs[start:stop], output.samples.sums[start:stop], output.samples.table
     begins, ends = table.start[start:stop], table.stop[start:stop]
     sizes = ends - begins
@@ -141,10 +141,10 @@ def _read(plan: GatherPlan, output: OutputSamples, start: int, stop: int, togeth
     at = np.empty(len(runs), np.int64)
     out = np.empty((int(sizes.sum()) // BLOCK, BLOCK), np.uint8) if together else None
     places = np.cumsum(sizes) - sizes
-    for number in np.unique(runs).tolist():
-        rows = np.flatnonzero(runs == number)
+    for index in np.unique(runs).tolist():
+        rows = np.flatnonzero(runs == index)
         first, last = int(begins[rows].min()), int(ends[rows].max())
-        run = plan.runs[number]
+        run = plan.runs[index]
         data = run.read_data(first, last)
         body = np.frombuffer(data, np.uint8)
         at[rows] = begins[rows] - first
@@ -156,16 +156,16 @@ def _read(plan: GatherPlan, output: OutputSamples, start: int, stop: int, togeth
             source = spread(at[rows] // BLOCK, sizes[rows] // BLOCK)
             out[spread(places[rows] // BLOCK, sizes[rows] // BLOCK)] = blocks[source]
         else:
-            bodies[number] = data
+            bodies[index] = data
     if out is not None:
         return SpanBatch(start, stop - start, [out.reshape(-1).data])
     stops = (at + sizes).tolist()
-    views = [bodies[n][a:b] for n, a, b in zip(runs.tolist(), at.tolist(), stops, strict=True)]
+    views = [bodies[i][a:b] for i, a, b in zip(runs.tolist(), at.tolist(), stops, strict=True)]
     return SpanBatch(start, stop - start, views)
 
 
 def _write(task: GatherTask, plan: GatherPlan, output: OutputSamples, sink: Sink) -> Sidecar:
-    """Write samples as they are, but for those that are left out or get another key."""
+    """Write samples as they are, except those that are dropped, and those that get another key."""
     read = len(output)
     chosen = choose(output.samples, plan.shards, task.policy)
     if chosen.rows is not None:

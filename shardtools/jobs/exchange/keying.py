@@ -44,7 +44,7 @@ class Keying:
 
 
 Orders = tuple[Texts, list[tuple[int, SampleError]]]
-"""The orders of the samples of a block, and those rows that have none with the reason."""
+"""The orders of the samples of a block, and the rows of those that have none, each with the error."""
 
 
 class Orderer:
@@ -57,7 +57,7 @@ class Orderer:
         self._call = function(keying.script, SORT_KEY).call if keying.script else None
 
     def orders(self, block: Block) -> Orders:
-        """Return the orders of a block's samples. A sample without one gets an empty one, and is told of."""
+        """Return the orders of a block's samples; one that has no order gets an empty one, and is among the errors."""
         kind, count = self._keying.kind, len(block)
         if kind == "random":
             return Texts(self._random.take(count), 16 * np.arange(1, count + 1)), []
@@ -86,14 +86,14 @@ class Orderer:
     def _of_bytes(self, value: bytes | str | None, read: Callable[[bytes], bytes]) -> bytes:
         keying = self._keying
         if value is None:
-            fix = "leave such samples out with --on-error skip, or sort by another field"
+            fix = "skip such samples with --on-error skip, or sort by another field"
             raise SampleError(f"the sample has no {keying.field} to sort by", fix=fix)
         data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
         try:
             return read(data)
         except ValueError as error:
             what = f"its {keying.field or 'key'} is not {keying.reading}: {data[:40]!r}"
-            raise SampleError(what, fix="leave out the reading, or such samples with --on-error skip") from error
+            raise SampleError(what, fix="leave out the reading, or skip such samples with --on-error skip") from error
 
     def _of_record(self, record: Record) -> bytes:
         assert self._call is not None and self._keying.script is not None
@@ -105,7 +105,7 @@ class Orderer:
 
 
 def value_of(keying: Keying, record: Record | dict[str, Any]) -> Any:
-    """Return what a record is sorted by, as its user knows it: what `reduce_samples` gets as the key of a group."""
+    """Return the sort key of a record in the user's terms: ``reduce_samples`` gets it as the key of a group."""
     if keying.kind == "script" and keying.script is not None:
         return function(keying.script, SORT_KEY).call(record)
     value = record["key"] if keying.kind == "key" else record[keying.field]

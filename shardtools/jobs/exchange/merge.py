@@ -1,6 +1,6 @@
-"""Joining: samples with one key, of several sources, become one sample.
+"""Merging: samples of several sources that have the same key become one sample.
 
-spans in the order of their keys -> those with one key -> which of their members -> one span
+spans sorted by key -> those with one key -> the members to take -> one span
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Merged:
-    """A sample made of some pieces: the row that it has its key of, its span, and the rows of its members."""
+    """A sample made of pieces: the ``row`` of its key, its span, and the rows of its members."""
 
     row: int
     span: Any
@@ -40,7 +40,7 @@ class Merged:
 
 
 class Merger:
-    """Merges the samples of one output; ``dropped`` counts those left out because a source lacks their key."""
+    """Merges the samples of one output; ``dropped`` counts those without a sample of the same key in a source."""
 
     def __init__(self, samples: RunTable, policy: DuplicatePolicy, sources: Sequence[int], shards: Sequence[str]):
         self._samples = samples
@@ -51,10 +51,10 @@ class Merger:
         self.dropped = 0
 
     def merge(self, spans: Iterator[tuple[int, Sequence[memoryview]]]) -> Iterator[tuple[ShardTable, list[Any]]]:
-        """Yield table and spans of the merged samples, in order, some at a time; ``spans`` come with their first row.
+        """Yield table and spans of the merged samples, in order, some at a time; ``spans`` have their first row.
 
         Raises:
-            DuplicateKeyError: two samples with one key have the same field, and nothing says which to take.
+            DuplicateKeyError: two samples with one key have the same field, and the policy does not say which to take.
         """
         keys = self._table.keys.tolist()
         pieces = (Piece(start + i, span) for start, some in spans for i, span in enumerate(some))
@@ -107,7 +107,7 @@ class Merger:
             f"two samples with this key have the field {self._table.fields[field]}: "
             f"{place(self._samples, one, self._shards)} and {place(self._samples, other, self._shards)}",
             member=self._table.keys[one],
-            fix="say which to take by --on-conflict first or last",
+            fix="say which one to take with --on-conflict first or last",
         )
 
     def _lay_out(self, merged: Sequence[Merged]) -> tuple[ShardTable, list[Any]]:

@@ -1,9 +1,9 @@
-"""What the two passes of an exchange note for each other, and for who resumes: the runs of a group, and the plan.
+"""What the two passes of an exchange write down for each other, and for resuming: the runs of a group, and the plan.
 
     collect -> Collected -> group-000000.json        the client -> GatherPlan -> plan.npz -> gather
 
-They lie in the spill, where others may be able to write. So all of it is checked where it is read, and the objects that
-it names must lie in the spill, too.
+These notes are in the spill, where others may be able to write. So they are checked when they are read, and may name
+only objects in the spill.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from shardtools.urls import folder_of
 
 @dataclass(frozen=True)
 class Collected:
-    """What a task has collected: its runs, how many samples of how many bytes, and the hash of their content.
+    """What a task has collected: its runs, their number of samples and bytes, and the hash of their content.
 
-    ``others`` counts members that belong to no sample. ``skipped`` has shard, key (None for the whole shard) and reason
-    of all that was left out.
+    ``others`` counts members that belong to no sample. ``skipped`` has the shard, the key (None for the whole shard)
+    and the reason of everything that was skipped.
     """
 
     runs: tuple[Run, ...]
@@ -47,7 +47,7 @@ class Collected:
 class GatherPlan:
     """The ``runs``, where each output begins in each of them (``cuts``), and the URLs of the input ``shards``.
 
-    ``sources`` tells for each input shard which of the sources that the user named it is of.
+    ``sources`` has for each input shard the index of the source that it belongs to, in the order the user named them.
     """
 
     runs: tuple[Run, ...]
@@ -57,13 +57,13 @@ class GatherPlan:
 
 
 def write_collected(url: str, done: Collected, of: Mapping[str, Any]) -> None:
-    """Note what a task has collected; ``of`` says of which task, as JSON data."""
+    """Write down what a task has collected; ``of`` says which task it was, as JSON data."""
     with get_storage(url).create(url) as sink:
         sink.write(json.dumps({**of, **asdict(done)}).encode("utf-8", "surrogateescape"))
 
 
 def read_collected(url: str, of: Mapping[str, Any]) -> Collected | None:
-    """Return what the very task has collected before that ``of`` describes; None if it has not, or the runs are gone.
+    """Return what the task that ``of`` describes has collected before; None if it has not, or its runs are gone.
 
     Raises:
         StorageError: the storage cannot be read.
@@ -89,9 +89,9 @@ def read_collected(url: str, of: Mapping[str, Any]) -> Collected | None:
 
 def write_plan(url: str, plan: GatherPlan) -> None:
     """Write a plan, for the tasks to read."""
-    told = {"runs": [asdict(run) for run in plan.runs], "shards": plan.shards, "sources": plan.sources}
+    facts = {"runs": [asdict(run) for run in plan.runs], "shards": plan.shards, "sources": plan.sources}
     file = BytesIO()
-    text = np.frombuffer(json.dumps(told).encode("utf-8", "surrogateescape"), np.uint8)
+    text = np.frombuffer(json.dumps(facts).encode("utf-8", "surrogateescape"), np.uint8)
     np.savez(file, cuts=plan.cuts, told=text)
     with get_storage(url).create(url) as sink:
         sink.write(file.getvalue())
@@ -108,17 +108,17 @@ def read_plan(url: str, fingerprint: str) -> GatherPlan:
     data = get_storage(url).read(url)
     try:
         return _parse_plan(load_npz(data), url)
-    except (MemoryError, SystemError):  # which say nothing of the bytes
+    except (MemoryError, SystemError):  # which do not come from the bytes
         raise
     except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged bytes
         raise CorruptError("the plan in the spill is damaged", url=url, fix="delete it and run again") from error
 
 
 def _parse_plan(arrays: Mapping[str, Any], url: str) -> GatherPlan:
-    told = _object(parse_json(arrays["told"].tobytes().decode("utf-8", "surrogateescape"), url))
-    runs = tuple(_run(entry, folder_of(url)) for entry in _list(told.get("runs")))
-    shards = tuple(map(_text, _list(told.get("shards"))))
-    sources = tuple(map(_count, _list(told.get("sources"))))
+    facts = _object(parse_json(arrays["told"].tobytes().decode("utf-8", "surrogateescape"), url))
+    runs = tuple(_run(entry, folder_of(url)) for entry in _list(facts.get("runs")))
+    shards = tuple(map(_text, _list(facts.get("shards"))))
+    sources = tuple(map(_count, _list(facts.get("sources"))))
     cuts = arrays["cuts"].astype(np.int64, casting="safe")
     counts = np.array([run.count for run in runs], np.int64)
     rises = cuts.ndim == 2 and len(cuts) and cuts.shape[1] == len(runs) and (np.diff(cuts, axis=0) >= 0).all()
@@ -128,14 +128,14 @@ def _parse_plan(arrays: Mapping[str, Any], url: str) -> GatherPlan:
 
 
 def _run(entry: Any, folder: str) -> Run:
-    """Return a run that is noted as JSON data, and lies in ``folder``."""
+    """Return a run that is written down as JSON data, and must be in ``folder``."""
     noted = _object(entry)
     if {*noted} != {field.name for field in fields(Run)}:
-        raise ValueError("this is no run")
+        raise ValueError("this is not a run")
     url = _text(noted["url"])
     names = tuple(map(_text, _list(noted["fields"])))
     if folder_of(url) != folder or wrong_fields(names):
-        raise ValueError("a run lies elsewhere, or has fields that cannot be")
+        raise ValueError("a run is outside the spill, or has fields that are not valid")
     numbers = ("count", "data_bytes", "order_bytes", "key_bytes", "members")
     return Run(url=url, fields=names, **{name: _count(noted[name]) for name in numbers})
 
@@ -147,23 +147,23 @@ def _skipped(entry: Any) -> tuple[str, str | None, str]:
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError("this is no object")
+        raise ValueError("this is not an object")
     return value
 
 
 def _list(value: Any) -> Sequence[Any]:
     if not isinstance(value, list):
-        raise ValueError("this is no list")
+        raise ValueError("this is not a list")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("this is no text")
+        raise ValueError("this is not a text")
     return value
 
 
 def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 64:
-        raise ValueError("this is no number of things")
+        raise ValueError("this is not a count")
     return value

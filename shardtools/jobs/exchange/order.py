@@ -1,11 +1,11 @@
-"""Where a sample comes in the order: bytes that are compared as bytes.
+"""The order of a sample: bytes, such that comparing them compares the samples.
 
     random       64 random bits of a counter-based generator, then the sample's place in the input
     a key        its bytes
     a number     8 bytes, so that larger numbers have larger bytes
-    a tuple      its parts, each so that none is the beginning of another
+    a tuple      its parts, each encoded so that it is not the beginning of another
 
-Every order is a total preorder of texts of bytes; samples that have the same are in the order of the input.
+Samples with equal orders keep the order of the input.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _NOTHING, _NUMBER, _TEXT, _BYTES, _TUPLE = b"\x00", b"\x10", b"\x20", b"\x30", b
 
 
 class RandomOrder:
-    """The random orders of the samples of one input shard, asked for in turn.
+    """The random orders of the samples of one input shard, one after another.
 
-    They depend on the seed, the shard's number and the sample's number alone (Salmon et al., Parallel random numbers:
-    as easy as 1, 2, 3; SC 2011).
+    They depend only on the seed, the index of the shard and the index of the sample (Salmon et al., Parallel random
+    numbers: as easy as 1, 2, 3; SC 2011).
     """
 
     def __init__(self, seed: int, ordinal: int):
@@ -55,7 +55,7 @@ class RandomOrder:
 
 
 def order_of_text(data: bytes) -> bytes:
-    """Return the order of a text: its bytes, written so that no zero byte ends it.
+    """Return the order of a text: its bytes, in which each zero is escaped, so that two zeros can end it.
 
     >>> order_of_text(b"a") < order_of_text(b"a\\0") < order_of_text(b"a\\0b") < order_of_text(b"aa")
     True
@@ -97,7 +97,7 @@ def order_of_natural(data: bytes) -> bytes:
     [b'a', b'a9', b'a010', b'a10', b'b']
     """
     short = _DIGITS.sub(_number, order_of_text(data))
-    return short + b"\0\0" + data  # of texts with the same numbers, the order of their bytes
+    return short + b"\0\0" + data  # texts with the same numbers are compared by their bytes
 
 
 def _number(found: re.Match[bytes]) -> bytes:
@@ -140,12 +140,12 @@ def order_of_value(value: Any) -> bytes:
 
 
 def _ended(order: bytes) -> bytes:
-    """Return the order of a part of a tuple, so that it is not the beginning of another; never with a zero first."""
+    """Return the order of a part of a tuple, so that it is not the beginning of another; it never begins with zero."""
     return b"\x01" + order.replace(b"\0", b"\0\xff") + b"\0\0"
 
 
 def reversed_order(order: bytes) -> bytes:
-    """Return bytes that come in the opposite order.
+    """Return bytes for the opposite order.
 
     >>> sorted([b"a", b"ab", b"b"], key=reversed_order)
     [b'b', b'ab', b'a']
@@ -180,5 +180,5 @@ def prefixes(data: Bytes, starts: Ints, stops: Ints) -> npt.NDArray[np.uint64]:
 
 
 def sort_texts(texts: Sequence[bytes]) -> Ints:
-    """Return the stable order of texts, as their positions."""
+    """Return the indexes that sort texts; the sort is stable."""
     return np.array(sorted(range(len(texts)), key=texts.__getitem__), np.int64)

@@ -1,4 +1,4 @@
-"""What an exchange would do: its inputs in groups, its destination, its spill; every check before any work."""
+"""What an exchange will do: its inputs in groups, its destination, its spill; every check before any work."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from shardtools.storage.expansion import expand_sources
 from shardtools.urls import identity, name_of
 
 FORMAT = 2
-"""Raised whenever the same job would write other bytes than before."""
+"""Increased when the same job would write other bytes than before."""
 
 DEFAULT_MEMORY = 1 << 30
 
 LEAST_BUDGET = 1 << 20
-"""Bytes of samples that a task may hold at least, however many there are."""
+"""The least number of bytes of samples that a task may hold, however many tasks there are."""
 
 _PACKED = 4
-"""What a packed shard is taken to unpack to, in times of its size, where nothing tells."""
+"""A packed shard without a sidecar is assumed to unpack to this many times its size."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """What is to be done: which order, what becomes of samples with one key, and how many outputs.
+    """What to do: the order, the policy for samples with the same key, and the number of outputs.
 
-    ``memory`` is about how many bytes of samples all tasks of a process hold together. ``spill`` is a URL for what lies
-    between the passes. With ``@auto``, an output takes ``shard_size`` bytes of tar file at most, or ``shard_count``
-    samples; without both there are as many outputs as inputs. ``job`` is what the manifest is to say.
+    ``memory`` is about how many bytes of samples all tasks of a process hold together. ``spill`` is a URL for the data
+    between the passes. With ``@auto``, an output has at most ``shard_size`` bytes of tar file, or ``shard_count``
+    samples; without both there are as many outputs as inputs. ``job`` describes the job in the manifest.
     """
 
     program: str
@@ -58,9 +58,9 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Input:
-    """An input shard: its URL, which of the named sources it is of, its size as stored and as a tar file (about).
+    """An input shard: its URL, the index of its source, its size as stored, and as a tar file (about).
 
-    ``samples`` and ``fields`` are what its sidecar tells, None without one.
+    ``samples`` and ``fields`` come from its sidecar; None if it has none.
     """
 
     url: str
@@ -74,12 +74,12 @@ class Input:
 
 @dataclass(frozen=True)
 class ExchangePlan:
-    """What `run_exchange` would do: ``inputs`` in ``groups``, to ``destination``, through ``spill``.
+    """What `run_exchange` will do: ``inputs`` in ``groups``, to ``destination``, through ``spill``.
 
-    ``budget`` is how many bytes of samples all tasks of a process hold together, ``share`` how many each, about.
+    ``budget`` is how many bytes of samples all tasks of a process hold together, ``share`` how many each holds, about.
     ``collected`` is the fingerprint of the first pass, ``fingerprint`` that of the whole job. ``existing`` are the
-    outputs that are there, ``replaced`` what is removed at the end. ``facts`` are what the sources say alike of the
-    samples; of those that a script makes of several they say nothing.
+    outputs that exist, ``replaced`` what is removed at the end. ``facts`` are what all sources say of the samples; they
+    are empty if a script makes new samples.
     """
 
     exchange: Exchange
@@ -110,7 +110,7 @@ def plan_exchange(
         SpecError: a spec is wrong.
         JobError: an output is an input, no input has the field to sort by, or the options make no sense.
         ScriptError: functions cannot be sent to where tasks run.
-        OutputExistsError: an output exists, and the options say neither to replace nor to continue.
+        OutputExistsError: an output exists, and the options allow neither to replace nor to resume.
     """
     check_sendable(options, exchange.keying.script, exchange.policy.reduce)
     with using(options.storage):
@@ -153,11 +153,11 @@ def plan_exchange(
 def look_at_outputs(
     destination: Destination, inputs: Sequence[Input], options: RunOptions
 ) -> tuple[tuple[str, ...], Replaced]:
-    """Return which outputs exist, and what is removed at the end; of ``@auto``, whose outputs are not known, nothing.
+    """Return which outputs exist, and what is removed at the end; nothing for ``@auto``, whose outputs are not known.
 
     Raises:
-        JobError: an output is an input, or what would be removed is.
-        OutputExistsError: what is there may neither be replaced nor continued.
+        JobError: an output is an input, or an input would be removed.
+        OutputExistsError: an output exists, and the options allow neither to replace nor to resume.
     """
     if destination.is_auto:
         return (), NOTHING_REPLACED
@@ -175,7 +175,7 @@ def _expected(target: Destination, exchange: Exchange, inputs: Sequence[Input], 
 
 
 def count_outputs(exchange: Exchange, samples: int, size: int) -> int:
-    """Return how many outputs ``@auto`` stands for, with so many samples whose spans have ``size`` bytes together.
+    """Return how many outputs ``@auto`` stands for, given the number of samples and the bytes of all their spans.
 
     Raises:
         SpecError: they are too many.
@@ -190,7 +190,7 @@ def count_outputs(exchange: Exchange, samples: int, size: int) -> int:
 
 
 def earlier_seed(destination: str, spill: str | None, options: RunOptions) -> int | None:
-    """Return the seed that an interrupted job, or a complete one, to this destination has drawn; None without one."""
+    """Return the seed of an interrupted or complete job to this destination; None if there was none."""
     with using(options.storage):
         for read in (_spilt_job, _written_job):
             try:
@@ -245,10 +245,10 @@ def _look_at(url: str, source: int) -> Input:
 
 
 def _check_field(field: str, inputs: Sequence[Input]) -> None:
-    """Raise if there is no such field to sort by in any input, as far as sidecars tell of all of them.
+    """Raise if no input has the field to sort by; nothing is known unless all inputs have sidecars.
 
     Raises:
-        JobError: there is none.
+        JobError: none has.
     """
     known: set[str] = set()
     for entry in inputs:
@@ -272,12 +272,12 @@ def _destination(spec: str, exchange: Exchange, inputs: Sequence[Input]) -> Dest
 
 
 def _tasks_at_once(options: RunOptions) -> int:
-    """Return how many tasks share the memory of a process, as far as that is known before they run: of threads here."""
+    """Return how many tasks share the memory of a process; only for threads of this process is it more than one."""
     return (options.jobs or processors()) if options.cluster == "threads" else 1
 
 
 def _groups(inputs: Sequence[Input], size: int) -> tuple[tuple[int, ...], ...]:
-    """Return the numbers of the inputs in groups of about so many bytes."""
+    """Return the indexes of the inputs, in groups of at most ``size`` bytes, or of one input."""
     groups: list[tuple[int, ...]] = []
     current: list[int] = []
     total = 0

@@ -1,4 +1,4 @@
-"""Reducing: a script makes records of all the records that have one sort key.
+"""Reducing: a script makes new records of all the records that have the same sort key.
 
 spans in order -> records -> groups with one order -> reduce_samples(key, records) -> records
 """
@@ -21,8 +21,8 @@ REDUCE, COMBINE = "reduce_samples", "combine_samples"
 class Reducer:
     """Calls a function of a script for each group of records with one order.
 
-    ``on_failure`` is called with the key of a group's first sample and the error, where the script fails or returns
-    what is no record; if it returns, the group is left out.
+    If the function fails, or does not return records, ``on_failure`` is called with the key of the group's first sample
+    and the error; if it returns, the group is skipped.
     """
 
     def __init__(self, script: Code, name: str, keying: Keying, on_failure: Callable[[str, ShardtoolsError], None]):
@@ -36,9 +36,9 @@ class Reducer:
     def reduce(
         self, records: Iterable[tuple[bytes, Record]]
     ) -> Iterator[tuple[bytes, Record, list[tuple[str, Members]]]]:
-        """Yield for each group its order, its first record, and the samples that come of it.
+        """Yield for each group its order, its first record, and the samples that the function makes of it.
 
-        A group's records are read as the script asks for them; what it leaves is skipped.
+        Records are read as the function asks for them; it need not take all of them.
         """
         for order, group in groupby(records, lambda item: item[0]):
             check_cancelled()

@@ -1,9 +1,9 @@
-"""A run: samples in order, as one object of the spill, any range of which can be read.
+"""A run: sorted samples as one object of the spill, any range of which can be read.
 
     spans, end to end | orders | ends of orders | rows | members | keys
 
-Everything but the spans, the orders and the keys has a fixed width, so that the place of each part follows from the
-few numbers of a `Run`.
+All but the spans, the orders and the keys have a fixed width, so that the offset of each part follows from the few
+numbers of a `Run`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Run:
 
         Raises:
             StorageError: it cannot be read.
-            CorruptError: it is not what was written.
+            CorruptError: it was damaged.
         """
         storage = get_storage(self.url)
         before = max(start - 1, 0)
@@ -129,7 +129,7 @@ class Run:
         return samples
 
     def _table(self, keys: Texts, counts: Ints, members: npt.NDArray[Any], start: int) -> ShardTable:
-        """Return the table of samples whose spans begin at ``start``, if it can be what was written."""
+        """Return the table of samples whose spans begin at ``start``, after checking it."""
         most = np.uint64(self.data_bytes)
         if (counts < 1).any() or (members["head"] > most).any() or (members["size"] > most).any():
             raise self._damaged()
@@ -142,7 +142,7 @@ class Run:
         return table.shifted(start)
 
     def read_data(self, start: int, stop: int) -> memoryview:
-        """Return the bytes of spans from ``start`` to ``stop``; of a local run they are mapped, not copied."""
+        """Return the bytes of spans from ``start`` to ``stop``; those of a local run are mapped, not copied."""
         if not is_local(self.url) or start == stop:
             [data] = get_storage(self.url).read_ranges(self.url, [ByteRange(start, stop)])
             return memoryview(data)
@@ -151,7 +151,11 @@ class Run:
             fd = os.open(self.url.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 if os.fstat(fd).st_size != self.filesize:
-                    raise CorruptError("the spill was cut off", url=self.url, fix="delete it and run again")
+                    raise CorruptError(
+                        "the file of the spill has another size than before",
+                        url=self.url,
+                        fix="delete it and run again",
+                    )
                 flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
                 mapped = mmap.mmap(fd, stop - start + before, flags, mmap.PROT_READ, offset=start - before)
             finally:
@@ -159,7 +163,7 @@ class Run:
         return memoryview(mapped)[before:]
 
     def _check_ends(self, ends: Ints, size: int) -> None:
-        """Raise if these are not where parts of something of this ``size`` end, one after the other."""
+        """Raise unless these are ascending offsets from 0 to ``size``."""
         if ends[0] < 0 or ends[-1] > size or (np.diff(ends) < 0).any():
             raise self._damaged()
 
@@ -168,7 +172,7 @@ class Run:
 
 
 def _with_start(ends: npt.NDArray[Any], start: int) -> Ints:
-    """Return where the first begins, and where each one ends; ``ends`` begins with the one before, if there is one."""
+    """Return the bounds of rows from ``start`` on; ``ends`` begins with the end of the row before, if there is one."""
     whole = ends.astype(np.int64)
     return whole if start else with_zero(whole)
 

@@ -17,7 +17,7 @@ from shardtools.shards.tar import BLOCK, blocks_of
 from shardtools.types import Bytes, Ints
 
 PLACE = np.dtype([("ordinal", "<u4"), ("index", "<u4")])
-"""Where a sample comes from: the number of its input shard, and its own number there."""
+"""Where a sample comes from: the index of its input shard, and its own index there."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class RunTable:
         )
 
     def sorted_rows(self) -> Ints:
-        """Return the rows of samples in order; those with the same order remain as they are."""
+        """Return the rows of samples in sorted order; the sort is stable."""
         orders = self.orders
         if len(orders.data) == RANDOM_BYTES * len(orders) and (orders.sizes == RANDOM_BYTES).all():
             words = np.ascontiguousarray(orders.data).view(">u8").reshape(-1, 2).astype(np.uint64)
@@ -64,11 +64,11 @@ class RunTable:
 
 
 def content_hash(table: ShardTable) -> int:
-    """Return a number that depends on which samples these are, how often, and what is in them, but not on their order.
+    """Return a hash of the samples, as a multiset: it depends on keys and contents, but not on the order.
 
-    It is a sum, so that it can be taken of parts. (Bellare and Micciancio, A new paradigm for collision-free hashing:
-    incrementality at reduced cost, 1997; with a mixing function in place of a cryptographic one: this is against
-    mistakes, not against forgers.)
+    It is a sum of the hashes of samples, so that the hashes of parts can be added. (Bellare and Micciancio, A new
+    paradigm for collision-free hashing: incrementality at reduced cost, 1997; with a mixing function in place of a
+    cryptographic one: it detects mistakes, not forgery.)
     """
     assert table.crc32 is not None
     of_field = hash_texts(Texts.of(list(map(encode_name, table.fields))))

@@ -1,4 +1,4 @@
-"""Where what lies between the two passes goes, and how it goes away."""
+"""The folder for the data between the two passes: where it is, who may read it, and how it is removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shardtools.storage.files import os_errors
 from shardtools.urls import absolute, folder_of, identity, is_local, path_of
 
 PREFIX = "shardtools-spill-"
-"""What the names of folders begin with that an exchange makes, and removes, by itself."""
+"""The beginning of the names of folders that an exchange chooses, makes and removes by itself."""
 
 _FIX = "delete it, or name another folder with --spill"
 
@@ -26,7 +26,7 @@ def spill_of(destination: str, spill: str | None, options: RunOptions) -> str:
     """Return the folder of the spill, with a slash at its end: always the same for the same destination.
 
     Raises:
-        AccessError: somebody else has put something in the place of the folder that an exchange chooses by itself.
+        AccessError: another user has put something where the exchange would make its own folder.
     """
     place = absolute(spill or _default(absolute(destination), options))
     if is_private(spill, options):
@@ -35,12 +35,12 @@ def spill_of(destination: str, spill: str | None, options: RunOptions) -> str:
 
 
 def is_private(spill: str | None, options: RunOptions) -> bool:
-    """Return whether the spill is a folder of this machine that is chosen for the user; none else has to read it."""
+    """Return whether the spill is a local folder that the exchange chooses: no other user has to read it."""
     return spill is None and options.on_this_machine
 
 
 def _default(spec: str, options: RunOptions) -> str:
-    """Return where the spill goes: always the same place for the same destination, so that a job can go on."""
+    """Return the default place of the spill: the same for the same destination, so that a job can be resumed."""
     name = hashlib.blake2b(identity(spec).encode(errors="surrogatepass"), digest_size=8).hexdigest()
     if not options.on_this_machine:
         return f"{folder_of(spec)}{PREFIX}{name}/"
@@ -50,10 +50,10 @@ def _default(spec: str, options: RunOptions) -> str:
 
 
 def make_private(place: str) -> None:
-    """Make a folder on this machine that nobody else can look into, unless there is one of ours.
+    """Make a local folder that no other user can read, unless it exists and is ours.
 
     Raises:
-        AccessError: there is something else, or it cannot be made.
+        AccessError: something else is there, or the folder cannot be made.
     """
     path = place.rstrip("/")
     with os_errors(path):
@@ -67,22 +67,24 @@ def make_private(place: str) -> None:
 
 
 def check_private(place: str) -> None:
-    """Raise if there is something at ``place`` that is no folder of ours; its name can be guessed.
+    """Raise if something is at ``place`` that is not a folder of this user: others can guess its name.
 
-    Only where others may write can they have put it there. Elsewhere some network file systems show other owners.
+    The owner is checked only in folders where others may write: some network file systems show another owner.
 
     Raises:
-        AccessError: there is.
+        AccessError: something is.
     """
     path = place.rstrip("/")
     try:
         status = os.lstat(path)
-    except OSError:  # whoever makes it will see
+    except OSError:  # making it will fail
         return
     if not stat.S_ISDIR(status.st_mode):
-        raise AccessError("this is in the place of the folder for the spill", url=path, fix=_FIX)
+        raise AccessError("this is not a folder, and is where the spill must be", url=path, fix=_FIX)
     if _is_shared(os.path.dirname(path)) and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
-        raise AccessError("this folder for the spill is open to others, or theirs", url=path, fix=_FIX)
+        raise AccessError(
+            "this folder for the spill belongs to another user, or others may write to it", url=path, fix=_FIX
+        )
 
 
 def _is_shared(folder: str) -> bool:
@@ -93,7 +95,7 @@ def _is_shared(folder: str) -> bool:
 
 
 def remove_spill(place: str, names: Iterable[str]) -> None:
-    """Delete the spill at ``place``: the objects ``names``, and what an earlier attempt has left there."""
+    """Delete the spill at ``place``: the objects ``names``, and what earlier runs have left there."""
     if is_local(place) and os.path.basename(place.rstrip("/")).lstrip(".").startswith(PREFIX):
         shutil.rmtree(path_of(place), ignore_errors=True)
         return

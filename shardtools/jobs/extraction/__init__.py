@@ -1,9 +1,12 @@
 """What htextract gets out of shards: fields as rows, and statistics. (Single samples: ``shardtools/dataset/``.)
 
-row_batches.py    a shard -> the chosen fields of its samples, from the sidecar and ranges alone where they suffice
-where.py          which samples: 'cls == 7'
-formats.py        rows -> tsv, csv, jsonl, parquet, npy
-extract_shard.py  the task: the rows of one shard
 extract.py        the job: the rows of all shards, in their order
+extract_shard.py  the task: the rows of one shard; extracted.py, what it returns
+row_batches.py    a shard -> the chosen fields of its samples, from the sidecar and ranges alone if they suffice
+where.py          which samples: 'cls == 7'
+formats.py        rows -> bytes of tsv, csv, jsonl, parquet, npy
+outputs.py        the bytes of all shards -> one file; terminal.py escapes them on a terminal
+spill.py          a folder for rows that wait for those before them
 statistics.py     the jobs that count: values, sizes, numbers
+files.py          the fields of one sample as files
 """

@@ -1,4 +1,4 @@
-"""htextract as a function: fields of samples come out as rows, in the order of shards and samples.
+"""htextract as a function: fields of samples become rows, in the order of shards and samples.
 
 sources -> one ExtractTask for each shard -> engine -> ExtractedRows, in order -> RowCollector -> Output -> file
 """
@@ -53,7 +53,7 @@ class RowCollector:
         self.skipped: list[Skipped] = []
 
     def take(self, part: ExtractedRows) -> None:
-        """Add the rows of the next shard. As long as no shard has had a field, its rows wait: it may be misspelt."""
+        """Add the rows of the next shard. Until a shard has each field, rows wait: a field's name may be misspelt."""
         self.shards += 1
         self.samples += part.samples
         self._fields |= part.fields
@@ -123,14 +123,14 @@ def run_extract(
     options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
     on_shard: Callable[[ExtractedRows], None] | None = None,
 ) -> ExtractResult:
-    """Bring rows out of ``sources`` into the file ``destination``, which appears whole or not at all.
+    """Extract rows from ``sources`` into the file ``destination``, which appears whole or not at all.
 
-    ``on_shard`` is called with what each task has extracted, as it comes. Return what was done.
+    ``on_shard`` is called with the rows of each shard, as they come.
 
     Raises:
-        JobError: a field exists nowhere, rows do not fit together, or the options make no sense.
+        JobError: no sample has a field, rows have different columns, or the options make no sense.
         OutputExistsError: the destination exists, and may not be replaced.
-        ShardtoolsError: the first error of a shard or sample, if the options do not say to skip such.
+        ShardtoolsError: the first error of a shard or sample, unless the options say to skip errors.
     """
     if what.script is not None:
         function(what.script, EXTRACT)

@@ -31,10 +31,10 @@ EXTRACT = "extract_sample"
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """Which rows to bring out: ``fields``, or what ``script`` returns, of the samples that ``where`` picks.
+    """Which rows to extract: ``fields``, or what ``script`` returns, of the samples that ``where`` picks.
 
-    ``missing`` says what becomes of a sample without one of the fields. No more than ``limit`` rows come out. A single
-    field may be given as it is.
+    ``missing`` says what to do with a sample that lacks one of the fields. At most ``limit`` rows are extracted. A
+    single field may be a text instead of a tuple.
     """
 
     fields: str | tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class ExtractOptions:
 
 @dataclass(frozen=True)
 class ExtractTask:
-    """What one task does: bring the rows of the shard ``source`` out; large ones into a file of ``spill``."""
+    """What one task does: extract the rows of the shard ``source``; if they are large, into a file of ``spill``."""
 
     source: str
     what: ExtractOptions
@@ -75,7 +75,7 @@ def extract_shard(task: ExtractTask) -> ExtractedRows:
 
 
 class LimitReached(Exception):
-    """Ends the reading of a shard, or of all, when there are as many rows as asked for."""
+    """Ends the reading of a shard, or of all shards, at the limit of rows."""
 
 
 class _Extractor:
@@ -109,7 +109,7 @@ class _Extractor:
         )
 
     def _add(self, rows: RowBatch) -> None:
-        """Encode rows; each by itself if where it ends matters, or if together they fail and some are to be kept."""
+        """Encode rows: one by one if there is a limit, or if encoding them together fails and errors are skipped."""
         if self._what.limit is None:
             try:
                 self._write(rows)
@@ -150,7 +150,7 @@ class _Extractor:
         self._samples, self._fields = batches.samples, batches.fields
 
     def _complete(self, batch: RowBatch) -> RowBatch:
-        """Return the rows of a batch, without those of samples that lack a field, if that is what was asked for."""
+        """Return the rows of a batch, without those that lack a field unless ``missing`` is ``"empty"``."""
         columns: Mapping[str, Sequence[Any]] = {name: batch.columns[name] for name in self._what.names}
         keys: Sequence[str] = batch.keys
         if self._what.missing != "empty" and any(None in column for column in columns.values()):
@@ -165,7 +165,7 @@ class _Extractor:
         return RowBatch(batch.url, keys, columns)
 
     def _lacking(self, keys: Sequence[str], columns: Mapping[str, Sequence[Any]], complete: Sequence[bool]) -> None:
-        """Raise for the first sample that lacks a field, or note all that do."""
+        """Raise for the first sample that lacks a field, or skip all that do."""
         for row, whole in enumerate(complete):
             if whole:
                 continue
@@ -190,7 +190,7 @@ class _Extractor:
                     yield _together(block.url, names, list(some))
 
     def _call_each(self, call: Callable[[Any], Any], source: Iterable[Record]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield key and columns of what the script makes of each sample, unless that is None."""
+        """Yield the key and the columns that the script returns for each sample, unless it returns None."""
         assert self._what.script is not None
         condition = self._what.where
         for record in source:

@@ -1,4 +1,4 @@
-"""What the tasks of an extraction give back.
+"""What the tasks of an extraction return.
 
 task -> RowBuffer, in memory or a file -> ExtractedRows -> the command, shard after shard
 """
@@ -16,11 +16,11 @@ from shardtools.jobs.extraction.spill import Spill
 from shardtools.storage.files import os_errors
 
 MEMORY = 1 << 18
-"""Bytes of one shard's rows that travel as they are; more go through a file, where all tasks run on one machine."""
+"""Bytes of one shard's rows that are returned in memory; more are in a file, if all tasks run on one machine."""
 
 
 class RowBuffer:
-    """Encoded rows that a task collects: in memory, or from `MEMORY` on in a file of ``spill``, if there is one."""
+    """Encoded rows of a task: in memory, or above `MEMORY` bytes in a file of ``spill``, if there is one."""
 
     def __init__(self, spill: Spill | None):
         self._spill = spill
@@ -59,9 +59,9 @@ class RowBuffer:
 class ExtractedRows:
     """What a task has extracted from the shard at ``url``.
 
-    ``rows`` rows, as ``content``: bytes, or the path of a file; of ``samples`` samples that have the fields ``fields``.
-    ``ends`` tells, where asked for, the offset at which each row ends. ``skipped`` has key and reason of each sample
-    that was skipped; with a ``failure`` the shard could not be read, and there is nothing else.
+    ``content`` has ``rows`` rows, as bytes or as the path of a file, from ``samples`` samples; ``fields`` are those
+    that any sample has. ``ends`` has the offset at which each row ends, if there is a limit of rows. ``skipped`` has
+    the key and reason of each skipped sample. ``failure`` says why the shard could not be read; then all else is empty.
     """
 
     url: str

@@ -1,9 +1,9 @@
-"""Rows as bytes, where a task works on a shard: tsv, csv, jsonl, parquet, npy.
+"""Rows as bytes, made by the task of each shard: tsv, csv, jsonl, parquet, npy.
 
     RowBatch -> Encoder -> bytes, and their schema -> Output (``outputs.py``) -> file
 
-The pieces of all shards become one file, which they can as long as their schemas are the same: the names of columns, or
-the shape and type of rows.
+The bytes of all shards become one file. For that they must have the same schema: the names of columns, or the shape and
+type of rows.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from shardtools.sources.cells import (
 
 FormatName = Literal["tsv", "csv", "jsonl", "parquet", "npy"]
 Binary = Literal["describe", "raw", "base64"]
-"""What becomes of bytes that are no text: size and checksum, the bytes themselves, or base64.
+"""How bytes that are not text are written: as size and checksum, as they are, or in base64.
 
-In a Parquet file bytes are bytes unless base64 is asked for, and raw makes bytes of text and numbers, too.
+A Parquet file holds bytes as they are, except with base64; with raw, text and numbers are written as bytes, too.
 """
 
 _BINARY_KINDS = ("image", "array", "arrays")
@@ -54,7 +54,7 @@ _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\x00": "\\0"}
 
 
 def is_binary(field: str) -> bool:
-    """Return whether the name of a field says that it holds no text.
+    """Return whether a field is known by its name to hold bytes that are not text.
 
     >>> is_binary("seg.PNG"), is_binary("cls"), is_binary("whatever"), is_binary("json.gz")
     (True, False, False, True)
@@ -65,9 +65,9 @@ def is_binary(field: str) -> bool:
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How rows are written: the format, what becomes of bytes that are no text, and whether a ``header`` comes first.
+    """How rows are written: the format, how bytes that are not text are written, and whether there is a ``header``.
 
-    The header, of a tsv or csv file, is a line with the names of the columns.
+    The header of a tsv or csv file is a line with the names of the columns.
     """
 
     name: FormatName = "tsv"
@@ -84,7 +84,7 @@ class Encoder(Protocol):
     """Makes bytes of the rows of one shard."""
 
     schema: Schema
-    """What all pieces of a file must have in common, as far as the rows so far say."""
+    """What all rows of a file must have in common; None before the first row."""
 
     def encode(self, rows: RowBatch) -> bytes:
         """Return the bytes of some rows.
@@ -110,7 +110,7 @@ class _TsvEncoder:
         )
 
     def _raw(self, rows: RowBatch) -> bytes:
-        """Return lines with the bytes of fields as they are: whoever asks for them knows what is in them."""
+        """Return lines with the bytes of fields as they are, even if these contain tabs or newlines."""
         keys = [text.encode("utf-8", "surrogateescape") for text in _escaped(rows.keys)]
         columns = [keys, *([_raw_bytes(value) for value in column] for column in rows.columns.values())]
         return b"".join(line + b"\n" for line in map(b"\t".join, zip(*columns, strict=True)))
@@ -142,7 +142,7 @@ class _JsonEncoder:
                 if (value := column[number]) is not None:
                     row[name] = _json_value(name, value, self._binary, rows.url, key)
             lines.append(_dump(row, rows.url, key))
-        # A name's bytes that are no text come out as an escape, so that every line remains JSON.
+        # A name's bytes that are not text come out as an escape, so that every line remains JSON.
         return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
 
 
@@ -245,7 +245,7 @@ class _NpyEncoder:
         array = np.asarray(decoded)
         if array.dtype.kind not in "biufc":
             kind = type(decoded).__name__ if decoded != b"" else "value without bytes"
-            what = f"a {kind} is no number and no array of numbers"
+            what = f"a {kind} is not a number or an array of numbers"
             raise FieldError(what, url=url, member=f"{key}.{name}", fix="use another format, such as parquet")
         return array
 
@@ -268,7 +268,7 @@ def encoder(format: RowFormat) -> Encoder:
 
 
 def show(value: bytes | Blob) -> str:
-    """Return the text that bytes are, or what describes them.
+    """Return bytes as text, or a description if they are not text.
 
     >>> show(b"cat"), show(b"\\xff\\x00")
     ('cat', '<2 bytes d2fdef8d>')
@@ -308,7 +308,7 @@ def _raw_bytes(value: Any) -> bytes:
 
 
 def _escaped(column: Sequence[str]) -> Sequence[str]:
-    """Return the texts so that none has a tab or a line's end in it; a backslash becomes two."""
+    """Return texts in which tabs, newlines, NULs and backslashes are escaped."""
     if not _SPECIAL.search("".join(column)):
         return column
     return [_SPECIAL.sub(lambda found: _ESCAPES[found[0]], text) for text in column]
@@ -323,7 +323,7 @@ def _json_value(name: str, value: Any, binary: Binary, url: str, key: str) -> An
 
 
 def _plain(value: Any) -> Any:
-    """Return numpy's numbers and arrays as Python's."""
+    """Return numpy's numbers and arrays as Python numbers and lists."""
     if isinstance(value, dict):
         return {str(name): _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -336,7 +336,10 @@ def _dump(row: dict[str, Any], url: str, key: str) -> str:
         return json.dumps(row, ensure_ascii=False, default=_refuse)
     except (TypeError, ValueError) as error:
         raise SampleError(
-            f"no JSON: {error}", url=url, member=key, fix="return numbers, texts, lists and dicts"
+            f"the row cannot be written as JSON: {error}",
+            url=url,
+            member=key,
+            fix="return numbers, texts, lists and dicts",
         ) from error
 
 

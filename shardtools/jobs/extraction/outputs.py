@@ -20,7 +20,7 @@ from shardtools.storage import Sink
 
 
 class Output:
-    """A file that grows by the pieces of encoders; this one is of text, and they are written one after the other."""
+    """One file made of what the encoders return; this base class is for text, which is written as it comes."""
 
     def __init__(self, sink: Sink, format: RowFormat):
         self._sink = sink
@@ -145,5 +145,5 @@ _OUTPUTS: dict[str, Callable[[Sink, RowFormat], Output]] = {"parquet": _ParquetO
 
 
 def open_output(sink: Sink, format: RowFormat) -> Output:
-    """Return what writes a file of some format to ``sink``."""
+    """Return the output that writes a file of this format to ``sink``."""
     return _OUTPUTS.get(format.name, Output)(sink, format)

@@ -1,7 +1,7 @@
 """The chosen fields of a shard's samples, a batch of rows at a time.
 
-sidecar -> which members -> ranges of the shard -> RowBatch
-no sidecar, or most of the shard is needed -> blocks, read from its start -> RowBatch
+sidecar -> members -> ranges of the shard -> RowBatch
+no sidecar, or most of the shard is needed -> blocks, read from the start -> RowBatch
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ BATCH_ROWS = 8192
 BATCH_BYTES = 8 << 20
 
 _WORTH_RANGES = 0.5
-"""The part of a shard up to which its members are read by ranges; above it, all of the shard is read."""
+"""If more than this part of a shard is needed, all of it is read, instead of ranges."""
 
 
 @dataclass(frozen=True)
 class Blob:
-    """Bytes that were not read, or are not to be shown: how many they are, and their checksum."""
+    """The size and checksum of bytes that were not read, or should not be shown."""
 
     size: int
     crc32: int
@@ -65,7 +65,7 @@ class RowBatch:
 
 @dataclass(frozen=True)
 class Needs:
-    """What is wanted of the samples that ``where`` picks: ``fields`` with their bytes, ``described`` as `Blob`."""
+    """What to read of the samples that ``where`` picks: ``fields`` as bytes, ``described`` fields as `Blob`."""
 
     fields: tuple[str, ...] = ()
     described: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Needs:
 
 
 def indexed(url: str) -> IndexedShard | None:
-    """Return a shard with its sidecar; None if there is none that is about it, or all is to be verified.
+    """Return a shard with its sidecar; None if it has no matching sidecar, or if all shards must be verified.
 
     Raises:
         NotFoundError: there is no such shard.
@@ -91,7 +91,7 @@ def indexed(url: str) -> IndexedShard | None:
 class RowBatches:
     """The rows of one shard, a batch at a time.
 
-    ``fields`` are, when all were read, the names of the fields that any sample has, and ``samples`` is their number.
+    When all were read, ``fields`` are the fields that any sample has, and ``samples`` is the number of samples.
     """
 
     def __init__(self, url: str, needs: Needs):
@@ -194,7 +194,7 @@ def describe(value: Value) -> Blob | None:
 
 
 def _read(shard: IndexedShard, columns: Sequence[Ints]) -> list[list[Value]]:
-    """Return the data of the members in each column, None for those that are -1, by one reading of the shard."""
+    """Return the data of the members in each column, None for those that are -1; the shard is read once."""
     wanted = [rows[rows >= 0] for rows in columns]
     parts = iter(shard.read(np.concatenate(wanted)) if columns else ())
     return [[next(parts) if row >= 0 else None for row in rows.tolist()] for rows in columns]

@@ -1,7 +1,7 @@
-"""A folder for the rows that wait for their turn: made when the first of them need it, removed at the end.
+"""A folder for rows that wait for those before them: made when it is first needed, removed at the end.
 
-A process that is killed cannot remove its folder, so the next one does. Whoever uses a folder holds a lock on it
-(flock), which the operating system gives back when that process ends, in whatever way.
+A process that is killed cannot remove its folder, so the next process does. A process that uses a folder holds a lock
+on it (flock), which the operating system releases when the process ends, in whatever way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from shardtools.storage.files import os_errors
 
 PREFIX = "shardtools-rows-"
-"""What the names of these folders begin with."""
+"""The beginning of the names of these folders."""
 
 
 class Spill:
@@ -69,7 +69,7 @@ class Spill:
 
 
 def sweep() -> None:
-    """Remove the folders that processes of this user have left which were killed."""
+    """Remove the folders that killed processes of this user have left."""
     folder = tempfile.gettempdir()
     with suppress(OSError):  # nothing depends on it
         for name in os.listdir(folder):
@@ -88,7 +88,7 @@ def _remove_unused(path: str) -> None:
 
 
 def _lock(fd: int) -> bool | None:
-    """Return whether the lock was got, None where the file system has no such locks."""
+    """Return whether this process has got the lock; None if the file system has no such locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

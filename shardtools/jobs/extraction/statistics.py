@@ -2,8 +2,8 @@
 
     sources -> one task for each shard -> counts of sizes or values -> their sums
 
-All figures are exact. What is kept is how often each size or value occurs, which is little even for many samples.
-Sizes come from the sidecars, where there are any, without a look at the shards.
+All figures are exact. For each size or value the number of times it occurs is kept, which is little even for many
+samples. Sizes come from the sidecars, if there are any, without reading the shards.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class ValueCounts:
 
 @dataclass(frozen=True)
 class StatisticsTask:
-    """What one task does: look at the members of the shard ``source``, and with ``decode`` into its images."""
+    """What one task does: measure the members of the shard ``source``, and with ``decode`` its images."""
 
     source: str
     decode: bool
@@ -202,10 +202,10 @@ def _decode(task: StatisticsTask, statistics: Statistics) -> None:
 
 
 def _shape(data: bytes) -> tuple[int, int]:
-    """Return width and height of an image, without unpacking it.
+    """Return the width and height of an image, without decoding it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an image.
     """
     with open_image(data) as image:
         return image.size
@@ -215,7 +215,7 @@ def count_values(task: CountTask) -> ValueCounts:
     """Return how often each value occurs in one shard.
 
     Raises:
-        ShardtoolsError: it cannot be read, or a value is no number where numbers are counted.
+        ShardtoolsError: it cannot be read, or a value is not a number and numbers are counted.
     """
     counts = ValueCounts()
     try:
@@ -243,7 +243,7 @@ def _count(task: CountTask, counts: ValueCounts) -> None:
             try:
                 counts.values[float(show(value))] += 1
             except ValueError:
-                what = f"{show(value)[:50]!r} is no number"
+                what = f"{show(value)[:50]!r} is not a number"
                 if task.on_error == "fail":
                     member = f"{key}.{task.field}"
                     fix = "choose another field, or skip such samples with --on-error skip"
@@ -298,7 +298,7 @@ def run_counts(
 
     Raises:
         JobError: no sample has the field.
-        ShardtoolsError: a shard cannot be read, or a value is no number.
+        ShardtoolsError: a shard cannot be read, or a value is not a number.
     """
     total = ValueCounts()
 

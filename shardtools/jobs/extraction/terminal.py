@@ -1,6 +1,6 @@
-"""Rows on a terminal: what a shard holds is shown there, and never obeyed.
+"""Rows on a terminal: control characters from a shard are shown as escapes, and never executed.
 
-A key may hold the sequence that renames the window, clears the screen, or types the next command. Files and pipes get
+A key may contain a sequence that renames the window, clears the screen, or types the next command. Files and pipes get
 the bytes as they are.
 """
 
@@ -15,13 +15,13 @@ from shardtools.storage.pipe import results
 
 
 def for_terminal(sink: Sink, destination: str) -> Sink:
-    """Return what text is to be written to: ``sink``, or what escapes it if this is a terminal."""
+    """Return ``sink``, or a sink that escapes control characters if ``destination`` is a terminal."""
     stream = results() if destination == "-" else None
     return _Escaping(sink) if stream is not None and stream.isatty() else sink
 
 
 class _Escaping:
-    """A sink that escapes control characters, but for tabs and the ends of lines. A character may come in two parts."""
+    """A sink that escapes control characters, except tabs and newlines. A character may arrive in two parts."""
 
     def __init__(self, sink: Sink):
         self._sink = sink

@@ -23,14 +23,14 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """``field`` (or ``"key"``) stands in relation ``compare`` to ``value``; a number is compared with numbers only."""
+    """The comparison ``field compare value``; the field may be ``"key"``. A number is compared with numbers only."""
 
     field: str
     compare: str
     value: str | float
 
     def holds(self, data: bytes) -> bool:
-        """Return whether the condition is true of the field's bytes. What is no number is in relation to none.
+        """Return whether the condition is true of the field's bytes; comparing text with a number gives False.
 
         >>> parse_condition("cls >= 7").holds(b"10"), parse_condition("cls >= 7").holds(b"cat")
         (True, False)
@@ -51,14 +51,14 @@ def parse_condition(text: str) -> Condition:
     A VALUE in quotes is text, even one that looks like a number.
 
     Raises:
-        JobError: it is not written so.
+        JobError: it is not written like that.
 
     >>> parse_condition("cls == 7"), parse_condition("txt != '7'")
     (Condition(field='cls', compare='==', value=7.0), Condition(field='txt', compare='!=', value='7'))
     """
     match = _FORM.fullmatch(text)
     if match is None or not match[3]:
-        raise JobError(f"{text!r} is no condition", fix="write it as in 'cls == 7' or 'txt != cat'")
+        raise JobError(f"{text!r} is not a condition", fix="write it as in 'cls == 7' or 'txt != cat'")
     field, compare, value = match.groups()
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return Condition(field, compare, value[1:-1])
