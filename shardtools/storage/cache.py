@@ -159,7 +159,7 @@ class CachedStorage(Storage):
         self._fetch_gap = max(FETCH_GAP, inner.coalescing.gap)
         self._folder = CacheFolder(*parse_cache(cache))
         self._patience = patience
-        self._told: set[int | None] = set()
+        self._warned: set[int | None] = set()
 
     def open(self, url: str) -> Stream:
         return self._open_copy(url) or self._inner.open(url)
@@ -184,7 +184,7 @@ class CachedStorage(Storage):
             except ChangedError:
                 continue
             except OSError as error:
-                self._tell(error)
+                self._warn(error)
                 break
         return self._inner.read_ranges(url, ranges)
 
@@ -193,7 +193,7 @@ class CachedStorage(Storage):
         try:
             self._folder.prepare()
         except OSError as error:
-            self._tell(error)
+            self._warn(error)
             return None
         try:
             stat = self._inner.stat(url)
@@ -203,12 +203,12 @@ class CachedStorage(Storage):
             return None
         return stat if stat.settled and stat.size and stat.validator is not None else None
 
-    def _tell(self, error: OSError) -> None:
-        """Log, once for each reason, why the cache is not used; raise what has nothing to do with it."""
+    def _warn(self, error: OSError) -> None:
+        """Log once for each errno why the cache is not used; raise errors of the storage behind it."""
         if isinstance(error, StorageError):
             raise error
-        if error.errno not in self._told:
-            self._told.add(error.errno)
+        if error.errno not in self._warned:
+            self._warned.add(error.errno)
             logger.warning("%s: read past the cache: %s", self._folder.path, storage_error(error, "").what)
         self._folder.forget()
 
@@ -225,7 +225,7 @@ class CachedStorage(Storage):
             except ChangedError:
                 continue
             except OSError as error:
-                self._tell(error)
+                self._warn(error)
                 break
             if file is None:
                 return None
@@ -287,7 +287,7 @@ class CachedStorage(Storage):
         try:
             self._folder.store(version, spans, bodies)
         except OSError as error:
-            self._tell(error)
+            self._warn(error)
         return dict(zip(missing, cut(missing, spans, bodies), strict=True))
 
     # --- what is not cached

@@ -36,8 +36,8 @@ def charge(size: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """An entry that a count came across: when it was last used, what it takes, and where it is."""
+class _Entry:
+    """An entry of the folder: when it was last used, what it is charged, and its path."""
 
     used: float
     charge: int
@@ -120,14 +120,14 @@ class Account:
                 os.rmdir(folder)
         return taken
 
-    def _entries(self) -> Iterator[_Found]:
+    def _entries(self) -> Iterator[_Entry]:
         for group in _folders(f"{self._path}/objects"):
             for folder in _folders(group):
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         if ENTRY.fullmatch(entry.name):
                             status = entry.stat()
-                            yield _Found(status.st_mtime, charge(status.st_size), entry.path)
+                            yield _Entry(status.st_mtime, charge(status.st_size), entry.path)
 
 
 def _folders(path: str) -> list[str]:

@@ -100,8 +100,8 @@ class _Account:
         return isinstance(self.credentials, AnonymousCredentials)
 
 
-class _Own:
-    """What one process has: the account, and a session for each thread."""
+class _GsState:
+    """What each process makes for itself: the account, and a session for each thread."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -119,8 +119,8 @@ class GsClient(Client):
     def __init__(self, policy: RetryPolicy, timeout: float):
         super().__init__(policy)
         self._timeouts = timeouts(timeout)
-        self._own = PerProcess(_Own)
-        self._tells_generation = True
+        self._state = PerProcess(_GsState)
+        self._sends_generation = True
 
     def request(self, method: str, url: str, headers: Mapping[str, str] | None, body: object) -> requests.Response:
         """Return the answer to a request for an object's bytes."""
@@ -131,12 +131,12 @@ class GsClient(Client):
         if generation := sent.pop(_CONDITION, None):
             query["ifGenerationMatch"] = generation
         address = f"/download/storage/v1/b/{quote(bucket, safe='')}/o/{quote(name, safe='')}"
-        known = None if self._tells_generation else self.stat(url).validator
+        known = None if self._sends_generation else self.stat(url).validator
         response = self._request(method, url, address, query, sent, body)
         if response.status_code not in (200, 206):
             return response
-        self._tells_generation = _GENERATION in response.headers
-        if not self._tells_generation:
+        self._sends_generation = _GENERATION in response.headers
+        if not self._sends_generation:
             if known is None:  # stat first, then read: while an emulator sends a body, it may answer nothing else
                 response.close()
                 return self.request(method, url, headers, body)
@@ -248,14 +248,14 @@ class GsClient(Client):
         return response
 
     def _account(self, url: str) -> _Account:
-        own = self._own.get()
-        with own.lock:
-            if own.account is None:
-                own.account = _find_account(url)
-            return own.account
+        state = self._state.get()
+        with state.lock:
+            if state.account is None:
+                state.account = _find_account(url)
+            return state.account
 
     def _session(self, account: _Account) -> AuthorizedSession:
-        state = self._own.get().local
+        state = self._state.get().local
         if not hasattr(state, "session"):
             refused = () if account.is_anonymous else DEFAULT_REFRESH_STATUS_CODES
             session = AuthorizedSession(account.credentials, refresh_status_codes=refused)

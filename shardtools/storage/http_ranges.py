@@ -34,8 +34,8 @@ _PART_RANGE = re.compile(rb"content-range:\s*bytes\s+(\d{1,18})-(\d{1,18})/(\d{1
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The bytes of some spans, and the object that the answer said they are of."""
+class _Fetched:
+    """The bytes of some spans, and the size and validator of the object that they were read from."""
 
     stat: Stat
     spans: Sequence[ByteRange]
@@ -47,20 +47,20 @@ def read_ranges(client: Client, url: str, ranges: Sequence[ByteRange]) -> list[b
     if not ranges:
         return []
     spans = merge(ranges, client.coalescing.gap)
-    found = _read_spans(client, url, spans) if spans else [_Found(head(client, url), [], [])]
-    sizes = {part.stat.size for part in found} - {None}
-    if len(sizes) > 1 or len({part.stat.validator for part in found}) > 1:
+    fetched = _read_spans(client, url, spans) if spans else [_Fetched(head(client, url), [], [])]
+    sizes = {part.stat.size for part in fetched} - {None}
+    if len(sizes) > 1 or len({part.stat.validator for part in fetched}) > 1:
         raise ChangedError("the object was replaced while it was read", url=url, fix="run again")
     size = sizes.pop() if sizes else None
     last = max(ranges, key=lambda part: part.stop)
     if size is not None and last.stop > size:  # only an empty range can still do that
         raise past_end(last, size, url)
-    bodies = {span.start: body for part in found for span, body in zip(part.spans, part.bodies, strict=True)}
+    bodies = {span.start: body for part in fetched for span, body in zip(part.spans, part.bodies, strict=True)}
     return cut(ranges, spans, [bodies[span.start] for span in spans])
 
 
-def _read_spans(client: Client, url: str, spans: Sequence[ByteRange]) -> list[_Found]:
-    def read_group(some: Sequence[ByteRange]) -> _Found | None:
+def _read_spans(client: Client, url: str, spans: Sequence[ByteRange]) -> list[_Fetched]:
+    def read_group(some: Sequence[ByteRange]) -> _Fetched | None:
         return _read_span(client, url, some[0]) if len(some) == 1 else _read_many(client, url, some)
 
     if client.sends_parts:
@@ -68,23 +68,23 @@ def _read_spans(client: Client, url: str, spans: Sequence[ByteRange]) -> list[_F
     first, *others = group(spans, GROUP_COUNT, client.coalescing.largest)
     # The first goes ahead, so that a server is asked once whether it answers many ranges.
     results = [read_group(first), *(client.map(read_group, others) if others else ())]
-    found = [result for result in results if result is not None]
-    done = {span.start for part in found for span in part.spans}
+    fetched = [result for result in results if result is not None]
+    done = {span.start for part in fetched for span in part.spans}
     left = [span for span in spans if span.start not in done]
-    return found + _read_singly(client, url, left) if left else found
+    return fetched + _read_singly(client, url, left) if left else fetched
 
 
-def _read_many(client: Client, url: str, spans: Sequence[ByteRange]) -> _Found | None:
+def _read_many(client: Client, url: str, spans: Sequence[ByteRange]) -> _Fetched | None:
     """Return the bytes of ``spans``, None if the server does not answer many ranges in one response."""
     server = server_of(url)
     if client.multirange.get(server) is False:
         return None
-    found = client.policy.run(url, lambda: _attempt_many(client, url, spans))
-    client.multirange[server] = found is not None
-    return found
+    fetched = client.policy.run(url, lambda: _attempt_many(client, url, spans))
+    client.multirange[server] = fetched is not None
+    return fetched
 
 
-def _attempt_many(client: Client, url: str, spans: Sequence[ByteRange]) -> _Found | None:
+def _attempt_many(client: Client, url: str, spans: Sequence[ByteRange]) -> _Fetched | None:
     wanted = ",".join(f"{span.start}-{span.stop - 1}" for span in spans)
     with closing(client.send("GET", url, {"Range": f"bytes={wanted}"})) as response:
         if response.status_code not in (200, 206, 416):
@@ -105,7 +105,7 @@ def _attempt_many(client: Client, url: str, spans: Sequence[ByteRange]) -> _Foun
         if size is not None and spans[-1].stop > size:
             raise past_end(spans[-1], size, url)
         try:
-            return _Found(Stat(size, client.describe(response).validator), spans, cut(spans, parts, bodies))
+            return _Fetched(Stat(size, client.describe(response).validator), spans, cut(spans, parts, bodies))
         except LookupError:
             return None
 
@@ -157,18 +157,18 @@ def parse_multipart(body: bytes, boundary: bytes) -> tuple[list[ByteRange], list
     return spans, [data for _, _, data in parts], sizes.pop() if len(sizes) == 1 else None
 
 
-def _read_span(client: Client, url: str, span: ByteRange) -> _Found:
+def _read_span(client: Client, url: str, span: ByteRange) -> _Fetched:
     with ObjectStream(client, url, span) as stream:
         body = stream.readall()
-        return _Found(stream.stat, [span], [body])
+        return _Fetched(stream.stat, [span], [body])
 
 
-def _read_singly(client: Client, url: str, spans: Sequence[ByteRange]) -> list[_Found]:
+def _read_singly(client: Client, url: str, spans: Sequence[ByteRange]) -> list[_Fetched]:
     """Read one span at a time, or all of them from one answer where the server sends whole objects only."""
     with ObjectStream(client, url, spans[0]) as stream:
         if stream.ranged:
             body = stream.readall()
-            first = _Found(stream.stat, spans[:1], [body])
+            first = _Fetched(stream.stat, spans[:1], [body])
             return [first, *client.map(lambda span: _read_span(client, url, span), spans[1:])]
     with ObjectStream(client, url) as stream:
         bodies = []
@@ -180,4 +180,4 @@ def _read_singly(client: Client, url: str, spans: Sequence[ByteRange]) -> list[_
                 raise past_end(span, stream.stat.size, url)
             bodies.append(body)
             position = span.stop
-        return [_Found(stream.stat, spans, bodies)]
+        return [_Fetched(stream.stat, spans, bodies)]

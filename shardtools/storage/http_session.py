@@ -101,11 +101,11 @@ class _Session(requests.Session):
         super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
         self._add(prepared_request)
 
-    def _add(self, prepared: requests.PreparedRequest, given: Container[str] = ()) -> None:
-        """Add the headers of the environment to those that are not ``given``; a password of the URL's host wins."""
+    def _add(self, prepared: requests.PreparedRequest, present: Container[str] = ()) -> None:
+        """Add the headers of the environment except those ``present``; a password in the URL or .netrc wins."""
         for name, value in self._places.of(prepared.url or "").items():
             lower = name.lower()
-            if lower not in given and not (lower == "authorization" and lower in prepared.headers):
+            if lower not in present and not (lower == "authorization" and lower in prepared.headers):
                 prepared.headers[name] = value
 
 

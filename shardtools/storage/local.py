@@ -30,8 +30,8 @@ from shardtools.storage.files import (
     storage_error,
     stream_number,
 )
+from shardtools.storage.open_files import OpenFile
 from shardtools.storage.pipe import results
-from shardtools.storage.ranges import past_end
 from shardtools.urls import path_of
 
 if TYPE_CHECKING:
@@ -94,14 +94,10 @@ class LocalStorage(Storage):
         return FileStream(FileIO(fd, "r"), url)
 
     def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
-        with os_errors(url):
-            fd = open_regular(path_of(url), url, streams=True)
-            try:
-                before = _describe(os.fstat(fd))
-                parts = [_read_range(fd, part, url) for part in ranges]
-                _check_same(before, _describe(os.fstat(fd)), url)
-            finally:
-                os.close(fd)
+        with OpenFile(open_regular(path_of(url), url, streams=True), url) as file:
+            before = file.status()
+            parts = [file.read(part.start, part.stop) for part in ranges]
+            _check_same(_describe(before), _describe(file.status()), url)
         return parts
 
     @contextmanager
@@ -193,22 +189,6 @@ def _describe(status: os.stat_result) -> Stat:
 def _check_same(before: Stat, after: Stat, url: str) -> None:
     if before != after:
         raise ChangedError("the file was written to while it was read", url=url, fix="let the writer finish first")
-
-
-def _read_range(fd: int, part: ByteRange, url: str) -> bytes:
-    size = part.stop - part.start
-    data = os.pread(fd, size, part.start)
-    if len(data) == size and size:
-        return data
-    pieces = [data]
-    position = part.start + len(data)
-    while position < part.stop and pieces[-1]:
-        pieces.append(os.pread(fd, part.stop - position, position))
-        position += len(pieces[-1])
-    length = os.fstat(fd).st_size
-    if position < part.stop or part.stop > length:
-        raise past_end(part, length, url)
-    return b"".join(pieces)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
     url -> open_file -> OpenFile: ranges by pread, hints to the system, maps -> closed when nobody has it any more
 
-Nothing moves the position of a descriptor here, so that it needs no lock, and a child may go on with it after a fork.
+Nothing here moves the position of a descriptor. So it needs no lock, and a child process may use it after a fork.
+
+Elsewhere in this package a descriptor is opened only to write, to lock a file (``file_lock.py``), and to read an entry
+of the cache (``cache_sums.py``), where bytes that cannot be read are no error but are fetched again.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ class OpenFile:
     def __init__(self, descriptor: int, url: str):
         """Take over a ``descriptor``; ``url`` is what errors name."""
         self.descriptor, self.url = descriptor, url
-        self.size = os.fstat(descriptor).st_size
+        self.size = self.status().st_size
         """Bytes that it had when it was opened."""
 
     def __del__(self) -> None:
@@ -49,6 +52,15 @@ class OpenFile:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    def status(self) -> os.stat_result:
+        """Return what the system knows about it now.
+
+        Raises:
+            StorageError: the system refuses.
+        """
+        with os_errors(self.url):
+            return os.fstat(self.descriptor)
 
     def read(self, start: int, stop: int) -> bytes:
         """Return the bytes from ``start`` to ``stop``.

@@ -193,8 +193,8 @@ def _called(call: Callable[[Api], T], api: Api, url: str) -> T:
         raise RefusedError(f"botocore cannot read the answer ({error})", url=url, fix=fix) from error
 
 
-class _Own:
-    """What one process has."""
+class _S3State:
+    """What each process makes for itself."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -211,7 +211,7 @@ class S3Client(Client):
     def __init__(self, policy: RetryPolicy, timeout: float):
         super().__init__(policy)
         self._timeouts = timeouts(timeout)
-        self._own = PerProcess(_Own)
+        self._state = PerProcess(_S3State)
 
     def run(self, url: str, call: Callable[[Api], T]) -> T:
         """Return ``call(api)``, with botocore's client for the URL's bucket; transient failures are retried.
@@ -295,13 +295,13 @@ class S3Client(Client):
 
     def _connect(self, url: str, instead_of: _Connected | None = None) -> _Connected:
         """Return what this process uses; made anew, with the credentials that are found now, ``instead_of`` the old."""
-        own = self._own.get()
-        with own.lock:
-            if own.connected is None or own.connected is instead_of:
+        state = self._state.get()
+        with state.lock:
+            if state.connected is None or state.connected is instead_of:
                 try:
                     session = Session()
                     unsigned = session.get_credentials() is None
                 except failures.BotoCoreError as error:
                     raise client_error(error, url, unsigned=False) from error
-                own.connected = _Connected(session, self._timeouts, unsigned)
-            return own.connected
+                state.connected = _Connected(session, self._timeouts, unsigned)
+            return state.connected
