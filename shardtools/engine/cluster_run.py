@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+import dask
 from distributed.scheduler import KilledWorker
 
 from shardtools import __version__
@@ -49,6 +50,7 @@ class ClusterRun:
         self._run_id = uuid.uuid4().hex
         self._finished: SimpleQueue[Future] = SimpleQueue()
         self._pending: dict[Any, tuple[int, Future]] = {}
+        self._shared: dict[int, tuple[bytes, Future]] = {}
         self._sent = 0
         self._limit = 0
         self._counted = self._seen = time.monotonic() - COUNT_SECONDS
@@ -69,6 +71,9 @@ class ClusterRun:
         except BaseException:
             self._cancel()
             raise
+        finally:
+            for _, future in self._shared.values():
+                future.release()
 
     def _send(self) -> None:
         """Send as many tasks as it takes to keep every thread of the cluster busy."""
@@ -79,13 +84,14 @@ class ClusterRun:
             return
         indices = range(self._sent, stop)
         tasks = [self._state.tasks[index] for index in indices]
-        versions, bodies = zip(*(pickle_task(task, self._needs) for task in tasks), strict=True)
+        versions, bodies, shared = zip(*(pickle_task(task, self._needs) for task in tasks), strict=True)
         futures = self._client.map(
             work_remotely,
             versions,
             [task.name for task in tasks],
             bodies,
             [self._run_id] * len(indices),
+            [[self._share(data) for data in some] for some in shared],
             key=[f"shardtools-{self._run_id}-{index:09d}" for index in indices],
             priority=-self._sent,
         )
@@ -93,6 +99,14 @@ class ClusterRun:
         for index, future in zip(indices, futures, strict=True):
             self._pending[future.key] = (index, future)
             future.add_done_callback(self._finished.put)
+
+    def _share(self, data: bytes) -> Future:
+        """Return a future of bytes that many tasks need. The scheduler keeps them, so no worker can lose them."""
+        if id(data) not in self._shared:
+            key = f"shardtools-{self._run_id}-shared-{len(self._shared)}"
+            with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
+                self._shared[id(data)] = data, self._client.submit(bytes, data, key=key)
+        return self._shared[id(data)][1]
 
     def _count_threads(self) -> None:
         """Follow a cluster that grows or shrinks, and notice one that is gone."""

@@ -17,6 +17,9 @@ from shardtools import __version__
 from shardtools.engine.task import Cancelled, Need, Outcome, RemoteTraceback, Task, work
 from shardtools.errors import EngineError, ShardtoolsError
 
+SHARED_SIZE = 1 << 16
+"""From this size on, bytes that tasks have in common are sent once and not with each task."""
+
 _lock = threading.Lock()
 _tokens: dict[str, threading.Event] = {}
 _running: Counter[str] = Counter()
@@ -38,15 +41,26 @@ class PickledOutcome:
     seconds: float
 
 
-def pickle_task(task: Task, needs: Sequence[Need]) -> tuple[str, bytes]:
-    """Return what is sent of a task: the version of shardtools that it is for, and the pickled task.
+def pickle_task(task: Task, needs: Sequence[Need]) -> tuple[str, bytes, list[bytes]]:
+    """Return what is sent of a task: the version of shardtools that it is for, the pickled task, and shared bytes.
 
-    A worker with another version can read the version without unpickling the task.
+    A worker with another version can read the version without unpickling the task. Shared bytes are the large ones that
+    pickle takes for buffers: other tasks have them, too.
     """
-    return __version__, pickle.dumps((task, tuple(needs)))
+    shared: list[bytes] = []
+
+    def is_kept(buffer: pickle.PickleBuffer) -> bool:
+        data = buffer.raw().obj
+        if not isinstance(data, bytes) or len(data) < SHARED_SIZE:
+            return True
+        shared.append(data)
+        return False
+
+    body = pickle.dumps((task, tuple(needs)), protocol=5, buffer_callback=is_kept)
+    return __version__, body, shared
 
 
-def work_remotely(version: str, name: str, body: bytes, run_id: str) -> PickledOutcome:
+def work_remotely(version: str, name: str, body: bytes, run_id: str, shared: Sequence[bytes] = ()) -> PickledOutcome:
     """Run the task ``name``, pickled by `pickle_task`, on a worker; raises nothing.
 
     A worker with another version of shardtools does not run it, and returns its version.
@@ -57,7 +71,7 @@ def work_remotely(version: str, name: str, body: bytes, run_id: str) -> PickledO
         token = _tokens.setdefault(run_id, threading.Event())
         _running[run_id] += 1
     try:
-        return pickle_outcome(_work(token, name, body), name)
+        return pickle_outcome(_work(token, name, body, shared), name)
     finally:
         with _lock:
             _running[run_id] -= 1
@@ -83,9 +97,9 @@ def _printing_to_stderr() -> Iterator[None]:
                 sys.stdout = first
 
 
-def _work(token: threading.Event, name: str, body: bytes) -> Outcome:
+def _work(token: threading.Event, name: str, body: bytes, shared: Sequence[bytes]) -> Outcome:
     try:
-        task, needs = pickle.loads(body)
+        task, needs = pickle.loads(body, buffers=shared)
     except Exception as error:  # noqa: BLE001 - unpickling imports and runs foreign code, which raises what it likes
         wrapped = EngineError(f"the task cannot be unpickled at the worker: {error}", url=name)
         wrapped.__cause__ = error

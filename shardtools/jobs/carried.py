@@ -10,6 +10,7 @@ import io
 import linecache
 import marshal
 import os
+import pickle
 import platform
 import threading
 from collections import ChainMap
@@ -26,7 +27,7 @@ from shardtools.lru import LRU
 T = TypeVar("T")
 
 MAX_PICKLED = 32 << 20
-"""So many bytes a value may have when it is pickled: it is sent with every task."""
+"""So many bytes a value may have when it is pickled: the scheduler and every worker keep them."""
 
 MAX_SOURCE = 1 << 18
 """So many characters a source file may have to be sent along, for tracebacks."""
@@ -39,6 +40,10 @@ class _Pickled:
     python: str
     digest: bytes
     body: bytes
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Return what pickle takes it apart to; where it can the body is a buffer, which tasks can share."""
+        return _Pickled, (self.python, self.digest, self.body if protocol < 5 else pickle.PickleBuffer(self.body))
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class _Limited(io.BytesIO):
 
     def write(self, data: Any) -> int:
         if self.tell() + memoryview(data).nbytes > MAX_PICKLED:
-            what = f"{self._name} has more than {MAX_PICKLED >> 20} MB with its data, too much to send with each task"
+            what = f"{self._name} has more than {MAX_PICKLED >> 20} MB with its data, too much to send to every worker"
             raise ScriptError(what, fix="load such data inside the function, from a file or URL")
         return super().write(data)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -300,6 +302,34 @@ class TestSending:
         with pytest.raises(ScriptError, match=r"^look_up has more than 32 MB with its data, .*; load such data inside"):
             st.map("in-@3.tar", "out-@3.tar", look_up, cluster="processes")
         assert st.map("in-@3.tar", "out-@3.tar", look_up).counts.written == SHARDS * SAMPLES
+
+    def test_much_data_is_sent_once(self, folder: Path, cluster: DaskCluster) -> None:
+        """Dask warns of more than 10 MB together."""
+        table = os.urandom(16 << 20)
+
+        def look_up(record: Any) -> Any:
+            return {"key": record["key"], "txt": str(sum(table[:: 1 << 16]))}
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Sending large graph")
+            st.map("in-@3.tar", "out-@3.tar", look_up, cluster=cluster.address)
+        expected = str(sum(table[:: 1 << 16])).encode()
+        assert {data for i in range(SHARDS) for _, data in members(folder / f"out-{i}.tar")} == {expected}
+
+    def test_data_is_not_lost_with_a_worker(self, folder: Path) -> None:
+        table = os.urandom(1 << 20)
+
+        def die_once(record: Any) -> Any:
+            if record["key"] == "1/0003" and not os.path.exists("died"):
+                Path("died").touch()
+                os._exit(1)
+            return {"key": record["key"], "txt": str(table[0])}
+
+        with local_cluster(1) as one:
+            st.map("in-@3.tar", "out-@3.tar", die_once, cluster=one)
+        assert (folder / "died").exists()
+        written = [data for i in range(SHARDS) for _, data in members(folder / f"out-{i}.tar")]
+        assert written == [str(table[0]).encode()] * SHARDS * SAMPLES
 
     def test_a_module_that_workers_lack(
         self, folder: Path, cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch

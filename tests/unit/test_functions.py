@@ -576,7 +576,7 @@ class TestErrors:
         with pytest.raises(ScriptError) as caught:
             pickle.dumps(made)
         assert str(caught.value) == (
-            "<lambda> has more than 32 MB with its data, too much to send with each task; "
+            "<lambda> has more than 32 MB with its data, too much to send to every worker; "
             "load such data inside the function, from a file or URL"
         )
 
