@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from pathlib import Path
 
@@ -53,6 +54,23 @@ def test_formats_has_every_extension_that_is_encoded() -> None:
     )
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(EXTENSIONS)
+
+
+def packages_of(text: str) -> set[str]:
+    """Return the names of the packages in lines of requirements."""
+    return set(re.findall(r"^\s*([\w-]+)", text, re.MULTILINE))
+
+
+def test_the_changelog_says_what_each_dependency_is_for() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", "utf-8")
+    needed, extras = packages_of(config["options"]["install_requires"]), config["options.extras_require"]
+    page = (ROOT / "CHANGELOG.md").read_text("utf-8").partition("\n### Dependencies\n")[2]
+    first, second = ([line for line in part.splitlines() if line[0:1] == "|"] for part in page.split("\nThe extras "))
+    assert {name for line in first for name in re.findall(r"`([\w-]+)`", line.split("|")[1])} == needed
+    named = {name for line in second for name in re.findall(r"`([\w-]+)`", line.split("|")[2])}
+    assert named == set().union(*map(packages_of, extras.values()))
+    assert {name for line in second for name in re.findall(r"`([\w-]+)`", line.split("|")[1])} == set(extras)
 
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
