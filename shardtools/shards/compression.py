@@ -256,10 +256,9 @@ def is_packed(head: bytes) -> bool:
 
 
 def unpack(head: bytes, rest: Readable, url: str) -> Readable:
-    """Return the tar file's bytes of a compressed shard, of which ``head`` has been read already, as a source.
+    """Return a stream of the tar file in a compressed shard, whose first bytes, ``head``, have been read already.
 
-    The compression is detected by the first bytes, not by the name. Several gzip members, or zstd frames, are read to
-    the last one.
+    The compression is detected by the first bytes, not by the name. All gzip members, or zstd frames, are read.
     """
     stream: Any = _Rejoined(head, rest)
     if head.startswith(GZIP_MAGIC):

@@ -1,9 +1,9 @@
-"""The table of a plain tar file on this machine, of which little more than the headers is read.
+"""The table of a plain local tar file, for which little more than the headers is read.
 
-    a header, and what follows it up to a page -> its size tells where the next one is -> all headers, end to end
-      -> the tables that scan.py makes of them -> offsets in the file
+    a page that begins with a header -> its size gives the place of the next one -> all headers, end to end
+      -> the table that scan.py makes of them -> offsets in the file
 
-It is for large members. Whatever is unusual is left to those who read all of the file.
+This is for large members. Files with anything unusual are not scanned here, but read whole.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from shardtools.shards.walk import END_MARK, page_reader, walk
 from shardtools.storage.open_files import OpenFile, open_file
 
 PAGE = 4096
-"""Bytes that are read at a time: the headers of the small members beside a large one are often among them."""
+"""Bytes to read at a time; they often have the headers of the small members beside a large one, too."""
 
 FIRST = 128
-"""Headers after which it is known whether the members are large."""
+"""The number of headers that decides whether the members are large."""
 
 LARGE = 1 << 15
-"""The mean size of members up to which all is read more quickly, by threads that need not wait for each other."""
+"""The mean size of members below which it is faster to read the whole file."""
 
 USUAL = REGULAR + EMPTY + BEFORE_A_MEMBER
-"""The type flags that a shard usually has: all but those of global headers, sparse files, and what nobody knows."""
+"""The type flags that a shard usually has: no global headers, sparse files, or unknown flags."""
 
 LONGEST_END = 1 << 20
-"""Zeros that may follow the last member."""
+"""The most zeros that may follow the last member."""
 
 LONGEST, MOST = 1 << 20, 256 << 20
-"""Bytes of one extension header, and of all, that are kept; who has more is read whole."""
+"""The most bytes of one extension header, and of all; a file with more is read whole."""
 
 
 def scan_headers(url: str) -> ShardTable | None:
-    """Return the table of the tar file at ``url``; None where all of it must be read to tell it, or what is wrong.
+    """Return the table of the tar file at ``url``; None if the whole file must be read for it, or to find an error.
 
     Raises:
         StorageError: it cannot be read.
-        DuplicateKeyError: a key comes again after other samples.
+        DuplicateKeyError: a key is repeated after other samples.
     """
     try:
         with open_file(url) as file:
             found = _read_headers(file)
         table = None if found is None else found.table(url)
-    except ShardError:  # its offsets are others than those of the file
+    except ShardError:  # the offsets in its message would be wrong
         return None
     if table is not None:
         keys = table.keys.decode()
@@ -81,16 +81,16 @@ def _read_headers(file: OpenFile) -> _Headers | None:
 
 
 def _ends(file: OpenFile, at: int) -> bool:
-    """Return whether nothing but whole blocks of zeros follows, and not too many."""
+    """Return whether only whole blocks of zeros follow, and not too many."""
     size = file.size - at
     return size % BLOCK == 0 and size <= LONGEST_END and file.read(at, file.size) == bytes(size)
 
 
 @dataclass
 class _Headers:
-    """The headers of a file, with the data of those that are extension headers, end to end in ``buffer``.
+    """The headers of a file, and the data of extension headers, end to end in ``buffer``.
 
-    Header i begins at ``places[i]`` there, and at ``starts[i]`` in the file; ``sizes[i]`` is that of its data.
+    Header i begins at ``places[i]`` in the buffer, and at ``starts[i]`` in the file; its data have ``sizes[i]`` bytes.
     """
 
     buffer: bytearray = field(default_factory=bytearray)
@@ -99,7 +99,7 @@ class _Headers:
     sizes: list[int] = field(default_factory=list)
 
     def add(self, start: int, size: int, blocks: bytes) -> None:
-        """Take a header."""
+        """Append a header, which may be followed by its data."""
         self.places.append(len(self.buffer))
         self.starts.append(start)
         self.sizes.append(size)

@@ -1,4 +1,4 @@
-"""The sidecar of a shard that has none, by reading all of it.
+"""Make the sidecar of a shard by reading all of it.
 
 blocks -> tables, checksums of members -> Sidecar
 """
@@ -26,10 +26,10 @@ JOB: Mapping[str, Any] = {"program": "htindex"}
 def index_shard(url: str, check: Callable[[], object] = lambda: None) -> Sidecar:
     """Return the sidecar of the shard at ``url``, which is read from its start to its end.
 
-    One that is packed gets no entry points: others write none. ``check`` is called often, and may raise.
+    A packed shard gets no entry points: other programs write none. ``check`` is called often, and may raise.
 
     Raises:
-        DuplicateKeyError: a key comes again after other samples.
+        DuplicateKeyError: a key is repeated after other samples.
         ShardError: the shard is damaged.
         StorageError: it cannot be read.
     """
@@ -45,7 +45,7 @@ def index_shard(url: str, check: Callable[[], object] = lambda: None) -> Sidecar
 
 
 def quick_index(url: str) -> Sidecar:
-    """Return what `index_shard` does of a plain tar file on this machine, without checksums, and sooner.
+    """Return the sidecar of a plain local tar file, without checksums; faster than `index_shard`.
 
     Raises:
         DuplicateKeyError, ShardError, StorageError: as `index_shard` does.
@@ -59,7 +59,7 @@ def quick_index(url: str) -> Sidecar:
 
 
 def _blocks(reader: ShardReader) -> Iterator[Block]:
-    """Yield the blocks of a shard, in which no key may come again."""
+    """Yield the blocks of a shard; a repeated key is an error."""
     for block in reader:
         refuse_repeated(block)
         yield block

@@ -1,6 +1,6 @@
-"""What a file is that should be a shard and is none, told by its first bytes: an error page, a zip file, a PNG image.
+"""Detect, by its first bytes, what a file is that should be a shard but is not: an error page, a zip file, an image.
 
-the first block of what was opened -> a tar header? -> fine; else what it is, and what to do about it
+the first block of a file -> a tar header? -> fine; else an error that says what it is, and what to do
 """
 
 from __future__ import annotations
@@ -76,10 +76,9 @@ _SHOWN = 40
 
 
 def check_tar(head: bytes, url: str | None, *, packing: str | None = None) -> None:
-    """Raise if a file that begins with ``head``, its first tar block or all of it, is certainly no tar file.
+    """Raise if a file that begins with ``head``, its first tar block or all of it, is certainly not a tar file.
 
-    What says that it is one and is damaged is left to those who look at it. ``packing`` is the name of what the tar
-    file was packed with, whose first bytes these would be.
+    Damaged tar files are not detected here. ``packing`` is how the tar file is compressed; ``head`` is decompressed.
 
     Raises:
         TruncatedError: there is not a single byte.
@@ -102,7 +101,7 @@ def _is_header(block: bytes) -> bool:
 
 
 def _kind_of(head: bytes, page: str) -> _FileKind | None:
-    """Return what a file is that is no tar file, None if that is not known; ``page`` is what to do about a web page."""
+    """Return the kind of a file that is not a tar file, None if unknown; ``page`` is what to do about a web page."""
     for start, kind in _BY_START.items():
         if head.startswith(start):
             return kind
@@ -122,7 +121,7 @@ def _kind_of(head: bytes, page: str) -> _FileKind | None:
 
 
 def _text(head: bytes) -> str | None:
-    """Return the text that ``head`` begins, None if it is none."""
+    """Return ``head`` as text, None if it is not text."""
     try:
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
     except UnicodeDecodeError:

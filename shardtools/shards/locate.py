@@ -2,8 +2,8 @@
 
     buffer -> blocks with the ustar magic -> does each one's data end where the next one begins? -> LocatedHeaders
 
-Whatever else is in the buffer (a tar within a tar, no magic, sizes over 8 GiB, an archive after the end of the first)
-is walked header by header (``walk.py``), which takes several times as long.
+Any other buffer (a tar within a tar, no magic, sizes over 8 GiB, an archive after the end of the first) is walked
+header by header (``walk.py``), which takes several times as long.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _EMPTY[list(tar.EMPTY)] = True
 
 @dataclass(frozen=True)
 class Incomplete:
-    """A member whose header is in a buffer, and whose data are not, or not all; ``name`` is its whole name."""
+    """A member whose header is in a buffer, but not all of its data; ``name`` is its whole name."""
 
     name: bytes
     is_regular: bool
@@ -56,10 +56,10 @@ class LocatedHeaders:
     """Where the headers of a buffer are: one row for each header, extension headers too.
 
     ``start`` is the header's offset in the buffer and ``size`` that of its data, in bytes. ``stop`` is where the last
-    complete member ends. ``ended`` says that an end-of-archive mark follows it and nothing else. ``breaks`` are the
-    rows whose headers are the first after an end-of-archive mark inside the buffer: those of concatenated archives.
-    ``wanted`` is the length that the buffer would need to hold the member that is incomplete, 0 where none is;
-    ``incomplete`` is that member, None where its header is not in the buffer.
+    complete member ends. ``ended`` says that only an end-of-archive mark follows it. ``breaks`` are the rows that come
+    right after an end-of-archive mark inside the buffer: the first headers of concatenated archives. ``wanted`` is the
+    length that the buffer would need to hold the member that is incomplete, 0 if none is; ``incomplete`` is that
+    member, None if its header is not in the buffer.
     """
 
     start: Ints
@@ -87,7 +87,7 @@ def locate_headers(
 
     Raises:
         TruncatedError: ``final``, and a member is incomplete, or the end-of-archive mark is missing.
-        CorruptError: something that is not a header stands where one must be.
+        CorruptError: there is no header where one must be.
         LimitError: the extension headers of the member that is incomplete are larger than ``limits`` allow.
     """
     found = _locate_ustar(data) or _locate_by_walk(data, base, url)
@@ -160,7 +160,7 @@ def _locate_by_walk(data: Bytes, base: int, url: str | None) -> LocatedHeaders:
 
 
 def _find_incomplete(data: Bytes, at: int, base: int, limits: Limits, url: str | None) -> Incomplete | None:
-    """Return the member whose headers begin at ``at``, or after the zeros there, if its own header is in the buffer."""
+    """Return the member whose headers begin at ``at``, or after zeros there; None if its own header is not there."""
     begin: int | None = None
     for header in walk(buffer_reader(data, base), base + len(data), at=base + at, url=url):
         if header.kind == END_MARK:
@@ -174,7 +174,7 @@ def _find_incomplete(data: Bytes, at: int, base: int, limits: Limits, url: str |
 
 
 def _without_dangling(kind: Bytes) -> int:
-    """Return how many headers are left without the extension headers at the end, whose member is not there yet."""
+    """Return how many headers there are without extension headers at the end whose member is not in the buffer."""
     if len(kind) and not _EXTENSIONS[kind[-1]]:
         return len(kind)
     members = np.flatnonzero(~_EXTENSIONS[kind])
@@ -206,14 +206,14 @@ def sizes_of(fields: Bytes) -> Ints:
 
 
 def has_prefix(headers: Bytes) -> npt.NDArray[np.bool_]:
-    """Return which header blocks, one a row, have something before their names, as `tar.own_name` does."""
+    """Return which header blocks, one a row, have a prefix of the name, as in `tar.own_name`."""
     found: npt.NDArray[np.bool_] = headers[:, tar.PREFIX_AT] != 0
     found &= (headers[:, tar.MAGIC] == np.frombuffer(tar.USTAR, np.uint8)).all(axis=1)
     return found
 
 
 def _check_end(data: Bytes, found: LocatedHeaders, ended: bool, base: int, url: str | None) -> None:
-    """Raise unless the shard, which ends with the buffer, is complete; ``ended`` says that it had its end mark."""
+    """Raise unless the shard, which ends with the buffer, is complete; ``ended`` says that its end mark was there."""
     offset = base + len(data)
     if ended:
         if data[len(data) // BLOCK * BLOCK :].any():

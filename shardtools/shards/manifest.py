@@ -45,11 +45,11 @@ CLASS_FIELD = "cls"
 
 _OWN = frozenset(("__kind__", "wids_version", "name", "nsamples", "filesize", "fields", "shardlist", "job"))
 _OF_WIDS = frozenset(("datasets", "base", "source_url", "weight", "subset"))
-"""Entries of an index for wids that are true of its own shards only."""
+"""Entries of an index for wids that describe its own shards only."""
 
 _DEEPEST = 64
 _SPECS = 64
-"""Up to so many specs, their manifests are looked up. More are a list of single shards, which have none."""
+"""The most specs whose manifests are looked up. More specs are single shards, which have none."""
 
 
 @dataclass(frozen=True)
@@ -160,22 +160,22 @@ def _parse(url: str, data: Any) -> Manifest:
         if not isinstance(entry, dict) or not isinstance(entry.get("url"), str):
             raise _damaged(url, f"shard {number} has no url")
         if not _is_count(entry.get("nsamples")):
-            raise _damaged(url, f"the nsamples of {name_of(entry['url'])} is no number of samples")
+            raise _damaged(url, f"the nsamples of {name_of(entry['url'])} is not a number of samples")
         names.append(name_of(entry["url"]))
         counts.append(entry["nsamples"])
     if not _is_count(sum(counts)):
         raise _damaged(url, "it has more samples than can be counted")
     fields, job = data.get("fields"), data.get("job", {})
     if fields is not None and not (isinstance(fields, dict) and all(map(_is_count, fields.values()))):
-        raise _damaged(url, "its fields are no numbers of samples")
+        raise _damaged(url, "its fields are not numbers of samples")
     if not isinstance(job, dict):
-        raise _damaged(url, "its job is no object")
+        raise _damaged(url, "its job is not an object")
     facts = {name: value for name, value in data.items() if name not in _OWN | _OF_WIDS}
     classes = facts.get("classes")
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-        raise _damaged(url, "its classes are no list of names")
+        raise _damaged(url, "its classes are not a list of names")
     if _is_deep(facts):
-        raise _damaged(url, f"it is nested more than {_DEEPEST} deep")
+        raise _damaged(url, f"it is nested more than {_DEEPEST} levels deep")
     return Manifest(url, tuple(names), tuple(counts), fields or None, facts, job)
 
 
@@ -203,7 +203,7 @@ def _damaged(url: str, what: str) -> CorruptError:
 def find_manifest(spec: str, urls: Sequence[str]) -> Manifest | None:
     """Return the manifest of the shards ``urls`` that ``spec`` names.
 
-    None if there is none, or if it lists other shards. A damaged one is logged, and None as well.
+    None if there is none, or if it lists other shards; also if it is damaged, which is logged.
 
     Raises:
         StorageError: the storage cannot be reached.
@@ -246,8 +246,8 @@ def find_manifests(sources: str | Sequence[str]) -> dict[str, Manifest | None]:
 def common_facts(sources: str | Sequence[str]) -> dict[str, Any]:
     """Return the facts on which the manifests of all sources agree, for a dataset that is made from all of them.
 
-    ``classes`` may be longer in one than in another. If a source that has the field ``cls`` does not name its classes,
-    they are left out, and this is logged.
+    One list of ``classes`` may be longer than another. If a source has the field ``cls`` but no names of classes, there
+    are no ``classes``, and this is logged.
 
     Raises:
         JobError: a number stands for different classes in different sources.

@@ -1,9 +1,9 @@
-"""Is the header right before a member's data that of this member? What a table without checksums is held against.
+"""Check that the header before the data of each member is that of this member, for tables without checksums.
 
-    bytes before the data of members -> one plain block each: numpy; whatever else: header by header -> name and size
+    bytes before the data of members -> one plain block each: numpy; otherwise header by header -> name and size
 
-Whoever reads the data of members through the index of another program gets these bytes with them, or next to them. So
-an index that was made for an older shard is noticed at every sample that it is wrong about.
+When members are read through the index of another program, the bytes before them are read, too. So an index that was
+made for an older shard is noticed at every sample for which it is wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shardtools.shards.walk import END_MARK, walk
 from shardtools.types import Bytes, Ints
 
 FEW = 24
-"""Members of which each is looked at by itself: numpy begins to pay off from there on."""
+"""The number of members from which on numpy is faster than one by one."""
 
 _NAME = 100
 
@@ -30,11 +30,11 @@ _NAME = 100
 def check_headers(url: str, table: ShardTable, members: Ints, heads: Sequence[bytes]) -> None:
     """Raise unless each of ``heads`` ends with the header of its member; ``members`` are rows of ``table``.
 
-    A head is what stands in the tar file between the end of the member before, or of the file's beginning, and the
-    member's data: its header, its extension headers, and whatever else, such as folders, that is no part of a sample.
+    A head is the part of the tar file between the end of the member before, or the beginning of the file, and the
+    member's data: its header, its extension headers, and anything that belongs to no sample, such as folders.
 
     Raises:
-        StaleTableError: one does not: the table is not about the shard as it is now.
+        StaleTableError: one does not: the table does not describe the shard as it is now.
     """
     names, sizes = _names(table, members), table.size[members]
     if len(heads) < FEW:
@@ -48,7 +48,7 @@ def check_headers(url: str, table: ShardTable, members: Ints, heads: Sequence[by
 
 
 def _names(table: ShardTable, members: Ints) -> list[bytes]:
-    """Return the names of members as a tar file has them, without what may stand before them, such as ``./``."""
+    """Return the names of members as in a tar file, without a prefix such as ``./``."""
     data, ends, fields = table.keys.data, table.keys.ends, [encode_name(name) for name in table.fields]
     samples = np.searchsorted(table.first, members, side="right") - 1
     starts = np.where(samples > 0, ends[samples - 1], 0)
@@ -57,9 +57,9 @@ def _names(table: ShardTable, members: Ints) -> list[bytes]:
 
 
 def _stale(url: str, name: bytes, size: int, found: tuple[bytes, int] | None) -> StaleTableError:
-    there = "no header" if found is None else f"that of {decode_name(found[0])} with {found[1]:,} bytes"
+    there = "is no header" if found is None else f"is that of {decode_name(found[0])} with {found[1]:,} bytes"
     return StaleTableError(
-        f"the index beside the shard is not about it: before the {size:,} bytes of this member stands {there}",
+        f"the index beside the shard does not match it: before the {size:,} bytes of this member {there}",
         url=url,
         member=decode_name(name),
         fix="delete the index (.idx, or .nv-meta), or make sidecars with htindex",
@@ -70,7 +70,7 @@ def _stale(url: str, name: bytes, size: int, found: tuple[bytes, int] | None) ->
 
 
 def _are_plain(names: Sequence[bytes], sizes: Ints, heads: Sequence[bytes]) -> npt.NDArray[np.bool_]:
-    """Return which heads are one plain header of their member, with nothing before it but a time; False if in doubt."""
+    """Return which heads are one plain header of their member, perhaps after a time; False if in doubt."""
     lengths = np.fromiter(map(len, heads), np.int64, len(heads))
     plain = np.zeros(len(heads), bool)
     for blocks in (1, 3):  # webdataset puts two blocks with a time before each header
@@ -89,7 +89,7 @@ def _are_plain(names: Sequence[bytes], sizes: Ints, heads: Sequence[bytes]) -> n
 
 
 def _is_time(data: Bytes) -> npt.NDArray[np.bool_]:
-    """Return which rows begin with a pax header that holds a time and nothing else."""
+    """Return which rows begin with a pax header that holds a time only."""
     flat = np.ascontiguousarray(data).reshape(-1)
     header = np.ascontiguousarray(data[:, :BLOCK])
     if not _checksums_hold(header):
@@ -114,7 +114,7 @@ def _has_size(header: Bytes, sizes: Ints) -> npt.NDArray[np.bool_]:
 
 
 def _has_name(header: Bytes, names: Sequence[bytes]) -> npt.NDArray[np.bool_]:
-    """Return which headers have these names, perhaps with ``./`` before them, and nothing but NULs behind."""
+    """Return which headers have these names, perhaps after ``./``, and followed by NULs only."""
     prefix = header[:, PREFIX]
     lengths = np.where(has_prefix(header), (prefix == 0).argmax(axis=1), 0)
     found = np.zeros(len(header), bool)
@@ -131,7 +131,7 @@ def _has_name(header: Bytes, names: Sequence[bytes]) -> npt.NDArray[np.bool_]:
 
 
 def _as_rows(names: Sequence[bytes], width: int) -> Bytes:
-    """Return names as rows of ``width`` bytes. One that is too long gets a row that no header has."""
+    """Return names as rows of ``width`` bytes. The row of a name that is too long matches no header."""
     text = np.array(names, f"S{max(max(map(len, names)), width)}").view(np.uint8).reshape(len(names), -1)
     text[(text[:, width - 1 :] != 0).any(axis=1), 0] = 0
     return text[:, :width]
@@ -153,9 +153,9 @@ def _is_plain(head: bytes, name: bytes, size: int) -> bool:
 
 
 def last_member(head: bytes) -> tuple[bytes, int] | None:
-    """Return name and size of the member whose header ``head`` ends with.
+    """Return the name and size of the member whose header is at the end of ``head``.
 
-    None if it ends with none, if that is no regular file, or if a member of a sample stands before it.
+    None if there is no header, if it is not that of a regular file, or if a member of a sample comes before it.
     """
     try:
         for header in walk(lambda start, stop: head[start:stop], len(head)):

@@ -1,9 +1,9 @@
-"""The data of chosen members of a shard, by ranges of it, without the rest.
+"""Read the data of chosen members of a shard by ranges.
 
     members -> their spans in the tar file -> read_ranges -> PackedValues -> data
                (of a packed shard: from entry point to entry point)
 
-The sidecar says where they are. Whoever needs most of a shard reads it from its start instead (``reader.py``).
+The sidecar says where they are. If most of a shard is needed, ``reader.py`` reads it from its start instead.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from shardtools.storage.ranges import coalesce
 from shardtools.types import Ints
 
 _checking = PerProcess(threading.Lock)
-"""Held by the one thread that checks members. To take a checksum lets go of the interpreter's lock; where many threads
-want that, each would wait for all others at every member: with 32 of them, samples of 20 kB took half as long again."""
+"""One thread at a time checks members. Computing a checksum releases the interpreter's lock; with many threads each
+would wait for all others after every member. With 32 threads, reading samples of 20 kB took half as long again."""
 
 
 def first_wrong(values: Sequence[Any], expected: Sequence[int]) -> int | None:
-    """Return the place of the first of ``values`` that does not have the CRC-32 expected; None if all have it.
+    """Return the index of the first of ``values`` that does not have the expected CRC-32; None if all have it.
 
-    A value of None, and an expectation below 0, match anything.
+    A value of None, and an expected checksum below 0, match anything.
     """
     with _checking.get():
         try:
@@ -60,10 +60,10 @@ def wrong_checksum(url: str, member: str) -> CorruptError:
 
 @dataclass(frozen=True)
 class IndexedShard:
-    """The shard at ``url`` and its ``sidecar``, which must be about the shard as it is now.
+    """The shard at ``url`` and its ``sidecar``, which must describe the shard as it is now.
 
-    It is ``foreign`` if the sidecar was made of another program's index. That has no checksums, so that the header
-    before each member is read with it, and compared.
+    It is ``foreign`` if the sidecar was made from another program's index. That has no checksums, so the header before
+    each member is read, too, and compared.
     """
 
     url: str
@@ -105,11 +105,11 @@ class IndexedShard:
 
     @property
     def can_enter(self) -> bool:
-        """Whether parts of the shard can be read without what stands before them."""
+        """Whether parts of the shard can be read without the bytes before them."""
         return self.is_plain or len(self.sidecar.entries) > 0
 
     def cost(self, members: Ints) -> int:
-        """Return how many bytes of the shard `read` would ask for, without what lies between close ranges."""
+        """Return how many bytes of the shard `read` would request, without the gaps between close ranges."""
         if self.is_plain:
             return int(self.table.size[members].sum())
         return sum(part.stop - part.start for part in self._segments(members)[1])
@@ -118,7 +118,7 @@ class IndexedShard:
         """Return the data of ``members``, rows of the table, in that order.
 
         Raises:
-            CorruptError: it is not what the sidecar is about.
+            CorruptError: the shard does not match its sidecar.
             StorageError: the shard cannot be read.
         """
         return cast(list[bytes], self.read_packed(members).cut())
@@ -147,7 +147,7 @@ class IndexedShard:
         """Raise if data of ``members`` that were read do not have the checksums that the sidecar has.
 
         Raises:
-            CorruptError: they do not; it names the first member that is another.
+            CorruptError: they do not; it names the first wrong member.
         """
         if self.checksums is None:
             return
@@ -160,9 +160,9 @@ class IndexedShard:
         return wrong_checksum(self.url, self.table.name(member))
 
     def _read_with_headers(self, members: Ints) -> PackedValues:
-        """Return the data of members of a plain shard, of which each must stand behind the header that it should.
+        """Return the data of members of a plain shard, after checking the header before each.
 
-        What follows the last member of a sample is looked at, too: an index may have left out another one.
+        The header after the last member of a sample is checked, too: the index may lack a member.
         """
         last = members[np.isin(members, self.table.first[1:-1] - 1)]
         looked_at = np.concatenate((members, last + 1))
@@ -182,9 +182,10 @@ class IndexedShard:
         return PackedValues.of_spans(storage.read_ranges(self.url, spans.ranges), spans, start, stop)
 
     def _segments(self, members: Ints) -> tuple[list[ByteRange], list[ByteRange]]:
-        """Return the parts of the tar file that hold ``members``, from entry point to entry point, and where they lie.
+        """Return the parts of the tar file that hold ``members``, and the ranges of the packed file that hold these.
 
-        They do not overlap, and each is unpacked by itself. Members without data need none.
+        Parts go from entry point to entry point. They do not overlap, and each is unpacked by itself. Members without
+        data need none.
         """
         members = members[self.table.size[members] > 0]
         entries = self.sidecar.entries
@@ -201,7 +202,7 @@ class IndexedShard:
         return tar, packed
 
     def _inflate(self, members: Ints) -> list[bytes]:
-        """Return the data of members of a packed shard; little more than that is held at a time."""
+        """Return the data of members of a packed shard; little more is held in memory at a time."""
         start = self.table.offset[members]
         starts, stops = start.tolist(), (start + self.table.size[members]).tolist()
         tar, packed = self._segments(members)

@@ -1,4 +1,4 @@
-"""What a key and a field may be called: the one rule, for what is read, written, and said by files beside shards."""
+"""The rules for the names of keys and fields: one place for shards that are read or written, and for sidecars."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEY_FIELD = "key"
 
 
 def is_special(name: str) -> bool:
-    """Return whether this is the name of an entry that says where a record came from, as ``__url__`` does."""
+    """Return whether a name is reserved for where a record came from, such as ``__url__``."""
     return name.startswith("__")
 
 
@@ -38,7 +38,7 @@ def is_key(name: str) -> bool:
 
 
 def _reads_back(name: str) -> bool:
-    """Return whether a name has bytes, and these are read as the same name."""
+    """Return whether a name can be encoded, and is decoded to the same name."""
     if name.isascii():
         return True
     try:
@@ -48,12 +48,12 @@ def _reads_back(name: str) -> bool:
 
 
 def is_meta(name: bytes) -> bool:
-    """Return whether a member's name says that it is about the shard and no sample: ``__info__``, ``__info__/x``."""
+    """Return whether a member is metadata of the shard, by its name: ``__info__``, ``__info__/x``."""
     return _META.match(name) is not None
 
 
 def split_name(name: bytes) -> tuple[bytes, bytes] | None:
-    """Return key and field of a member's name; None if it is no part of a sample.
+    """Return the key and the field in a member's name; None if the member belongs to no sample.
 
     >>> split_name(b"./v1.0/a.seg.png"), split_name(b"README"), split_name(b"d/.hidden.jpg")
     ((b'v1.0/a', b'seg.png'), None, None)
@@ -68,7 +68,7 @@ def split_name(name: bytes) -> tuple[bytes, bytes] | None:
 
 
 def names_of(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Return names that a user has given, of which one may be given as it is.
+    """Return names as a tuple; a single name may be a text.
 
     >>> names_of("cls"), names_of(["jpg", "cls"])
     (('cls',), ('jpg', 'cls'))
@@ -77,7 +77,7 @@ def names_of(names: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def differ_in_case(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return groups of names that differ only in case: fields that nobody meant to be two.
+    """Return groups of names that differ only in case, which is probably a mistake.
 
     >>> differ_in_case(["jpg", "cls", "JPG", "Jpg"])
     [('JPG', 'Jpg', 'jpg')]
@@ -89,7 +89,7 @@ def differ_in_case(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def case_hint(name: str, names: Iterable[str]) -> str | None:
-    """Return what to do about a field that is asked for, if others of ``names`` differ from it only in case.
+    """Return advice about a field that does not exist, if others of ``names`` differ from it only in case; else None.
 
     >>> case_hint("jpg", ["JPG", "cls"])
     'there is JPG, which differs only in case; ask for that, or htupload --rename JPG=jpg'
@@ -102,7 +102,7 @@ def case_hint(name: str, names: Iterable[str]) -> str | None:
 
 
 def case_warnings(names: Iterable[str]) -> list[str]:
-    """Return a line for each group of names that differ only in case, which says how to make one of them.
+    """Return a warning for each group of names that differ only in case, which says how to unify them.
 
     >>> case_warnings(["JPG", "jpg", "cls"])
     ['fields JPG and jpg differ only in case; htupload --rename JPG=jpg makes them one']

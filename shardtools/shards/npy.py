@@ -54,7 +54,7 @@ def read_header(file: IO[bytes]) -> Header:
     """
     head = file.read(8)
     if len(head) < 8 or not head.startswith(_MAGIC):
-        raise ValueError(f"no array begins with {head!r}")
+        raise ValueError(f"not an array: it begins with {head!r}")
     version = head[6]
     if version not in (1, 2, 3):
         raise ValueError(f"version {version} of the npy format is not known")
@@ -164,7 +164,7 @@ def load_npz(data: bytes, check: Callable[[Mapping[str, Header]], None] | None =
         for header in headers.values():
             _refuse_others(header)
         if any(h.size + h.nbytes != info.file_size for h, info in zip(headers.values(), infos, strict=True)):
-            raise ValueError("an array does not have the size that its head says")
+            raise ValueError("an array does not have the size that its header says")
         if check is not None:
             check(headers)
         return {name: _array(headers[name], file.read(), 0) for name, file in opened.items()}

@@ -1,4 +1,4 @@
-"""The file of a shard and the columns of its sidecar, as they grow; shared by all that write shards.
+"""The file of a shard and the columns of its sidecar, as they grow; used by all writers of shards.
 
     parts of the tar file -> packer -> sink, checksum          tables of samples -> Sidecar
 
@@ -25,11 +25,11 @@ from shardtools.types import Ints
 _COLUMNS = ("key_data", "key_length", "members", "head", "size", "field", "crc32")
 
 _SMALL = 1 << 10
-"""Mean bytes of a span below which spans are joined rather than given to the system in parts."""
+"""Spans of fewer bytes on average are joined before they are written."""
 
 
 class ShardOutput:
-    """Takes the samples of a shard in order: their tables, and the parts of the tar file that they are.
+    """Takes the samples of a shard in order: their tables, and their parts of the tar file.
 
     The samples follow each other without a gap. Parts that have fewer than ``small`` bytes on average are joined before
     they are written.
@@ -56,7 +56,9 @@ class ShardOutput:
     def _renumber(self, table: ShardTable) -> Ints:
         """Return the column ``field`` with fields numbered in the order in which the shard has them first."""
         first = np.full(len(table.fields), -1, np.int64)
-        first[table.field[::-1]] = np.arange(len(table.field) - 1, -1, -1)  # of several, the last one assigned stays
+        first[table.field[::-1]] = np.arange(
+            len(table.field) - 1, -1, -1
+        )  # the last assignment wins: the first member
         numbers = np.zeros(len(table.fields), np.int64)
         for code in sorted(np.flatnonzero(first >= 0).tolist(), key=first.__getitem__):
             numbers[code] = self._codes.setdefault(table.fields[code], len(self._codes))

@@ -1,12 +1,12 @@
-"""Compress the tar file of a shard while it is written, so that it can be entered in the middle.
+"""Compress the tar file of a shard while it is written, so that it can be read from the middle.
 
     name -> packer_for -> Packer -> packed bytes, and entry points
 
 An **entry point** is a pair of offsets, in the tar file and in the compressed file, of the beginning of a sample. The
 compressed file can be read from there without the bytes before. A ``.tgz`` is one gzip member that starts afresh at
 each entry point: for every gzip reader it is an ordinary file, and ``zlib.decompressobj(-15)`` inflates from there.
-(Several gzip members would also work, but Python's tarfile silently stops after the first one.) A ``.tar.zst`` is a row
-of independent frames.
+(Several gzip members would also work, but Python's tarfile silently stops after the first one.) A ``.tar.zst`` is a
+sequence of independent frames.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _EntryPacker(Packer):
         entries = len(self.entries)
         self._waiting, self._size = [end], len(end)
         parts += self._flush()
-        del self.entries[entries:]  # no sample is behind the last one
+        del self.entries[entries:]  # no sample follows the last entry point
         return parts
 
     def _flush(self) -> list[Any]:
@@ -141,13 +141,13 @@ class GzipPacker(_EntryPacker):
 
 
 def _deflate_for(data: memoryview) -> Any:
-    """Return a compressor that always gives the same bytes for a stretch that begins with ``data``.
+    """Return a compressor that always gives the same bytes for a piece that begins with ``data``.
 
-    Without a dictionary isal does not: its level 1 and 2 hash an address instead of the third position of the stretch
-    (``.write_first_byte`` of igzip_icf_body_h1_gr_bt.asm uses a register that holds no data, in isa-l 2.32), and find
-    another match, about once in a thousand megabytes. With a dictionary that code does not run. This one is a single
-    byte, and such a byte that nothing in the stretch can match it: a match has four bytes or more, and what is more
-    than a window behind the dictionary cannot reach it.
+    Without a dictionary isal does not: its levels 1 and 2 hash an address instead of the data at the third position
+    (``.write_first_byte`` of igzip_icf_body_h1_gr_bt.asm uses a register that holds no data, in isa-l 2.32), and so
+    find another match, about once in a thousand megabytes. With a dictionary that code does not run. The dictionary
+    here is a single byte, chosen so that no data can match it: a match has at least four bytes, and data more than a
+    window after the dictionary cannot refer to it.
     """
     start = bytes(data[: _WINDOW + 4])
     for value in range(255, -1, -1):

@@ -3,7 +3,7 @@
     Block -> records -> process_sample -> members_of -> writer
 
 A **record** is a dict: ``record["key"]`` is the sample's key, every other entry a field's bytes. The same key can be
-asked for as ``record["__key__"]``, and where the record came from as ``__url__``, ``__shard__`` (the file's name) and
+read as ``record["__key__"]``, and where the record came from as ``__url__``, ``__shard__`` (the file's name) and
 ``__index__`` (the sample's position in its shard); none of these are entries, and none are ever written.
 """
 
@@ -142,7 +142,7 @@ def field_values(block: Block, field: str, rows: Sequence[int] | None = None) ->
 
 
 _is_plain = re.compile(r"(?:[a-z0-9][\w.-]*/)*[a-z0-9][\w-]*", re.ASCII | re.IGNORECASE).fullmatch
-"""Whether a key is one that has nothing to check: most are."""
+"""Matches keys that need no further check, which are most."""
 
 _LAYOUTS = 10_000
 """Sets of fields to remember at most."""
@@ -170,7 +170,7 @@ class Composer:
         """Return the key and the members of a record, encoded, with fields sorted.
 
         Raises:
-            SampleError: it is not a record, or its key or a field cannot be a member's name.
+            SampleError: it is not a record, or its key or a field is not valid.
             FieldError: a value cannot be encoded.
         """
         if not isinstance(record, (dict, Mapping)):  # dict first: asking an abstract class takes long

@@ -3,8 +3,8 @@
     buffer -> locate_headers -> chunks of headers -> names -> keys and fields -> ShardTable
 
 A sample is a run of members that share a key, the path up to the first dot of the base name; the field is what
-follows that dot. Members are grouped by numpy, a chunk of headers at a time; Python code sees single members only
-where their names come from extension headers.
+follows that dot. Members are grouped by numpy, a chunk of headers at a time; Python code handles single members only
+if their names come from extension headers.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from shardtools.storage import current_options
 from shardtools.types import Bytes, Ints
 
 _CHUNK = 3072
-"""Headers looked at together: few enough for the passes over them to stay in the processor's cache, and enough for
-threads that scan at the same time not to wait for each other at every step."""
+"""Headers in a chunk: few enough to stay in the processor's cache, and enough that threads that scan at the same time
+do not wait for each other at every step."""
 
 _WIDE = 1 << 24
-"""Bytes of names looked at together, each as long as the longest, at most: one long name does not cost much then."""
+"""The most bytes of names in a chunk, each padded to the longest: so one long name does not cost much."""
 
 _SLASH, _DOT, _UNDERSCORE = b"/._"
 
@@ -49,10 +49,10 @@ _SLASH, _DOT, _UNDERSCORE = b"/._"
 class Scan:
     """The samples found in a buffer.
 
-    ``table`` has offsets in the shard. The samples end at ``consumed`` in the buffer; what follows it belongs to the
-    next buffer. ``ended`` says that an end-of-archive mark was the last thing seen. ``wanted`` is how many bytes the
-    next buffer must have to hold the member that is incomplete in this one, 0 where none is. ``size`` is that of the
-    sample that is incomplete, as far as headers tell, and ``member`` the name of its last member, or its key, or None.
+    ``table`` has offsets in the shard. The samples end at ``consumed`` in the buffer; what follows belongs to the next
+    buffer. ``ended`` says that an end-of-archive mark came last. ``wanted`` is how many bytes the next buffer must have
+    to hold the member that is incomplete in this one, 0 if none is. ``size`` is the size of the incomplete sample, as
+    far as its headers are known, and ``member`` the name of its last member, or its key, or None.
     """
 
     table: ShardTable
@@ -79,14 +79,14 @@ def scan(
 
     Raises:
         TruncatedError: the tar file ends too early.
-        CorruptError: a header is damaged, or a member cannot be part of a record.
+        CorruptError: a header is damaged, or the name of a member is reserved.
         DuplicateKeyError: a sample has two members with one field.
         LimitError: the extension headers of a member are larger than ``limits`` allow.
     """
     found = locate_headers(buffer, final=final, ended=ended, base=base, limits=limits, url=url)
     builder = _Builder(buffer, base, url, limits)
     for first, stop in pairwise((0, *found.breaks, len(found.start))):
-        builder.last_key = None  # a sample does not go on behind an end-of-archive mark
+        builder.last_key = None  # a sample does not go on after an end-of-archive mark
         builder.add(found.start[first:stop], found.size[first:stop])
     ended = found.ended or (ended and not len(buffer))
     whole = final or ended or builder.ends_before(found.incomplete)
@@ -101,9 +101,9 @@ def scan(
 
 
 def scan_located(buffer: Bytes, start: Ints, size: Ints, url: str | None) -> ShardTable:
-    """Return the table of the samples whose headers are at ``start``, given the sizes of what they head.
+    """Return the table of the samples whose headers are at ``start``, given the sizes of their data.
 
-    The buffer has these headers and the data of extension headers; that of members need not be there.
+    The buffer has the headers, and the data of extension headers; the data of members need not be there.
 
     Raises:
         CorruptError, DuplicateKeyError, LimitError: as `scan` does.
@@ -128,7 +128,7 @@ class _Builder:
     columns: dict[str, list[npt.NDArray[Any]]] = field(default_factory=dict)
 
     def add(self, start: Ints, size: Ints) -> None:
-        """Take the headers at ``start``, extension headers among them."""
+        """Add the headers at ``start``, including extension headers."""
         kind = self.buffer[start + TYPE_AT]
         extension = is_extension(kind)
         begin, names = start, {}
@@ -189,7 +189,7 @@ class _Builder:
             self._group(names, begin, start, size)
 
     def ends_before(self, incomplete: Incomplete | None) -> bool:
-        """Return whether the last sample is whole, because the member that follows, not whole itself, is of another."""
+        """Return whether the last sample is whole, because the incomplete member after it belongs to another one."""
         if incomplete is None or not incomplete.is_regular or self.last_key is None:
             return False
         found = split_name(incomplete.name.split(b"\0", 1)[0])
@@ -203,7 +203,7 @@ class _Builder:
         return join(self.columns.get(name, []), dtype)
 
     def _group(self, names: _Names, begin: Ints, start: Ints, size: Ints) -> None:
-        """Append members, all of them parts of samples."""
+        """Append members that all belong to samples."""
         new = names.starts_sample(self.last_key)
         self.last_key = names.key(len(start) - 1)
         keys, lengths = names.keys(new)
@@ -253,7 +253,7 @@ def _begin(start: Ints, extension: npt.NDArray[np.bool_]) -> Ints:
 
 
 def _check_fields(table: ShardTable, url: str | None) -> None:
-    """Raise if a sample has a field twice, or one whose name records use for themselves."""
+    """Raise if a sample has a field twice, or one whose name is reserved in records."""
     taken = [code for code, name in enumerate(table.fields) if not is_field(name)]
     if taken and (clash := np.flatnonzero(np.isin(table.field, taken))).size:
         sample = int(np.searchsorted(table.first, clash[0], "right")) - 1
@@ -276,7 +276,7 @@ def _check_fields(table: ShardTable, url: str | None) -> None:
 
 @dataclass
 class _Names:
-    """The names of members, one a row of ``text``, NUL after ``length`` bytes; ``key`` bytes of each are the key."""
+    """The names of members, one a row of ``text``, with NULs after ``length`` bytes; ``key_length`` are the key's."""
 
     text: Bytes
     length: Ints
@@ -343,7 +343,7 @@ class _Names:
         return text[np.arange(text.shape[1]) < length[:, None]], length
 
     def field_codes(self, codes: dict[bytes, int]) -> Ints:
-        """Return a number for each member's field, the same for the same name; ``codes`` grows by new names."""
+        """Return a number for each member's field, equal for equal names; new names are added to ``codes``."""
         begin = self.key_length + 1
         width = int((self.length - begin).max())
         column = np.arange(width)

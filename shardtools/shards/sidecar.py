@@ -40,10 +40,10 @@ from shardtools.urls import beside
 
 VERSION = 1
 COLUMNS = ("key_data", "key_length", "members", "lead", "head", "size", "field")
-"""What every sidecar has."""
+"""The columns of every sidecar."""
 
 _FACTS = ("version", "filesize", "checksum", "fields", "other", "job")
-"""What the meta data of every sidecar have."""
+"""What the metadata of every sidecar have."""
 
 _WIDTH = 8
 """Bytes of a number in a table."""
@@ -70,7 +70,7 @@ class Sidecar:
 
 
 def to_columns(table: ShardTable) -> dict[str, npt.NDArray[Any]]:
-    """Return the columns of a table as the file has them, but for ``lead``."""
+    """Return the columns of a table as in the file, except ``lead``."""
     columns: dict[str, npt.NDArray[Any]] = {
         "key_data": table.keys.data,
         "key_length": table.keys.sizes,
@@ -85,7 +85,7 @@ def to_columns(table: ShardTable) -> dict[str, npt.NDArray[Any]]:
 
 
 def from_columns(columns: Mapping[str, npt.NDArray[Any]], fields: tuple[str, ...], other: int) -> ShardTable:
-    """Return the table that the columns of a file make, in which nothing is wrong; without ``lead`` it is 0."""
+    """Return the table from the columns of a file, which were checked; a missing ``lead`` means 0."""
     wide = {name: columns[name].astype(np.int64) for name in COLUMNS if name in columns and name != "key_data"}
     return lay_out(
         Texts(columns["key_data"], np.cumsum(wide["key_length"])),
@@ -141,10 +141,10 @@ def dump(sidecar: Sidecar) -> bytes:
 
 
 def parse(data: bytes, url: str) -> Sidecar:
-    """Return the sidecar that `dump` gave ``data`` for; ``url`` is the shard's, for messages.
+    """Return the sidecar from the bytes of its file; ``url`` is the shard's, for messages.
 
     Raises:
-        StaleTableError: the bytes are not a sidecar of this version, or what it says cannot be true of any shard.
+        StaleTableError: the bytes are not a sidecar of this version, or it cannot describe any shard.
         LimitError: its table would take more memory than a sidecar's may.
     """
     try:
@@ -152,9 +152,9 @@ def parse(data: bytes, url: str) -> Sidecar:
         meta = json.loads(columns.pop("meta").tobytes())
         facts = {"packing": None, **{name: meta[name] for name in _FACTS}, **meta}
         if not isinstance(facts["fields"], list):
-            raise ValueError("its fields are no list")
+            raise ValueError("its fields are not a list")
         entries = columns.pop("entries").astype(np.int64)
-    except (MemoryError, SystemError, LimitError):  # which say nothing of the bytes
+    except (MemoryError, SystemError, LimitError):  # which do not come from the bytes
         raise
     except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged bytes
         raise StaleTableError("the sidecar is damaged", url=sidecar_url(url), fix="delete it") from error
@@ -170,7 +170,7 @@ def parse(data: bytes, url: str) -> Sidecar:
 
 
 def _check_headers(headers: Mapping[str, Header], url: str) -> None:
-    """Look at what the heads of the columns claim, before there is room made for any.
+    """Check the headers of the columns, before memory is allocated for any.
 
     Raises:
         ValueError: they are not those of a sidecar.
@@ -182,9 +182,9 @@ def _check_headers(headers: Mapping[str, Header], url: str) -> None:
     for name, header in headers.items():
         is_pairs = name == "entries"
         if header.dtype.kind not in "iu" or len(header.shape) != 1 + is_pairs or (is_pairs and header.shape[1] != 2):
-            raise ValueError(f"{name} is no column of whole numbers")
+            raise ValueError(f"{name} is not a column of whole numbers")
     if headers["key_data"].dtype != np.uint8 or headers["meta"].dtype != np.uint8:
-        raise ValueError("its texts are no bytes")
+        raise ValueError("its texts are not bytes")
     held = sum(
         header.nbytes if header.dtype == np.uint8 and name in ("key_data", "meta") else prod(header.shape) * _WIDTH
         for name, header in headers.items()
@@ -193,7 +193,7 @@ def _check_headers(headers: Mapping[str, Header], url: str) -> None:
 
 
 def read_sidecar(url: str, filesize: int | None) -> Sidecar | None:
-    """Return the sidecar of a shard; None if there is none, or it is not that of a shard of ``filesize`` bytes.
+    """Return the sidecar of a shard; None if there is none, or if it does not match a shard of ``filesize`` bytes.
 
     Raises:
         StorageError: it cannot be read.

@@ -1,9 +1,9 @@
-"""Whether what a sidecar says can be true of a shard: the one check of it, before anything of it is used.
+"""The check of a sidecar before anything in it is used: can it describe a shard?
 
     facts and columns, parsed -> numbers in range, columns of the right lengths -> names that a scan could have found
       -> Sidecar -> spans inside the shard, one after the other -> no fault
 
-The columns hold distances, so that spans that overlap cannot even be written down, if no distance is negative.
+The columns hold distances. If none is negative, spans cannot overlap.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _CHECKSUM = re.compile(r"(crc32:[0-9a-f]{8})?")
 _MOST = 1 << 60
-"""Bytes that no tar file has: sums of sizes up to that are exact."""
+"""More bytes than any tar file has; sums of sizes below it do not overflow."""
 
 _NO_SAMPLE = "an entry point is not where a sample begins"
 
@@ -34,27 +34,27 @@ _SLASH, _DOT = b"/."
 
 
 def fault_of_facts(facts: Mapping[str, Any]) -> str:
-    """Return what cannot be true of the facts of a sidecar, "" if all can; ``fields`` must be a list."""
+    """Return what is wrong with the facts of a sidecar, or ""; ``fields`` must be a list."""
     for name in ("filesize", "other"):
         value = facts[name]
         if type(value) is not int or not 0 <= value < _MOST:
-            return f"{name} is no number of things"
+            return f"{name} is not a whole number, or out of range"
     if not isinstance(facts["checksum"], str) or not _CHECKSUM.fullmatch(facts["checksum"]):
-        return "its checksum is none"
+        return "its checksum is not valid"
     if facts["packing"] not in (None, "tar", "gzip", "zstd"):
-        return "its packing is not known"
+        return "its packing is unknown"
     if not isinstance(facts["job"], Mapping):
-        return "its job is no object"
+        return "its job is not an object"
     fields = facts["fields"]
     if not all(isinstance(name, str) for name in fields) or len({*fields}) < len(fields):
-        return "its fields are no different texts"
+        return "its fields are not distinct names"
     if wrong := wrong_fields(fields):
         return f"a field cannot be called {wrong[0]!r}"
     return ""
 
 
 def fault_of_columns(columns: Mapping[str, npt.NDArray[Any]], fields: int) -> str:
-    """Return what cannot be true of the columns of a sidecar with so many fields, "" if all can.
+    """Return what is wrong with the columns of a sidecar with so many fields, or "".
 
     The columns must be whole numbers of one dimension.
     """
@@ -72,14 +72,14 @@ def _fault_of_numbers(columns: Mapping[str, npt.NDArray[Any]], fields: int) -> s
         return "its columns of members differ in length"
     counts = columns["members"].astype(np.int64)
     if (samples and counts.min() < 1) or int(counts.sum()) != members:
-        return "samples and members do not fit together"
+        return "its samples do not have as many members as there are"
     if members and int(columns["field"].max()) >= fields:
-        return "a field has a number that none has"
+        return "the number of a field is out of range"
     if "crc32" in columns and members and int(columns["crc32"].max()) >> 32:
         return "a number in crc32 is out of range"
     head, lead = columns["head"].astype(np.int64), columns["lead"].astype(np.int64)
     if members and (head.min() < BLOCK or (head % BLOCK).any() or (lead % BLOCK).any()):
-        return "its headers are no tar blocks"
+        return "its headers are not whole tar blocks"
     again = repeated_fields(counts, columns["field"].astype(np.int64), fields)
     return "a sample has a field twice" if len(again) else ""
 
@@ -87,12 +87,12 @@ def _fault_of_numbers(columns: Mapping[str, npt.NDArray[Any]], fields: int) -> s
 def _fault_of_keys(columns: Mapping[str, npt.NDArray[Any]]) -> str:
     data, lengths = columns["key_data"], columns["key_length"].astype(np.int64)
     if int(lengths.sum()) != len(data) or (len(lengths) and lengths.min() < 1):
-        return "its keys and their lengths do not fit together"
-    return "" if are_keys(data, np.cumsum(lengths)) else "a key is none that a sample can have"
+        return "its keys do not have the lengths that it says"
+    return "" if are_keys(data, np.cumsum(lengths)) else "a key is not valid"
 
 
 def are_keys(data: Bytes, ends: Ints) -> bool:
-    """Return whether all of these can be keys (`shardtools.shards.names.is_key`), which end at ``ends`` in ``data``.
+    """Return whether all keys, which end at ``ends`` in ``data``, are valid (`shardtools.shards.names.is_key`).
 
     >>> ends = np.array([1, 4])
     >>> are_keys(np.frombuffer(b"a.x/", np.uint8), ends), are_keys(np.frombuffer(b"a.xy", np.uint8), ends)
@@ -113,19 +113,21 @@ def are_keys(data: Bytes, ends: Ints) -> bool:
 
 
 def fault_of_ends(sidecar: Sidecar) -> str:
-    """Return what cannot be true of where the samples end, and of the entry points, "" if all can.
+    """Return what is wrong with the ends of samples and with the entry points, or "".
 
-    A shard that is not packed must have room for all of its samples.
+    The samples of a shard that is not packed must be inside it.
     """
     table, entries = sidecar.table, sidecar.entries
     stop = int(table.stop[-1]) if len(table) else 0
     if sidecar.packing == "tar" and (stop > sidecar.filesize or len(entries)):
-        return "its samples do not lie in the shard" if stop > sidecar.filesize else "a plain shard has entry points"
+        return (
+            "its samples are not all inside the shard" if stop > sidecar.filesize else "a plain shard has entry points"
+        )
     if not len(entries):
         return ""
     inside = (entries >= 0).all() and entries[-1, 0] < stop and entries[-1, 1] < sidecar.filesize
     if not inside or (np.diff(entries, axis=0) <= 0).any():
-        return "its entry points do not lie in the shard, one after the other"
+        return "its entry points are out of order, or not inside the shard"
     start = table.start
     rows = np.minimum(np.searchsorted(start, entries[:, 0]), len(start) - 1)
     return "" if entries[0, 0] == 0 and (start[rows] == entries[:, 0]).all() else _NO_SAMPLE

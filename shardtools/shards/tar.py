@@ -1,10 +1,10 @@
 """The tar format: its blocks, what one header says, and the headers of new members.
 
-    bytes of a header -> number, name, checksum; of an extension header -> what it says of the next member
+    bytes of a header -> number, name, checksum; of an extension header -> name and size of the next member
     names, sizes -> build_headers -> header blocks
 
-A tar file is a row of 512-byte blocks: a header, its data padded to whole blocks, the next header. Where the headers
-are is found by ``walk.py``, one after another, and by ``locate.py``, all of a buffer at once.
+A tar file is a sequence of 512-byte blocks: a header, its data padded to whole blocks, the next header. ``walk.py``
+finds the headers one after another, ``locate.py`` all those of a buffer at once.
 
 Formats: POSIX.1-2017 "pax" (ustar and its extension headers) and GNU tar's ``L`` names and base-256 numbers.
 """
@@ -98,13 +98,13 @@ def bad_header(url: str | None, offset: int, what: str = "shard") -> CorruptErro
 
 
 def sparse(url: str | None, member: str | None, what: str = "shard") -> CorruptError:
-    """Return the error for a member that holds only parts of a file."""
+    """Return the error for a sparse member, which holds only parts of a file."""
     fix = f"make the {what} again with tar without --sparse"
     return CorruptError("sparse members are not supported", url=url, member=member, fix=fix)
 
 
 def own_name(header: bytes) -> bytes:
-    """Return the name that a header block itself gives to its member, which an extension header may replace."""
+    """Return the name in a header block itself; an extension header may replace it."""
     name = header[NAME].split(b"\0", 1)[0]
     if not header[PREFIX_AT] or header[MAGIC] != USTAR:
         return name
@@ -168,12 +168,12 @@ def checksum_holds(header: bytes) -> bool:
 def read_extension(
     kind: int, payload: bytes, *, offset: int, url: str | None, what: str = "shard"
 ) -> tuple[bytes | None, int | None]:
-    """Return the name and the size that an extension header gives to the next member; None for what it does not give.
+    """Return the name and the size that an extension header gives to the next member, or None for either.
 
     ``kind`` is the header's type flag, ``payload`` its data, and ``offset`` where it begins.
 
     Raises:
-        CorruptError: it is malformed, or one that would change what the data mean.
+        CorruptError: it is malformed, or of a kind that is not supported.
     """
     if kind == _LONG_NAME:
         return payload.split(b"\0", 1)[0], None
@@ -198,7 +198,7 @@ def _is_time(payload: bytes) -> bool:
 
 
 def _pax_size(records: dict[str, bytes]) -> int | None:
-    """Return the size that pax records give; a negative one would lead back to the same header, for ever."""
+    """Return the size in pax records, or None; a negative size would lead back to the same header, forever."""
     size = records.get("size")
     if size is not None and not size.isdigit():
         raise ValueError("not a decimal number")

@@ -1,7 +1,7 @@
-"""Check which places an index may name: only those under its own place, unless the user trusts it.
+"""Check the URLs in an index of shards: only those in the index's own place, unless the user trusts the index.
 
-An index of shards is a list of URLs from outside. A user who opens it has agreed to read from that place, but not from
-files of this machine, or from other servers with the user's credentials.
+An index is a list of URLs from outside. A user who opens it has agreed to read from that place, but not from local
+files, or from other servers with the user's credentials.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from shardtools.urls import absolute, folder_of, is_local, scheme_of, split_path
 _HTTP = ("http", "https")
 _PORTS = {"http": "80", "https": "443"}
 _AUTHORITY = re.compile(r"(?:[^\s\\/?#@\[\]]*@)?([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]*))?")
-"""The user, which does not matter, host and port. Whatever looks otherwise is read in one way by some programs and in
-another by others."""
+"""User (ignored), host and port. Programs disagree on how to read any other form."""
 
 
 def check_place(place: str, index: str, opened: str, *, trusted: bool) -> None:
@@ -23,7 +22,7 @@ def check_place(place: str, index: str, opened: str, *, trusted: bool) -> None:
 
     Allowed are places in or below the folder, on the server or in the bucket of the index that the user has ``opened``
     (this one, or one that refers to it). A ``trusted`` index may name other places as well, but an index on a server
-    never names files of this machine.
+    never names local files.
 
     Raises:
         SpecError: the place is not allowed.

@@ -1,6 +1,6 @@
 """Compare a shard, while it is read, with the checksum in its sidecar.
 
-    stream -> CheckedStream -> reader …, and in the end: the checksum of all bytes == that of the sidecar
+    stream -> CheckedStream -> reader …; at the end: the checksum of all bytes == that of the sidecar
 
 Shards that have a sidecar are checked, local ones too: a disk may flip a bit, and an output made from damaged data
 would get a valid sidecar. With ``StorageOptions.verify`` a shard without a sidecar is an error. Ranges are compared
@@ -52,7 +52,7 @@ class CheckedStream:
             pass
         if self._expected is not None and self.checksum != self._expected:
             raise CorruptError(
-                f"its checksum is {self.checksum}, and {self._expected} in its sidecar",
+                f"its checksum is {self.checksum}, but {self._expected} in its sidecar",
                 url=self._url,
                 fix="fetch or make the shard again; if it was replaced on purpose, delete the sidecar",
             )
@@ -68,7 +68,5 @@ def expected_checksum(url: str, stat: Stat) -> str | None:
     insist = current_options().verify
     sidecar = None if url == "-" else read_sidecar(url, stat.size)
     if sidecar is None and insist:
-        raise StaleTableError(
-            "it has no matching sidecar, so that it cannot be verified", url=url, fix="leave out --verify"
-        )
+        raise StaleTableError("it has no matching sidecar, so it cannot be verified", url=url, fix="leave out --verify")
     return None if sidecar is None else sidecar.checksum

@@ -1,9 +1,9 @@
-"""The one walk over the headers of a tar file, through any function that reads bytes at a place.
+"""The one walk over the headers of a tar file, given a function that reads bytes at an offset.
 
     read(start, stop) -> header, its data skipped, the next header -> TarHeader: start, kind, size, name
 
-It is exact for every kind of tar: pax headers, GNU tar's long names, numbers in base 256, concatenated archives. Who
-has a whole buffer of the usual kind finds all headers of it at once with numpy instead (``locate.py``).
+It handles every kind of tar: pax headers, GNU tar's long names, numbers in base 256, concatenated archives. For a
+buffer of usual headers, ``locate.py`` finds all of them at once with numpy.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Read = Callable[[int, int], bytes]
 """Returns the bytes of a tar file from one offset to another."""
 
 END_MARK = -1
-"""The kind of the zeros that end an archive, which others may follow."""
+"""The kind of the zeros that end an archive; another archive may follow."""
 
 _ZEROS = bytes(BLOCK)
 
@@ -44,8 +44,9 @@ _ZEROS = bytes(BLOCK)
 class TarHeader(NamedTuple):
     """One header of a tar file, or, if ``kind`` is `END_MARK`, a run of zeros, of which ``block`` is the first.
 
-    It begins at ``start``; its data have ``size`` bytes, and end with their padding at ``stop``. ``kind`` is its type
-    flag. ``size`` and ``name`` are those that extension headers before it give, which are yielded themselves, too.
+    It begins at ``start``; its data have ``size`` bytes and end, with their padding, at ``stop``. ``kind`` is its type
+    flag. ``size`` and ``name`` take account of the extension headers before it, which are yielded, too.
+    ``extended_name`` is the name from an extension header, or None.
     """
 
     start: int
@@ -62,7 +63,7 @@ class TarHeader(NamedTuple):
 
     @property
     def name(self) -> bytes:
-        """The member's whole name; for an extension header, what those before it say of the member's."""
+        """The member's whole name; for an extension header, the name that those before it give to the member."""
         return own_name(self.block) if self.extended_name is None else self.extended_name
 
     @property
@@ -74,15 +75,15 @@ class TarHeader(NamedTuple):
 def walk(
     read: Read, size: int, *, at: int = 0, verify: bool = True, url: str | None = None, what: str = "shard"
 ) -> Iterator[TarHeader]:
-    """Yield the headers of a tar file of ``size`` bytes from ``at`` on, where one is or an archive ends.
+    """Yield the headers of a tar file of ``size`` bytes from ``at`` on, where a header is or an archive ends.
 
-    The last one may claim more data than there are: its ``stop`` is beyond ``size`` then. Of data, only those of
-    extension headers are read, and only once the next header is asked for, so that the caller can refuse large ones
-    before. Without ``verify`` checksums are not looked at; the caller does that. ``what`` is what errors call the file.
+    The last one may claim more data than there are: then its ``stop`` is beyond ``size``. Only the data of extension
+    headers are read, and only when the next header is asked for, so that the caller can refuse large ones before.
+    Without ``verify`` the caller must check checksums. ``what`` is the kind of file, for messages.
 
     Raises:
-        CorruptError: something that is not a header stands where one must be, no member follows an extension header,
-            or it is one that is not supported.
+        CorruptError: there is no header where one must be, no member follows an extension header, or a header is of a
+            kind that is not supported.
     """
     pending: int | None = None
     name: bytes | None = None
@@ -120,7 +121,7 @@ def walk(
 
 
 def _size_of(block: bytes, kind: int, url: str | None, what: str) -> int:
-    """Return how many bytes of data a header says itself that it has."""
+    """Return the size of the data in the header itself."""
     if kind == SPARSE:
         raise sparse(url, decode_name(own_name(block)), what)
     try:
@@ -131,12 +132,12 @@ def _size_of(block: bytes, kind: int, url: str | None, what: str) -> int:
 
 
 def buffer_reader(data: Bytes, base: int = 0) -> Read:
-    """Return what reads from a buffer, which holds the bytes of a file from offset ``base`` on."""
+    """Return a function that reads from a buffer, which holds the bytes of a file from offset ``base`` on."""
     return lambda start, stop: data[start - base : stop - base].tobytes()
 
 
 def page_reader(read: Read, size: int, page: int) -> Read:
-    """Return what reads at least ``page`` bytes of a file of ``size`` at a time: the next header may be among them."""
+    """Return a function that reads at least ``page`` bytes at a time: the next header may be among them."""
     window, low, high = b"", 0, 0
 
     def read_pages(start: int, stop: int) -> bytes:

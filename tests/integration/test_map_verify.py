@@ -92,7 +92,7 @@ def test_who_insists_gets_no_unverified_sample(folder: Path) -> None:
     write_dataset(folder, 1, 5)
     outcome = call("--verify", "-p", "same.py", "in-@1.tar", "out/@1.tar", cwd=folder)
     assert outcome.error() == (
-        f"{folder}/in-0.tar: it has no matching sidecar, so that it cannot be verified; leave out --verify"
+        f"{folder}/in-0.tar: it has no matching sidecar, so it cannot be verified; leave out --verify"
     )
     assert not (folder / "out").exists()
 

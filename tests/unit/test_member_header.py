@@ -74,8 +74,8 @@ class TestStale:
         with pytest.raises(StaleTableError) as raised:
             check(table, tars.make_tar(CHANGES["longer"](OLD)))
         assert str(raised.value) == (
-            "http://host/in.tar [d/02.txt]: the index beside the shard is not about it: before the 700 bytes of this "
-            "member stands that of d/02.txt with 701 bytes; delete the index (.idx, or .nv-meta), or make sidecars "
+            "http://host/in.tar [d/02.txt]: the index beside the shard does not match it: before the 700 bytes of this "
+            "member is that of d/02.txt with 701 bytes; delete the index (.idx, or .nv-meta), or make sidecars "
             "with htindex"
         )
 

@@ -217,7 +217,7 @@ class TestHiddenSamples:
     def test_less_than_none(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """Such a manifest is not used, so that the shards tell."""
         dataset = shardtools.open(hide(tmp_path, -1, 0))
-        assert len(dataset) == TOTAL == len(list(dataset)) and "the nsamples of in-0.tar is no number" in caplog.text
+        assert len(dataset) == TOTAL == len(list(dataset)) and "the nsamples of in-0.tar is not a number" in caplog.text
 
     def test_an_honest_empty_shard_is_looked_at_once(self, tmp_path: Path) -> None:
         written_dataset(tmp_path, "in-@4.tar", samples())

@@ -46,9 +46,9 @@ def index_url(url: str) -> str:
 
 
 def parse_index(data: bytes, filesize: int) -> list[Listing]:
-    """Return what the index of a shard of ``filesize`` bytes says: nothing if it is no such index.
+    """Return the members that the index of a shard of ``filesize`` bytes lists; nothing if it is not such an index.
 
-    It is returned more than once where its names can be read in two ways.
+    There are two listings if its names can be read in two ways.
     """
     head, _, rest = data.partition(b"\n")
     # Counted before it is split: each member takes a block of the shard, and each line one member at least.
@@ -70,7 +70,7 @@ def parse_index(data: bytes, filesize: int) -> list[Listing]:
 
 
 def _members(line: bytes) -> list[tuple[bytes, int, int]]:
-    """Return name, offset and size of the members in a line; none if it is no line of an index."""
+    """Return name, offset and size of the members in a line; none if it is not a line of an index."""
     words = line.split(b" ")
     parts = list(zip(words[::4], words[1::4], words[2::4], words[3::4], strict=False))
     if len(words) == 4 * len(parts) and all(map(_fits, parts)):
@@ -111,7 +111,9 @@ def dump_index(table: ShardTable, url: str) -> bytes:
         ShardError: DALI cannot read an index of such a shard.
     """
     if not len(table):
-        raise ShardError("it has no samples, and DALI takes no index without any", url=url, fix="leave this shard out")
+        raise ShardError(
+            "it has no samples, and DALI accepts no empty index", url=url, fix="leave this shard out"
+        )
     fields = [encode_name(name) for name in table.fields]
     columns = (table.field.tolist(), table.offset.tolist(), table.size.tolist())
     members = list(zip(*columns, strict=True))

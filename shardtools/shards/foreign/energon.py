@@ -1,12 +1,12 @@
-"""The indexes that NVIDIA's Megatron Energon leaves beside shards, in a folder ``.nv-meta``.
+"""The indexes that NVIDIA's Megatron Energon writes beside shards, in a folder ``.nv-meta``.
 
 ``.info.json`` has ``shard_counts``, the number of samples of each shard, by its path from the folder that holds
 ``.nv-meta``. ``index.sqlite`` has, with a shard's place in that order as ``tar_file_id``, a row of ``samples`` for each
 sample, its ``sample_key`` being the path up to the first dot of its last component, and a row of ``sample_parts`` for
 each member, its ``part_name`` being what follows that dot. This is how megatron-energon 7.4.1 writes it.
 
-A database may hold more than rows: views and generated columns are programs. So nothing is read but real tables, no
-row may be longer than a name can be, and there may be no more of them than the shard has room for.
+A database may hold more than rows: views and generated columns are programs. So only real tables are read, no row may
+be longer than a name can be, and there may be no more rows than the shard has room for.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from shardtools.urls import absolute, is_local, scheme_of, split_path
 INFO, DATABASE = ".nv-meta/.info.json", ".nv-meta/index.sqlite"
 
 _MISSING = (NotFoundError, AccessError, RefusedError, LimitError)
-"""What servers say of a hidden file that is not there: some refuse to speak of any. One too large is not used, too."""
+"""The errors of a hidden file that does not exist: some servers refuse all hidden files. A large file is not used."""
 
 _TABLES = ("samples", "sample_parts")
 
@@ -44,7 +44,7 @@ FROM sample_parts JOIN samples USING (tar_file_id, sample_index) WHERE tar_file_
 """
 
 _LONGEST = 1 << 16
-"""Bytes of a name, or of a row, that are believed to be one."""
+"""The most bytes of a name, or of a row."""
 
 _STEPS = 10_000
 """Steps of sqlite's machine after which it asks whether to go on; it takes some ten for a row."""
@@ -54,7 +54,7 @@ _STEPS_A_BYTE = 16
 
 
 class EnergonIndex:
-    """What Energon says of some shards. Nothing is fetched before it is asked for, and each file once.
+    """What Energon says of some shards. Each file is fetched when it is first needed, once.
 
     Many threads may use it; after a fork a new one is needed.
     """
@@ -158,13 +158,13 @@ def _open(url: str) -> _Database:
 
 
 class _Database:
-    """A database of ``size`` bytes that somebody else has made; whoever uses it holds a lock."""
+    """A database of ``size`` bytes from outside; the caller must hold a lock."""
 
     def __init__(self, database: sqlite3.Connection, size: int):
-        """Look at what is in it.
+        """Check its tables.
 
         Raises:
-            sqlite3.Error: what is to be read from are no tables.
+            sqlite3.Error: they are missing, or not real tables.
         """
         self._database = database
         self._most = 100 + size * _STEPS_A_BYTE // _STEPS
@@ -212,7 +212,7 @@ class _Database:
         return rows
 
     def _may_go_on(self) -> bool:
-        """Return True to stop sqlite, which asks this from time to time. What is raised here would get lost there."""
+        """Return True to stop sqlite, which calls this from time to time. It would lose an exception raised here."""
         try:
             self._asked += 1
             check_stop()
@@ -223,7 +223,7 @@ class _Database:
 
 
 def _is_table(sql: bytes | None) -> bool:
-    """Return whether a table is what its statement says, and no column of it is a program."""
+    """Return whether the statement makes a real table without generated columns."""
     words = (sql or b"").upper().split()
     return words[:2] == [b"CREATE", b"TABLE"] and b"GENERATED" not in words and not _AS.search(sql or b"")
 

@@ -1,13 +1,13 @@
-"""Members of a shard as the index of another program lists them, and what sidecar that makes.
+"""The members of a shard as the index of another program lists them, and the sidecar made from that.
 
-    Listing -> samples, as scanning would find them -> is it about the shard as it is now? -> Sidecar
+    Listing -> samples, as scanning would find them -> does it match the shard as it is now? -> Sidecar
 
-Such an index has no checksum of its shard. One that describes an older shard, or a part of it, must not be used, so
-some members are looked at: the headers of the first, the last and some between must be where the index says, with the
-name and the size that it says, no member of a sample may stand before them unlisted, and the archive must end behind
-the last one. What does not hold is ignored, and the shard is scanned. A shard in which a few members were replaced by
-others, each as many blocks long as the old one, goes unnoticed here; it is noticed when these are read, since each is
-compared with its header then (``member_header.py``).
+Such an index has no checksum of its shard. It must not be used if it describes an older shard, or only a part of it. So
+some members are checked: the headers of the first, the last and some between must be where the index says, with the
+right name and size; no member of a sample may come before them unlisted; and the archive must end after the last one.
+If anything is wrong, the index is ignored, and the shard is scanned. If a few members were replaced by others with as
+many blocks, this check may not notice it; reading them does, since each is compared with its header
+(``member_header.py``).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ MAX_SAMPLES = 1 << 40
 """No shard has more samples: a larger number in an index is wrong, and the sum over all shards might overflow."""
 
 SPREAD = 16
-"""Members to look at, from the first to the last."""
+"""The number of members to check, from the first to the last."""
 
 SUSPECT = 6
-"""Members of each kind to look at besides: one for each number of bytes before them, the most first, where something
-may be hidden; those with the longest names, whose headers indexes have been wrong about (wds2idx takes GNU tar's word,
-which is that of the extension header); and those with names that an index may spell in another way."""
+"""The number of suspect members to check besides, of each kind: those with the widest gaps before them, which may hide
+a member; those with the longest names, for which indexes have been wrong (wds2idx takes GNU tar's offset, which is that
+of the extension header); and those with names that an index may escape."""
 
 MAX_GAP, MAX_END = 1 << 16, 1 << 20
-"""Bytes between two members, and behind the last one, that are read. Where there are more, the shard is scanned."""
+"""The most bytes to read between two members, and after the last one. If there are more, the shard is scanned."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Listing:
 
 
 def sidecar_of(url: str, filesize: int, listing: Listing) -> Sidecar | None:
-    """Return what scanning the plain shard at ``url`` would give, without checksums; None if ``listing`` cannot tell.
+    """Return the sidecar of the plain shard at ``url``, without checksums; None if ``listing`` does not match it.
 
     Raises:
         StorageError: the shard cannot be read.
@@ -86,7 +86,7 @@ def _is_orderly(listing: Listing, filesize: int) -> bool:
 
 
 def _table(listing: Listing) -> ShardTable | None:
-    """Return the samples that the members make; None if they are none that a scan would take."""
+    """Return the samples that the members make; None if a scan would refuse them."""
     groups = _group(listing.names)
     if groups is None:
         return None
@@ -146,7 +146,7 @@ def _group(names: Sequence[bytes]) -> _Groups | None:
 
 
 def _holds(url: str, filesize: int, listing: Listing) -> bool:
-    """Return whether the shard has, where members are looked at, what is listed, and ends behind the last one."""
+    """Return whether the members that are checked are as listed, and the shard ends after the last one."""
     offset, size, stop = listing.offset, listing.size, listing.stop
     before = with_zero(stop)[:-1]
     gaps, end = offset - before, ByteRange(int(stop[-1]), filesize)

@@ -1,8 +1,8 @@
-"""The table of a shard from the indexes that other programs have left beside it, instead of from reading the shard.
+"""The table of a shard from an index that another program has written beside it, instead of reading the shard.
 
     DALI's, or Energon's -> Listing -> Sidecar
 
-Only those of plain shards are used: the offsets in them are those of the tar file.
+Only indexes of plain shards are used: their offsets are those of the tar file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shardtools.urls import name_of
 
 
 def read_foreign(url: str, filesize: int | None, energon: EnergonIndex) -> Sidecar | None:
-    """Return the sidecar of the shard at ``url`` from what others have left; None where that is nothing that is right.
+    """Return the sidecar of the shard at ``url`` from an index of another program; None if none matches the shard.
 
     It has no checksums.
 

@@ -2,11 +2,11 @@
 
     {"wids_version": 1, "shardlist": [{"url": "train-0000.tar", "nsamples": 1000}, ...]}
 
-Beside its own ``shardlist``, or instead, it may have ``datasets``, each with a ``shardlist`` or with the
-``source_url`` of another index. A URL is relative to the index that has it, or to its ``base``. The manifest of a
-dataset is such an index, too (see ``manifest.py``). What it may name is said in ``trust.py``.
+Besides its own ``shardlist``, or instead, it may have ``datasets``, each with a ``shardlist`` or with the
+``source_url`` of another index. A URL is relative to the index that contains it, or to its ``base``. The manifest of a
+dataset is such an index, too (see ``manifest.py``). ``trust.py`` says which URLs it may contain.
 
-What wids itself (0.1.11) reads are plain tar files with names that fit into a header.
+wids itself (0.1.11) reads only plain tar files with names that fit into a header.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _shards(url: str, index: dict[str, Any], trusted: bool) -> Iterator[tuple[st
     yield from _listed(url, url, index.get("shardlist", []))
     parts = index.get("datasets", [])
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise _broken(url, "its datasets are no list of objects")
+        raise _broken(url, "its datasets are not a list of objects")
     for part in parts:
         place = url
         if "source_url" in part:
@@ -120,7 +120,7 @@ def _shards(url: str, index: dict[str, Any], trusted: bool) -> Iterator[tuple[st
 
 def _listed(url: str, base: str, shardlist: Any) -> Iterator[tuple[str, str, int]]:
     if not isinstance(shardlist, list):
-        raise _broken(url, "its shardlist is no list")
+        raise _broken(url, "its shardlist is not a list")
     for number, entry in enumerate(shardlist):
         count = entry.get("nsamples") if isinstance(entry, dict) else None
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_SAMPLES:
@@ -138,7 +138,7 @@ def _resolve(url: str, base: str, reference: Any) -> str:
     try:
         encode_name(reference)
     except UnicodeEncodeError as error:
-        raise _broken(url, "a URL has half a character in it") from error
+        raise _broken(url, "a URL contains half a surrogate pair") from error
     if scheme_of(reference) not in ("", "-"):
         return absolute(reference)
     head, path, tail = split_path(base)
@@ -170,10 +170,10 @@ def build_index(destination: str, name: str, shards: Sequence[ShardEntry]) -> by
 
 
 def check_readable(table: ShardTable, url: str) -> None:
-    """Raise if wids does not read the shard at ``url`` as its ``table`` has it.
+    """Raise if wids would not read the shard at ``url`` as ``table`` describes it.
 
-    wids takes names and sizes from the last header of a member alone, from fields of 100 and 11 bytes. It looks at no
-    extension headers, and at no prefix of a name.
+    wids takes names and sizes only from the last header of a member, from fields of 100 and 11 bytes. It ignores
+    extension headers, and the prefix of a name.
 
     Raises:
         ShardError: it would find other names.
@@ -207,4 +207,4 @@ def _relative(url: str, folder: str) -> str:
 
 def _broken(url: str, what: str) -> SpecError:
     fix = "check it, or name the shards, as in train-@1000.tgz"
-    return SpecError(f"this is no shard index of wids: {what}", url=url, fix=fix)
+    return SpecError(f"this is not a shard index of wids: {what}", url=url, fix=fix)
