@@ -245,7 +245,7 @@ class Destination:
                 fix="give one spec with @N, such as out-@1000.tgz",
             )
         self.spec = absolute(at_home(spec))
-        # An @ in the name of the working folder is no count.
+        # An @ in the name of the working folder is not a count.
         self._parts = find_count(self.spec) if find_count(spec) else None
         self.is_auto = self._parts is not None and self._parts[1] == "auto"
         if self._parts and not self.is_auto:

@@ -71,7 +71,7 @@ class Holder:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except OSError:  # it is somebody else's
+        except OSError:  # it belongs to another user
             return False
         return False
 
@@ -138,7 +138,7 @@ def locked(url: str, *, take_over: bool) -> Iterator[JobLock | None]:
     """A context in which this job has the lock whose file is at ``url``; the file is deleted at its end.
 
     It gives None if the storage cannot create objects exclusively, so that there is no lock. ``take_over`` replaces a
-    lock file that nobody writes again.
+    lock file that is not written again.
 
     Raises:
         OutputBusyError: another job has the lock.
@@ -186,7 +186,7 @@ def _acquire(url: str, holder: Holder, take_over: bool) -> bool:
 
 
 def _is_abandoned(url: str, holder: Holder) -> bool:
-    """Return whether nobody writes a lock file again for so long that its job must be dead."""
+    """Return whether a lock file was not written again for so long that its job must be dead."""
     logger.warning("%s: waiting for up to %d seconds to see whether process %d on %s, which wrote this, is alive",
                    redact(url), PATIENCE_SECONDS, holder.pid, holder.host)  # fmt: skip
     end = time.monotonic() + PATIENCE_SECONDS
@@ -200,7 +200,7 @@ def _is_abandoned(url: str, holder: Holder) -> bool:
 
 
 def _read(url: str) -> Holder | None:
-    """Return who has the lock, None if nobody has."""
+    """Return the holder of the lock, None if there is none."""
     try:
         text = read_limited(url, "manifest")
     except NotFoundError:
@@ -211,7 +211,7 @@ def _read(url: str) -> Holder | None:
         if all(isinstance(text, str) for text in texts) and all(type(n) is int and 0 <= n < 1 << 31 for n in numbers):
             return found
     except (ValueError, TypeError):
-        pass  # some other text: nobody is known to have left it
+        pass  # it is not a lock file, so its holder is not known
     return Holder("an unknown machine", "", 0, text[:64].hex(), "an unknown time")
 
 

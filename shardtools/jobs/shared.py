@@ -46,7 +46,7 @@ class SameFile:
             with open(path, "rb") as file:
                 status = os.fstat(file.fileno())
                 head = hashlib.blake2b(file.read(_HEAD), digest_size=16).digest()
-        except OSError:  # whoever needs it says what is wrong
+        except OSError:  # the task that needs it will raise an error
             return None
         return cls(path, status.st_size, int(status.st_mtime), head)
 
@@ -125,7 +125,7 @@ def _token(folder: str) -> Iterator[str]:
     try:
         yield path
     finally:
-        with suppress(OSError):  # somebody has tidied up
+        with suppress(OSError):  # it was deleted already
             os.unlink(path)
         with suppress(OSError):  # there is something in it now
             for empty in made:

@@ -42,9 +42,9 @@ class OldManifest:
 class Target:
     """A shard to be written at ``url``.
 
-    ``resume`` keeps it if the very task that would write it has completed it; ``overwrite`` replaces it, whoever made
-    it. ``has_sidecar`` says that there is a sidecar. The sidecar, and the ``manifests`` that describe the shard as it
-    was, are deleted, or retired, before the shard is replaced.
+    ``resume`` keeps it if the very task that would write it has completed it; ``overwrite`` replaces it in any case.
+    ``has_sidecar`` says that there is a sidecar. The sidecar, and the ``manifests`` that describe the shard as it was,
+    are deleted, or retired, before the shard is replaced.
     """
 
     url: str

@@ -228,7 +228,7 @@ def _dump_json(value: object) -> str:
 
 
 def _encode_json(value: object) -> bytes:
-    if isinstance(value, str):  # webdataset writes it raw, json quotes it: either guess would be wrong for somebody
+    if isinstance(value, str):  # webdataset writes it raw, json quotes it: neither is a safe guess
         raise TypeError("if it is JSON already, give text.encode(); if not, json.dumps(text).encode()")
     return _dump_json(value).encode()
 

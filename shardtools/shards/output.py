@@ -56,9 +56,7 @@ class ShardOutput:
     def _renumber(self, table: ShardTable) -> Ints:
         """Return the column ``field`` with fields numbered in the order in which the shard has them first."""
         first = np.full(len(table.fields), -1, np.int64)
-        first[table.field[::-1]] = np.arange(
-            len(table.field) - 1, -1, -1
-        )  # the last assignment wins: the first member
+        first[table.field[::-1]] = np.arange(len(table.field) - 1, -1, -1)  # the last assignment wins
         numbers = np.zeros(len(table.fields), np.int64)
         for code in sorted(np.flatnonzero(first >= 0).tolist(), key=first.__getitem__):
             numbers[code] = self._codes.setdefault(table.fields[code], len(self._codes))

@@ -2,8 +2,8 @@
 
     SRC -> open_sources -> Source: how many samples, their keys and sizes -> part(rows) -> records, where a task runs
 
-A source is listed once, where the command runs. What travels to a task is a `Part`: the few hundred or thousand
-samples of one output shard, as names and places, with no bytes of theirs in it.
+A source is listed once, where the command runs. A task gets a `Part`: the samples of one output shard, some hundreds or
+thousands, as names and places, without their bytes.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Part(Protocol):
         """
 
     def facts(self) -> Sequence[Any]:
-        """Return what the samples depend on, as JSON data: names, sizes and times of files, for a fingerprint."""
+        """Return what the samples depend on, for a fingerprint, as JSON data: names, sizes and times of files."""
 
     def close(self) -> None:
-        """Let go of what `record` has opened."""
+        """Close what `record` has opened."""
 
 
 class Source(ABC):
-    """Samples that are known by number before any is read."""
+    """Samples that are listed before any is read, and known by their rows."""
 
     name: str
     """What the user called it."""
@@ -66,11 +66,11 @@ class Source(ABC):
         """Return the samples at ``rows``, in that order."""
 
     def names(self) -> Sequence[str]:
-        """Return the URLs of what it was made from."""
+        """Return the URLs that it was made from."""
         return [self.name]
 
     def read_by_tasks(self) -> Sequence[str]:
-        """Return URLs of what its parts read, of many files some."""
+        """Return URLs that its parts read; some of them if they are many."""
         return self.names()
 
     def place(self, row: int) -> str:
@@ -78,12 +78,12 @@ class Source(ABC):
         return self.name
 
     def notes(self) -> dict[str, Any]:
-        """Return what the dataset's manifest is to say of the samples, such as the names of their classes."""
+        """Return facts about the samples for the manifest of the dataset, such as the names of their classes."""
         return {}
 
     def left_out(self) -> Sequence[tuple[str, str]]:
-        """Return what was found and is no sample, each with the reason."""
+        """Return what was left out because it belongs to no sample, each with the reason."""
         return ()
 
     def close(self) -> None:  # noqa: B027 - most sources have nothing to do
-        """Let go of what was made to read the source. Its parts cannot be read any more."""
+        """Close what was opened to read the source. Its parts cannot be read any more."""

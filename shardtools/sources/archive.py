@@ -1,10 +1,10 @@
-"""Archives, tar and zip, of whatever layout, as samples: their members are the files of a tree.
+"""Tar and zip archives of any layout as samples: their members are the files of a tree.
 
-    zip, or tar as it is -> listed -> members are read where they are, by the tasks
-    packed, or on a server -> unpacked into a temporary file -> the same
+    local zip, or uncompressed tar -> listed -> tasks read the members where they are
+    compressed tar, or on a server -> unpacked into a temporary file -> the same
 
-The temporary file has no name where the system can do that (Linux), so that nothing is left of it, however the job
-ends; processes of this machine open it as a file of this process.
+On Linux the temporary file has no name, so that nothing is left of it, however the job ends; other local processes open
+it through this process.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ _UNPACKERS: dict[bytes, Callable[[Any, str], Readable]] = {
     b"BZh": _unpack_bz2,
     b"\xfd7zXZ\0": _unpack_xz,
 }
-"""The first bytes of packed files, and how these are unpacked."""
+"""The first bytes of compressed files, and how to unpack them."""
 
 
 class ArchiveSource(FileSource):
-    """The files of an archive; ``spill`` is the temporary file that it was unpacked into, if it was."""
+    """The files of an archive; ``spill`` is the temporary file with the unpacked archive, or None."""
 
     spill: _Spill | None = None
 
@@ -110,7 +110,7 @@ class _Spill:
 
 
 def _find(url: str) -> tuple[Archive, _Spill | None]:
-    """Return the archive at ``url`` in a form that can be read at any place: it itself, or unpacked."""
+    """Return the archive at ``url`` as a local uncompressed file: the archive itself, or a temporary file."""
     with get_storage(url).open(url) as raw, io.BufferedReader(raw, _PIECE) as stream:
         head = stream.peek(_HEAD)[:_HEAD]
         unpacker = next((unpacker for magic, unpacker in _UNPACKERS.items() if head.startswith(magic)), None)
@@ -126,7 +126,7 @@ def _find(url: str) -> tuple[Archive, _Spill | None]:
 
 @contextmanager
 def _reading(url: str) -> Iterator[None]:
-    """A context that turns what unpacking raises into our errors."""
+    """A context that turns the exceptions of unpacking into our errors."""
     try:
         yield
     except StorageError:
@@ -140,7 +140,7 @@ def _reading(url: str) -> Iterator[None]:
 
 
 def _spill(reader: Readable, url: str) -> _Spill:
-    """Return a temporary file with all that a reader gives."""
+    """Return a temporary file with all bytes of a reader."""
     spill = _temporary_file(url)
     buffer = memoryview(bytearray(_PIECE))
     try:
@@ -172,7 +172,7 @@ def _write(file: Any, data: memoryview) -> None:
 
 @contextmanager
 def _writing(url: str) -> Iterator[None]:
-    """A context that says of the temporary file what is wrong with it."""
+    """A context for writing the temporary file; its errors say that it is one."""
     try:
         yield
     except OSError as error:

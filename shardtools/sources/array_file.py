@@ -3,8 +3,8 @@
     path -> headers -> arrays, mapped where they lie in the file
     URL, or a packed member of an .npz -> temporary file -> the same
 
-Temporary files have no name, so that nothing is left of them, however the process ends. All that read a file in one
-process share what is mapped, and the last few files stay open for those that come after them.
+Temporary files have no name, so that nothing is left of them, however the process ends. All parts that read a file in
+one process share its maps, and the last few files stay open for the next parts.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ArrayFile:
 class OpenArrayFile:
     """A file of arrays that this process has open. Its methods can be called from many threads.
 
-    `opened` makes it. Every error but those of storage is a `CorruptError`.
+    Use `opened` to get one. Every error except those of storage is a `CorruptError`.
     """
 
     def __init__(self, file: ArrayFile):
@@ -62,11 +62,11 @@ class OpenArrayFile:
         self._arrays: dict[str, Array] = {}
 
     def headers(self) -> dict[str, Header]:
-        """Return the headers of the arrays by their names; that of a ``.npy`` has the file's own name.
+        """Return the headers of the arrays by their names; the array of a ``.npy`` has the name of its file.
 
         Raises:
-            CorruptError: the file is damaged, or none of arrays.
-            ChangedError: it is not what was listed.
+            CorruptError: the file is damaged, or not a file of arrays.
+            ChangedError: it was changed since it was listed.
             StorageError: it cannot be read.
         """
         with self._lock, self._reading() as file:
@@ -85,7 +85,7 @@ class OpenArrayFile:
             return self._arrays[name]
 
     def forget_pages(self) -> None:
-        """Take what was read out of this process's memory; it comes back when it is read again."""
+        """Remove the mapped pages from the memory of this process; they are read again when needed."""
         if hasattr(mmap, "MADV_DONTNEED"):
             for mapped in list(self._maps.values()):
                 mapped.madvise(mmap.MADV_DONTNEED)
@@ -136,7 +136,7 @@ _open_lock = threading.Lock()
 
 
 def opened(file: ArrayFile) -> OpenArrayFile:
-    """Return a file that this process has open already, or a new one. It is read when it is asked for something."""
+    """Return a file that this process has open already, or a new one, which is opened when it is first read."""
     with _open_lock:
         found = _open_files.setdefault(file, OpenArrayFile(file))
         _open_files.move_to_end(file)
@@ -146,7 +146,7 @@ def opened(file: ArrayFile) -> OpenArrayFile:
 
 
 def close(file: ArrayFile) -> None:
-    """Let go of a file; it is closed when nobody reads it any more."""
+    """Forget a file; it is closed when it is no longer used."""
     with _open_lock:
         _open_files.pop(file, None)
 
@@ -168,7 +168,7 @@ def _open(url: str, stat: Stat) -> int:
 
 
 def _check_same(before: Stat, now: Stat, url: str) -> None:
-    """Raise if the file is another one, as far as the storage says what it is."""
+    """Raise if the file was changed, as far as the storage can say."""
     for old, new in ((before.size, now.size), (before.validator, now.validator)):
         if old != new and None not in (old, new):
             raise ChangedError("the file has changed since it was listed", url=url, fix="run again")
@@ -176,7 +176,7 @@ def _check_same(before: Stat, now: Stat, url: str) -> None:
 
 @contextmanager
 def _temporary() -> Iterator[IO[bytes]]:
-    """A context with a file for what does not fit into memory. It has no name, and lives on while it is mapped."""
+    """A context with a temporary file. It has no name, and exists as long as it is open or mapped."""
     with os_errors(tempfile.gettempdir()):
         file = tempfile.TemporaryFile(prefix="shardtools-", buffering=0)  # noqa: SIM115 - closed below
     with file:
@@ -207,7 +207,7 @@ def _member_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
 
 
 def _checked(header: Header, size: int, name: str) -> Header:
-    """Raise if an array that takes ``size`` bytes with its header is not all there."""
+    """Return a header; raise if the array does not fit into ``size`` bytes with its header."""
     if not header.dtype.hasobject and header.size + header.nbytes > size:
         raise ValueError(f"{name} ends too early: {size:,} bytes, not {header.size + header.nbytes:,}")
     return header

@@ -31,9 +31,9 @@ _TRIED = 64
 
 @dataclass(frozen=True)
 class ArrayRules:
-    """How arrays become fields: ``names`` has fields, each with the name of its array.
+    """How arrays become fields: ``names`` has pairs of a field and the name of its array.
 
-    The array of a ``.npy`` is called as its file is, without the ending. Without rules it becomes the field ``npy``,
+    The array of a ``.npy`` has the name of its file, without the ending. Without rules it becomes the field ``npy``,
     and each array ``x`` of an ``.npz`` the field ``x.npy``.
     """
 
@@ -44,7 +44,7 @@ def open_array(name: str, rules: ArrayRules = ArrayRules()) -> ArraySource:
     """Return the rows of the arrays in a ``.npy`` or ``.npz`` file, a path or URL, as a source.
 
     Raises:
-        JobError: the file is damaged, or has no arrays as the rules want them, equally long and without objects.
+        JobError: the file is damaged, or its arrays do not fit the rules, are not equally long, or hold objects.
         StorageError: it cannot be read.
     """
     url = absolute(name)
@@ -65,7 +65,7 @@ def open_array(name: str, rules: ArrayRules = ArrayRules()) -> ArraySource:
 
 
 def _check(headers: Mapping[str, Header], names: Sequence[str], url: str) -> int:
-    """Return the length of the first axis of some arrays, if they have one."""
+    """Return the length of the first axis of some arrays, after checking them."""
     if not names:
         raise JobError("there are no arrays in this file", url=url, fix="check the program that wrote it")
     for name in names:
@@ -95,7 +95,7 @@ def _check(headers: Mapping[str, Header], names: Sequence[str], url: str) -> int
 
 
 class ArraySource(Source):
-    """Rows of arrays as samples. Their sizes are the average of some of them, encoded."""
+    """Rows of arrays as samples. Their sizes are estimated from some encoded rows."""
 
     def __init__(self, name: str, file: ArrayFile, names: tuple[tuple[str, str], ...], rows: int):
         self.name = name
@@ -130,7 +130,7 @@ class ArraySource(Source):
 
 
 class ArrayPart:
-    """Some rows of the arrays in a file: as fields, each with the name of its array."""
+    """Some rows of the arrays in a file; ``names`` is as in `ArrayRules`."""
 
     def __init__(self, file: ArrayFile, names: tuple[tuple[str, str], ...], rows: Ints):
         self._file = file
@@ -182,5 +182,5 @@ class ArrayPart:
 
 
 def _keeps_arrays(field: str) -> bool:
-    """Return whether a field holds arrays of any type, those without an axis too, as they are."""
+    """Return whether a field holds arrays of any type and shape, also without an axis."""
     return extension(field.lower().removesuffix(".gz")) == "npy"

@@ -51,7 +51,7 @@ def to_cell(field: str, data: bytes) -> Cell:
     """Return the cell for the bytes of a field.
 
     Raises:
-        FieldError: it is a number's field, and they are no number of 64 bits.
+        FieldError: the field holds numbers, and the bytes are not a number of 64 bits.
     """
     kind = cell_kind(field)
     if kind == "bytes":

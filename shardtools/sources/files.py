@@ -1,4 +1,4 @@
-"""Files as samples, wherever they lie: in a folder, in an archive.
+"""Files as samples, in a folder or in an archive.
 
     paths -> filtered, sorted -> grouped by the path up to the first dot of the base name -> samples
 
@@ -55,10 +55,10 @@ class FileRules:
 
 
 class SourceFiles(Protocol):
-    """Where the bytes of files are; they are known by number, as rows of a list of their paths. It can be pickled."""
+    """The bytes of files, which are known by their rows in a list of paths. It can be pickled."""
 
     def place(self, path: str) -> tuple[str, str | None]:
-        """Return URL and member that an error is to name for a file."""
+        """Return the URL and the member that an error about a file names."""
 
     def take(self, rows: Ints) -> SourceFiles:
         """Return the files at ``rows``, in that order."""
@@ -78,11 +78,11 @@ class SourceFiles(Protocol):
         """Return what the files depend on, as JSON data; see `Part.facts`."""
 
     def close(self) -> None:
-        """Let go of what `read` has opened."""
+        """Close what `read` has opened."""
 
 
 class FileSource(Source):
-    """A tree of files, by their paths in it, as samples."""
+    """A tree of files as samples."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class FileSource(Source):
         *,
         portable: bool = True,
     ):
-        """``paths`` are those of ``files``, as `ordered` gives them.
+        """``paths`` are those of ``files``, in the order of `ordered`.
 
         Raises:
             JobError: the rules do not fit the files.
@@ -151,7 +151,7 @@ class FileSource(Source):
         self._files.close()
 
     def _check_fields(self) -> None:
-        """Refuse what would fail in every sample, before any work."""
+        """Refuse fields that would fail in every sample, before any work."""
         renamed = dict(self._rules.rename)
         for old in self.fields:
             new = renamed.get(old, old)
@@ -184,9 +184,9 @@ class FileSource(Source):
 
 @dataclass
 class FilePart:
-    """Some samples of a `FileSource`: the ``paths`` of their files, those of sample i from ``first[i]`` on.
+    """Some samples of a `FileSource`: the ``paths`` of their files; those of sample i begin at ``first[i]``.
 
-    ``numbers`` are the samples' rows in the source.
+    ``rows`` are the rows of the samples in the source.
     """
 
     paths: list[str]
@@ -194,16 +194,16 @@ class FilePart:
     files: SourceFiles
     rules: FileRules
     classes: tuple[str, ...]
-    numbers: Ints
+    rows: Ints
     _starts: list[int] = field(default_factory=list, init=False, repr=False)
     _fields: dict[str, str] = field(default_factory=dict, init=False, repr=False)
     _codes: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.rows)
 
     def key(self, row: int) -> str:
-        return _key(_stem(self.paths[self.first[row]]), int(self.numbers[row]), self.rules.key)
+        return _key(_stem(self.paths[self.first[row]]), int(self.rows[row]), self.rules.key)
 
     def record(self, row: int) -> dict[str, Any]:
         if not self._starts:
@@ -213,7 +213,7 @@ class FilePart:
         path = paths[start]
         dot = path.index(".", path.rfind("/") + 1)
         stem = path[:dot]
-        record: dict[str, Any] = {"key": stem if rule == "path" else _key(stem, int(self.numbers[row]), rule)}
+        record: dict[str, Any] = {"key": stem if rule == "path" else _key(stem, int(self.rows[row]), rule)}
         taken = 0
         for at in range(start, starts[row + 1]):
             path = paths[at]
@@ -231,7 +231,7 @@ class FilePart:
         return record
 
     def members(self, row: int, composer: Composer) -> tuple[str, Members]:
-        """Return the same as a record that was composed, in half the time."""
+        """Return the composed record of the sample at ``row``, in half the time."""
         if self.classes or self.rules.rename:
             return composer.compose(self.record(row))
         if not self._starts:
@@ -253,7 +253,7 @@ class FilePart:
 
     def facts(self) -> Sequence[Any]:
         rules = [self.rules.key, list(self.rules.rename), list(self.classes)]
-        numbers = self.numbers.tolist() if self.rules.key == "number" else []
+        numbers = self.rows.tolist() if self.rules.key == "number" else []
         return [rules, numbers, self.files.facts(self.paths)]
 
     def close(self) -> None:
@@ -267,15 +267,15 @@ class FilePart:
 
 
 def member_sizes(sizes: Ints, paths: Sequence[str]) -> Ints:
-    """Return how many bytes of tar file members of ``sizes`` take, whose names are about as long as ``paths``."""
+    """Return the bytes in a tar file of members with these sizes, whose names are about as long as ``paths``."""
     extensions: Ints = 2 * np.fromiter((len(path) > _SHORT for path in paths), np.int64, len(paths))
     return member_size(sizes) + extensions * BLOCK
 
 
 def ordered(folders: Iterable[tuple[str, list[str]]], rules: FileRules, left_out: list[tuple[str, str]]) -> list[str]:
-    """Return the paths that are files of samples, with those of a sample side by side; tell which others there were.
+    """Return the paths of files that belong to samples, grouped by sample; add the others to ``left_out``.
 
-    ``folders`` are pairs of a folder, with its last slash, and the names in it. Their order does not matter.
+    ``folders`` are pairs of a folder, with its last slash, and the names in it, in any order.
     """
     accept = _filter(rules)
     paths: list[str] = []
@@ -289,9 +289,9 @@ def ordered(folders: Iterable[tuple[str, list[str]]], rules: FileRules, left_out
                 continue
             dot = base.find(".")
             if not 0 < dot < len(base) - 1:
-                left_out.append((path, "its name has no dot with a field behind it"))
+                left_out.append((path, "its name has no dot followed by a field"))
             elif is_special(path) and is_meta(encode_name(path)):
-                left_out.append((path, "names that begin and end with __ are those of metadata"))
+                left_out.append((path, "names that begin and end with __ are reserved for metadata"))
             else:
                 paths.append(path)
     return paths
@@ -326,7 +326,7 @@ def _filter(rules: FileRules) -> Callable[[str], bool]:
 
 
 def _group(paths: Sequence[str]) -> tuple[Ints, frozenset[str]]:
-    """Return the number of the first path of each sample, and at the end that of paths; and the fields that occur.
+    """Return the index of the first path of each sample, then the number of paths; and the fields that occur.
 
     >>> first, fields = _group(["a.cls", "a.png", "b/a.png", "b/ab.png"])
     >>> first.tolist(), sorted(fields)

@@ -1,4 +1,4 @@
-"""The files of a folder and the folders in it, or those that a list names, as samples."""
+"""The files of a folder and its subfolders, or the files of a list, as samples."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FolderFiles:
             raise storage_error(error, full) from error
 
     def facts(self, paths: Sequence[str]) -> Sequence[Any]:
-        """Return the paths, sizes and times of the files: as they were when they were read, or else as they are."""
+        """Return the paths, sizes and times of the files: from when they were read, or else as they are now."""
         seen = [self._seen.get(path) or self._look(path) for path in paths]
         return [list(paths), [size for size, _ in seen], [time for _, time in seen]]
 
@@ -71,7 +71,7 @@ class FolderFiles:
     def _look(self, path: str) -> tuple[int, int]:
         try:
             status = os.stat(f"{self.root}/{path}")
-        except OSError:  # reading it says what is wrong
+        except OSError:  # reading it will raise an error
             return -1, -1
         return status.st_size, status.st_mtime_ns
 
@@ -92,7 +92,7 @@ def read_file(path: str, taken: int = 0) -> bytes:
 
 
 def _read_rest(fd: int, data: bytes, url: str, taken: int) -> bytes:
-    """Return ``data`` and all that follows in an open file, if that is not too large for a sample."""
+    """Return ``data`` and the rest of an open file, if that is not too large for a sample."""
     pieces, size = [data], taken + len(data)
     limits = current_options().limits
     while data := os.read(fd, _MOST):
@@ -106,7 +106,7 @@ _MOST = 1 << 24
 
 
 def list_folder(name: str, rules: FileRules) -> FileSource:
-    """Return the files of a folder, and of those in it, as a source. Hidden files and folders are left out.
+    """Return the files of a folder and its subfolders as a source. Hidden files and folders are left out.
 
     Raises:
         NotFoundError: there is no such folder.
@@ -125,10 +125,10 @@ def list_folder(name: str, rules: FileRules) -> FileSource:
 
 
 def list_paths(name: str, text: bytes, rules: FileRules) -> FileSource:
-    """Return the files that a list names: a path a line or, if it has any NUL byte, a path between two of them.
+    """Return the files of a list as a source: one path a line or, if there are NUL bytes, paths separated by these.
 
     Raises:
-        JobError: it names nothing, or something twice or outside of this folder by a relative path.
+        JobError: there are no paths, a path is repeated, or a relative path leads out of this folder.
         DuplicateKeyError: two samples would have one key.
     """
     entries = text.split(b"\0") if b"\0" in text else text.split(b"\n")
@@ -149,17 +149,17 @@ def list_paths(name: str, text: bytes, rules: FileRules) -> FileSource:
 
 
 LEADS_OUT = "this link leads out of the folder"
-"""Why a link is left out, unless all are to be followed: whoever has made the folder may not mean what it leads to."""
+"""Why a link is left out, unless all links are followed: it may lead to files that were not meant to be uploaded."""
 
 MOST_WAYS = 100
-"""Links that may lead to one folder. Some folders with links to each other can be gone through in millions of ways."""
+"""The most links to one folder. Folders with links to each other could be walked through in millions of ways."""
 
 
 def _walk(root: str, left_out: list[tuple[str, str]], follow: bool) -> Iterator[tuple[str, list[str]]]:
-    """Yield the folders below ``root``, each with its files' names.
+    """Yield the folders below ``root``, each with the names of its files.
 
-    Links are followed, unless they lead in circles, or out of ``root`` if not all of them are to be followed. Each
-    folder waits with its real path, and those from where links were followed to get to it.
+    Links are followed, unless they lead in a circle, or without ``follow`` out of ``root``. ``waiting`` has for each
+    folder its path, its real path, and the real paths of the folders whose links led to it.
     """
     top = os.path.realpath(root)
     inside = f"{top.rstrip('/')}/"
@@ -197,7 +197,7 @@ def _walk(root: str, left_out: list[tuple[str, str]], follow: bool) -> Iterator[
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """Return "file", "folder" or "link", which is one to a folder; or why it is none of them."""
+    """Return "file", "folder" or "link" (to a folder); or why it is none of these."""
     try:
         if entry.is_file():
             return "file"

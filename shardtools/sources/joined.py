@@ -65,15 +65,15 @@ class JoinedSource(Source):
         return np.concatenate([source.sizes() for source in self._sources])
 
     def part(self, rows: Ints) -> JoinedPart:
-        numbers = np.searchsorted(self._first, rows, side="right") - 1
+        sources = np.searchsorted(self._first, rows, side="right") - 1
         parts: list[Part] = []
         places = np.zeros(len(rows), np.int64)
         which = np.zeros(len(rows), np.int64)
-        for number in np.unique(numbers).tolist():
-            mask = numbers == number
+        for source in np.unique(sources).tolist():
+            mask = sources == source
             which[mask] = len(parts)
             places[mask] = np.arange(int(mask.sum()))
-            parts.append(self._sources[number].part(rows[mask] - self._first[number]))
+            parts.append(self._sources[source].part(rows[mask] - self._first[source]))
         return JoinedPart(parts, which, places, rows if self._numbered else None)
 
     def notes(self) -> dict[str, Any]:
@@ -91,14 +91,15 @@ class JoinedSource(Source):
 
     def _find(self, row: int) -> tuple[Source, int]:
         """Return the source that has the sample at ``row``, and its row there."""
-        number = int(np.searchsorted(self._first, row, side="right")) - 1
-        return self._sources[number], row - int(self._first[number])
+        source = int(np.searchsorted(self._first, row, side="right")) - 1
+        return self._sources[source], row - int(self._first[source])
 
 
 @dataclass
 class JoinedPart:
-    """Samples of several parts: for each, ``which`` part it is in, at which place there, and its number if that is its
-    key.
+    """Samples of several parts: ``which`` part each is in, and its row there (``places``).
+
+    ``numbers`` are the keys of the samples, if these are numbered; else the parts have the keys.
     """
 
     parts: Sequence[Part]
@@ -130,10 +131,10 @@ class JoinedPart:
 
 
 def refuse_repeated_keys(source: Source, fix: str) -> None:
-    """Raise if two samples of a source have one key. Only hashes of the keys are kept.
+    """Raise if two samples of a source have the same key. Only hashes of the keys are kept in memory.
 
     Raises:
-        DuplicateKeyError: two have; it names both.
+        DuplicateKeyError: two have; the error names both.
     """
     seen = SeenKeys()
     for start in range(0, len(source), _BATCH):

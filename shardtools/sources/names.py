@@ -1,4 +1,4 @@
-"""What names may be, for sources whose keys and fields come from elsewhere than from the names of files."""
+"""The names of keys and fields in sources where they do not come from the names of files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shardtools.shards.names import is_field
 
 
 def number_key(number: int) -> str:
-    """Return the key of a sample that has none: its number, in nine digits.
+    """Return the key of a sample that has no other: its number, in nine digits.
 
     >>> number_key(7)
     '000000007'
@@ -18,10 +18,10 @@ def number_key(number: int) -> str:
 
 
 def check_fields(fields: Iterable[str], url: str, *, rename: str) -> None:
-    """Raise if a name cannot be that of a field, or comes twice. ``rename`` is the fix: how fields are named.
+    """Raise if a field's name is not valid, or repeated. ``rename`` is the advice in the error: how to name fields.
 
     Raises:
-        JobError: so it is.
+        JobError: a name is not valid, or repeated.
     """
     seen = set()
     for field in fields:

@@ -1,4 +1,4 @@
-"""From what a user names to a source of samples, told apart by what it is.
+"""From the names that a user gives to one source of samples. The kind of each is detected automatically.
 
 SRC... -> specs expanded -> the kind of each: folder, list, archive, table, arrays -> opened -> one `Source`
 """
@@ -28,12 +28,12 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class SourceRules:
-    """How what is in sources becomes samples.
+    """How the contents of sources become samples.
 
     ``key`` is a rule for the keys of files (see `FileRules`), or the column of a table that holds them. ``include``,
-    ``exclude``, ``rename``, ``classes`` and ``follow_links`` are those of `FileRules`. ``files`` and ``values`` have
-    fields, each with a column of a table that names its file or holds its value, ``arrays`` fields, each with the name
-    of an array.
+    ``exclude``, ``rename``, ``classes`` and ``follow_links`` are those of `FileRules`. ``files`` has pairs of a field
+    and the column of a table that names its file, ``values`` pairs of a field and the column that holds its value, and
+    ``arrays`` pairs of a field and the name of an array.
     """
 
     key: str | None = None
@@ -111,11 +111,11 @@ _SHOWN = 30
 def open_sources(names: str | Sequence[str], rules: SourceRules = SourceRules()) -> Source:
     """Return all samples of ``names`` as one source; close it at the end.
 
-    A name is that of a folder, ``-`` for a list of paths on standard input, or a spec of archives, tables or arrays.
+    A name is a folder, ``-`` for a list of paths on standard input, or a spec of archives, tables or arrays.
 
     Raises:
-        SpecError: a spec makes no sense, or names something twice.
-        JobError: this cannot be uploaded, an option does not apply to it, or it holds what makes no sample.
+        SpecError: a spec is not valid, or a source is named twice.
+        JobError: a source cannot be uploaded, an option does not apply to it, or a field or key is not valid.
         DuplicateKeyError: two samples would have one key.
         ShardError: an archive is damaged.
         StorageError: something cannot be read.
@@ -138,7 +138,7 @@ def open_sources(names: str | Sequence[str], rules: SourceRules = SourceRules())
 
 
 def _expand(names: Sequence[str]) -> list[str]:
-    """Return the URL of each source; what is there under a name is that, whatever a spec of this name would mean."""
+    """Return the URL of each source; a local file or folder with the very name of a spec comes first."""
     urls: list[str] = []
     for name in names:
         is_there = name == "-" or (is_local(name) and os.path.lexists(absolute(name)))
@@ -172,7 +172,7 @@ def _kind_of(url: str) -> _SourceKind:
 
 
 def _check_rules(rules: SourceRules, kinds: Sequence[_SourceKind]) -> None:
-    """Refuse options that apply to none of the sources: they would do nothing, and nobody would notice."""
+    """Refuse options that apply to none of the sources; they would have no effect."""
     for rule, option in _OPTIONS.items():
         takers = [kind for kind in _KINDS if rule in kind.rules]
         if getattr(rules, rule) and not set(kinds) & set(takers):
@@ -200,7 +200,7 @@ def _check_renamed(rules: SourceRules, sources: Sequence[Source]) -> None:
 
 
 def _is_numbered(source: Source, kind: _SourceKind, key: str | None) -> bool:
-    """Return whether the keys of a source are the numbers of its samples, as nobody has given them others."""
+    """Return whether the keys of a source are the numbers of its samples."""
     if key not in (None, "number") or (kind in _TREES and key is None):
         return False
     last = len(source) - 1

@@ -2,8 +2,8 @@
 
     open_parquet -> Rows of keys and paths, ParquetValues -> (a task) -> ParquetReader -> one row's values at a time
 
-A reader goes through the row groups that it needs, a few megabytes at a time. What is not on this machine is read
-by ranges. pyarrow is imported when a file is opened, so that this module can be imported without it.
+A reader goes through the row groups that it needs, a few megabytes at a time. Files on servers are read by ranges.
+pyarrow is imported when a file is opened, so that this module can be imported without it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _FETCH_SIZE = 4 << 20
 
 @dataclass(frozen=True)
 class ParquetValues:
-    """Columns of a Parquet file, as it was when it was listed: each field with the path to its column.
+    """Columns of a Parquet file, as it was when it was listed: pairs of a field and the path to its column.
 
-    They are ``small`` if all of them together take so few bytes that a task may read them all for some rows. The cells
+    They are ``small`` if together they take so few bytes that a task may read all of them to get some rows. The cells
     of ``field_columns`` are fields as htextract writes them (`cells`); other cells are taken as they are.
     """
 
@@ -61,7 +61,7 @@ class ParquetValues:
 
 
 def open_parquet(url: str, rules: TableRules) -> tuple[TableRules, Rows, ParquetValues | None]:
-    """Return the rules, the rows with their keys and paths, and where the values are, None if there are none.
+    """Return the rules, the rows with their keys and paths, and where the values are, or None without values.
 
     Without rules, each column that htextract has written from a field becomes a field of that name; without such
     columns, each column of bytes does.
@@ -111,7 +111,7 @@ def _read_keys(file: Any, url: str, key: tuple[str, ...] | None, paths: Sequence
 
 
 class ParquetReader:
-    """The values of the rows at ``places``, best asked for in ascending order."""
+    """The values of the rows at ``places``; reading them in ascending order is fastest."""
 
     def __init__(self, values: ParquetValues, places: Ints):
         self._values = values
@@ -127,7 +127,7 @@ class ParquetReader:
 
         Raises:
             CorruptError: the file is damaged.
-            ChangedError: it is not what was listed.
+            ChangedError: it was changed since it was listed.
             StorageError: it cannot be read.
         """
         if self._values.small and self._kept is None:
@@ -138,7 +138,7 @@ class ParquetReader:
         return self._row(place)
 
     def _keep(self) -> Iterator[tuple[int, list[Any]]]:
-        """Yield place and values of the rows to keep: all, unless a few bytes of the file unpack to many."""
+        """Yield the place and the values of the rows to keep: all, unless a small file unpacks to much more data."""
         size = 0
         for place in self._places.tolist():
             yield place, (values := self._row(place))
@@ -166,7 +166,7 @@ class ParquetReader:
         return restored(name, scalar.as_py(), self._exact.get((place, name)))
 
     def _read(self, place: int) -> Iterator[tuple[int, list[Any]]]:
-        """Yield batches of the row groups with rows that are wanted, from that of ``place`` on: first row, columns."""
+        """Yield the first row and the columns of batches, from the row group of ``place`` on, where rows are needed."""
         url, columns = self._values.url, self._values.columns
         with _opened(url, self._values.stat) as file:
             start = 0
@@ -194,7 +194,7 @@ class ParquetReader:
 
 
 def _value(scalar: Any, kind: str) -> Any:
-    """Return what a cell holds; a list of numbers as an array where one is asked for, as its type is known."""
+    """Return the value of a cell; for a field like ``npy`` lists and numbers become arrays of the column's type."""
     types = _pyarrow().types
     if kind == "npy" and scalar.is_valid:
         if isinstance(values := getattr(scalar, "values", None), _pyarrow().Array) and not values.null_count:
@@ -290,7 +290,7 @@ def _is_intact(url: str) -> Iterator[None]:
 
 @contextmanager
 def _pyarrow_errors(url: str, kind: type[ShardtoolsError], what: str) -> Iterator[None]:
-    """A context in which what pyarrow raises becomes a ``kind`` of error; it has no one type of its own."""
+    """A context in which the exceptions of pyarrow, which are of several types, become an error of one ``kind``."""
     foreign = (_pyarrow().ArrowException, OSError, ValueError)
     try:
         yield
@@ -307,7 +307,7 @@ def _pyarrow_errors(url: str, kind: type[ShardtoolsError], what: str) -> Iterato
 
 
 def _leaves(schema: Any) -> list[str]:
-    """Return the names of columns, those in structs as ``outer.inner``."""
+    """Return the names of columns; a column in a struct is called ``outer.inner``."""
     types = _pyarrow().types
     names = []
 
@@ -323,7 +323,7 @@ def _leaves(schema: Any) -> list[str]:
 
 
 def _find(schema: Any, column: str, leaves: Sequence[str], url: str) -> tuple[str, ...]:
-    """Return the path to a column: its name, or those of structs and what is in them; a struct can be one as well."""
+    """Return the path to a column, which may be a struct: its name, after the names of the structs around it."""
     if schema.names.count(column) > 1:
         raise JobError(f"two columns are called {column!r}", url=url, fix="rename one")
     if column in schema.names:
@@ -347,7 +347,7 @@ def _find(schema: Any, column: str, leaves: Sequence[str], url: str) -> tuple[st
 
 
 def _column(batch: Any, path: tuple[str, ...]) -> Any:
-    """Return a column of a batch. Where an outer struct is null, so is what is in it."""
+    """Return a column of a batch; it is null where an outer struct is null."""
     column = batch.column(path[0])
     if len(path) > 1:
         import pyarrow.compute
@@ -380,7 +380,7 @@ def _field_columns(schema: Any) -> list[str]:
 
 
 def _bytes_of(group: Any, columns: Sequence[tuple[str, tuple[str, ...]]]) -> int:
-    """Return how many bytes these columns of a row group take when they are not compressed."""
+    """Return the uncompressed size of these columns of a row group in bytes."""
     prefixes = [".".join(path) for _, path in columns]
     chunks = [group.column(i) for i in range(group.num_columns)]
     return sum(

@@ -2,8 +2,8 @@
 
     lines -> csv or json -> the columns asked for -> RowsBuilder -> Rows
 
-A row is kept as the text of a JSON list, all rows in one buffer, so that a million of a hundred bytes take about a
-hundred megabytes, and travel to a task as they are.
+A row is kept as the text of a JSON list, all rows in one buffer. So a million rows of a hundred bytes take about a
+hundred megabytes, and are sent to tasks as they are.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from shardtools.types import Ints
 class Rows:
     """Rows of a table: each is a list of JSON values, of which the first is the sample's key.
 
-    Row ``i`` lies at ``bounds[i]`` to ``bounds[i + 1]`` of ``blob``, and at ``places[i]`` of the table: in this line,
-    or this row.
+    Row ``i`` is ``blob[bounds[i]:bounds[i + 1]]``; in the table it is in line or row ``places[i]``.
     """
 
     blob: bytes | bytearray
@@ -58,7 +57,7 @@ class Rows:
         return key
 
     def take(self, rows: Ints) -> Rows:
-        """Return some of the rows, with no reference to the others."""
+        """Return some of the rows, without keeping the others in memory."""
         texts = [self.text(row) for row in rows.tolist()]
         bounds = np.zeros(len(texts) + 1, np.int64)
         np.cumsum([len(text) for text in texts], out=bounds[1:])
@@ -66,13 +65,13 @@ class Rows:
 
 
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""Escaped, the text of most alphabets would take twice the bytes."""
+"""With escapes the text of most alphabets would take twice the bytes."""
 
 
 class RowsBuilder:
-    """Collects `Rows`, whose key is followed by so many paths (``files``), and by values.
+    """Collects `Rows`: in each the key is followed by ``files`` paths, and then by values.
 
-    ``url`` and ``unit``, ``"line"`` or ``"row"``, are for errors.
+    ``url`` and ``unit``, ``"line"`` or ``"row"``, are for messages.
     """
 
     def __init__(self, url: str, unit: str, files: int):
@@ -88,10 +87,10 @@ class RowsBuilder:
         return len(self._places)
 
     def add(self, place: int, key: object, values: Sequence[object]) -> None:
-        """Add a row, which stands at ``place`` of the table.
+        """Add a row, which is in line or row ``place`` of the table.
 
         Raises:
-            JobError: its key, or a path, cannot be one.
+            JobError: its key, or a path, is not valid.
         """
         key = self._checked(place, key)
         for path in values[: self._files]:
@@ -100,7 +99,7 @@ class RowsBuilder:
                 raise JobError(what, url=self._url, fix="use --file with a column of paths, --value for what is in it")
         try:
             self._blob += _to_json([key, *values]).encode("utf-8", "surrogatepass")
-        except RecursionError:  # which the parser has let pass: it needs less of the stack
+        except RecursionError:  # the parser accepts it, since it needs less of the stack
             what = f"{self._unit} {place}: a value is nested too deeply"
             raise JobError(what, url=self._url, fix="use text for it") from None
         self._bounds.append(len(self._blob))
@@ -128,7 +127,7 @@ class RowsBuilder:
         return rows
 
     def _checked(self, place: int, key: object) -> str:
-        """Return a key as text: numbers are keys as well, as people number their samples."""
+        """Return a key as text; a whole number can be a key, too."""
         text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
         where = f"{self._unit} {place}"
         if text is None or text == "":
@@ -153,7 +152,7 @@ class RowsBuilder:
 
 
 def _find_twice(rows: Rows, hashes: Ints) -> tuple[int, int] | None:
-    """Return the first row whose key an earlier one has, after that one."""
+    """Return an earlier row and the first row that repeats its key; None if there is none."""
     order = np.argsort(hashes, kind="stable")
     again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
     suspects = set(order[again].tolist()) | set(order[again - 1].tolist())
@@ -165,7 +164,7 @@ def _find_twice(rows: Rows, hashes: Ints) -> tuple[int, int] | None:
 
 
 def read_delimited(url: str, delimiter: str, rules: TableRules) -> Rows:
-    """Return the rows of a CSV or TSV file with a header. Lines without anything in them are no rows.
+    """Return the rows of a CSV or TSV file with a header. Empty lines are ignored.
 
     Raises:
         JobError: the file is not what its name says; the error names the line.
@@ -224,7 +223,7 @@ def _count(fields: int) -> str:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """A context in which a field may be longer than the 128 KiB that the csv module takes otherwise."""
+    """A context in which a field may be longer than 128 KiB, the limit of the csv module."""
     before = csv.field_size_limit(1 << 30)
     try:
         yield
@@ -266,7 +265,7 @@ def read_json_lines(url: str, rules: TableRules) -> Rows:
 
 
 _MOST_COLUMNS = 10_000
-"""Objects that are keyed by something else than columns must not fill the memory with their keys."""
+"""The most columns to remember, for objects whose keys are not columns."""
 
 
 def _object(text: str, line: int, url: str) -> dict[str, Any]:
@@ -283,7 +282,7 @@ def _object(text: str, line: int, url: str) -> dict[str, Any]:
 
 
 class _Lines:
-    """The lines of a text, with their ends. ``taken`` are the bytes of the current row, of several lines in a csv."""
+    """The lines of a text, with newlines. ``taken`` is the bytes of the current row, which may be several lines."""
 
     def __init__(self, url: str):
         self._url = url

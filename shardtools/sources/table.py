@@ -90,8 +90,8 @@ def open_table(name: str, rules: TableRules) -> TableSource:
 class Table:
     """What the parts of a table have in common.
 
-    Its rows are told by ``unit``, ``"line"`` (from 1) or ``"row"`` (from 0). In a table ``as_text`` every value is
-    text that is a field's bytes already. ``values`` says where these are if they do not lie in `Rows`.
+    Messages count rows by ``unit``: ``"line"`` (from 1) or ``"row"`` (from 0). In a table ``as_text`` each value is the
+    text of a field, written as it is. ``values`` says where values are that are not in `Rows`.
     """
 
     url: str
@@ -104,10 +104,9 @@ class Table:
 class TableSource(Source):
     """Rows of a table as samples.
 
-    Those of text formats can be read in any order. So can those of Parquet if the columns that are read by the tasks
-    take no more than 64 MiB together, as labels and captions do beside files; else they can only be read in their own
-    order, since every task would have to read most of the file for rows from all over it. Sizes of values from
-    Parquet are averages over the row group.
+    Rows of text formats can be read in any order. So can rows of Parquet if the columns that tasks read have at most
+    64 MiB together, as labels and captions do. Otherwise they can only be read in their own order: for rows from all
+    over the file every task would have to read most of it. Sizes of values from Parquet are averages over a row group.
     """
 
     def __init__(self, name: str, table: Table, rows: Rows):
@@ -137,12 +136,12 @@ class TableSource(Source):
         return sizes
 
     def read_by_tasks(self) -> Sequence[str]:
-        """Return the table, if the tasks read values from it, and some of the files that it names."""
+        """Return the table, if tasks read values from it, and some of the files that it names."""
         urls = [] if self._table.values is None else [self._table.url]
         files = len(self._table.rules.files)
         for row in range(0, len(self), max(len(self) // _FEW, 1)) if files else ():
             for path in self._rows[row][1 : 1 + files]:
-                with suppress(ShardtoolsError, ValueError):  # reading it will say what is wrong
+                with suppress(ShardtoolsError, ValueError):  # reading it will raise an error
                     urls += [file_place(path, self._table.url)] if path else []
         return urls
 
@@ -158,13 +157,13 @@ _FEW = 16
 
 
 def _values_size(values: Sequence[Any]) -> int:
-    """Return about how many bytes values take, which are text or JSON."""
+    """Return about how many bytes values, which are text or JSON, take in a tar file."""
     texts = [str(value) for value in values if value is not None]
     return sum(member_size(len(text.encode("utf-8", "replace"))) for text in texts)
 
 
 def _file_sizes(paths: Sequence[str | None], table: str) -> list[int]:
-    """Return how many bytes files take in a tar file; where that cannot be found out, reading will tell why."""
+    """Return how many bytes files take in a tar file; a file that cannot be read counts as empty."""
     options = current_options()
 
     def size(path: str | None) -> int:
@@ -190,7 +189,7 @@ _REQUESTS = 16
 
 
 class TablePart:
-    """Some rows of a table. Pickled, it has these alone."""
+    """Some rows of a table. Only these are pickled."""
 
     def __init__(self, table: Table, rows: Rows, numbers: Ints):
         self._table = table
@@ -288,10 +287,10 @@ class TablePart:
 
 
 def text_bytes(field: str, text: str) -> bytes:
-    """Return the bytes of a field whose value is given as text, the way that the field is written.
+    """Return the bytes of a field, given the text that is written in it.
 
     Raises:
-        FieldError: it would not be read back.
+        FieldError: the bytes could not be decoded.
 
     >>> text_bytes("cls", "7"), text_bytes("json", "[1, 2]"), text_bytes("caption", "a cat")
     (b'7', b'[1, 2]', b'a cat')
@@ -325,12 +324,12 @@ def file_place(path: str, table: str) -> str:
 
 
 def _file_facts(path: str, table: str) -> list[Any]:
-    """Return what a file's bytes depend on. A URL stands for itself: asking for each would take as long as reading."""
+    """Return what a file's bytes depend on. For a URL that is the URL: asking for each takes as long as reading it."""
     try:
         place = file_place(path, table)
         if scheme_of(place):
             return [place]
         status = os.stat(place)
-    except (OSError, ValueError):  # reading it will say what is wrong
+    except (OSError, ValueError):  # reading it will raise an error
         return [path]
     return [place, status.st_size, status.st_mtime_ns]

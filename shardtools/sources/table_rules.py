@@ -1,4 +1,4 @@
-"""Which columns of a table become what."""
+"""The rules for the columns of a table: which are keys, files and values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shardtools.errors import JobError
 from shardtools.sources.names import check_fields
 
 KEY_COLUMNS = ("key", "__key__", "id")
-"""Columns that hold the keys unless another is named."""
+"""Columns that hold the keys by default; the first that exists."""
 
 NUMBER = "number"
 """The rule for keys that asks for the row's number, in a table without a column of this name."""
@@ -21,9 +21,9 @@ _SHOWN = 30
 class TableRules:
     """How the rows of a table become samples.
 
-    ``files`` has fields, each with the column that names its file or URL; ``values`` has fields, each with the column
-    that holds its value. ``key`` is the column of the keys; None is the first of `KEY_COLUMNS` that there is, or the
-    row's number in nine digits, which ``"number"`` asks for.
+    ``files`` has pairs of a field and the column that names its file or URL; ``values`` has pairs of a field and the
+    column that holds its value. ``key`` is the column of the keys. By default (None) it is the first of `KEY_COLUMNS`
+    that exists, or else the key is the row's number in nine digits, as with ``"number"``.
     """
 
     files: tuple[tuple[str, str], ...] = ()
@@ -36,10 +36,10 @@ class TableRules:
 
 
 def check_rules(rules: TableRules, url: str) -> None:
-    """Raise if the rules make no sense, whatever the table.
+    """Raise if the rules are wrong for any table.
 
     Raises:
-        JobError: so it is.
+        JobError: they are.
     """
     fields = [field for field, _ in rules.files + rules.values]
     check_fields(fields, url, rename="name fields like jpg or seg.png, as in --file jpg=path or --value cls=label")
@@ -49,7 +49,7 @@ def key_column(rules: TableRules, columns: Sequence[str], url: str) -> str | Non
     """Return the column of the keys, None if these are the rows' numbers.
 
     Raises:
-        JobError: the table does not have the one that the rules name.
+        JobError: the table does not have the column that the rules name.
     """
     if rules.key is None:
         return next((column for column in KEY_COLUMNS if column in columns), None)
@@ -60,10 +60,10 @@ def key_column(rules: TableRules, columns: Sequence[str], url: str) -> str | Non
 
 
 def require(wanted: Sequence[str], columns: Sequence[str], url: str) -> None:
-    """Raise if a column is not there.
+    """Raise if a column does not exist.
 
     Raises:
-        JobError: so it is; it lists those there are.
+        JobError: one does not; the error lists those that do.
     """
     missing = next((column for column in wanted if column not in columns), None)
     if missing is not None:
@@ -71,7 +71,7 @@ def require(wanted: Sequence[str], columns: Sequence[str], url: str) -> None:
 
 
 def no_rules(columns: Sequence[str], url: str) -> JobError:
-    """Return the error for a table of which nothing says what to take."""
+    """Return the error for a table without rules."""
     return JobError(
         "no columns are chosen",
         url=url,

@@ -2,7 +2,7 @@
 
     headers, one after another -> names, offsets, sizes -> Tree
 
-Only headers are read here, and what members hold is skipped: listing costs the same for large and small files.
+Only headers are read here: listing large files costs the same as listing small ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BETWEEN_CHECKS = 10_000
 
 @dataclass
 class TarFiles(ArchiveFiles):
-    """Files in a tar file: ``offset`` is where the data of each begin."""
+    """Files in a tar file: ``offset`` is where the data of each file begin."""
 
     def take(self, rows: Ints) -> TarFiles:
         return TarFiles(self.archive, self.offset[rows], self.size[rows])
@@ -39,10 +39,10 @@ class TarFiles(ArchiveFiles):
 
 
 def list_tar(archive: Archive) -> tuple[Tree, TarFiles]:
-    """Return the members of a tar file, and where they are, numbered alike.
+    """Return the members of a tar file, and where they are, in the same order.
 
     Raises:
-        CorruptError: it is damaged, or no tar file.
+        CorruptError: it is damaged, or not a tar file.
         TruncatedError: it ends early.
     """
     tree = Tree(archive)
@@ -85,7 +85,7 @@ def _members(archive: Archive) -> Iterator[TarHeader]:
 
 
 def _check_extension(header: TarHeader, size: int, url: str) -> None:
-    """Raise if what an extension header holds is not all there, or too large."""
+    """Raise if the data of an extension header are incomplete, or too large."""
     if header.offset + header.size > size:
         raise CorruptError(f"the extension header at byte {header.start} is damaged", url=url, fix=REPAIR)
     current_options().limits.check("header", header.size, url=url, member=decode_name(own_name(header.block)))

@@ -1,4 +1,4 @@
-"""The members of an archive as files of a tree, of which each is a sample's."""
+"""The members of an archive as a tree of files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _PIECE = 16 << 20
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive that is not compressed, in the file ``path`` of this machine.
+    """An uncompressed archive in the local file ``path``.
 
-    ``url`` is what the user called it, and ``version`` a text that changes with it; ``stamp`` is that of the file.
+    ``url`` is the user's name for it. ``version`` is a text that changes with the archive, ``stamp`` one that changes
+    with the file.
     """
 
     url: str
@@ -35,16 +36,16 @@ class Archive:
 
 
 class Tree:
-    """Collects what `list_tar` and `list_zip` find; a member's number is how many were added before it."""
+    """Collects the members that `list_tar` and `list_zip` find; the index of a member counts those added before it."""
 
     def __init__(self, archive: Archive):
         self.left_out: list[tuple[str, str]] = []
         self._archive = archive
-        self._numbers: dict[str, int] = {}
+        self._indexes: dict[str, int] = {}
         self._repeated: set[str] = set()
 
     def add(self, name: str, irregular: str = "") -> bool:
-        """Add a member called ``name``, unless it is hidden, or ``irregular``: why it is no file."""
+        """Add a member, unless it is hidden, or ``irregular``, which says why; return whether it was added."""
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if any(part.startswith(".") and part != ".." for part in parts):
             return False
@@ -52,20 +53,20 @@ class Tree:
         if irregular or ".." in parts or not parts:
             self.left_out.append((path or name, irregular or "its path leads out of the archive"))
             return False
-        number = len(self._numbers)
-        if self._numbers.setdefault(path, number) != number:
+        index = len(self._indexes)
+        if self._indexes.setdefault(path, index) != index:
             self._repeated.add(path)
             return False
         return True
 
     def finish(self, rules: FileRules) -> tuple[list[str], Ints]:
-        """Return the paths of the files that the rules ask for, those of a sample side by side, and their numbers.
+        """Return the paths of the files that the rules accept, grouped by sample, and their indexes.
 
         Raises:
             JobError: there are none.
-            DuplicateKeyError: two of them have one name.
+            DuplicateKeyError: two of them have the same name.
         """
-        paths = ordered(by_folder(self._numbers), rules, self.left_out)
+        paths = ordered(by_folder(self._indexes), rules, self.left_out)
         if not paths:
             raise JobError(
                 "there are no files to upload",
@@ -79,18 +80,18 @@ class Tree:
                 member=twice,
                 fix="make the archive again with each file once, or --exclude it",
             )
-        return paths, np.fromiter(map(self._numbers.__getitem__, paths), np.int64, len(paths))
+        return paths, np.fromiter(map(self._indexes.__getitem__, paths), np.int64, len(paths))
 
 
 class ArchiveFile:
-    """An open `Archive` that is read at any place."""
+    """An open `Archive` that can be read at any offset."""
 
     def __init__(self, archive: Archive):
         """Open it.
 
         Raises:
             StorageError: it cannot be read.
-            ChangedError: it is not what it was when its members were listed.
+            ChangedError: it was changed since its members were listed.
         """
         self._archive = archive
         with os_errors(archive.url):
@@ -102,11 +103,13 @@ class ArchiveFile:
             )
 
     def read(self, offset: int, size: int, member: str, taken: int = 0) -> bytes:
-        """Return ``size`` bytes from ``offset`` on; a sample has ``taken`` bytes already. Room is made as they come.
+        """Return ``size`` bytes from ``offset`` on; their sample has ``taken`` bytes already.
+
+        Memory is allocated as they are read.
 
         Raises:
             LimitError: with these bytes the sample is too large.
-            TruncatedError: there are not so many; it names ``member``.
+            TruncatedError: the file ends before; the error names ``member``.
         """
         current_options().limits.check("sample", taken + size, url=self._archive.url, member=member)
         pieces, left = [], size
@@ -125,7 +128,7 @@ class ArchiveFile:
 
 @dataclass
 class ArchiveFiles:
-    """Files in an archive: for each an ``offset``, at which it is to be looked for, and its ``size`` in bytes."""
+    """Files in an archive: for each its ``offset``, which the kind of archive defines, and its ``size`` in bytes."""
 
     archive: Archive
     offset: Ints
@@ -134,7 +137,7 @@ class ArchiveFiles:
 
     @property
     def file(self) -> ArchiveFile:
-        """The archive, which is opened when it is needed first."""
+        """The archive, opened when it is first needed."""
         if self._file is None:
             self._file = ArchiveFile(self.archive)
         return self._file
@@ -159,7 +162,7 @@ class ArchiveFiles:
 
 
 def stamp_of(fd: int) -> str:
-    """Return a text that changes with an open file."""
+    """Return a text that changes when an open file changes."""
     status = os.fstat(fd)
     return f"{status.st_size}-{status.st_mtime_ns}"
 

@@ -41,14 +41,14 @@ _METHODS: dict[int, Callable[[bytes, int], bytes]] = {
 
 _MOST_TIMES = {zipfile.ZIP_DEFLATED: 1100, zipfile.ZIP_BZIP2: 40_000}
 _MOST_MORE = 1 << 20
-"""How much larger than they are packed things can be at most, times and bytes: what says more is made up."""
+"""The most that data can grow when unpacked, as a factor and in bytes: a larger claim is wrong."""
 
 
 @dataclass
 class ZipFiles(ArchiveFiles):
     """Files in a zip file: ``offset`` is where the local header of each begins.
 
-    Also its size in bytes as it is packed, how it is packed, and its CRC-32.
+    ``packed`` is its compressed size in bytes, ``method`` how it is compressed, and ``checksum`` its CRC-32.
     """
 
     packed: Ints
@@ -79,10 +79,10 @@ class ZipFiles(ArchiveFiles):
 
 
 def list_zip(archive: Archive) -> tuple[Tree, ZipFiles]:
-    """Return the members of a zip file, and where they are, numbered alike.
+    """Return the members of a zip file, and where they are, in the same order.
 
     Raises:
-        CorruptError: it is damaged, or no zip file.
+        CorruptError: it is damaged, or not a zip file.
         JobError: a member is encrypted, or packed in a way that is not known.
     """
     tree = Tree(archive)
@@ -100,7 +100,7 @@ def list_zip(archive: Archive) -> tuple[Tree, ZipFiles]:
 
 
 def _infos(archive: Archive) -> tuple[list[zipfile.ZipInfo], int]:
-    """Return what the directory of a zip file says of its members, and how many bytes the file has."""
+    """Return the entries in the directory of a zip file, and how many bytes the file has."""
     try:
         with os_errors(archive.url), open(archive.path, "rb") as file, zipfile.ZipFile(file) as opened:
             return opened.infolist(), os.fstat(file.fileno()).st_size
@@ -109,7 +109,7 @@ def _infos(archive: Archive) -> tuple[list[zipfile.ZipInfo], int]:
 
 
 def _irregular(info: zipfile.ZipInfo) -> str:
-    """Return why a member is no regular file, "" if it is one."""
+    """Return why a member is not a regular file, or ""."""
     mode = info.external_attr >> 16 if info.create_system == _UNIX else 0
     if modes.S_ISLNK(mode):
         return "it is a link"
@@ -117,7 +117,7 @@ def _irregular(info: zipfile.ZipInfo) -> str:
 
 
 def _check(info: zipfile.ZipInfo, length: int, url: str) -> None:
-    """Raise if a member of a file of ``length`` bytes cannot be read, or is said to be what it cannot be."""
+    """Raise if a member of a file of ``length`` bytes cannot be read, or if its entry in the directory is wrong."""
     if info.flag_bits & _ENCRYPTED:
         raise JobError("the member is encrypted", url=url, member=info.filename, fix="unzip it and upload the folder")
     if info.compress_type not in _METHODS:

@@ -215,7 +215,7 @@ def test_what_is_left_out_of_tar(tmp_path: Path) -> None:
             "s.txt": "it is a link",
             "dev.txt": "it is not a regular file",
             "pipe.txt": "it is not a regular file",
-            "README": "its name has no dot with a field behind it",
+            "README": "its name has no dot followed by a field",
         }.items()
     }
 

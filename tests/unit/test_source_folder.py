@@ -131,12 +131,12 @@ def test_hidden_files_are_no_samples_and_others_are_told(tmp_path: Path) -> None
     server.close()
     source = list_folder(str(tmp_path), FileRules())
     assert samples(source) == {"a": {"txt": b"1"}}
-    no_dot = "its name has no dot with a field behind it"
+    no_dot = "its name has no dot followed by a field"
     assert dict(source.left_out()) == {
         f"{tmp_path}/README": no_dot,
         f"{tmp_path}/d.": no_dot,
         f"{tmp_path}/e/LICENSE": no_dot,
-        f"{tmp_path}/__x__/y.txt": "names that begin and end with __ are those of metadata",
+        f"{tmp_path}/__x__/y.txt": "names that begin and end with __ are reserved for metadata",
         f"{tmp_path}/pipe.txt": "it is not a regular file",
         f"{tmp_path}/socket.txt": "it is not a regular file",
         f"{tmp_path}/away.txt": "the link leads nowhere",

@@ -48,7 +48,7 @@ _OTHER_BINARY = frozenset(
         *("gz", "zst", "bz2", "xz", "zip", "tar", "parquet", "bin", "raw"),
     )
 )
-"""Extensions of data that is no text and is not decoded."""
+"""Extensions of data that is not text and is not decoded."""
 _SPECIAL = re.compile(r"[\\\t\n\r\x00]")
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\x00": "\\0"}
 

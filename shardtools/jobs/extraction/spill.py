@@ -78,7 +78,7 @@ def sweep() -> None:
 
 
 def _remove_unused(path: str) -> None:
-    with suppress(OSError):  # it is gone, or somebody else's
+    with suppress(OSError):  # it is gone, or belongs to another user
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if os.fstat(fd).st_uid == os.geteuid() and _lock(fd):

@@ -1,9 +1,9 @@
 """The index that NVIDIA DALI's ``wds2idx`` writes beside a shard: ``train-0000.idx`` for ``train-0000.tar``.
 
 Version 1.2, the first with names: a line ``v1.2 SAMPLES``, and a line for each sample with ``EXTENSION OFFSET SIZE
-NAME`` for each of its members, all separated by single spaces. Offsets are those of the data, in bytes. What is no
-regular file is left out, and so are names whose last component begins with a dot. Names come from ``tar --list``, which
-writes a backslash before what it cannot print, or from Python, which does not.
+NAME`` for each of its members, all separated by single spaces. Offsets are those of the data, in bytes. Members
+that are not regular files are left out, and so are names whose last component begins with a dot. Names come from
+``tar --list``, which writes a backslash before what it cannot print, or from Python, which does not.
 """
 
 from __future__ import annotations
@@ -111,9 +111,7 @@ def dump_index(table: ShardTable, url: str) -> bytes:
         ShardError: DALI cannot read an index of such a shard.
     """
     if not len(table):
-        raise ShardError(
-            "it has no samples, and DALI accepts no empty index", url=url, fix="leave this shard out"
-        )
+        raise ShardError("it has no samples, and DALI accepts no empty index", url=url, fix="leave this shard out")
     fields = [encode_name(name) for name in table.fields]
     columns = (table.field.tolist(), table.offset.tolist(), table.size.tolist())
     members = list(zip(*columns, strict=True))

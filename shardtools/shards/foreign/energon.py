@@ -107,7 +107,7 @@ class EnergonIndex:
         return Listing([names[row] for row in order.tolist()], offset[order], size[order])
 
     def _shard_counts(self) -> dict[str, int]:
-        """Return the numbers of samples by the names of shards; none if there is no such file, or it is not right."""
+        """Return the numbers of samples by the names of shards; none if the file is missing or wrong."""
         with self._lock:
             if self._counts is None:
                 self._counts = {} if self._folder is None else _read_counts(self._file(INFO))
@@ -142,7 +142,7 @@ def _open(url: str) -> _Database:
     Raises:
         StorageError: it cannot be read.
         LimitError: it is too large to be fetched.
-        sqlite3.Error: it is no such database.
+        sqlite3.Error: it is not such a database.
     """
     size = get_storage(url).stat(url).size
     if is_local(url):
@@ -151,7 +151,7 @@ def _open(url: str) -> _Database:
         return _Database(database, size or 0)
     data = read_limited(url, "index")
     if not data.startswith(b"SQLite format 3\0"):
-        raise sqlite3.DatabaseError("it is no database")
+        raise sqlite3.DatabaseError("it is not a database")
     database = sqlite3.connect(":memory:", check_same_thread=False)
     database.deserialize(data)
     return _Database(database, len(data))
@@ -182,14 +182,14 @@ class _Database:
         found = self._rows("SELECT name, type, rootpage, sql FROM sqlite_schema WHERE name IN (?, ?)", _TABLES, 3)
         tables = {name.decode() for name, kind, page, sql in found if kind == b"table" and page and _is_table(sql)}
         if tables != {*_TABLES} or len(found) != len(_TABLES):
-            raise sqlite3.DatabaseError("it has not the tables of Energon")
+            raise sqlite3.DatabaseError("it does not have the tables of Energon")
 
     def members(self, shard: int, filesize: int) -> list[tuple[bytes, bytes, int, int]]:
         """Return key, field, offset and size of the members of a shard of ``filesize`` bytes, in no order.
 
         Raises:
             sqlite3.Error: they cannot be read, or are more than there can be.
-            TypeError: a name is no text.
+            TypeError: a name is not text.
         """
         return self._rows(_MEMBERS, (shard,), filesize // BLOCK, filesize)
 

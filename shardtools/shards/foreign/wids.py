@@ -65,7 +65,7 @@ def read_index(spec: str | Sequence[str], *, trusted: bool = False) -> ShardInde
     """Return what the index that ``spec`` names says. Only one that is ``trusted`` may name places outside of its own.
 
     Raises:
-        SpecError: it is no such index, names no shards, or one twice, or a place that it may not name.
+        SpecError: it is not such an index, names no shards, or a shard twice, or a URL that it may not name.
         LimitError: it is too large.
         StorageError: it, or one that it refers to, cannot be read.
     """
