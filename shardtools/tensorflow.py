@@ -136,7 +136,7 @@ def _first_batch(loader: Loader, names: Names) -> Any:
             raise errors[-1]
         if samples:
             return settings.collate(samples) if settings.collate else _stack(names, samples)
-    what = "there is no good sample, by which to tell what the tensors are like"
+    what = "no sample could be read, so the types and shapes of the tensors are unknown"
     raise JobError(what, fix="give signature=") from (errors[-1] if errors else None)
 
 
@@ -184,7 +184,7 @@ def _stack(names: Names, samples: Sequence[Any]) -> Any:
     items = _items(samples[0])
     if any(_items(sample) != items for sample in samples):
         fix = "give transform= that gives all samples the same items"
-        raise JobError(f"{_title(names)} has other items in one sample than in another", fix=fix)
+        raise JobError(f"{_title(names)} has different items in different samples", fix=fix)
     if items is None:
         return _column(samples, _title(names))
     made = {item: _stack(_name(names, item), [sample[item] for sample in samples]) for item in items}
@@ -247,8 +247,8 @@ def _describe(tf: Any, value: Any, names: Names) -> Any:
     try:
         dtype = tf.string if array.dtype == object else tf.as_dtype(array.dtype)
     except TypeError as error:
-        what = f"{name} is of {array.dtype}, which TensorFlow does not have"
-        raise JobError(what, fix="give transform= that makes it another type") from error
+        what = f"{name} is of {array.dtype}, which TensorFlow does not support"
+        raise JobError(what, fix="give transform= that converts it") from error
     return tf.TensorSpec([None, *array.shape[1:]] if array.ndim else [], dtype)
 
 
@@ -261,7 +261,7 @@ def _conform(tf: Any, value: Any, signature: Any, names: Names) -> Any:
     items = _items(signature)
     if items is not None:
         if _items(value) != items:
-            what = f"{_title(names)} has not the items {', '.join(map(str, items))}, as the signature says"
+            what = f"{_title(names)} does not have the items {', '.join(map(str, items))} of the signature"
             raise JobError(what, fix="give another signature=")
         made = {item: _conform(tf, value[item], signature[item], _name(names, item)) for item in items}
         return made if isinstance(signature, dict) else tuple(made.values())

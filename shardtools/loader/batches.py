@@ -1,4 +1,4 @@
-"""Batches for whoever trains without PyTorch: numpy arrays, or what ``collate`` makes; and what all batches can do."""
+"""Batches without PyTorch: numpy arrays, or what ``collate`` returns; and the methods that all inputs share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EpochBatches:
     """The batches of one rank, of which each iteration is one epoch, in an order that depends on ``seed``, the epoch,
     ``shuffle`` and the dataset alone: the same for any number of ranks and workers.
 
-    Who makes one says by `place` and `worker` which part of an epoch is delivered here.
+    A subclass says by `place` and `worker` which part of an epoch it delivers.
     """
 
     _loader: Loader
@@ -43,14 +43,14 @@ class EpochBatches:
         return self._loader.control.epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass, on which the order depends; workers that persist hear of it, too.
+        """Choose the epoch of the next pass, on which the order depends; persistent workers see it too.
 
-        To set the epoch that a state was loaded of changes nothing: the next pass is the rest of it.
+        Setting the epoch of a state that was loaded changes nothing: the next pass is the rest of that epoch.
         """
         self._loader.set_epoch(epoch)
 
     def __len__(self) -> int:
-        """Return how many batches an epoch has on each rank; the shards are asked where there is no manifest."""
+        """Return how many batches an epoch has on each rank; without a manifest the shards are read."""
         return self.split().count
 
     def __iter__(self) -> Iterator[Any]:
@@ -91,7 +91,7 @@ class EpochBatches:
         return self._loader.run(Pass(epoch, Share(self.split(start), batches), *self.worker()))
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this dataset and its orders apart from others."""
+        """Return what identifies this dataset and its orders."""
         return self._loader.identity()
 
     def stats(self) -> dict[str, float]:

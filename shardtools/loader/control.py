@@ -1,8 +1,8 @@
 """What the copies of a loader in several processes have to agree on: a few numbers in an array that they share.
 
 A DataLoader copies its dataset into each worker, once; epochs set and states loaded after that reach the copies here.
-The first pass of a worker is as things stood when it was copied: whoever sets an epoch while workers start would else
-have some of them in one epoch and some in the other.
+The first pass of a worker uses the values at the time of the copy. Otherwise, if an epoch is set while workers start,
+some of them would be in one epoch and some in the other.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Control:
         return _ORIGINS + 2 * sources + MOST_WORKERS, (1 + MOST_WORKERS, len(NAMES))
 
     def enter(self, worker: int | None) -> None:
-        """Begin to look for the next pass, which is the first of a worker as things stood when it was copied."""
+        """Choose the values for the next pass: for the first one of a worker, those at the time of the copy."""
         is_first = worker is not None and not self._has_entered
         self._has_entered = worker is not None
         self._seen = self._copied if is_first else self._numbers[: len(self._copied)]

@@ -64,7 +64,7 @@ class Loader:
         return {**self.__dict__, "_pass": None, "_loaded": None}
 
     def counts(self) -> list[int]:
-        """Return how many samples each shard has; where nothing tells it, all shards are read."""
+        """Return how many samples each shard has; without a manifest all shards are read."""
         len(self.dataset)
         counts = self.dataset.counts
         assert counts is not None
@@ -98,7 +98,7 @@ class Loader:
             if not 0 <= batches <= split.count:
                 raise JobError(
                     f"batches={batches} is out of range: the epoch has {split.count}",
-                    fix="give how many the loop has taken",
+                    fix="give the number of batches that the loop has taken",
                 )
             is_finished, delivered = batches == split.count > 0, split.delivered(batches)
         elif self._pass is not None:
@@ -243,7 +243,7 @@ def _decoded(
 
 
 class Judge:
-    """Decides what becomes of samples that cannot be delivered."""
+    """Decides what happens with samples that cannot be delivered."""
 
     def __init__(self, settings: Settings, stats: Stats):
         self._on_error, (self._in_a_row, self._in_total) = settings.on_error, settings.max_skips
@@ -292,7 +292,7 @@ class Judge:
 def _filled(judge: Judge, recipe: Recipe, batches: Iterable[ReadyBatch]) -> Generator[Any, None, None]:
     """Yield the batches' values; a batch that lost all its samples gets a good one that is delivered twice.
 
-    It cannot be left out: the other ranks wait for it, and states count it.
+    A batch cannot be left out: the other ranks wait for it, and states count it.
     """
     good: RawBatch | None = None
     empty, latest = 0, None

@@ -1,4 +1,4 @@
-"""Any samples of a dataset by their indexes, decoded and transformed: for samplers of your own."""
+"""Any samples of a dataset by their indexes, decoded and transformed: for your own samplers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SampleMap:
         self._start()
 
     def _start(self) -> None:
-        """Begin with nothing, in a process that is new to this."""
+        """Start without open shards, as in a new process."""
         self._reader = PerProcess(
             partial(
                 SampleReader, self._dataset, self._fields, self._decode, self._transform, self._options, self._threads

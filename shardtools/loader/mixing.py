@@ -230,7 +230,7 @@ class MixedBatches:
                 raise JobError(f"the state was saved with another {name}", fix=f"load it with the same {name}")
         worker, workers = self.sources[0].worker()
         if "worker" in state and (list(state["worker"]) != [worker, workers] or state["steps"] != mine["steps"]):
-            what = "the state is of a worker process, and this is none, or another one"
+            what = "the state was saved in a worker process, and this is not the same one"
             raise JobError(what, fix="use as many workers and ranks and the same batch_size as when it was saved")
         if worker is not None:
             self._loaded, self._done = state, None

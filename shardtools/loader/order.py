@@ -3,11 +3,11 @@
     counts of the shards -> shards in a seeded order -> groups of them -> ranges of their rows, permuted
                          -> windows of some ranges -> the samples of a window, permuted -> positions 0, 1, 2, …
 
-Ranks, workers, threads and batch sizes have no part in it: they only choose positions. Any position can be entered in
+Ranks, workers, threads and batch sizes do not change it: they only choose positions. Access to any position takes
 constant time, since each group and each window is permuted by a generator of its own. Memory is that of one number for
 each shard, of one group's ranges, and of two windows.
 
-Of generators only the raw bits are used, which numpy keeps the same from version to version.
+Only the raw bits of the generators are used, which stay the same in all versions of numpy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shardtools.types import Ints
 
 @dataclass(frozen=True)
 class Window:
-    """How ``shuffle=True`` shuffles: samples change places with all others of ``ranges`` ranges of ``rows`` rows.
+    """How ``shuffle=True`` shuffles: samples are shuffled within windows of ``ranges`` ranges of ``rows`` rows.
 
     The ranges of a window come from ``shards`` shards, which are different ones in each epoch. What is held in memory
     while a window is read from a server is at most the samples of it and of the next, or the loader's ``memory``,

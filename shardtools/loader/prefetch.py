@@ -188,7 +188,7 @@ class Prefetch:
         return dict(zip(wanted, opened, strict=True))
 
     def _open(self, number: int) -> FieldShard | ShardtoolsError:
-        """Return a shard, or why it cannot be opened; what may pass by itself is tried again for its next samples."""
+        """Return a shard, or why it cannot be opened; after a transient failure it is tried again later."""
         if (failed := self._failed.get(number)) is not None:
             return failed
         if (known := self._shards.known(number)) is not None:
@@ -253,7 +253,7 @@ class Prefetch:
                 self._read(window, parts)
 
     def _context(self) -> AbstractContextManager[None]:
-        """A context in which storage follows the options, counts, and stops when nobody wants the samples any more."""
+        """A context in which storage uses the options, counts, and stops once the iteration has ended."""
         return using(self._options, self._check, self._stats.count)
 
     def _check(self) -> None:
@@ -300,7 +300,7 @@ class Prefetch:
 def can_wait() -> bool:
     """Return whether this thread may wait for a loader's own: it is none of them.
 
-    The garbage collector ends what was left in any thread that happens to make objects.
+    The garbage collector may close an iterator in any thread, also in one of these.
     """
     return not threading.current_thread().name.startswith("shardtools-")
 
@@ -323,4 +323,4 @@ def _sizes(addresses: Addresses, opened: Mapping[int, FieldShard | ShardtoolsErr
 
 
 class StoppedError(Exception):
-    """Nobody wants what a reader reads any more."""
+    """The iteration has ended, and its readers must stop."""

@@ -1,4 +1,4 @@
-"""Which rank a process is: checked, and as the environment has it."""
+"""The rank of a process: checks, and the rank that the environment names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def check_rank(rank: int, world_size: int) -> tuple[int, int]:
     """Return the rank and the number of ranks.
 
     Raises:
-        JobError: they make no sense.
+        JobError: the rank is not from 0 up to ``world_size``.
     """
     if not 0 <= rank < world_size:
         raise JobError(f"rank {rank} is out of range for world_size {world_size}", fix="ranks are numbered from 0")

@@ -1,4 +1,4 @@
-"""Where a loader stands, as a few numbers of JSON; and how that is said to loaders in other processes.
+"""Where a loader stands, as a few numbers of JSON data that another process can load.
 
 A state is ``{"version", "dataset", "seed", "epoch", "shuffle", "delivered"}``: up to position ``delivered`` of the
 epoch's order all samples were delivered, by all ranks and workers together. Therefore it is good for any number of

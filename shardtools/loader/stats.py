@@ -1,4 +1,4 @@
-"""What a loader has done so far, in numbers that threads and worker processes add to."""
+"""What a loader has done so far, as counters of all threads and worker processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stats:
                 self._row[NAMES.index(name)] += amount
 
     def count(self, what: str, amount: int) -> None:
-        """Add to what storage tells of; see `shardtools.storage.using`."""
+        """Add to a counter that storage reports; see `shardtools.storage.using`."""
         self.add(**{what: amount})
 
     def peak(self, size: int) -> None:

@@ -214,8 +214,8 @@ class ShardReader:
     def _check_limit(self, found: Scan, filled: int, left: int | None) -> None:
         """Raise if a sample is too large, also one of which only ``filled`` bytes have come, but whose headers say so.
 
-        What a header says that the shard, of which ``left`` bytes are left, cannot hold is not taken at its word: the
-        shard was cut off, which is what will be told.
+        A size that is larger than the ``left`` bytes of the shard is not believed: the shard was cut off, which is the
+        error that follows.
         """
         sizes = found.table.stop - found.table.start
         if len(sizes) and int(sizes.max()) > self._limits.sample:

@@ -94,7 +94,7 @@ class Tables:
 
     def _read_shard(self, number: int, stat: Stat) -> IndexedShard:
         url = self._urls[number]
-        # A plain local file is read again without much ado: checksums of all of it would cost more than they tell.
+        # A plain local file is quick to index again; checksums of all its bytes would cost more than they are worth.
         is_near = is_local(url) and find_packing(url, stat.size or 0) == "tar"
         shard = IndexedShard(url, quick_index(url) if is_near else index_shard(url))
         if (place := self._place(url, stat)) is not None:

@@ -102,16 +102,16 @@ class Sink(Protocol):
 class StorageOptions:
     """How storage is used.
 
-    ``retries`` is how often in a row a request is tried again after a failure that may pass, ``timeout`` how many
-    seconds to wait for the next bytes from a server. ``cache``, as ``DIR`` or ``DIR:SIZE``, is a folder that keeps
+    ``retries`` is how often a request is repeated after transient failures in a row, ``timeout`` how many seconds to
+    wait for the next bytes from a server. ``cache``, as ``DIR`` or ``DIR:SIZE``, is a folder that keeps
     what is read from servers (see ``cache.py``). With ``verify`` every shard that is read whole must have a sidecar
     and match its checksum; without it, those that come from a server and have one. ``limits`` says how large things
-    from outside may be. ``named`` are the web servers that the user has named, as `server_of` writes them: only these
-    get the headers of SHARDTOOLS_HTTP_HEADERS that are for no certain place, and no server that a file names.
+    from outside may be. ``named`` are the web servers that the user has named, as `server_of` writes them: a
+    header of SHARDTOOLS_HTTP_HEADERS without a URL is sent to these only, never to a server that only a file names.
 
     Raises:
-        ValueError: a number makes no sense.
-        SpecError: nor does ``cache``.
+        ValueError: ``retries`` is negative, or ``timeout`` is not positive.
+        SpecError: ``cache`` is not valid.
     """
 
     retries: int = 5
@@ -130,7 +130,7 @@ class StorageOptions:
             parse_cache(self.cache)
 
     def naming(self, *specs: str | Iterable[str] | None) -> StorageOptions:
-        """Return these options for a user who names ``specs``, in words of their own.
+        """Return these options, with the web servers in ``specs``, which the user wrote, added to ``named``.
 
         >>> StorageOptions().naming("http://host/a-@3.tar", None).named
         frozenset({'http://host'})
@@ -150,7 +150,7 @@ class Storage(ABC):
 
     @classmethod
     def with_options(cls, options: StorageOptions) -> Self:
-        """Return a storage that follows ``options``, as far as they mean anything to it."""
+        """Return a storage that follows ``options``, as far as they apply to it."""
         return cls()
 
     @abstractmethod
@@ -229,7 +229,7 @@ class Storage(ABC):
 
     @abstractmethod
     def delete(self, url: str) -> None:
-        """Delete the object; there being none is no error."""
+        """Delete the object; it is no error if there is none."""
 
     def exists(self, url: str) -> bool:
         """Return whether there is an object at ``url``."""
@@ -241,7 +241,7 @@ class Storage(ABC):
 
 
 Counter = Callable[[str, int], object]
-"""What is told of ``retries``, ``cache_hits`` and ``cache_misses``, and how many there were."""
+"""Called with ``retries``, ``cache_hits`` or ``cache_misses``, and how many there were."""
 
 _BACKENDS = {
     "": ("shardtools.storage.local", "LocalStorage"),
@@ -265,13 +265,13 @@ def current_options() -> StorageOptions:
 
 
 def check_stop() -> None:
-    """Raise what ends the work of this thread, if it should end. What works or waits for long calls it often."""
+    """Raise an exception if this thread is to stop its work. Long loops and waits call it often."""
     if (check := _check.get()) is not None:
         check()
 
 
 def count(what: str, amount: int = 1) -> None:
-    """Tell whoever counts here what storage did."""
+    """Report what storage did to the counter of this context, if it has one."""
     if amount and (counter := _count.get()) is not None:
         counter(what, amount)
 
@@ -282,7 +282,7 @@ def using(
 ) -> Iterator[None]:
     """A context in which `get_storage`, called in this thread, follows ``options``, and `check_stop` calls ``check``.
 
-    ``counter`` is told what storage did. Without a ``check`` or a ``counter`` they remain what they were.
+    ``counter`` is called with what storage did. Without a ``check`` or a ``counter`` they remain what they were.
 
     >>> with using(StorageOptions(retries=0)):
     ...     current_options().retries

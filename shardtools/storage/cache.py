@@ -3,8 +3,8 @@
     open, read     stat -> the whole object from the folder; else downloaded into it once, whoever asks meanwhile waits
     read_ranges    stat -> the spans that the folder has, and one request for the others, which it has from then on
 
-Every call asks the server whether the object is still the same, so that only what was read of this very version is
-given. `CachedStorage` stands before the storage of any scheme; ``cache_folder.py`` knows what lies in the folder.
+Every call asks the server for the object's current version, so that only bytes of this version are returned.
+`CachedStorage` wraps the storage of any scheme; ``cache_folder.py`` manages the files in the folder.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def parse_cache(text: str) -> tuple[str, int]:
     (('run:a/b:c', 10000000000), ('a:b', 20000000000), ('2024:01/', 10000000000))
     >>> parse_cache("d:10 apples")
     Traceback (most recent call last):
-    shardtools.errors.SpecError: d:10 apples: '10 apples' is no size of a cache; write it as in d:500M or d:10GB
+    shardtools.errors.SpecError: d:10 apples: '10 apples' is not a valid cache size; write it as in d:500M or d:10GB
     """
     folder, colon, size = text.rpartition(":")
     if not colon or "/" in size or not re.match(r"[0-9.+-]|$", size):
@@ -77,9 +77,9 @@ def parse_cache(text: str) -> tuple[str, int]:
     limit = parse_size(size)
     if limit <= 0:
         fix = f"write it as in {folder}:500M or {folder}:10GB"
-        raise SpecError(f"'{size}' is no size of a cache", url=text, fix=fix)
+        raise SpecError(f"'{size}' is not a valid cache size", url=text, fix=fix)
     if not folder or "\0" in folder or scheme_of(folder):
-        raise SpecError("this is no folder for a cache", url=text, fix="name one on this machine")
+        raise SpecError("this cannot be the folder of a cache", url=text, fix="name one on this machine")
     return folder, limit
 
 
@@ -144,7 +144,7 @@ class CachedStream(Stream):
 
 
 class CachedStorage(Storage):
-    """The storage ``inner`` with a cache for what is read from it. Whatever it cannot keep is read past it.
+    """The storage ``inner`` with a cache for what is read from it. What it cannot keep is read directly from ``inner``.
 
     ``cache`` is ``DIR`` or ``DIR:SIZE``. A process that downloads an object and has not written any of it for
     ``patience`` seconds is no longer waited for.

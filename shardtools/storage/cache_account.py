@@ -1,7 +1,7 @@
-"""How many bytes the folder of a cache may hold, and which go when there are too many.
+"""How many bytes the folder of a cache holds, and which entries are removed when there are too many.
 
-Room is taken before bytes are written, and given back after they are gone. Whatever is killed in between leaves too
-much taken, never too little, until the next count of what is really there.
+Room is reserved before bytes are written, and released after they are removed. A process that is killed in between
+leaves too much reserved, never too little, until all files are counted the next time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Entry:
 
 
 class Account:
-    """The bytes that the folder ``path`` holds, and may hold; only ever in the hands of who holds its lock."""
+    """The bytes that the folder ``path`` holds, and may hold; used only while its lock is held."""
 
     def __init__(self, fd: int, path: str, limit: int):
         self._fd = fd

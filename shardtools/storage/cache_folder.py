@@ -5,8 +5,9 @@
     DIR/drafts/VERSION                   an object that somebody downloads
 
 ``URL`` and ``VERSION`` are hashes, so that nothing secret can be read from a name. An entry comes by a rename, whole,
-and never changes; its modification time is that of its last use. Whoever adds or removes one holds the lock of the
-account. Whoever downloads an object holds the lock of its draft; a draft without one was left by the dead.
+and never changes; its modification time is that of its last use. To add or
+remove one takes the lock of the account. A download holds the lock of its draft; a draft without a lock was left by a
+process that was killed.
 
 Methods raise OSError when the folder cannot do what is asked. The caller can always do without.
 """
@@ -122,7 +123,7 @@ class CacheFolder:
         self._ready = False
 
     def prepare(self) -> None:
-        """Make the folder if there is none, and remove what the dead have left and what is too much.
+        """Make the folder if there is none; remove drafts of killed processes, and entries beyond the limit.
 
         Raises:
             JobError: it cannot be made, or not be used. A full disk is not that; it is an OSError.

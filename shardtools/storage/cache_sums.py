@@ -2,9 +2,8 @@
 
     bytes … | CRC-32 of the first block | … of the last one
 
-Disks, and whoever writes to them, change a byte now and then. A cache would hand that out for as long as the object
-lives, so that each block is compared whenever it is read. Of a large entry only those blocks are read that are asked
-for.
+Disks corrupt a byte now and then, and a cache would return it as long as the object exists. So each block is checked
+whenever it is read. Of a large entry only the blocks that are needed are read.
 """
 
 from __future__ import annotations

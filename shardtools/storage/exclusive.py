@@ -1,7 +1,7 @@
-"""Whether a service keeps to "create only if there is none".
+"""Whether a service respects the condition "create only if there is none".
 
-Some take such a request, ignore the condition without a word, and let every one of several writers win. So each is
-asked, once in each process, with an object that is thrown away: whoever creates it a second time must be refused.
+Some services silently ignore the condition, so that each of several writers succeeds. Therefore each service is tested
+once in each process with a temporary object: the second attempt to create it must fail.
 """
 
 from __future__ import annotations

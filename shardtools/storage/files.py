@@ -105,8 +105,8 @@ def stream_number(path: str) -> int | None:
 def open_regular(path: str, url: str, *, streams: bool = False) -> int:
     """Return a descriptor from which a regular file is read; with ``streams`` also what this process has open already.
 
-    That is standard input, or what a shell passes for ``<(...)``. Whatever else there is may never give a byte, or
-    never an end: a named pipe would wait for somebody to write to it.
+    That is standard input, or what a shell passes for ``<(...)``. Other kinds of files may block or never end: a named
+    pipe waits for a writer.
 
     Raises:
         StorageError: it cannot be opened, or is neither.

@@ -197,8 +197,8 @@ def put_object(client: GsClient, url: str, data: bytes, write_id: str, *, exclus
 def create_once(client: GsClient, url: str, data: bytes) -> None:
     """Create the object only if there is none, as `Storage.create_exclusive` promises.
 
-    The id of the write tells one whose answer was lost from one that has lost. Whether the service keeps to the
-    condition, which emulators need not, is tried first.
+    By the id of the write, a writer whose answer was lost knows whether it has won. Whether the service respects the
+    condition is tested first, as some emulators do not.
     """
     place = f"{client.endpoint(url)}/{split_url(url)[0]}"
     ensure_exclusive(place, url, lambda probe: _wins_twice(client, probe))

@@ -1,6 +1,6 @@
-"""What reading and writing by HTTP has in common, whatever service answers: attempts, and the meaning of an answer.
+"""What all services that are used over HTTP share: attempts, and which error an answer means.
 
-    url -> exchange: one request, as the service wants it -> a response, TransientError, or StorageError
+    url -> request: one request, as the service wants it -> a response, TransientError, or StorageError
 
 A service is a subclass of `Client`: ``http_session.HttpClient`` for web servers, and one each for S3 and Google Cloud
 Storage. ``http_stream.py`` and ``http_ranges.py`` read through any of them.
@@ -66,7 +66,7 @@ _METHOD_FIX = "see that it does at this place (nginx: dav_methods PUT DELETE MKC
 _CREDENTIALS_FIX = "check the credentials, and what they allow"
 MEANINGS: Mapping[int, Meaning] = MappingProxyType(
     {
-        401: (AccessError, "the server wants other credentials", _CREDENTIALS_FIX),
+        401: (AccessError, "the server requires other credentials", _CREDENTIALS_FIX),
         403: (AccessError, "the server does not allow this", _CREDENTIALS_FIX),
         404: (NotFoundError, "there is no such object", "check the URL"),
         410: (NotFoundError, "there is no such object any more", "check the URL"),
@@ -90,16 +90,16 @@ def _new_pool() -> ThreadPoolExecutor:
 
 
 class Client(ABC):
-    """Sends requests to a service and says what its answers mean. Safe in threads and after a fork."""
+    """Sends requests to a service and turns its answers into results or errors. Safe in threads and after a fork."""
 
     meanings: ClassVar[Mapping[int, Meaning]] = MEANINGS
-    """What the statuses mean that are errors."""
+    """Which error each status means."""
 
     condition: ClassVar[str] = "If-Range"
     """The header that asks for the rest of an object only if it still has the validator that the header names."""
 
     refuses_head: ClassVar[frozenset[int]] = frozenset({405, 501})
-    """The statuses that say that an object cannot be asked for by HEAD, but perhaps by GET."""
+    """The statuses after which a HEAD is repeated as a GET of one byte."""
 
     sends_parts: ClassVar[bool] = False
     """Whether the service is known to answer a GET of a byte range with just these bytes."""
@@ -177,7 +177,7 @@ class Client(ABC):
                 future.cancel()
 
     def stat(self, url: str) -> Stat | None:
-        """Return what the service says of an object in a way of its own, None where HEAD is the way."""
+        """Return size and validator by a request of the service's own; None where HEAD is used."""
         return None
 
     def describe(self, response: requests.Response) -> Stat:
@@ -235,11 +235,11 @@ def connection_error(error: BaseException, url: str) -> Exception:
         if isinstance(link, socket.gaierror):
             if link.errno == socket.EAI_AGAIN:
                 return TransientError("the name of the host could not be looked up")
-            return UnavailableError("there is no host of this name", url=url, fix="check the URL")
+            return UnavailableError("the host is unknown", url=url, fix="check the URL")
         if isinstance(link, (failures.ReadTimeout, ReadTimeoutError)):
             return TransientError("the server did not answer in time")
         if isinstance(link, (failures.ConnectTimeout, TimeoutError)):
-            return TransientError("no connection to the server in time")
+            return TransientError("connecting to the server took too long")
         if isinstance(link, ConnectionRefusedError):
             return TransientError("the connection was refused")
         link = link.__cause__ or link.__context__
@@ -370,4 +370,4 @@ def _seconds(date: str) -> float | None:
 
 def bad_url(url: str) -> RefusedError:
     """Return the error for a text that no request can be sent to."""
-    return RefusedError("this is no usable URL", url=url, fix="check the URL")
+    return RefusedError("this is not a valid URL", url=url, fix="check the URL")

@@ -1,11 +1,11 @@
-"""The headers of ``SHARDTOOLS_HTTP_HEADERS``, and which requests they go with.
+"""The headers of ``SHARDTOOLS_HTTP_HEADERS``, and with which requests they are sent.
 
-One ``Name: value`` a line. A URL may stand before it, and the header then goes to what lies under that URL alone:
+Each line is ``Name: value``. With a URL before it, the header is sent only to URLs below that one:
 
     https://host/data/ Authorization: Bearer …
 
-Without one it goes to the servers that the user has named, in a spec or an option, and to none that an index names or a
-redirect leads to.
+Without a URL it is sent to the servers that the user has named in a spec or an option, never to a server that only an
+index or a redirect names.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _parse_line(line: str) -> _Line:
     place, header = match.groups() if match else (None, line)
     name, colon, value = (part.strip() for part in header.partition(":"))
     if not colon or not _NAME.fullmatch(name) or _PLACE_WITHOUT_SCHEME.match(value):
-        raise RefusedError(f"{HEADERS_VARIABLE} has a line that is no header", fix=_FIX)
+        raise RefusedError(f"{HEADERS_VARIABLE} has a line that is not a header", fix=_FIX)
     if place is None:
         return _Line(name, value, None, "")
     return _Line(name, value, server_of(place), split_path(place)[1] or "/")

@@ -81,7 +81,7 @@ class HttpClient(Client):
 
 
 class _Session(requests.Session):
-    """A session in which the headers of the environment go to their own servers, after a redirect, too."""
+    """A session that sends the headers of the environment to their own servers only, also after a redirect."""
 
     def __init__(self, places: PlacedHeaders):
         super().__init__()
@@ -93,7 +93,7 @@ class _Session(requests.Session):
         return prepared
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        """Take from the request that follows a redirect what belongs to the URL before, and add what to its own."""
+        """After a redirect, remove the headers that belong to the old URL and add those of the new one."""
         headers = prepared_request.headers
         for name, value in self._places.of(response.request.url or "").items():
             if headers.get(name) == value:
@@ -119,7 +119,7 @@ def _new_session(places: PlacedHeaders) -> requests.Session:
 
 
 def _check_url(url: str) -> None:
-    """Refuse what requests, where it looks for a proxy and for credentials, does not catch itself."""
+    """Raise if the URL cannot be parsed, which requests does not catch where it looks for proxies and credentials."""
     try:
         urlsplit(url)
     except ValueError as error:

@@ -212,7 +212,7 @@ class ObjectStream(Stream):
             raise past_end(self._span, stat.size, self._url)
         if not right:
             fix = "read it by a program that follows the server's own protocol"
-            raise RefusedError("the server answers other bytes than it was asked for", url=self._url, fix=fix)
+            raise RefusedError("the server sent other bytes than were requested", url=self._url, fix=fix)
 
     def _is_same(self, stat: Stat, confirmed: bool) -> bool:
         """``confirmed``: the server has compared the validators itself, and need not repeat its own."""

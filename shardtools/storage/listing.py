@@ -1,4 +1,4 @@
-"""What servers say that a folder holds: names that are believed to be names, as many as there is room for."""
+"""Listings of folders by servers: each name is checked, and their total size is limited."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _FIX = "see whether this is the right server"
 
 
 def check_name(name: object, url: str) -> str:
-    """Return a name that the listing of ``url`` has, if it can be that of something in the folder.
+    """Return a name in the listing of ``url``, after checking that it is one of an object in this folder.
 
     Raises:
-        RefusedError: it is none, or leads elsewhere.
+        RefusedError: it is not.
     """
     if not isinstance(name, str) or not name or "/" in name or "\0" in name:
-        raise RefusedError("the server lists what is no name of a file", url=url, fix=_FIX)
+        raise RefusedError("the server lists something that is not a file name", url=url, fix=_FIX)
     return name
 
 
@@ -41,13 +41,13 @@ class Pages:
         """Take the names of a page, and the token of the next one; return the token.
 
         Raises:
-            RefusedError: a name does not belong here, or the pages come again.
+            RefusedError: a name does not begin with ``start``, or a page comes twice.
             LimitError: there are too many.
         """
         size = 0
         for name in names:
             if not isinstance(name, str) or not name.startswith(self._start):
-                raise RefusedError("the server lists what was not asked for", url=self._url, fix=_FIX)
+                raise RefusedError("the server lists names that were not asked for", url=self._url, fix=_FIX)
             size += len(name)
             rest = name[self._skip :]
             if rest and not check_name(rest, self._url).startswith("."):
@@ -56,7 +56,7 @@ class Pages:
         current_options().limits.check("listing", self._size, url=self._url)
         if token is not None:
             if token in self._tokens:
-                raise RefusedError("the server lists the same again and again", url=self._url, fix=_FIX)
+                raise RefusedError("the server lists the same page again", url=self._url, fix=_FIX)
             self._tokens.add(token)
         return token
 

@@ -26,10 +26,10 @@ from shardtools.urls import path_of
 
 
 class OpenFile:
-    """An open file. It may be used by many threads, and is closed when nobody refers to it any more.
+    """An open file. It may be used by many threads, and is closed when nothing refers to it any more.
 
-    Whoever forgets it therefore never takes it from those who read it. As a context it is closed at the end, whoever
-    still refers to it, such as the traceback of an error.
+    So a cache that drops it never closes it for those who still read it. As a context manager it is closed at the end,
+    even if something still refers to it, such as a traceback.
     """
 
     def __init__(self, descriptor: int, url: str):
@@ -115,7 +115,7 @@ class OpenFile:
 
 
 def open_file(url: str, path: str | None = None, *, size: int | None = None) -> OpenFile:
-    """Return the file at ``url`` of this machine, open; ``path`` is where it really is, if ``url`` is but its name.
+    """Return the file at ``url`` of this machine, open; ``path`` is its real path where that differs from ``url``.
 
     Raises:
         StorageError: it cannot be opened, or is no regular file.
@@ -151,5 +151,5 @@ class OpenFiles:
         return self._files.get(url) or self._files.put(url, open_file(url, size=size))
 
     def clear(self) -> None:
-        """Close those that nobody refers to, and the others when nobody does."""
+        """Drop all of them; each is closed when nothing else refers to it."""
         self._files.clear()

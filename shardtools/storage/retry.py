@@ -2,8 +2,8 @@
 
     attempt -> TransientError -> budget.wait(error): sleeps, or raises UnavailableError -> next attempt
 
-A backend raises `TransientError` for what may pass by itself. A `Budget` counts the failures in a row of one operation;
-a stream tells it of every byte that came through, so that a long download over a bad line does not run out of attempts.
+A backend raises `TransientError` for what may pass by itself. A `Budget` counts the failures in a row of one operation.
+A stream resets it when bytes arrive, so that a long download over a bad connection does not run out of attempts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shardtools.storage import StorageOptions, count
 T = TypeVar("T")
 
 TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-"""The HTTP statuses that may pass by themselves."""
+"""The HTTP statuses of failures that may pass by themselves."""
 
 
 class TransientError(Exception):
@@ -85,7 +85,7 @@ class RetryPolicy:
 
 
 DEFAULT_POLICY = RetryPolicy()
-"""The policy of every backend that is not given another."""
+"""The policy of a backend that is made without one."""
 
 
 class Budget:
@@ -97,7 +97,7 @@ class Budget:
         self._failures = 0
 
     def renew(self) -> None:
-        """Forget the failures so far, because bytes came through."""
+        """Reset the count of failures, because bytes arrived."""
         self._failures = 0
 
     def wait(self, error: TransientError) -> None:
@@ -116,7 +116,7 @@ class Budget:
 
 
 def retry_after_seconds(header: str | None, now: datetime | None = None) -> float | None:
-    """Return what a Retry-After header asks for in seconds, None where it asks for nothing that makes sense.
+    """Return what a Retry-After header asks for in seconds, None where there is none or it is not valid.
 
     >>> retry_after_seconds("120")
     120.0

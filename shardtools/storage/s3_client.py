@@ -1,4 +1,4 @@
-"""Requests to S3: botocore for what changes something, signed once and sent on pooled connections for what reads.
+"""Requests to S3: writes go through botocore; reads are signed once for each object and sent on pooled connections.
 
 botocore's ``get_object`` takes about two milliseconds of Python for each call, however small the object. A signature
 does not cover the range that is asked for, so one for each object, good for some minutes, serves all of its ranges.

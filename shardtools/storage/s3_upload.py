@@ -207,8 +207,8 @@ def put_object(client: S3Client, url: str, data: bytes, write_id: str, *, exclus
 def create_once(client: S3Client, url: str, data: bytes) -> None:
     """Create the object only if there is none, as `Storage.create_exclusive` promises.
 
-    By If-None-Match, which S3, MinIO and Ceph know; whether this service does is tried first. The id of the write tells
-    one whose answer was lost from one that has lost.
+    By If-None-Match, which S3, MinIO and Ceph know; whether this service does is tried first. By the id of
+    the write, a writer whose answer was lost knows whether it has won.
     """
     bucket = split_url(url)[0]
     endpoint = client.run(url, lambda api: api.meta.endpoint_url)

@@ -1,4 +1,4 @@
-"""Which rank this process is: what it is told, else what torch.distributed says, else the environment."""
+"""The rank of this process: the one that is passed, else that of torch.distributed, else that of the environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """Return the rank and the number of ranks.
 
     Raises:
-        JobError: only one of them is given, or they make no sense.
+        JobError: only one of them is passed, or the rank is not from 0 up to ``world_size``.
     """
     if (rank is None) != (world_size is None):
         raise JobError("rank and world_size must be given together", fix="give both, or neither")

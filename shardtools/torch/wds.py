@@ -18,7 +18,7 @@ def wds_opener(url: str, mode: str = "rb", bufsize: int = 1 << 20, **_: Any) -> 
         gopen_schemes.update(dict.fromkeys(("http", "https", "s3", "gs"), shardtools.torch.wds_opener))
 
     Raises:
-        ValueError: it is not to be read.
+        ValueError: ``mode`` is not "rb".
         StorageError: it cannot be read.
     """
     if mode != "rb":

@@ -140,7 +140,7 @@ def test_a_url_that_nobody_has_named_gets_none(near: RecordingServer, far: Recor
 )
 def test_a_line_that_is_no_header(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     monkeypatch.setenv(VARIABLE, line)
-    with pytest.raises(RefusedError, match=f"{VARIABLE} has a line that is no header; write one"):
+    with pytest.raises(RefusedError, match=f"{VARIABLE} has a line that is not a header; write one"):
         get_storage("http://127.0.0.1:1/x").read("http://127.0.0.1:1/x")
 
 

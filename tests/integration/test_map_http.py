@@ -172,7 +172,7 @@ def refusing_server(status: int, objects: dict[str, bytes]) -> Iterator[Refusing
 
 
 REFUSALS = {
-    401: r"the server wants other credentials (401 Unauthorized); put the host's login and password into ~/.netrc",
+    401: r"the server requires other credentials (401 Unauthorized); put the host's login and password into ~/.netrc",
     403: r"the server does not allow this (403 Forbidden); put the host's login and password into ~/.netrc",
     405: r"the server does not accept PUT (405 Method Not Allowed); see that it does at this place",
     413: r"the object is larger than the server accepts (413 Request Entity Too Large); raise its limit",

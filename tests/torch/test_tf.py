@@ -257,7 +257,7 @@ def test_first_samples_that_are_skipped(tf: Any, tmp_path: Path) -> None:
     assert flat(ids(source.to_tf(("cls",), batch_size=4, on_error="skip"))) == [2, 3, 4, 5, 6, 7]
     with pytest.raises(SampleError, match=r"in-0.tar \[k/0003\]: the sample has no field jpg"):
         source.to_tf(("jpg",), batch_size=4, on_error="skip", max_skips=(1, 1))
-    with pytest.raises(JobError, match=r"no good sample.*signature="):
+    with pytest.raises(JobError, match=r"no sample could be read.*signature="):
         source.to_tf(("jpg",), batch_size=4, on_error="skip")
 
 
@@ -280,17 +280,17 @@ def test_values_that_cannot_be_tensors(tf: Any, tmp_path: Path) -> None:
     source = shardtools.open(str(tmp_path / "in-@1.tar"))
     for field, what in {
         "json": r"json\['a'\]\['b'\] has a NoneType, which cannot become a tensor; give transform=",
-        "keys.json": "keys.json has other items in one sample than in another; give transform=",
+        "keys.json": "keys.json has different items in different samples; give transform=",
         "jsonl": "jsonl has a list, which cannot become a tensor; give transform=",
         "npy": r"npy differs in shape: \(3, 2\), \(3, 3\); give transform=",
-        "time.npy": r"time.npy is of datetime64\[s\], which TensorFlow does not have; give transform=",
+        "time.npy": r"time.npy is of datetime64\[s\], which TensorFlow does not support; give transform=",
     }.items():
         with pytest.raises(JobError, match=what):
             source.to_tf((field,), batch_size=2)
     for field, what in {
         "npy": r"npy has shape \(1, 3, 3\) in a batch, not \(None, 3, 2\); give transform=.* or signature=",
         "png": "png has numbers in a batch that uint8 cannot hold; ",
-        "keys.json": r"keys.json has not the items b, as the signature says; give another signature=",
+        "keys.json": r"keys.json does not have the items b of the signature; give another signature=",
         "number.json": "number.json has float64 in a batch, not int64; ",
     }.items():
         with pytest.raises(tf.errors.OpError, match=what):
@@ -301,8 +301,8 @@ def test_values_that_cannot_be_tensors(tf: Any, tmp_path: Path) -> None:
 def test_batches_that_are_not_what_the_signature_says(tf: Any, spec: str) -> None:
     number = tf.TensorSpec((None,), tf.int64)
     for signature, what in (
-        ((number, number), "a batch has not the items 0, 1, as"),
-        ({"id": number}, "a batch has not the items id, as"),
+        ((number, number), "a batch does not have the items 0, 1 of"),
+        ({"id": number}, "a batch does not have the items id of"),
         ((tf.TensorSpec((None,), tf.string),), "id has int64 in a batch, not string"),
     ):
         with pytest.raises(tf.errors.OpError, match=what):

@@ -140,7 +140,9 @@ class TestOption:
     @pytest.mark.parametrize("folder", ["d", "a:b", "/a/b c"])
     def test_bad_sizes(self, folder: str, size: str) -> None:
         for make in (parse_cache, lambda text: StorageOptions(cache=text)):
-            with pytest.raises(SpecError, match=r"is no size of a cache; write it as in .*:500M or .*:10GB") as raised:
+            with pytest.raises(
+                SpecError, match=r"is not a valid cache size; write it as in .*:500M or .*:10GB"
+            ) as raised:
                 make(f"{folder}:{size}")
             assert isinstance(raised.value, ValueError)
 
