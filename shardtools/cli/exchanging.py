@@ -119,14 +119,14 @@ def _show_plan(plan: ExchangePlan, verbose: bool) -> None:
     """Say what would be done, and what it would cost."""
     count = plan.destination.count
     shards = "as many shards as it takes" if count is None else format_count(count, "shard")
-    tell(f"would bring {format_count(len(plan.inputs), 'shard')} to {shards}: {redact(plan.destination.spec)}")
+    tell(f"would write {format_count(len(plan.inputs), 'shard')} to {shards}: {redact(plan.destination.spec)}")
     tell(f"outputs that exist: {len(plan.existing):,}")
     show_replaced(plan.replaced)
     runs = sum(max(1, -(-sum(plan.inputs[i].tar_size for i in group) // plan.share)) for group in plan.groups)
     outputs = count or len(plan.inputs)
     size = format_size(plan.size)
-    tell(f"spill: about {size} in {redact(plan.spill)}, in {format_count(runs, 'run')}")
-    tell(f"to be read: about {format_size(sum(entry.size for entry in plan.inputs))}, then {size} of the spill")
+    tell(f"temporary data: about {size} in {redact(plan.spill)}, in {format_count(runs, 'run')}")
+    tell(f"to read: about {format_size(sum(entry.size for entry in plan.inputs))}, then {size} of temporary data")
     requests = 2 * len(plan.inputs) + 3 * runs + 3 * runs * outputs + 3 * outputs
     tell(f"requests: about {requests:,}")
     for entry in plan.inputs if verbose else ():

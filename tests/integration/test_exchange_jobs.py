@@ -241,7 +241,7 @@ class TestShuffle:
     def test_dry_run(self, folder: Path) -> None:
         before = snapshot(folder)
         outcome = done(shuffle(folder, "--dry-run", SPEC, "out-@3.tar"))
-        assert "would bring 5 shards to 3 shards" in outcome.out and "spill: about " in outcome.out
+        assert "would write 5 shards to 3 shards" in outcome.out and "temporary data: about " in outcome.out
         assert str(folder) in outcome.out and "requests: about " in outcome.out and snapshot(folder) == before
 
     def test_damage_in_the_spill_is_noticed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
