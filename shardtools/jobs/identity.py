@@ -16,14 +16,12 @@ import functools
 import hashlib
 import sys
 import types
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-_MAIN = ("__main__", "__mp_main__")
-
-_INSTALLED = {"site-packages", "dist-packages"}
+from shardtools.jobs.own_code import OwnCode
 
 _GLOBAL_READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
@@ -65,48 +63,12 @@ def identity_of(value: object) -> str:
     >>> identity_of(lambda x, y=1: x + y) == identity_of(lambda x, y=2: x + y)
     False
     """
-    walk = _Walk(_Program(_module_of(value)))
+    walk = _Walk(OwnCode(value))
     try:
         walk.add(value)
     except RecursionError as error:
         raise Unidentified("it is nested too deeply") from error
     return walk.digest().hex()
-
-
-def _module_of(value: Any) -> str | None:
-    """Return the name of the module that a function, also within a `functools.partial`, is of."""
-    while isinstance(value, functools.partial):
-        value = value.func
-    name = getattr(value, "__module__", None)
-    return name if isinstance(name, str) else None
-
-
-class _Program:
-    """Tells the modules of the program from those that are installed; ``module`` is of it if it is not Python's own."""
-
-    def __init__(self, module: str | None):
-        self._known: dict[str, bool] = {}
-        if module is not None and not _is_standard(module):
-            self._known[module] = True
-
-    def has(self, module: str) -> bool:
-        """Return whether the module of this name is the program's own."""
-        if module not in self._known:
-            self._known[module] = _is_own(module)
-        return self._known[module]
-
-
-def _is_standard(module: str) -> bool:
-    return module.partition(".")[0] in sys.stdlib_module_names and module not in _MAIN
-
-
-def _is_own(module: str) -> bool:
-    if module in _MAIN:
-        return True
-    if _is_standard(module) or module.partition(".")[0] == "shardtools":
-        return False
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return file is None or not _INSTALLED & set(Path(file).parts)
 
 
 class _Walk:
@@ -115,10 +77,11 @@ class _Walk:
     What can be met again, through a cycle or because it is shared, is fed once, and then as its number.
     """
 
-    def __init__(self, program: _Program):
+    def __init__(self, program: OwnCode):
         self._hash = hashlib.blake2b(digest_size=16)
         self.program = program
-        self._numbers: dict[int, int] = {}
+        self._numbers: ChainMap[int, int] = ChainMap()
+        self._count = 0
         self._kept: list[object] = []
         self._modules: list[str] = []
         self._path: list[str] = []
@@ -157,7 +120,7 @@ class _Walk:
         """Feed values with their names, in their order."""
         for name, value in items:
             self.add(name)
-            with self.at(str(name)):
+            with self.at(name if isinstance(name, str) else "[…]"):
                 self.add(value)
 
     def add_unordered(self, tag: str, values: Iterable[Any]) -> None:
@@ -166,7 +129,7 @@ class _Walk:
 
     def _apart(self, value: Any) -> bytes:
         walk = _Walk(self.program)
-        walk._numbers, walk._kept = dict(self._numbers), self._kept
+        walk._numbers, walk._count, walk._kept = self._numbers.new_child(), self._count, self._kept
         walk._modules, walk._path = self._modules, self._path
         walk.add(value)
         return walk.digest()
@@ -178,7 +141,8 @@ class _Walk:
         if (number := self._numbers.get(id(value))) is not None:
             self.feed("again", str(number))
             return True
-        self._numbers[id(value)] = len(self._numbers)
+        self._numbers[id(value)] = self._count
+        self._count += 1
         self._kept.append(value)  # or another one could get its id
         return False
 
@@ -266,6 +230,7 @@ def _add_globals(walk: _Walk, value: types.FunctionType) -> None:
     """Feed the values of the globals that a function reads. One that it assigns to is its state, and counts by name."""
     codes = list(_codes(value.__code__))
     steps = [(step.opname, step.argval) for code in codes for step in dis.get_instructions(code)]
+    steps = [step for step in steps if step != ("LOAD_NAME", "__name__")]  # of which every class takes its __module__
     assigned = {name for operation, name in steps if operation == "STORE_GLOBAL"}
     there, attributes = value.__globals__, {name for code in codes for name in code.co_names}
     for name in dict.fromkeys(name for operation, name in steps if operation in _GLOBAL_READS):
@@ -357,10 +322,10 @@ def _add_object(walk: _Walk, value: Any) -> None:
     Raises:
         Unidentified: it cannot be.
     """
-    if (content := array_content(value)) is not None:
-        walk.add_all("array", content)
-        return
     try:
+        if (content := _array_content(value)) is not None:
+            walk.add_all("array", content)
+            return
         reduce = copyreg.dispatch_table.get(type(value))
         parts = reduce(value) if reduce is not None else value.__reduce_ex__(4)
     except Exception as error:
@@ -381,12 +346,12 @@ def _add_object(walk: _Walk, value: Any) -> None:
     walk.add(setter)
 
 
-def array_content(value: Any) -> tuple[str, tuple[int, ...], Any] | None:
+def _array_content(value: Any) -> tuple[str, tuple[int, ...], Any] | None:
     """Return the type, the shape and the elements of a numpy array or PyTorch tensor, None of anything else."""
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     if numpy is not None and type(value) in (numpy.ndarray, numpy.memmap):
         elements = value.tolist() if value.dtype.hasobject else value.tobytes()
-        return str(value.dtype.descr), value.shape, elements
+        return str(value.dtype), value.shape, elements
     if torch is not None and isinstance(value, torch.Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1)
         return str(value.dtype), tuple(value.shape), flat.view(torch.uint8).numpy().tobytes()

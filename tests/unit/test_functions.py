@@ -43,7 +43,11 @@ SAME = {
         "A = None\ndef f(r):\n    global A\n    A = A or 5\n    return A",
         "A = 5\ndef f(r):\n    global A\n    A = A or 5\n    return A",
     ),
-    "what was pickled before": (
+    "where a class within it is defined": (
+        "def f(r):\n    class A:\n        n = 1\n    return A",
+        "__name__ = 'other'\ndef f(r):\n    class A:\n        n = 1\n    return A",
+    ),
+    "an object that is a copy": (
         "class A: pass\na = A()\ndef f(r): return a",
         "import copy\nclass A: pass\na = copy.copy(A())\ndef f(r): return a",
     ),
@@ -53,6 +57,7 @@ SAME = {
 WRAPPER = "import functools\ndef d(g):\n    @functools.wraps(g)\n    def w(r): return g(r)\n    return w\n@d\n"
 DATACLASS = "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass A:\n    n: int\n"
 FACTORY = "from dataclasses import dataclass, field\n@dataclass\nclass A:\n    "
+FIELDS = "import numpy as np\nLAYOUT = {'formats': ['i', 'i'], 'offsets': [0, 0]}\n"
 
 OTHER = {
     "its code": ("def f(r): return r + 1", "def f(r): return r - 1"),
@@ -182,6 +187,10 @@ OTHER = {
     "the type of an array": (
         "import numpy as np\nA = np.zeros(4, 'i4')\ndef f(r): return A",
         "import numpy as np\nA = np.zeros(4, 'f4')\ndef f(r): return A",
+    ),
+    "the fields of an array": (
+        FIELDS + "A = np.zeros(2, {'names': ['a', 'b'], **LAYOUT})\ndef f(r): return A",
+        FIELDS + "A = np.zeros(2, {'names': ['a', 'c'], **LAYOUT})\ndef f(r): return A",
     ),
     "the shape of an array": (
         "import numpy as np\nA = np.zeros((2, 3))\ndef f(r): return A",
@@ -372,6 +381,11 @@ class TestIdentity:
 
         with pytest.raises(Unidentified, match=r"^it uses helper\.held\.locks\.all, which is of type _thread\.lock$"):
             identity_of(call)
+
+    def test_of_tensors_without_plain_bytes(self) -> None:
+        sparse = pytest.importorskip("torch").eye(3).to_sparse()
+        with pytest.raises(Unidentified, match=r"^it uses sparse, which is of type torch\.Tensor$"):
+            identity_of(lambda record: sparse)
 
     def test_of_what_is_nested_too_deeply(self) -> None:
         deep: list[Any] = []
