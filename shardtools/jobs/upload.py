@@ -155,7 +155,7 @@ def _split(source: Source, order: Ints, destination: str, layout: UploadOptions)
     seed = layout.seed.to_bytes(8, "little")
     draws = np.fromiter((_draw(source.key(row), seed) for row in range(len(source))), np.float64, len(source))
     of_row = np.minimum(np.searchsorted(bounds, draws, side="right"), len(bounds) - 1)[order]
-    splits = [(name, order[of_row == number]) for number, (name, _) in enumerate(layout.split)]
+    splits = [(name, order[of_row == index]) for index, (name, _) in enumerate(layout.split)]
     for name, rows in splits:
         if not len(rows):
             raise JobError(f"the split {name} gets no samples", url=source.name, fix="give it a larger share")

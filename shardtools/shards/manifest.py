@@ -156,9 +156,9 @@ def _parse(url: str, data: Any) -> Manifest:
     if not isinstance(data, dict) or not isinstance(data.get("shardlist"), list):
         raise _damaged(url, "it has no shardlist")
     names, counts = [], []
-    for number, entry in enumerate(data["shardlist"]):
+    for index, entry in enumerate(data["shardlist"]):
         if not isinstance(entry, dict) or not isinstance(entry.get("url"), str):
-            raise _damaged(url, f"shard {number} has no url")
+            raise _damaged(url, f"shard {index} has no url")
         if not _is_count(entry.get("nsamples")):
             raise _damaged(url, f"the nsamples of {name_of(entry['url'])} is not a number of samples")
         names.append(name_of(entry["url"]))

@@ -1,6 +1,6 @@
 """The rows of a Parquet file: keys and paths where the command runs, values where a task does.
 
-    open_parquet -> Rows of keys and paths, ParquetValues -> (a task) -> ParquetReader -> one row's values at a time
+    open_parquet -> TableRows: keys and paths; ParquetValues -> (a task) -> ParquetReader -> values, a row at a time
 
 A reader goes through the row groups that it needs, a few megabytes at a time. Files on servers are read by ranges.
 pyarrow is imported when a file is opened, so that this module can be imported without it.
@@ -20,7 +20,7 @@ from shardtools.errors import ChangedError, CorruptError, JobError, LimitError, 
 from shardtools.shards.fields import extension
 from shardtools.sources.cells import ENTRY, FIELD_METADATA, ExactValues, parse_exact, restored
 from shardtools.sources.names import number_key
-from shardtools.sources.rows import Rows, RowsBuilder
+from shardtools.sources.rows import RowsBuilder, TableRows
 from shardtools.sources.table_rules import TableRules, check_rules, key_column, no_rules, require
 from shardtools.storage import ByteRange, Stat, check_stop, get_storage
 from shardtools.storage.files import os_errors
@@ -60,7 +60,7 @@ class ParquetValues:
         return np.repeat(sizes, [group.num_rows for group in groups])
 
 
-def open_parquet(url: str, rules: TableRules) -> tuple[TableRules, Rows, ParquetValues | None]:
+def open_parquet(url: str, rules: TableRules) -> tuple[TableRules, TableRows, ParquetValues | None]:
     """Return the rules, the rows with their keys and paths, and where the values are, or None without values.
 
     Without rules, each column that htextract has written from a field becomes a field of that name; without such
@@ -92,7 +92,7 @@ def open_parquet(url: str, rules: TableRules) -> tuple[TableRules, Rows, Parquet
     return rules, rows, ParquetValues(url, stat, columns, size <= _SMALL, field_columns) if columns else None
 
 
-def _read_keys(file: Any, url: str, key: tuple[str, ...] | None, paths: Sequence[tuple[str, ...]]) -> Rows:
+def _read_keys(file: Any, url: str, key: tuple[str, ...] | None, paths: Sequence[tuple[str, ...]]) -> TableRows:
     builder = RowsBuilder(url, "row", len(paths))
     wanted = [*([key] if key else []), *paths]
     if not wanted:

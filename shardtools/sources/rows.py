@@ -1,6 +1,6 @@
 """The rows of a table in little memory, and the rows of CSV, TSV and JSON lines.
 
-    lines -> csv or json -> the columns asked for -> RowsBuilder -> Rows
+    lines -> csv or json -> the columns asked for -> RowsBuilder -> TableRows
 
 A row is kept as the text of a JSON list, all rows in one buffer. So a million rows of a hundred bytes take about a
 hundred megabytes, and are sent to tasks as they are.
@@ -30,7 +30,7 @@ from shardtools.types import Ints
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class TableRows:
     """Rows of a table: each is a list of JSON values, of which the first is the sample's key.
 
     Row ``i`` is ``blob[bounds[i]:bounds[i + 1]]``; in the table it is in line or row ``places[i]``.
@@ -56,12 +56,12 @@ class Rows:
         key: str = self[row][0]
         return key
 
-    def take(self, rows: Ints) -> Rows:
+    def take(self, rows: Ints) -> TableRows:
         """Return some of the rows, without keeping the others in memory."""
         texts = [self.text(row) for row in rows.tolist()]
         bounds = np.zeros(len(texts) + 1, np.int64)
         np.cumsum([len(text) for text in texts], out=bounds[1:])
-        return Rows(b"".join(texts), bounds, self.places[rows])
+        return TableRows(b"".join(texts), bounds, self.places[rows])
 
 
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -69,7 +69,7 @@ _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class RowsBuilder:
-    """Collects `Rows`: in each the key is followed by ``files`` paths, and then by values.
+    """Collects `TableRows`: in each the key is followed by ``files`` paths, and then by values.
 
     ``url`` and ``unit``, ``"line"`` or ``"row"``, are for messages.
     """
@@ -106,7 +106,7 @@ class RowsBuilder:
         self._places.append(place)
         self._hashes.append(hash(key))
 
-    def finish(self) -> Rows:
+    def finish(self) -> TableRows:
         """Return all rows.
 
         Raises:
@@ -115,7 +115,7 @@ class RowsBuilder:
         """
         if not self._places:
             raise JobError("the table has no rows", url=self._url, fix="check the program that wrote it")
-        rows = Rows(self._blob, np.frombuffer(self._bounds, np.int64), np.frombuffer(self._places, np.int64))
+        rows = TableRows(self._blob, np.frombuffer(self._bounds, np.int64), np.frombuffer(self._places, np.int64))
         if twice := _find_twice(rows, np.frombuffer(self._hashes, np.int64)):
             places = [int(rows.places[row]) for row in twice]
             raise DuplicateKeyError(
@@ -151,7 +151,7 @@ class RowsBuilder:
         return text
 
 
-def _find_twice(rows: Rows, hashes: Ints) -> tuple[int, int] | None:
+def _find_twice(rows: TableRows, hashes: Ints) -> tuple[int, int] | None:
     """Return an earlier row and the first row that repeats its key; None if there is none."""
     order = np.argsort(hashes, kind="stable")
     again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]]) + 1
@@ -163,7 +163,7 @@ def _find_twice(rows: Rows, hashes: Ints) -> tuple[int, int] | None:
     return None
 
 
-def read_delimited(url: str, delimiter: str, rules: TableRules) -> Rows:
+def read_delimited(url: str, delimiter: str, rules: TableRules) -> TableRows:
     """Return the rows of a CSV or TSV file with a header. Empty lines are ignored.
 
     Raises:
@@ -231,7 +231,7 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def read_json_lines(url: str, rules: TableRules) -> Rows:
+def read_json_lines(url: str, rules: TableRules) -> TableRows:
     """Return the rows of a file with a JSON object in each line. A column that an object does not have is null.
 
     Raises:

@@ -1,6 +1,6 @@
 """A manifest as samples, one row a sample: CSV, TSV, JSON lines or Parquet.
 
-table -> Rows: keys, paths, and the values of text formats -> TablePart -> records: files read, values encoded
+table -> TableRows: keys, paths, and the values of text formats -> TablePart -> records: files read, values encoded
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shardtools.shards.tar import BLOCK, member_size
 from shardtools.sources import Source
 from shardtools.sources.folder import read_file
 from shardtools.sources.parquet import ParquetReader, ParquetValues, open_parquet
-from shardtools.sources.rows import Rows, read_delimited, read_json_lines
+from shardtools.sources.rows import TableRows, read_delimited, read_json_lines
 from shardtools.sources.table_rules import TableRules, check_rules
 from shardtools.storage import current_options, get_storage, read_limited, using
 from shardtools.types import Ints
@@ -31,7 +31,7 @@ from shardtools.urls import absolute, folder_of, name_of, scheme_of, split_path
 
 __all__ = ["TablePart", "TableRules", "TableSource", "open_table"]
 
-Tabulated = tuple[TableRules, Rows, ParquetValues | None]
+Tabulated = tuple[TableRules, TableRows, ParquetValues | None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Table:
     """What the parts of a table have in common.
 
     Messages count rows by ``unit``: ``"line"`` (from 1) or ``"row"`` (from 0). In a table ``as_text`` each value is the
-    text of a field, written as it is. ``values`` says where values are that are not in `Rows`.
+    text of a field, written as it is. ``values`` says where values are that are not in `TableRows`.
     """
 
     url: str
@@ -109,7 +109,7 @@ class TableSource(Source):
     over the file every task would have to read most of it. Sizes of values from Parquet are averages over a row group.
     """
 
-    def __init__(self, name: str, table: Table, rows: Rows):
+    def __init__(self, name: str, table: Table, rows: TableRows):
         self.name = name
         self.random_access = table.values is None or table.values.small
         self._table = table
@@ -189,28 +189,28 @@ _REQUESTS = 16
 
 
 class TablePart:
-    """Some rows of a table. Only these are pickled."""
+    """Some rows of a table: those of ``rows`` that are ``picked``. Only these are pickled."""
 
-    def __init__(self, table: Table, rows: Rows, numbers: Ints):
+    def __init__(self, table: Table, rows: TableRows, picked: Ints):
         self._table = table
         self._rows = rows
-        self._numbers = numbers
+        self._picked = picked
         self._reader: ParquetReader | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TablePart, (self._table, self._rows.take(self._numbers), np.arange(len(self._numbers)))
+        return TablePart, (self._table, self._rows.take(self._picked), np.arange(len(self._picked)))
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._picked)
 
     def key(self, row: int) -> str:
-        return self._rows.key(int(self._numbers[row]))
+        return self._rows.key(int(self._picked[row]))
 
     def record(self, row: int) -> dict[str, Any]:
-        number = int(self._numbers[row])
+        at = int(self._picked[row])
         rules = self._table.rules
-        key, *entry = self._rows[number]
-        place = int(self._rows.places[number])
+        key, *entry = self._rows[at]
+        place = int(self._rows.places[at])
         record: dict[str, Any] = {"key": key}
         taken = 0
         for (field, _), path in zip(rules.files, entry, strict=False):
@@ -232,7 +232,7 @@ class TablePart:
 
     def facts(self) -> Sequence[Any]:
         table = self._table
-        rows = [self._rows.text(number).decode("utf-8", "surrogatepass") for number in self._numbers.tolist()]
+        rows = [self._rows.text(at).decode("utf-8", "surrogatepass") for at in self._picked.tolist()]
         facts: list[Any] = [
             list(map(list, table.rules.files)),
             list(map(list, table.rules.values)),
@@ -241,9 +241,9 @@ class TablePart:
         ]
         if table.values is not None:
             facts.append([redact(table.url), table.values.stat.size, table.values.stat.validator])
-            facts.append(self._rows.places[self._numbers].tolist())
+            facts.append(self._rows.places[self._picked].tolist())
         for row in range(len(self)) if table.rules.files else ():
-            paths = self._rows[int(self._numbers[row])][1 : 1 + len(table.rules.files)]
+            paths = self._rows[int(self._picked[row])][1 : 1 + len(table.rules.files)]
             facts.extend(_file_facts(path, table.url) for path in paths if path is not None)
         return facts
 
@@ -271,7 +271,7 @@ class TablePart:
     def _stored(self, place: int) -> list[Any]:
         if self._reader is None:
             assert self._table.values is not None
-            self._reader = ParquetReader(self._table.values, self._rows.places[self._numbers])
+            self._reader = ParquetReader(self._table.values, self._rows.places[self._picked])
         return self._reader.read(place)
 
     def _encode(self, field: str, value: Any, place: int, key: str) -> bytes:

@@ -25,7 +25,7 @@ def ranks(samples: int, outputs: int) -> list[int]:
     >>> ranks(10, 4)
     [0, 2, 5, 7, 10]
     """
-    return [samples * number // outputs for number in range(outputs + 1)]
+    return [samples * output // outputs for output in range(outputs + 1)]
 
 
 def cuts(orders: Sequence[Texts], wanted: Sequence[int]) -> Ints:

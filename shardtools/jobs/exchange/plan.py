@@ -225,8 +225,8 @@ def _inputs(sources: str | Sequence[str]) -> tuple[Input, ...]:
     if "-" in urls:
         raise JobError("standard input cannot be put in another order", fix="name shards")
     of = [
-        number
-        for number, spec in enumerate(specs)
+        source
+        for source, spec in enumerate(specs)
         for _ in expand(spec, lambda prefix: get_storage(prefix).list(prefix))
     ]
     return tuple(_look_at(url, source) for url, source in zip(urls, of, strict=True))
@@ -281,11 +281,11 @@ def _groups(inputs: Sequence[Input], size: int) -> tuple[tuple[int, ...], ...]:
     groups: list[tuple[int, ...]] = []
     current: list[int] = []
     total = 0
-    for number, entry in enumerate(inputs):
+    for index, entry in enumerate(inputs):
         if current and total + entry.tar_size > size:
             groups.append(tuple(current))
             current, total = [], 0
-        current.append(number)
+        current.append(index)
         total += entry.tar_size
     if current:
         groups.append(tuple(current))

@@ -136,10 +136,10 @@ class _JsonEncoder:
 
     def encode(self, rows: RowBatch) -> bytes:
         lines = []
-        for number, key in enumerate(rows.keys):
+        for i, key in enumerate(rows.keys):
             row = {"key": key}
             for name, column in rows.columns.items():
-                if (value := column[number]) is not None:
+                if (value := column[i]) is not None:
                     row[name] = _json_value(name, value, self._binary, rows.url, key)
             lines.append(_dump(row, rows.url, key))
         # A name's bytes that are not text come out as an escape, so that every line remains JSON.

@@ -121,10 +121,10 @@ def _shards(url: str, index: dict[str, Any], trusted: bool) -> Iterator[tuple[st
 def _listed(url: str, base: str, shardlist: Any) -> Iterator[tuple[str, str, int]]:
     if not isinstance(shardlist, list):
         raise _broken(url, "its shardlist is not a list")
-    for number, entry in enumerate(shardlist):
+    for index, entry in enumerate(shardlist):
         count = entry.get("nsamples") if isinstance(entry, dict) else None
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_SAMPLES:
-            raise _broken(url, f"shard {number} of a shardlist has no number of samples")
+            raise _broken(url, f"shard {index} of a shardlist has no number of samples")
         yield url, _resolve(url, base, entry.get("url")), count
 
 
