@@ -16,7 +16,6 @@ import threading
 import weakref
 import zipfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import ChangedError, CorruptError, ShardtoolsError
+from shardtools.lru import LRU
 from shardtools.shards.npy import Header, read_header
 from shardtools.sources.zip_header import FIXED_SIZE, local_header_size
 from shardtools.storage import Stat, check_stop, get_storage
-from shardtools.storage.files import os_errors
+from shardtools.storage.files import open_regular, os_errors
 from shardtools.urls import absolute, is_local, name_of, split_path
 
 Array = npt.NDArray[Any]
@@ -131,24 +131,17 @@ class OpenArrayFile:
         return np.ndarray(header.shape, header.dtype, self._maps[name], offset, order=order)
 
 
-_open_files: OrderedDict[ArrayFile, OpenArrayFile] = OrderedDict()
-_open_lock = threading.Lock()
+_open_files: LRU[ArrayFile, OpenArrayFile] = LRU(_KEPT)
 
 
 def opened(file: ArrayFile) -> OpenArrayFile:
     """Return a file that this process has open already, or a new one, which is opened when it is first read."""
-    with _open_lock:
-        found = _open_files.setdefault(file, OpenArrayFile(file))
-        _open_files.move_to_end(file)
-        while len(_open_files) > _KEPT:
-            _open_files.popitem(last=False)
-        return found
+    return _open_files.get(file) or _open_files.put(file, OpenArrayFile(file))
 
 
 def close(file: ArrayFile) -> None:
     """Forget a file; it is closed when it is no longer used."""
-    with _open_lock:
-        _open_files.pop(file, None)
+    _open_files.pop(file)
 
 
 def _is_npz(url: str) -> bool:
@@ -159,8 +152,7 @@ def _open(url: str, stat: Stat) -> int:
     """Return a descriptor of the file, or of a copy of what is not on this machine."""
     if is_local(url):
         _check_same(stat, get_storage(url).stat(url), url)
-        with os_errors(url):
-            return os.open(absolute(url), os.O_RDONLY | os.O_CLOEXEC)
+        return open_regular(absolute(url), url)
     with get_storage(url).open(url) as stream, _temporary() as copy:
         _check_same(stat, stream.stat, url)
         _copy(stream, copy)

@@ -220,7 +220,7 @@ def test_a_packed_array_is_unpacked_once_and_leaves_nothing(tmp_path: Path, monk
     source.close()
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) < before
-    assert array_file._open_files == {}
+    assert len(array_file._open_files) == 0
 
 
 def test_only_a_few_files_stay_open(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ numbers of a `Run`.
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +21,7 @@ from shardtools.shards.columns import Texts, with_zero
 from shardtools.shards.table import ShardTable, lay_out
 from shardtools.shards.tar import BLOCK
 from shardtools.storage import ByteRange, get_storage
-from shardtools.storage.files import os_errors
+from shardtools.storage.open_files import open_file
 from shardtools.types import Bytes, Ints
 from shardtools.urls import is_local
 
@@ -146,21 +144,11 @@ class Run:
         if not is_local(self.url) or start == stop:
             [data] = get_storage(self.url).read_ranges(self.url, [ByteRange(start, stop)])
             return memoryview(data)
-        before = start % mmap.ALLOCATIONGRANULARITY
-        with os_errors(self.url):
-            fd = os.open(self.url.removeprefix("file://"), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if os.fstat(fd).st_size != self.filesize:
-                    raise CorruptError(
-                        "the file of the spill has another size than before",
-                        url=self.url,
-                        fix="delete it and run again",
-                    )
-                flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-                mapped = mmap.mmap(fd, stop - start + before, flags, mmap.PROT_READ, offset=start - before)
-            finally:
-                os.close(fd)
-        return memoryview(mapped)[before:]
+        with open_file(self.url) as file:
+            if file.size != self.filesize:
+                what = "the file of the spill has another size than before"
+                raise CorruptError(what, url=self.url, fix="delete it and run again")
+            return file.map(start, stop)
 
     def _check_ends(self, ends: Ints, size: int) -> None:
         """Raise unless these are ascending offsets from 0 to ``size``."""
