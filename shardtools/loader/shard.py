@@ -22,10 +22,10 @@ from shardtools.shards.columns import PackedValues, Texts, pick
 from shardtools.shards.members import IndexedShard, first_wrong, wrong_checksum
 from shardtools.shards.names import is_special
 from shardtools.shards.table import ShardTable
-from shardtools.storage import StorageOptions, using
+from shardtools.storage import ByteRange, StorageOptions, using
 from shardtools.storage.local import LocalStorage
 from shardtools.storage.open_files import OpenFile, OpenFiles, read_each
-from shardtools.storage.ranges import coalesce
+from shardtools.storage.ranges import coalesce, past_end
 from shardtools.types import Ints
 from shardtools.urls import is_local, name_of
 
@@ -117,7 +117,7 @@ def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Values:
     """Return the chosen fields of samples of some shards, whose rows rise in each; neighbours are read together.
 
     Raises:
-        StorageError: they cannot be read.
+        StorageError: they cannot be read, or are not inside their files.
         CorruptError: they do not have the checksums that their sidecars have.
     """
     rule = LocalStorage.coalescing
@@ -129,6 +129,10 @@ def read_local(parts: Sequence[tuple[LocalShard, Ints]]) -> Values:
     columns = zip(*(shard.offsets_and_sizes(rows) for shard, rows in parts), strict=True)
     offset, size = (np.concatenate(column, axis=1) for column in columns)
     start, stop = ends_of(offset, size)
+    limit = np.array([file.size for file in files])[of_file]
+    if (stop > limit).any():  # or it would be looked for in the next file
+        wrong = int((stop > limit).argmax())
+        raise past_end(ByteRange(int(start[wrong]), int(stop[wrong])), int(limit[wrong]), files[of_file[wrong]].url)
     spans = coalesce(start + begin[of_file], stop + begin[of_file], rule.gap, rule.largest)
     source = np.searchsorted(begin, spans.start, side="right") - 1
     at = spans.start - begin[source]
@@ -235,7 +239,7 @@ class Shards:
         return self._urls[number]
 
     def name(self, number: int, row: int) -> tuple[str, str]:
-        """Return a shard's URL and the key of one of its samples; if the shard is not open, what number it has."""
+        """Return a shard's URL and the key of one of its samples, or the sample's row if the shard is not open."""
         known = self.known(number)
         return self._urls[number], known.keys([row])[0] if known else f"sample {row:,}"
 
