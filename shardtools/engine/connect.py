@@ -70,7 +70,8 @@ def local_processes(workers: int) -> Iterator[Client]:
                 stack.enter_context(cluster)
                 client = stack.enter_context(Client(cluster, set_as_default=False))
         except (RuntimeError, OSError) as error:
-            raise EngineError(f"the local processes cannot be started: {error}", fix="use threads") from error
+            fix = 'use threads, or do the work of the program below `if __name__ == "__main__":`'
+            raise EngineError(f"the local processes cannot be started: {str(error).rstrip('.')}", fix=fix) from error
         yield client
 
 

@@ -32,8 +32,8 @@ def map(
     and returns or yields records. ``function`` may also be the name of a script that defines one of the two.
 
     One output shard is written for each input shard, and appears whole or not at all. With ``resume`` the shards that
-    the same function, with the same ``params``, has made before are kept; the same is one with the same source,
-    defaults and closure, or the same ``version`` if there is one. ``progress`` shows a bar.
+    the same function, with the same ``params``, has made before are kept: one with the same code, defaults, closure and
+    globals that it uses, or with the same ``version`` if there is one. ``progress`` shows a bar.
 
     See `shardtools.programs.running.WriteKeywords` for ``keywords``.
 

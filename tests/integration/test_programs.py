@@ -224,3 +224,14 @@ def test_a_function_of_a_program_runs_in_processes(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("JobResult('") and "20 samples, 3 shards" in done.stdout
     assert st.open("b-@3.tar")["odd/01"]["txt"] == b"text 1!"
+
+
+def test_a_program_that_each_process_would_run_again(folder: Path) -> None:
+    st.upload("texts", "a-@3.tar")
+    (folder / "program.py").write_text(
+        "import shardtools as st\nst.map('a-@3.tar', 'b-@3.tar', lambda record: record, cluster='processes')\n"
+    )
+    done = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True, timeout=120, cwd=folder)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith('do the work of the program below `if __name__ == "__main__":`')
+    assert not list(folder.glob("b-*"))
