@@ -44,10 +44,12 @@ def run_command(program: str, line: CommandLine, work: Callable[[], int], *, res
         tell(interrupted, err=True)
         status = INTERRUPTED
     except ShardtoolsError as error:
+        from shardtools.programs.suggestions import with_suggestion
+
         if line.verbose:
             for text in "".join(traceback.format_exception(error)).rstrip().split("\n"):
                 tell(text, err=True)
-        tell(f"{program}: error: {_with_suggestion(error, line)}", err=True)
+        tell(f"{program}: error: {with_suggestion(error, line.sources, lambda: line.run_options().storage)}", err=True)
         usage = isinstance(error, SpecError | JobError) and not isinstance(error, OutputExistsError)
         status = USAGE if usage else FAILED
     sys.exit(status)
@@ -83,16 +85,6 @@ def _hide_secrets() -> None:
 
 def _show_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     tell("".join(traceback.format_exception(kind, error, trace)).rstrip(), err=True)
-
-
-def _with_suggestion(error: ShardtoolsError, line: CommandLine) -> ShardtoolsError:
-    """Return the error with what the user may have meant, where a source is not there and something alike is."""
-    from shardtools.cli.suggestions import suggest
-
-    meant = suggest(error, line.sources, lambda: line.run_options().storage)
-    if meant is None:
-        return error
-    return type(error)(error.what, url=error.url, member=error.member, fix=f"did you mean {meant}?")
 
 
 def _end_cleanly_on_signals(message: str) -> None:

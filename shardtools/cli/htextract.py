@@ -63,7 +63,7 @@ _OPTIONS = [
     click.option(
         "--format",
         type=click.Choice(["tsv", "csv", "jsonl", "parquet", "npy"]),
-        help="The format of the output.  [default: by the extension of its name, else tsv]",
+        help="The format of the output.  [default: by the extension of the output's name, tsv without one]",
     ),
     click.option(
         "--header",

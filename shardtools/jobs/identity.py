@@ -1,6 +1,6 @@
 """What a function does, as a text that another process computes for the same function, and not for another one.
 
-    function -> code, defaults, closure, the globals that it uses, and so on through them -> digest
+    function -> code, defaults, closure, the globals that it uses, the modules that it imports -> digest
 
 Code of the program is followed: of ``__main__``, of the function's own module, and of every module that is not
 installed. What is installed, and the standard library, counts by its name. Code counts as Python has compiled it, since
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from shardtools.jobs.own_code import OwnCode
+from shardtools.jobs.own_code import OwnCode, imported_sources
 
 _GLOBAL_READS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
@@ -207,6 +207,9 @@ def _add_function(walk: _Walk, value: types.FunctionType) -> None:
             else:
                 walk.add(contents)
     _add_globals(walk, value)
+    for name, source in imported_sources(value.__code__, value.__globals__.get("__package__")):
+        walk.feed("import", name)
+        walk.feed("source", source)
     walk.add_named((name, item) for name, item in vars(value).items() if name != "__wrapped__")
 
 

@@ -45,6 +45,8 @@ class JobResult:
             format_count(len(self.shards) - len(self.failures), "shard"),
             format_size(self.filesize),
         ]
+        if self.counts.dropped:
+            parts.append(f"{format_count(self.counts.dropped, 'sample')} dropped")
         if not self.is_whole:
             failed = format_count(len(self.failures), "shard")
             parts.append(f"{format_count(self.counts.skipped, 'sample')} and {failed} skipped")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
@@ -10,8 +12,9 @@ from shardtools.errors import JobError
 from shardtools.jobs.exchange.duplicates import DuplicatePolicy, OnDuplicate
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.plan import DEFAULT_MEMORY, Exchange
+from shardtools.programs.keywords import WriteKeywords
 from shardtools.programs.progress import Progress, python_progress
-from shardtools.programs.running import WriteKeywords, at_least, choice, read_options, size_of
+from shardtools.programs.running import Call, Specs, at_least, called, choice, size_of
 
 if TYPE_CHECKING:
     from shardtools.jobs.exchange.plan import ExchangePlan
@@ -51,7 +54,7 @@ class ExchangeSettings:
 
 def exchange_settings(
     *,
-    memory: int | str = DEFAULT_MEMORY,
+    memory: int | str = "1GB",
     spill: str | None = None,
     shard_size: int | str | None = None,
     shard_count: int | None = None,
@@ -70,26 +73,29 @@ def exchange_settings(
     return ExchangeSettings(size, spill, size_of("shard_size", shard_size), shard_count, on_duplicate)
 
 
-def read_settings(
-    sources: str | Sequence[str],
-    destination: str,
+@contextmanager
+def exchange_called(
+    function: Callable[..., Any],
+    sources: Specs,
+    destination: str | os.PathLike[str],
     *,
-    memory: int | str = DEFAULT_MEMORY,
+    memory: int | str = "1GB",
     spill: str | None = None,
     shard_size: int | str | None = None,
     shard_count: int | None = None,
     on_duplicate: OnDuplicate = "error",
     **keywords: Unpack[WriteKeywords],
-) -> tuple[ExchangeSettings, RunOptions]:
-    """Return the settings of an exchange, and the options of its job, that a Python program asks for.
+) -> Iterator[tuple[Call, ExchangeSettings]]:
+    """A context of a call of ``function``, as `called`, and with the settings of its exchange.
 
     Raises:
         JobError: they make no sense.
     """
-    settings = exchange_settings(
-        memory=memory, spill=spill, shard_size=shard_size, shard_count=shard_count, on_duplicate=on_duplicate
-    )
-    return settings, read_options([sources, destination, spill], **keywords)
+    with called(function, sources, destination, spill, **keywords) as call:
+        settings = exchange_settings(
+            memory=memory, spill=spill, shard_size=shard_size, shard_count=shard_count, on_duplicate=on_duplicate
+        )
+        yield call, settings
 
 
 def make_exchange(
@@ -115,15 +121,13 @@ def make_exchange(
     )
 
 
-def exchange(
-    sources: str | Sequence[str], destination: str, what: Exchange, options: RunOptions, shows: bool
-) -> JobResult:
+def exchange(call: Call, what: Exchange, shows: bool) -> JobResult:
     """Plan an exchange and carry it out, with a bar if it ``shows`` any."""
     from shardtools.jobs.exchange.plan import plan_exchange
 
-    plan = plan_exchange(sources, destination, what, options)
+    plan = plan_exchange(call.sources, call.destination, what, call.options)
     with python_progress(steps(plan), shows) as progress:
-        return carry_out(plan, options, progress)
+        return carry_out(plan, call.options, progress)
 
 
 def steps(plan: ExchangePlan) -> int:

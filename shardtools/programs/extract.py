@@ -11,16 +11,10 @@ from shardtools.errors import JobError
 from shardtools.jobs.extraction.extract_shard import ExtractOptions, Missing
 from shardtools.jobs.extraction.formats import Binary, FormatName, RowFormat
 from shardtools.jobs.extraction.spill import Spill
+from shardtools.programs.keywords import READ, ReadKeywords, check_keywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
-from shardtools.programs.running import (
-    ReadKeywords,
-    UserCode,
-    at_least,
-    choice,
-    count_shards,
-    read_code,
-    read_options,
-)
+from shardtools.programs.running import Specs, UserCode, at_least, called, choice, count_shards, read_code, run_options
+from shardtools.shards.names import names_of
 from shardtools.urls import at_home, name_of
 
 if TYPE_CHECKING:
@@ -33,6 +27,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.script import Code
 
 _ENDINGS: Mapping[str, FormatName] = {
+    "": "tsv",
     ".tsv": "tsv",
     ".txt": "tsv",
     ".csv": "csv",
@@ -119,13 +114,35 @@ class RowKeywords(ReadKeywords, total=False):
     progress: bool
 
 
+def _extract(
+    sources: Specs,
+    output: str,
+    how: RowFormat,
+    *,
+    fields: str | Sequence[str] = (),
+    function: UserCode | None = None,
+    params: Mapping[str, object] | None = None,
+    version: str | None = None,
+    where: str | None = None,
+    missing: Missing = "empty",
+    limit: int | None = None,
+    progress: bool = False,
+    **keywords: Unpack[ReadKeywords],
+) -> ExtractResult:
+    with called(extract, sources, None, output, **keywords) as call:
+        code = None if function is None else read_code(function, ("extract_sample",), params, version)
+        what = extract_options(names_of(fields), code, where, missing, limit, how)
+        with python_progress(count_shards(call.sources, call.options), progress) as shown:
+            return carry_out(call.sources, what, output, call.options, shown)
+
+
 @overload
-def extract(sources: str | Sequence[str], *, output: None = None, **keywords: Unpack[RowKeywords]) -> Rows: ...
+def extract(sources: Specs, *, output: None = None, **keywords: Unpack[RowKeywords]) -> Rows: ...
 
 
 @overload
 def extract(
-    sources: str | Sequence[str],
+    sources: Specs,
     *,
     output: str,
     format: FormatName | None = None,
@@ -136,8 +153,9 @@ def extract(
 ) -> ExtractResult: ...
 
 
+@spelled_out((*READ, RowKeywords), _extract, run_options)
 def extract(
-    sources: str | Sequence[str],
+    sources: Specs,
     *,
     output: str | None = None,
     format: FormatName | None = None,
@@ -148,7 +166,7 @@ def extract(
 ) -> Rows | ExtractResult:
     """Return rows of ``sources``, in the order of shards and samples; or write them to the file ``output``.
 
-    See `RowKeywords` for what a row is. Rows that are returned are held in memory. A file appears whole or not at all;
+    See `RowKeywords` for ``keywords``. Rows that are returned are held in memory. A file appears whole or not at all;
     its ``format`` is told by its name unless it is given, ``header`` begins a tsv with the names of columns, and
     ``raw`` and ``base64`` say how bytes are written that are no text. What is returned then says how many rows there
     are.
@@ -166,15 +184,16 @@ def extract(
     >>> st.extract("train-@2.tar", function=lambda record: {"n": len(record["txt"])}, output="sizes.csv").rows
     4
     """
-    if output is None:
-        if format is not None or header or raw or base64:
-            raise JobError("a format is for a file", fix="give output, or leave out format, header, raw and base64")
-        with closing(Spill()) as spill:
-            path = os.path.join(spill.path(), "rows.parquet")
-            result = _extract(sources, path, RowFormat("parquet"), **keywords)
-            return Rows(_read(path), result.skipped)
-    output = at_home(output)
-    return _extract(sources, output, row_format(output, format, header=header, raw=raw, base64=base64), **keywords)
+    if output is None and (format is not None or header or raw or base64):
+        raise JobError("a format is for a file", fix="give output, or leave out format, header, raw and base64")
+    check_keywords(extract, keywords)
+    if output is not None:
+        output = at_home(output)
+        return _extract(sources, output, row_format(output, format, header=header, raw=raw, base64=base64), **keywords)
+    with closing(Spill()) as spill:
+        path = os.path.join(spill.path(), "rows.parquet")
+        result = _extract(sources, path, RowFormat("parquet"), **keywords)
+        return Rows(_read(path), result.skipped)
 
 
 def _read(path: str) -> pyarrow.Table:
@@ -184,29 +203,6 @@ def _read(path: str) -> pyarrow.Table:
     if not os.path.getsize(path):  # no sample at all
         return pyarrow.table({"key": pyarrow.array([], pyarrow.string())})
     return pyarrow.parquet.read_table(path)
-
-
-def _extract(
-    sources: str | Sequence[str],
-    output: str,
-    how: RowFormat,
-    *,
-    fields: str | Sequence[str] = (),
-    function: UserCode | None = None,
-    params: Mapping[str, object] | None = None,
-    version: str | None = None,
-    where: str | None = None,
-    missing: Missing = "empty",
-    limit: int | None = None,
-    progress: bool = False,
-    **keywords: Unpack[ReadKeywords],
-) -> ExtractResult:
-    options = read_options([sources, output], **keywords)
-    code = read_code(function, ("extract_sample",), params, version)
-    names = (fields,) if isinstance(fields, str) else tuple(fields)
-    what = extract_options(names, code, where, missing, limit, how)
-    with python_progress(count_shards(sources, options), progress) as shown:
-        return carry_out(sources, what, output, options, shown)
 
 
 def extract_options(
@@ -245,8 +241,10 @@ def row_format(output: str, chosen: FormatName | None, *, header: bool, raw: boo
     if raw and base64:
         raise JobError("--raw and --base64 cannot be used together", fix="give one of them")
     name = name_of(output).lower()
-    by_name: FormatName = next((kind for ending, kind in _ENDINGS.items() if name.endswith(ending)), "tsv")
-    kind = chosen or by_name
+    kind = chosen or _ENDINGS.get(os.path.splitext(name)[1])
+    if kind is None:
+        what = f"the name {name} says no format"
+        raise JobError(what, fix=f"give --format, or one of {', '.join(filter(None, _ENDINGS))}")
     if raw and kind in ("csv", "jsonl"):
         raise JobError(f"--raw does not go with {kind}", fix="use --base64, or parquet")
     binary: Binary = "raw" if raw else "base64" if base64 else "describe"

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
 from shardtools.errors import JobError, redact
 from shardtools.jobs.report import Skipped
+from shardtools.programs.keywords import READ, ReadKeywords, spelled_out
 from shardtools.programs.progress import python_progress
-from shardtools.programs.running import ReadKeywords, choice, count_shards, read_options
+from shardtools.programs.running import Specs, called, choice, count_shards, run_options
+from shardtools.units import format_count
 
 if TYPE_CHECKING:
     from shardtools.jobs.index import Indexed
@@ -24,6 +26,15 @@ class IndexResult:
 
     shards: Sequence[Indexed]
     files: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        """Return what a person wants to see of many shards: their sums."""
+        parts = [
+            format_count(len(self.shards), "shard"),
+            format_count(self.samples, "sample"),
+            f"{format_count(self.made, 'file')} made",
+        ]
+        return f"IndexResult({', '.join([*parts, *([f'{len(self.skipped):,} skipped'] if self.skipped else [])])})"
 
     @property
     def samples(self) -> int:
@@ -41,8 +52,9 @@ class IndexResult:
         return [Skipped(redact(shard.url), None, shard.failure or "") for shard in self.shards if shard.entry is None]
 
 
+@spelled_out(READ, run_options)
 def index(
-    sources: str | Sequence[str],
+    sources: Specs,
     *,
     check: bool = False,
     export: Export | None = None,
@@ -56,7 +68,7 @@ def index(
     ``export`` writes what the sidecars say as ``"wids"`` or ``"dali"`` reads it; ``output`` is the index for wids.
     ``progress`` shows a bar.
 
-    See `shardtools.programs.running.ReadKeywords` for ``keywords``.
+    See `shardtools.programs.keywords.ReadKeywords` for ``keywords``.
 
     Raises:
         SpecError: a spec is wrong.
@@ -69,10 +81,10 @@ def index(
     >>> len(result.shards), result.samples, result.made
     (2, 4, 2)
     """
-    check_index(check=check, overwrite=keywords.get("overwrite", False), export=export, output=output)
-    options = read_options([sources, output], **keywords)
-    with python_progress(count_shards(sources, options), progress) as bar:
-        return index_shards(sources, options, bar.advance, check=check, export=export, output=output)
+    with called(index, sources, None, output, **keywords) as call:
+        check_index(check=check, overwrite=call.options.overwrite, export=export, output=output)
+        with python_progress(count_shards(call.sources, call.options), progress) as bar:
+            return index_shards(call.sources, call.options, bar.advance, check=check, export=export, output=output)
 
 
 def check_index(*, check: bool, overwrite: bool, export: Export | None, output: str | None) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Unpack
 
+from shardtools.errors import redact
+from shardtools.programs.keywords import WRITE, WriteKeywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
-from shardtools.programs.running import UserCode, WriteKeywords, read_code, read_options
+from shardtools.programs.running import Specs, UserCode, called, read_code, run_options
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
@@ -15,9 +19,13 @@ if TYPE_CHECKING:
     from shardtools.jobs.target import ShardResult
 
 
+logger = logging.getLogger(__name__)
+
+
+@spelled_out(WRITE, run_options)
 def map(
-    sources: str | Sequence[str],
-    destination: str,
+    sources: Specs,
+    destination: str | os.PathLike[str],
     function: UserCode,
     *,
     params: Mapping[str, object] | None = None,
@@ -35,7 +43,7 @@ def map(
     the same function, with the same ``params``, has made before are kept: one with the same code, defaults, closure and
     globals that it uses, or with the same ``version`` if there is one. ``progress`` shows a bar.
 
-    See `shardtools.programs.running.WriteKeywords` for ``keywords``.
+    See `shardtools.programs.keywords.WriteKeywords` for ``keywords``.
 
     Raises:
         SpecError: a spec is wrong.
@@ -53,12 +61,11 @@ def map(
     """
     from shardtools.jobs.map import plan_map
 
-    options = read_options([sources, destination], **keywords)
-    code = read_code(function, ("process_sample", "process_samples"), params, version)
-    assert code is not None
-    plan = plan_map(sources, destination, code, options)
-    with python_progress(len(plan.tasks), progress) as shown:
-        return carry_out(plan, options, shown)
+    with called(map, sources, destination, **keywords) as call:
+        code = read_code(function, ("process_sample", "process_samples"), params, version)
+        plan = plan_map(call.sources, call.destination, code, call.options)
+        with python_progress(len(plan.tasks), progress) as shown:
+            return carry_out(plan, call.options, shown)
 
 
 def carry_out(plan: Plan, options: RunOptions, progress: Progress) -> JobResult:
@@ -68,4 +75,8 @@ def carry_out(plan: Plan, options: RunOptions, progress: Progress) -> JobResult:
     def on_shard(shard: ShardResult) -> None:
         progress.advance(shard.counts.read, shard.source_size, resumed=shard.resumed)
 
-    return run_plan(plan, options, on_shard)
+    result = run_plan(plan, options, on_shard)
+    if result.counts.read and result.counts.dropped == result.counts.read:
+        what = "%s: the function returned None for each of the %d samples, so that all were dropped"
+        logger.warning(what, redact(plan.destination.spec), result.counts.read)
+    return result

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypedDict, Unpack, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_args
 
 from shardtools.engine import ClusterLike
-from shardtools.errors import JobError
+from shardtools.errors import JobError, ShardtoolsError
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.limits import DEFAULT_LIMITS, Limits
+from shardtools.programs.keywords import WriteKeywords, check_keywords
+from shardtools.programs.suggestions import with_suggestion
 from shardtools.spec import parse_size, parts_of
 from shardtools.storage import StorageOptions, using
 from shardtools.storage.expansion import expand_sources
@@ -20,43 +24,14 @@ from shardtools.urls import at_home
 if TYPE_CHECKING:
     from shardtools.jobs.script import Code
 
+T = TypeVar("T")
+
 UserCode = str | os.PathLike[str] | Callable[..., object]
 """A function, or the name of a script that defines one."""
 
 
-class ReadKeywords(TypedDict, total=False):
-    """How a function runs that reads shards.
-
-    ``cluster``: ``"threads"`` (the default), ``"processes"``, the ``HOST:PORT`` of a Dask scheduler, a scheduler file,
-    or a `distributed.Client` or Dask cluster, which stays open.
-    ``jobs``: work on so many shards at a time (None: the number of processors).
-    ``overwrite``: replace outputs that exist.
-    ``on_error``: ``"fail"`` at the first bad sample or shard (the default), or ``"skip"`` such and report them.
-    ``report``: the URL of a JSON report.
-    ``retries`` (5), ``timeout`` (60 seconds), ``cache`` (``DIR`` or ``DIR:SIZE``), ``verify``: see
-    `shardtools.storage.StorageOptions`.
-    ``limits``: how large data from outside may be (see `Limits`).
-    """
-
-    cluster: ClusterLike
-    jobs: int | None
-    overwrite: bool
-    on_error: OnError
-    report: str | None
-    retries: int
-    timeout: float
-    cache: str | None
-    verify: bool
-    limits: Limits
-
-
-class WriteKeywords(ReadKeywords, total=False):
-    """How a function runs that writes shards: as one that reads, and ``resume``.
-
-    ``resume``: keep the shards that this very job has completed before, and make the others.
-    """
-
-    resume: bool
+Specs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""What names shards, or sources of an upload: a spec, a path, or several."""
 
 
 def run_options(
@@ -82,6 +57,11 @@ def run_options(
     """
     choice("on_error", on_error, get_args(OnError))
     at_least("jobs", jobs, 1)
+    at_least("retries", retries, 0)
+    for name, value in (("overwrite", overwrite), ("resume", resume), ("verify", verify)):
+        _check_type(name, value, bool)
+    _check_type("timeout", timeout, int, float)
+    _check_type("limits", limits, Limits)
     return RunOptions(
         cluster=at_home(cluster) if isinstance(cluster, str) else cluster,
         jobs=jobs,
@@ -93,16 +73,62 @@ def run_options(
     )
 
 
-def read_options(specs: Sequence[str | Iterable[str] | None], **keywords: Unpack[WriteKeywords]) -> RunOptions:
-    """Return the options of a job that a Python program asks for, where the user names ``specs``.
+@dataclass(frozen=True)
+class Call:
+    """A call of a function: what it names, and the options of its job."""
+
+    sources: list[str]
+    destination: str
+    options: RunOptions
+
+
+@contextmanager
+def called(
+    function: Callable[..., Any],
+    sources: Specs,
+    destination: str | os.PathLike[str] | None = None,
+    *others: str | None,
+    **keywords: Unpack[WriteKeywords],
+) -> Iterator[Call]:
+    """A context of a call of ``function``, whose user names ``sources``, ``destination`` and ``others``.
 
     Raises:
+        TypeError: there is no such keyword, or the sources are no specs.
         JobError: a spec is ``-``, the standard input or output of a command; or as for `run_options`.
+        ShardtoolsError: one from within, with what was perhaps meant by a source that is not there.
     """
-    named = [spec for spec in specs if spec]
-    if "-" in (part for spec in named for part in parts_of(spec)):
+    check_keywords(function, keywords)
+    specs = specs_of(sources)
+    target = None if destination is None else os.fspath(destination)
+    named = [*specs, *(name for name in (target, *others) if name)]
+    if "-" in parts_of(named):
         raise JobError("standard input and output are for commands", url="-", fix="give the path or URL of a file")
-    return naming(run_options(**keywords), *named)
+    options = naming(run_options(**keywords), *named)
+    try:
+        yield Call(specs, target or "", options)
+    except ShardtoolsError as error:
+        suggested = with_suggestion(error, specs, lambda: options.storage)
+        if suggested is error:
+            raise
+        raise suggested from error
+
+
+def specs_of(sources: Specs) -> list[str]:
+    """Return specs as a list of texts.
+
+    Raises:
+        TypeError: they are none.
+
+    >>> specs_of("a-@2.tar")
+    ['a-@2.tar']
+    """
+    if isinstance(sources, str | os.PathLike):
+        return [os.fspath(sources)]
+    if isinstance(sources, Iterable) and not isinstance(sources, bytes | Mapping):
+        specs = list(sources)
+        if all(isinstance(spec, str | os.PathLike) for spec in specs):
+            return [os.fspath(spec) for spec in specs]
+    raise TypeError(f"sources are a path, a URL or a list of such, not of type {type(sources).__name__}")
 
 
 def naming(options: RunOptions, *specs: str | Iterable[str] | None) -> RunOptions:
@@ -141,8 +167,31 @@ def at_least(name: str, value: int | None, least: int) -> None:
     Raises:
         JobError: it is.
     """
-    if value is not None and value < least:
+    if value is None:
+        return
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise JobError(f"{_option(name)} {value!r} is not a whole number", fix=f"give {least} or more")
+    if value < least:
         raise JobError(f"{_option(name)} {value} is too small", fix=f"give {least} or more")
+
+
+def _check_type(name: str, value: object, *types: type) -> None:
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        what = f"{_option(name)} {value!r} is of type {type(value).__name__}"
+        raise JobError(what, fix=f"give {' or '.join(kind.__name__ for kind in types)}")
+
+
+def pairs_of(name: str, pairs: Mapping[str, T] | None) -> tuple[tuple[str, T], ...]:
+    """Return the entries of a dict that a user has given as pairs.
+
+    Raises:
+        JobError: it is not a dict.
+    """
+    if pairs is None:
+        return ()
+    if not isinstance(pairs, Mapping):
+        raise JobError(f"{name} is of type {type(pairs).__name__}", fix="give a dict")
+    return tuple(pairs.items())
 
 
 def size_of(name: str, size: int | str | None) -> int | None:
@@ -153,7 +202,7 @@ def size_of(name: str, size: int | str | None) -> int | None:
     """
     if size is None:
         return None
-    bytes_ = size if isinstance(size, int) else parse_size(size.strip())
+    bytes_ = size if isinstance(size, int) else parse_size(size.strip()) if isinstance(size, str) else 0
     if bytes_ <= 0:
         raise JobError(f"{_option(name)} {size}: not a valid size", fix="write it as 500MB or 2GB")
     return bytes_
@@ -164,21 +213,23 @@ def _option(name: str) -> str:
 
 
 def read_code(
-    code: UserCode | None,
+    code: UserCode,
     names: Sequence[str],
     params: Mapping[str, object] | None = None,
     version: str | None = None,
-) -> Code | None:
-    """Return a script, or a function that takes the place of a script's function; None without either.
+) -> Code:
+    """Return a script, or a function that takes the place of a script's function.
 
     A function that is called as one of ``names`` is used as that one, another as the first of them.
     """
-    if code is None:
-        return None
     if not callable(code):
+        if not isinstance(code, str | os.PathLike):
+            what = f"the function is of type {type(code).__name__}"
+            raise JobError(what, fix="give a function, or the name of a script")
         return script_of(code, params, version)
     from shardtools.jobs.functions import functions_of
 
+    pairs_of("params", params)
     name = getattr(code, "__name__", "")
     return functions_of({name if name in names else names[0]: code}, params, version)
 
@@ -194,11 +245,12 @@ def script_of(path: str | os.PathLike[str], params: Mapping[str, object] | None,
 
     if version is not None:
         raise JobError("a version is for functions; a script is known by its text", fix="leave out version")
-    for name, value in (params or {}).items():
+    pairs = pairs_of("params", params)
+    for name, value in pairs:
         if not _is_literal(value):
             what = f"the parameter {name} of a script is a {type(value).__name__}"
             raise JobError(what, fix="give numbers, texts, lists or dicts, or a function in place of the script")
-    return replace(read_script(at_home(os.fspath(path))), params=tuple((params or {}).items()))
+    return replace(read_script(at_home(os.fspath(path))), params=pairs)
 
 
 def _is_literal(value: object) -> bool:

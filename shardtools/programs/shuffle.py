@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from shardtools.errors import JobError
-from shardtools.programs.exchanging import ExchangeKeywords, ExchangeSettings, exchange, make_exchange, read_settings
-from shardtools.programs.running import at_least
+from shardtools.programs.exchanging import (
+    ExchangeKeywords,
+    ExchangeSettings,
+    exchange,
+    exchange_called,
+    exchange_settings,
+    make_exchange,
+)
+from shardtools.programs.keywords import WRITE, spelled_out
+from shardtools.programs.running import Specs, at_least, run_options
 
 if TYPE_CHECKING:
     from shardtools.jobs.exchange.plan import Exchange
@@ -16,9 +24,10 @@ if TYPE_CHECKING:
     from shardtools.jobs.report import JobResult
 
 
+@spelled_out((*WRITE, ExchangeKeywords), exchange_settings, run_options)
 def shuffle(
-    sources: str | Sequence[str],
-    destination: str,
+    sources: Specs,
+    destination: str | os.PathLike[str],
     *,
     seed: int | None = None,
     no_shuffle: bool = False,
@@ -44,9 +53,9 @@ def shuffle(
     >>> sorted(record["key"] for record in st.open("shuffled-@1.tar"))
     ['ape', 'bee', 'cat', 'dog']
     """
-    settings, options = read_settings(sources, destination, **keywords)
-    what = shuffle_exchange(destination, settings, options, seed=seed, no_shuffle=no_shuffle)
-    return exchange(sources, destination, what, options, progress)
+    with exchange_called(shuffle, sources, destination, **keywords) as (call, settings):
+        what = shuffle_exchange(call.destination, settings, call.options, seed=seed, no_shuffle=no_shuffle)
+        return exchange(call, what, progress)
 
 
 def shuffle_exchange(

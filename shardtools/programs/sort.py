@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from shardtools.errors import JobError
 from shardtools.jobs.exchange.duplicates import Merge, OnConflict
-from shardtools.programs.exchanging import ExchangeKeywords, ExchangeSettings, exchange, make_exchange, read_settings
-from shardtools.programs.running import choice, script_of
+from shardtools.programs.exchanging import (
+    ExchangeKeywords,
+    ExchangeSettings,
+    exchange,
+    exchange_called,
+    exchange_settings,
+    make_exchange,
+)
+from shardtools.programs.keywords import WRITE, spelled_out
+from shardtools.programs.running import Specs, choice, pairs_of, run_options, script_of
 
 if TYPE_CHECKING:
-    import os
-
     from shardtools.jobs.exchange.keying import Keying
     from shardtools.jobs.exchange.plan import Exchange
     from shardtools.jobs.report import JobResult
@@ -21,9 +28,10 @@ if TYPE_CHECKING:
 Reduction = Callable[[Any, Iterator[Any]], Mapping[str, object] | Iterable[Mapping[str, object]] | None]
 
 
+@spelled_out((*WRITE, ExchangeKeywords), exchange_settings, run_options)
 def sort(
-    sources: str | Sequence[str],
-    destination: str,
+    sources: Specs,
+    destination: str | os.PathLike[str],
     *,
     by: str | Callable[..., object] | None = None,
     reverse: bool = False,
@@ -42,14 +50,14 @@ def sort(
 
     ``by`` is ``"key"`` (the default) or a field, perhaps with how to read it (``"cls:int"``; text, int, float or
     natural), or a function of a record. All samples of shard i come before those of shard i + 1, and those with the
-    same sort key are in one shard, in the order of ``sources``.
+    same sort key are in one shard, in the order of ``sources``; ``reverse`` puts the largest first.
 
-    ``reduce(key, records)`` returns the records that take the place of all with one sort key; ``combine`` does the same
-    for a part of them, before they are brought together. ``script`` names a script with ``sort_key``,
+    ``reduce``, called with a sort key and its records, returns the records that take their place; ``combine`` does the
+    same for a part of them, before they are brought together. ``script`` names a script with ``sort_key``,
     ``reduce_samples`` or ``combine_samples`` instead. ``params`` are keywords for these functions. ``merge`` makes one
     sample of those with one key: of keys that every source has (``"inner"``), any has (``"outer"``) or the first has
     (``"left"``); ``on_conflict`` says what to do when several have a field. ``unique`` keeps the first of those with
-    the same sort key. For ``version`` see `shardtools.map`.
+    the same sort key. For ``version`` see `shardtools.map`. ``progress`` shows a bar.
 
     See `shardtools.programs.exchanging.ExchangeKeywords` for ``keywords``.
 
@@ -70,24 +78,20 @@ def sort(
     >>> [record["json"] for record in st.open("counts-@1.tar")]
     [b'{"samples": 2}', b'{"samples": 2}']
     """
-    settings, options = read_settings(sources, destination, **keywords)
-    functions = {
-        "sort_key": by if callable(by) else None,
-        "reduce_samples": reduce,
-        "combine_samples": combine,
-    }
-    code = _code({name: call for name, call in functions.items() if call is not None}, script, params, version)
-    what = sort_exchange(
-        settings,
-        by=None if callable(by) else by,
-        reverse=reverse,
-        code=code,
-        merge=merge,
-        on_conflict=on_conflict,
-        unique=unique,
-        on_error=options.on_error,
-    )
-    return exchange(sources, destination, what, options, progress)
+    functions = {"sort_key": by if callable(by) else None, "reduce_samples": reduce, "combine_samples": combine}
+    with exchange_called(sort, sources, destination, **keywords) as (call, settings):
+        code = _code({name: some for name, some in functions.items() if some is not None}, script, params, version)
+        what = sort_exchange(
+            settings,
+            by=None if callable(by) else by,
+            reverse=reverse,
+            code=code,
+            merge=merge,
+            on_conflict=on_conflict,
+            unique=unique,
+            on_error=call.options.on_error,
+        )
+        return exchange(call, what, progress)
 
 
 def _code(
@@ -104,6 +108,7 @@ def _code(
         return None
     from shardtools.jobs.functions import functions_of
 
+    pairs_of("params", params)
     return functions_of(functions, params, version)
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
+from shardtools.programs.keywords import READ, ReadKeywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
-from shardtools.programs.running import ReadKeywords, count_shards, read_options
+from shardtools.programs.running import Specs, called, count_shards, run_options
 
 if TYPE_CHECKING:
     from shardtools.jobs.extraction.statistics import Statistics, ValueCounts
     from shardtools.jobs.options import RunOptions
 
 
+@spelled_out(READ, run_options)
 def stats(
-    sources: str | Sequence[str], *, decode: bool = False, progress: bool = False, **keywords: Unpack[ReadKeywords]
+    sources: Specs, *, decode: bool = False, progress: bool = False, **keywords: Unpack[ReadKeywords]
 ) -> Statistics:
-    """Return what a dataset consists of: its samples, and its fields with their sizes in bytes.
+    """Return what ``sources`` consist of: samples, and fields with their sizes in bytes.
 
     Sizes come from sidecars where there are any; then no shard is read. ``decode`` looks at the widths and heights of
-    images as well. ``progress`` shows a bar. See `shardtools.programs.running.ReadKeywords` for ``keywords``.
+    images as well. ``progress`` shows a bar. See `shardtools.programs.keywords.ReadKeywords` for ``keywords``.
 
     Raises:
         SpecError: a spec is wrong.
@@ -30,9 +32,11 @@ def stats(
     >>> sum(found.samples), {name: field.total for name, field in found.fields.items()}
     (4, {'cls': 4, 'txt': 20})
     """
-    options = read_options([sources], **keywords)
-    with python_progress(count_shards(sources, options), progress) as shown:
-        return find_statistics(sources, decode, options, shown)
+    with (
+        called(stats, sources, **keywords) as call,
+        python_progress(count_shards(call.sources, call.options), progress) as shown,
+    ):
+        return find_statistics(call.sources, decode, call.options, shown)
 
 
 def find_statistics(sources: str | Sequence[str], decode: bool, options: RunOptions, progress: Progress) -> Statistics:
@@ -45,8 +49,9 @@ def find_statistics(sources: str | Sequence[str], decode: bool, options: RunOpti
     return run_statistics(sources, decode=decode, options=options, on_shard=on_shard)
 
 
+@spelled_out(READ, run_options)
 def count(
-    sources: str | Sequence[str],
+    sources: Specs,
     field: str,
     *,
     numbers: bool = False,
@@ -54,10 +59,10 @@ def count(
     progress: bool = False,
     **keywords: Unpack[ReadKeywords],
 ) -> ValueCounts:
-    """Return how often each value of a field occurs, as text or, for a histogram, as ``numbers``.
+    """Return how often each value of ``field`` occurs in ``sources``, as text or, for a histogram, as ``numbers``.
 
     ``where`` is a condition on the samples to count, as ``"cls == 7"``. ``progress`` shows a bar. See
-    `shardtools.programs.running.ReadKeywords` for ``keywords``.
+    `shardtools.programs.keywords.ReadKeywords` for ``keywords``.
 
     Raises:
         SpecError: a spec is wrong.
@@ -68,9 +73,11 @@ def count(
     >>> st.count("train-@2.tar", "cls").values.most_common()
     [('0', 2), ('1', 2)]
     """
-    options = read_options([sources], **keywords)
-    with python_progress(count_shards(sources, options), progress) as shown:
-        return count_values(sources, field, where, options, shown, numbers=numbers)
+    with (
+        called(count, sources, **keywords) as call,
+        python_progress(count_shards(call.sources, call.options), progress) as shown,
+    ):
+        return count_values(call.sources, field, where, call.options, shown, numbers=numbers)
 
 
 def count_values(

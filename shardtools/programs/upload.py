@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Unpack
 
+from shardtools.programs.keywords import WRITE, WriteKeywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
-from shardtools.programs.running import WriteKeywords, at_least, read_options, size_of
+from shardtools.programs.running import Specs, at_least, called, pairs_of, run_options, size_of
+from shardtools.shards.names import names_of
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
@@ -19,9 +22,10 @@ if TYPE_CHECKING:
     from shardtools.sources.opening import SourceRules
 
 
+@spelled_out(WRITE, run_options)
 def upload(
-    sources: str | Sequence[str],
-    destination: str,
+    sources: Specs,
+    destination: str | os.PathLike[str],
     *,
     key: str | None = None,
     include: Sequence[str] = (),
@@ -44,14 +48,14 @@ def upload(
 
     ``key`` is what keys are made of: of files their path (the default), ``"name"``, ``"number"`` or ``"hash"``; of a
     table the column of this name. ``include`` and ``exclude`` are patterns of files. ``class_from_folder`` adds the
-    field cls, the number of the folder that a file lies in. ``files`` and ``values`` map fields to columns of a table
-    that name the field's file or hold its value, ``arrays`` fields to arrays of an npz; ``rename`` maps names of fields
-    to others. ``split`` has the share of each split, whose name stands for ``{split}`` in ``destination``; it and
-    ``shuffle`` depend on ``seed``. With ``@auto``, a shard has ``shard_size`` bytes of tar file (``"500MB"``), or
-    ``shard_count`` samples. ``progress`` shows a bar.
+    field cls, the number of the folder that a file lies in; ``follow_links`` takes what links lead to outside, too.
+    ``files`` and ``values`` map fields to columns of a table that name the field's file or hold its value, ``arrays``
+    fields to arrays of an npz; ``rename`` maps names of fields to others. ``split`` has the share of each split, whose
+    name stands for ``{split}`` in ``destination``; it and ``shuffle`` depend on ``seed``. With ``@auto``, a shard has
+    ``shard_size`` bytes of tar file (``"500MB"``), or ``shard_count`` samples. ``progress`` shows a bar.
 
     Return what was written; of several splits, the shards of all of them. See
-    `shardtools.programs.running.WriteKeywords` for ``keywords``.
+    `shardtools.programs.keywords.WriteKeywords` for ``keywords``.
 
     Raises:
         SpecError: the destination does not fit the options.
@@ -67,25 +71,27 @@ def upload(
     from shardtools.jobs.upload import UploadOptions, plan_upload
     from shardtools.sources.opening import SourceRules
 
-    options = read_options([sources, destination], **keywords)
-    at_least("shard_count", shard_count, 1)
-    layout = UploadOptions(shuffle, seed, tuple((split or {}).items()), size_of("shard_size", shard_size), shard_count)
-    rules = SourceRules(
-        key=key,
-        include=tuple([include] if isinstance(include, str) else include),
-        exclude=tuple([exclude] if isinstance(exclude, str) else exclude),
-        rename=tuple((rename or {}).items()),
-        classes=class_from_folder,
-        follow_links=follow_links,
-        files=tuple((files or {}).items()),
-        values=tuple((values or {}).items()),
-        arrays=tuple((arrays or {}).items()),
-    )
-    with closing(open_source(sources, destination, rules, layout, options)) as source:
-        plans = plan_upload(source, destination, layout, options)
-        shards = sum(len(plan.tasks) for plan in plans)
-        with python_progress(shards, progress, samples=len(source)) as shown:
-            return _joined(carry_out(plans, source, options, shown), destination)
+    with called(upload, sources, destination, **keywords) as call:
+        at_least("shard_count", shard_count, 1)
+        at_least("seed", seed, 0)
+        size = size_of("shard_size", shard_size)
+        layout = UploadOptions(shuffle, seed, pairs_of("split", split), size, shard_count)
+        rules = SourceRules(
+            key=key,
+            include=names_of(include),
+            exclude=names_of(exclude),
+            rename=pairs_of("rename", rename),
+            classes=class_from_folder,
+            follow_links=follow_links,
+            files=pairs_of("files", files),
+            values=pairs_of("values", values),
+            arrays=pairs_of("arrays", arrays),
+        )
+        with closing(open_source(call.sources, call.destination, rules, layout, call.options)) as source:
+            plans = plan_upload(source, call.destination, layout, call.options)
+            shards = sum(len(plan.tasks) for plan in plans)
+            with python_progress(shards, progress, samples=len(source)) as shown:
+                return _joined(carry_out(plans, source, call.options, shown), call.destination)
 
 
 def open_source(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shardtools.cli.suggestions import nearest
+from shardtools.programs.suggestions import nearest
 from tests.cli.command import SECRET, call
 from tests.datasets import sample_files, write_shard
 from tests.moto_server import moto_server, use_environment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -166,6 +167,13 @@ def test_skipping(folder: Path) -> None:
         (lambda: st.extract("a-@3.tar", output="-"), "-: standard input and output are for commands"),
         (lambda: st.map("a-@3.tar", "b-@3.tar", shout, on_error="explode"), "--on-error explode is not a choice"),  # type: ignore[arg-type]
         (lambda: st.map("a-@3.tar", "b-@3.tar", shout, jobs=0), "--jobs 0 is too small; give 1 or more"),
+        (lambda: st.map("a-@3.tar", "b-@3.tar", None), "the function is of type NoneType"),  # type: ignore[arg-type]
+        (lambda: st.map("a-@3.tar", "b-@3.tar", shout, jobs="4"), "--jobs '4' is not a whole number"),  # type: ignore[arg-type]
+        (lambda: st.map("a-@3.tar", "b-@3.tar", shout, overwrite="no"), "--overwrite 'no' is of type str"),  # type: ignore[arg-type]
+        (lambda: st.map("a-@3.tar", "b-@3.tar", shout, limits={}), "--limits {} is of type dict"),  # type: ignore[arg-type]
+        (lambda: st.map("a-@3.tar", "b-@3.tar", shout, params=[3]), "params is of type list"),  # type: ignore[arg-type]
+        (lambda: st.upload("texts", "b-@3.tar", values=["a=b"]), "values is of type list"),  # type: ignore[arg-type]
+        (lambda: st.shuffle("a-@3.tar", "b-@3.tar", seed=1.5), "--seed 1.5 is not a whole number"),  # type: ignore[arg-type]
         (lambda: st.shuffle("a-@3.tar", "b-@3.tar", seed=-1), "--seed -1 is too small"),
         (lambda: st.shuffle("a-@3.tar", "b-@3.tar", memory="a lot"), "--memory a lot: not a valid size"),
         (lambda: st.shuffle("a-@3.tar", "b-@3.tar", seed=1, no_shuffle=True), "--seed and --no-shuffle cannot"),
@@ -187,8 +195,30 @@ def test_what_makes_no_sense_is_refused(folder: Path, call: Callable[[], object]
 
 
 def test_an_unknown_keyword(folder: Path) -> None:
-    with pytest.raises(TypeError, match="sede"):
+    with pytest.raises(TypeError, match=r"shuffle\(\) has no keyword sede; did you mean seed\?"):
         st.shuffle("a-@3.tar", "b-@3.tar", sede=7)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"extract\(\) has no keyword field; did you mean fields\?"):
+        st.extract("a-@3.tar", field="txt")  # type: ignore[call-overload]
+
+
+def test_paths(folder: Path) -> None:
+    st.upload(folder / "texts", folder / "a-@3.tar")
+    assert st.map([folder / "a-@3.tar"], folder / "b-@3.tar", shout).counts.written == 20
+    with pytest.raises(TypeError, match="sources are a path, a URL or a list of such, not of type function"):
+        st.map(shout, "a-@3.tar", "b-@3.tar")  # type: ignore[arg-type]
+
+
+def test_what_was_meant(folder: Path) -> None:
+    st.upload("texts", "a-@3.tar")
+    for call in (lambda: st.map("a-@4.tar", "b-@4.tar", shout), lambda: st.stats("a-@4.tar")):
+        with pytest.raises(st.ShardtoolsError, match=r"did you mean a-@3\.tar\?"):
+            call()
+
+
+def test_a_function_that_forgets_to_return(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    st.upload("texts", "a-@3.tar")
+    assert st.map("a-@3.tar", "b-@3.tar", lambda record: None).counts.dropped == 20
+    assert "the function returned None for each of the 20 samples" in caplog.text
 
 
 def test_only_servers_that_are_named_get_the_users_headers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,3 +265,32 @@ def test_a_program_that_each_process_would_run_again(folder: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith('do the work of the program below `if __name__ == "__main__":`')
     assert not list(folder.glob("b-*"))
+
+
+def test_rows_whose_values_are_of_several_types(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    st.upload("texts", "a-@3.tar")
+
+    def mixed(record: Mapping[str, bytes]) -> object:
+        return {"n": 1 if record["key"] == "odd/19" else "x"}
+
+    with pytest.raises(SampleError, match="a column has values of several types") as raised:
+        st.extract("a-@3.tar", function=mixed)
+    assert "\n" not in str(raised.value)
+    st.extract("a-@3.tar", function=mixed, output="rows.jsonl")
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_parquet_file_that_is_given_up_says_nothing_more(folder: Path) -> None:
+    st.upload("texts", "a-@20.tar")
+    (folder / "bad.py").write_text("def extract_sample(record):\n    return {'n': 1 / (record['key'] != 'odd/19')}\n")
+    outcome = run("a-@20.tar", "-p", "bad.py", "-o", "rows.parquet", cwd=folder, program="htextract")
+    assert "ZeroDivisionError" in outcome.error(1)
+    assert not (folder / "rows.parquet").exists()
+
+
+def test_an_output_whose_name_says_no_format(folder: Path) -> None:
+    st.upload("texts", "a-@3.tar")
+    with pytest.raises(JobError, match=r"the name rows.xlsx says no format; give --format, or one of \.tsv"):
+        st.extract("a-@3.tar", fields="txt", output="rows.xlsx")
+    assert st.extract("a-@3.tar", fields="txt", output="rows.xlsx", format="csv").rows == 20

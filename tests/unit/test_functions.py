@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -386,6 +387,31 @@ class TestIdentity:
         sparse = pytest.importorskip("torch").eye(3).to_sparse()
         with pytest.raises(Unidentified, match=r"^it uses sparse, which is of type torch\.Tensor$"):
             identity_of(lambda record: sparse)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "import lib.a\n    return lib.a.g()",
+            "from lib import a\n    return a.g()",
+            "from lib.a import g\n    return g()",
+            "from lib import b\n    return b.g()",
+            "def inner():\n        import lib.b\n    return inner()",
+        ],
+    )
+    def test_of_what_it_imports_itself(self, body: str, tmp_path: Path) -> None:
+        (tmp_path / "lib").mkdir()
+        (tmp_path / "lib" / "__init__.py").touch()
+        (tmp_path / "lib" / "b.py").write_text("from .a import g\nimport json, numpy\n")
+        ending = f"def f(r):\n    {body}\nprint(identity_of(f))\n"
+        (tmp_path / "main.py").write_text(f"from shardtools.jobs.identity import identity_of\n{ending}")
+        env = os.environ | {"PYTHONPATH": ROOT, "PYTHONDONTWRITEBYTECODE": "1"}
+        found = []
+        for value in (1, 1, 2):
+            (tmp_path / "lib" / "a.py").write_text(f"def g(): return {value}\n")
+            command = [sys.executable, "main.py"]
+            done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=True, timeout=60)
+            found.append(done.stdout)
+        assert found[0] == found[1] != found[2]
 
     def test_of_what_is_nested_too_deeply(self) -> None:
         deep: list[Any] = []

@@ -19,7 +19,8 @@ import shardtools as st
 from shardtools.__main__ import PROGRAMS
 from shardtools.programs.exchanging import ExchangeKeywords, exchange_settings
 from shardtools.programs.extract import RowKeywords, _extract
-from shardtools.programs.running import ReadKeywords, WriteKeywords, run_options
+from shardtools.programs.keywords import ReadKeywords, WriteKeywords
+from shardtools.programs.running import run_options
 
 USER = """
 from typing import Iterator, Mapping
@@ -170,3 +171,25 @@ def test_programs_are_listed() -> None:
     assert set(PROGRAMS) == scripts
     for name in PROGRAMS:
         assert f"\n  {name}" in done.stdout
+
+
+def test_a_program_is_run(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "shardtools", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+
+    done = run("htindex", "a.tar")
+    assert done.returncode == 1
+    assert done.stderr == f"htindex: error: {tmp_path}/a.tar: there is no such file; check the path\n"
+    done = run("htmapp", "a.tar")
+    assert done.returncode == 2 and done.stderr.startswith("shardtools: error: there is no program htmapp; give one of")
+
+
+@pytest.mark.parametrize("function", [st.map, st.upload, st.shuffle, st.sort, st.extract, st.stats, st.count, st.index])
+def test_help_shows_every_keyword(function: Callable[..., Any]) -> None:
+    shown = inspect.signature(function).parameters
+    assert {"cluster", "jobs", "on_error", "cache"} <= set(shown)
+    assert ("resume" in shown) == (function in (st.map, st.upload, st.shuffle, st.sort))
+    assert "keywords" not in shown
+    text = inspect.getdoc(function) or ""
+    assert [name for name in shown if f"``{name}``" not in text] == [], "each is explained"

@@ -149,7 +149,7 @@ def run_extract(
         sink = stack.enter_context(get_storage(destination).create(destination))
         if what.format.name in TEXT_FORMATS and what.format.binary != "raw":
             sink = for_terminal(sink, destination)
-        collector = RowCollector(open_output(sink, what.format), what)
+        collector = RowCollector(stack.enter_context(closing(open_output(sink, what.format))), what)
         try:
             run_in_order(tasks, collector.take, options, on_shard)
             collector.finish()

@@ -209,7 +209,12 @@ class _ParquetEncoder:
     @staticmethod
     def _others(arrow: Any, column: Sequence[Any]) -> Any:
         """Return a column of what a script has made."""
-        array = arrow.array([_plain(value) for value in column])
+        try:
+            array = arrow.array([_plain(value) for value in column])
+        except arrow.ArrowException as error:
+            reason = str(error).partition("\n")[0]
+            fix = "return values of one type for each column, or use jsonl"
+            raise SampleError(f"a column has values of several types: {reason}", fix=fix) from error
         return array.cast(arrow.string()) if array.type == arrow.null() else array
 
 

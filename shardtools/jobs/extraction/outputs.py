@@ -39,6 +39,9 @@ class Output:
     def finish(self) -> None:
         """Write what comes last."""
 
+    def close(self) -> None:
+        """Let go of what is held. Rows that were not finished are not written."""
+
     def _header(self, schema: tuple[Any, ...]) -> bytes:
         rows = RowBatch("", ["key"], {str(i): [name] for i, name in enumerate(schema)})
         return encoder(RowFormat(self._format.name)).encode(rows)
@@ -47,6 +50,7 @@ class Output:
 class _ParquetOutput(Output):
     def __init__(self, sink: Sink, format: RowFormat):
         super().__init__(sink, format)
+        self._file = _Forward(sink)
         self._writer: Any = None
         self._rows = 0
         self._exact: ExactValues = {}
@@ -63,7 +67,7 @@ class _ParquetOutput(Output):
             self._rows += table.num_rows
             table = table.replace_schema_metadata(None)
             if self._writer is None:
-                self._writer = parquet.ParquetWriter(arrow.PythonFile(_Forward(self._sink), "w"), table.schema)
+                self._writer = parquet.ParquetWriter(arrow.PythonFile(self._file, "w"), table.schema)
             self._writer.write_table(table)
 
     def _note(self, exact: ExactValues) -> None:
@@ -85,6 +89,12 @@ class _ParquetOutput(Output):
             if self._exact:
                 self._writer.add_key_value_metadata({ENTRY: dump_exact(self._exact)})
             self._writer.close()
+            self._writer = None
+
+    def close(self) -> None:
+        if self._writer is not None:  # else it would write its end when it is collected, into a file that is given up
+            self._file.gives_up = True
+            self._writer.close()
 
 
 class _Forward(io.RawIOBase):
@@ -94,6 +104,7 @@ class _Forward(io.RawIOBase):
         super().__init__()
         self._sink = sink
         self._size = 0
+        self.gives_up = False
 
     def writable(self) -> bool:
         return True
@@ -102,7 +113,8 @@ class _Forward(io.RawIOBase):
         return self._size
 
     def write(self, data: Any, /) -> int:
-        self._sink.write(data)
+        if not self.gives_up:
+            self._sink.write(data)
         self._size += len(data)
         return len(data)
 

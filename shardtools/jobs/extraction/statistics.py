@@ -31,6 +31,7 @@ from shardtools.shards.reader import ShardReader
 from shardtools.shards.table import ShardTable
 from shardtools.storage import using
 from shardtools.storage.expansion import expand_sources
+from shardtools.units import format_count, format_size
 
 
 @dataclass
@@ -50,6 +51,10 @@ class FieldStatistics:
         """Bytes of all of them."""
         return sum(size * count for size, count in self.sizes.items())
 
+    def __repr__(self) -> str:
+        """Return what a person wants to see of many members: their sums."""
+        return f"FieldStatistics({format_count(self.count, 'sample')}, {format_size(self.total)})"
+
     def as_json(self, samples: int) -> dict[str, Any]:
         """Return the statistics as JSON data; ``missing`` is the share of so many ``samples`` without the field."""
         data: dict[str, Any] = {"samples": self.count, "missing": 1 - self.count / samples if samples else 0.0}
@@ -68,6 +73,12 @@ class Statistics:
     fields: dict[str, FieldStatistics] = field(default_factory=dict)
     classes: list[str] | None = None
     skipped: list[Skipped] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Return what a person wants to see of many samples: their sums."""
+        whole = f"{format_count(sum(self.samples), 'sample')} in {format_count(len(self.samples), 'shard')}"
+        fields = ", ".join(f"{name} {format_size(entry.total)}" for name, entry in self.fields.items())
+        return f"Statistics({whole}, {format_size(self.filesize)}: {fields})"
 
     def as_json(self) -> dict[str, Any]:
         """Return the statistics as JSON data; sizes in bytes."""

@@ -48,6 +48,16 @@ def suggest(error: ShardtoolsError, sources: Sequence[str], options: Callable[[]
         return None
 
 
+def with_suggestion(
+    error: ShardtoolsError, sources: Sequence[str], options: Callable[[], StorageOptions]
+) -> ShardtoolsError:
+    """Return the error with what the user may have meant, where a source is not there and something alike is."""
+    meant = suggest(error, sources, options)
+    if meant is None:
+        return error
+    return type(error)(error.what, url=error.url, member=error.member, fix=f"did you mean {meant}?")
+
+
 def _beside(spec: str) -> str | None:
     asked = name_of(spec)
     found = nearest(asked, _names(_prefix(spec, asked)))
