@@ -90,12 +90,16 @@ _STORAGE_OPTIONS = [
     ),
 ]
 _DRY_OPTIONS = [
-    click.option("--dry-run", is_flag=True, help="Make every check, show what would be done, and write nothing."),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Make every check that needs no data, show what would be done, and write nothing.",
+    ),
 ]
 _TELL_OPTIONS = [
     click.option("--report", metavar="FILE", help="Write to FILE, as JSON, what was done and what was skipped."),
     click.option("-q", "--quiet", is_flag=True, help="Show errors only: no progress bar, no summary."),
-    click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors, and lists in full."),
+    click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors, and all lines of a dry run."),
     click.version_option(__version__, "--version", prog_name="shardtools"),
 ]
 

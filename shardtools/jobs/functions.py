@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import pickle
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import CodeType, SimpleNamespace
@@ -101,11 +102,13 @@ def functions_of(
     functions: Mapping[str, Callable[..., object]],
     params: Mapping[str, object] | None = None,
     version: str | None = None,
+    *,
+    resumes: bool = True,
 ) -> Functions:
     """Return functions for a job, by the names that it looks for, such as ``process_sample``.
 
     ``params`` are keywords for each of them. With a ``version``, which is to change whenever they do something else,
-    their identity is their qualified names and this.
+    their identity is their qualified names and this. If the job ``resumes`` none, they need no identity.
 
     Raises:
         ScriptError: one is no function, does not take the parameters, or has neither an identity nor a version.
@@ -134,7 +137,12 @@ def functions_of(
     )
     for wanted in functions:
         function(made, wanted, positional=len(ARGUMENTS[wanted]))
-    return replace(made, text=_identify(functions, params, version))
+    try:
+        return replace(made, text=_identify(functions, params, version))
+    except ScriptError:
+        if resumes:
+            raise
+        return replace(made, text=f"unknown {secrets.token_hex(16)}")  # which no other job has
 
 
 def _identify(functions: Mapping[str, Callable[..., object]], params: Mapping[str, object], version: str | None) -> str:

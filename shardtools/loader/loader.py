@@ -7,6 +7,7 @@ Nothing here needs PyTorch.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,8 @@ from shardtools.loader.state import State, check_same, digest, parse_state
 from shardtools.loader.stats import Stats
 from shardtools.processors import processors
 from shardtools.storage import StorageOptions, follow
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -153,7 +156,13 @@ class Loader:
             epoch, start = loaded.epoch, loaded.delivered
             first = 0 if loaded.worker is not None else first
         self._loaded = None
-        share = worker_share(self.split(rank, world_size, start), first, stride)
+        split = self.split(rank, world_size, start)
+        if split.total and not start and not split.count and not first:
+            logger.warning(
+                "%d samples do not fill one batch of %d on %d ranks, so that there are no batches; use a smaller "
+                "batch_size, or uneven='uneven'", split.total, split.batch_size, split.world_size,
+            )  # fmt: skip
+        share = worker_share(split, first, stride)
         generation = self.control.begin(start, 0 if worker is None else workers)
         self._pass = Pass(epoch, share, worker, workers, generation)
         return self.run(self._pass)

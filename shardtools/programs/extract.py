@@ -130,7 +130,7 @@ def _extract(
     **keywords: Unpack[ReadKeywords],
 ) -> ExtractResult:
     with called(extract, sources, None, output, **keywords) as call:
-        code = None if function is None else read_code(function, ("extract_sample",), params, version)
+        code = None if function is None else read_code(function, ("extract_sample",), params, version, resumes=False)
         what = extract_options(names_of(fields), code, where, missing, limit, how)
         with python_progress(count_shards(call.sources, call.options), progress) as shown:
             return carry_out(call.sources, what, output, call.options, shown)

@@ -62,7 +62,7 @@ def map(
     from shardtools.jobs.map import plan_map
 
     with called(map, sources, destination, **keywords) as call:
-        code = read_code(function, ("process_sample", "process_samples"), params, version)
+        code = read_code(function, ("process_sample", "process_samples"), params, version, resumes=call.options.resume)
         plan = plan_map(call.sources, call.destination, code, call.options)
         with python_progress(len(plan.tasks), progress) as shown:
             return carry_out(plan, call.options, shown)

@@ -217,10 +217,13 @@ def read_code(
     names: Sequence[str],
     params: Mapping[str, object] | None = None,
     version: str | None = None,
+    *,
+    resumes: bool,
 ) -> Code:
     """Return a script, or a function that takes the place of a script's function.
 
-    A function that is called as one of ``names`` is used as that one, another as the first of them.
+    A function that is called as one of ``names`` is used as that one, another as the first of them. ``resumes`` says
+    whether the job continues an earlier one, which must have had the same function.
     """
     if not callable(code):
         if not isinstance(code, str | os.PathLike):
@@ -231,7 +234,7 @@ def read_code(
 
     pairs_of("params", params)
     name = getattr(code, "__name__", "")
-    return functions_of({name if name in names else names[0]: code}, params, version)
+    return functions_of({name if name in names else names[0]: code}, params, version, resumes=resumes)
 
 
 def script_of(path: str | os.PathLike[str], params: Mapping[str, object] | None, version: str | None) -> Code:

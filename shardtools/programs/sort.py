@@ -17,7 +17,7 @@ from shardtools.programs.exchanging import (
     make_exchange,
 )
 from shardtools.programs.keywords import WRITE, spelled_out
-from shardtools.programs.running import Specs, choice, pairs_of, run_options, script_of
+from shardtools.programs.running import Call, Specs, choice, pairs_of, run_options, script_of
 
 if TYPE_CHECKING:
     from shardtools.jobs.exchange.keying import Keying
@@ -80,7 +80,9 @@ def sort(
     """
     functions = {"sort_key": by if callable(by) else None, "reduce_samples": reduce, "combine_samples": combine}
     with exchange_called(sort, sources, destination, **keywords) as (call, settings):
-        code = _code({name: some for name, some in functions.items() if some is not None}, script, params, version)
+        code = _code(
+            {name: some for name, some in functions.items() if some is not None}, script, params, version, call
+        )
         what = sort_exchange(
             settings,
             by=None if callable(by) else by,
@@ -99,6 +101,7 @@ def _code(
     script: str | os.PathLike[str] | None,
     params: Mapping[str, object] | None,
     version: str | None,
+    call: Call,
 ) -> Code | None:
     if functions and script is not None:
         raise JobError("functions and a script cannot be used together", fix="give one of them")
@@ -109,7 +112,7 @@ def _code(
     from shardtools.jobs.functions import functions_of
 
     pairs_of("params", params)
-    return functions_of(functions, params, version)
+    return functions_of(functions, params, version, resumes=call.options.resume)
 
 
 def sort_exchange(

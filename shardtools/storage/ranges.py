@@ -53,7 +53,8 @@ def coalesce(start: Ints, stop: Ints, gap: int = 0, block: int | None = None) ->
     parted = start[1:] > stop[:-1] + gap
     if block is not None:
         parted |= start[1:] // block != start[:-1] // block
-    begins, ends = np.append(True, parted)[: len(start)], np.append(parted, True)[: len(start)]
+    begins, ends = np.ones(len(start), np.bool_), np.ones(len(start), np.bool_)
+    begins[1:] = ends[:-1] = parted
     number = np.cumsum(begins) - 1
     if order is not None:
         span = np.zeros(len(filled), np.int64)

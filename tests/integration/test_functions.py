@@ -217,7 +217,7 @@ class TestResume:
                 return {"key": record["key"], "cls": 1}
 
         with pytest.raises(ScriptError, match=r'^add cannot be compared .* it uses lock, .*; give version="1", and'):
-            st.map("in-@3.tar", "out-@3.tar", add)
+            st.map("in-@3.tar", "out-@3.tar", add, resume=True)
         st.map("in-@3.tar", "out-@3.tar", add, version="1")
         assert resumed(st.map("in-@3.tar", "out-@3.tar", add, version="1", resume=True)) == {True}
         with pytest.raises(OutputExistsError):

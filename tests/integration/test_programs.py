@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -294,3 +295,20 @@ def test_an_output_whose_name_says_no_format(folder: Path) -> None:
     with pytest.raises(JobError, match=r"the name rows.xlsx says no format; give --format, or one of \.tsv"):
         st.extract("a-@3.tar", fields="txt", output="rows.xlsx")
     assert st.extract("a-@3.tar", fields="txt", output="rows.xlsx", format="csv").rows == 20
+
+
+def test_a_function_without_an_identity_is_only_needed_to_resume(folder: Path) -> None:
+    st.upload("texts", "a-@3.tar")
+    lock = threading.Lock()
+
+    def careful(record: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        with lock:
+            return record
+
+    assert st.map("a-@3.tar", "b-@3.tar", careful).counts.written == 20
+    assert st.sort("a-@3.tar", "c-@3.tar", by=lambda record: careful(record)["txt"]).counts.written == 20
+    assert len(st.extract("a-@3.tar", function=careful)) == 20
+    with pytest.raises(st.ShardtoolsError, match=r'careful cannot be compared .*version="1"'):
+        st.map("a-@3.tar", "b-@3.tar", careful, resume=True)
+    with pytest.raises(OutputExistsError):
+        st.map("a-@3.tar", "b-@3.tar", careful, resume=True, version="1")
