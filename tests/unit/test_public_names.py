@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,7 +77,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (folder / "wrong.py").write_text(WRONG)
     (folder / "mypy.ini").write_text("[mypy]\nstrict = True\n[mypy-pandas.*]\nignore_missing_imports = True\n")
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "right.py", "wrong.py"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250)
+    env = os.environ | {"MYPYPATH": str(Path(st.__file__).parents[1])}  # an editable installation is none for mypy
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=250)
     assert done.returncode == 1, done.stderr
     return [line for line in done.stdout.splitlines() if ": error:" in line]
 
