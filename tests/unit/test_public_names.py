@@ -77,7 +77,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (folder / "wrong.py").write_text(WRONG)
     (folder / "mypy.ini").write_text("[mypy]\nstrict = True\n[mypy-pandas.*]\nignore_missing_imports = True\n")
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "right.py", "wrong.py"]
-    env = os.environ | {"MYPYPATH": str(Path(st.__file__).parents[1])}  # an editable installation is none for mypy
+    env = os.environ | {"PYTHONPATH": str(Path(st.__file__).parents[1])}  # an editable installation is none for mypy
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=250)
     assert done.returncode == 1, done.stderr
     return [line for line in done.stdout.splitlines() if ": error:" in line]
