@@ -131,6 +131,10 @@ class ChangedError(StorageError):
     """The object was replaced while it was being read."""
 
 
+class ConflictError(StorageError):
+    """Somebody else has meanwhile changed what a write touches or depends on."""
+
+
 class ConflictUnsupportedError(StorageError):
     """The service lets several writers create the same object exclusively."""
 

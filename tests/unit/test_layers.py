@@ -30,6 +30,7 @@ BASE = [
     "storage",
     "shards",
     "engine",
+    "log",
 ]
 READING = ["dataset", "view", "loader", "torch", "tensorflow", "reading"]
 WRITING = ["sources", "jobs"]

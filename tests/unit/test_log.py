@@ -1,0 +1,283 @@
+"""The log on a local disk: segments against a dict, commits, versions, and what is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError, NotFoundError
+from shardtools.log.commit import Commit, dump_commit, parse_commit
+from shardtools.log.committing import MERGED_INLINE, commit, merge_tail, write_segment
+from shardtools.log.log import Log, Snapshot, new_id
+from shardtools.log.names import check_key, check_object, check_reference
+from shardtools.log.place import Place
+from shardtools.log.reading import Segment, find, scan
+from shardtools.log.segment import BLOCK, Change, Entry, dump_segment, parse_index
+
+ID = "0123456789abcdef" * 2
+
+
+def entry(number: int) -> Entry:
+    return Entry(f"data/{ID}/{number % 3}.tar", number * 512, number, number % 2**32)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log.open(f"{tmp_path}/place", create=True)
+
+
+def numbers(snapshot: Snapshot) -> dict[str, int]:
+    return {key: place.size for key, place in snapshot.scan()}
+
+
+KEYS = some.text("ab/0é", min_size=1, max_size=4)
+WRITES = some.tuples(
+    some.dictionaries(KEYS, some.none() | some.integers(1, 1000), max_size=8),
+    some.lists(some.sampled_from(["a", "b", "a/", "0"]), max_size=2, unique=True),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(writes=some.lists(WRITES, min_size=1, max_size=6), merges=some.booleans(), wanted=some.lists(KEYS, max_size=5))
+def test_segments_are_a_dict(
+    tmp_path: Path, writes: list[tuple[dict[str, int | None], list[str]]], merges: bool, wanted: list[str]
+) -> None:
+    place = Place(f"{tmp_path}/")
+    model: dict[str, int] = {}
+    segments = []
+    for changes, removed in writes:
+        model = {key: value for key, value in model.items() if not key.startswith(tuple(removed))}
+        for key, value in changes.items():
+            model.pop(key, None)
+            if value is not None:
+                model[key] = value
+        made: dict[str, Change] = {key: None if value is None else entry(value) for key, value in changes.items()}
+        segments.append(write_segment(place, new_id(), made, removed))
+        if merges:
+            segments = merge_tail(place, segments, {})
+    read = [Segment(place.root, segment) for segment in segments]
+    assert {key: found.size for key, found in scan(read)} == model
+    assert [key for key, _ in scan(read)] == sorted(model)
+    assert {key: found.size for key, found in find(read, wanted).items()} == {k: model[k] for k in wanted if k in model}
+    for prefix in ("a", "a/", "b0"):
+        assert {key for key, _ in scan(read, prefix)} == {key for key in model if key.startswith(prefix)}
+
+
+def test_a_large_segment_is_read_by_blocks(tmp_path: Path) -> None:
+    place = Place(f"{tmp_path}/")
+    changes: dict[str, Change] = {f"x/c/{i:07d}": entry(i) for i in range(10 * BLOCK + 5)}
+    segment = Segment(place.root, write_segment(place, ID, changes))
+    assert len(segment.index().blocks) == 11
+    wanted = ["x/c/0000000", "x/c/0012345", "x/c/0020484", "x/c/9", "a", "x/c/00123456"]
+    assert segment.find(wanted) == {key: changes[key] for key in wanted if key in changes}
+    assert len(dict(segment.scan("x/c/001"))) == 10_000
+    assert len(dict(segment.scan())) == len(changes)
+
+
+def test_damage_is_noticed(tmp_path: Path) -> None:
+    changes: dict[str, Change] = {f"x/{i:03d}": entry(i + 1) for i in range(40)}
+    data, index = dump_segment(changes)
+    for at in range(0, len(data), 3):
+        place = Place(f"{tmp_path}/{at}/")
+        good = write_segment(place, ID, changes)
+        path = tmp_path / str(at) / good.name
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
+        with pytest.raises(CorruptError, match=r"the segment is damaged; restore it"):
+            dict(Segment(place.root, good).scan())
+    place = Place(f"{tmp_path}/gone/")
+    good = write_segment(place, ID, changes)
+    (tmp_path / "gone" / good.name).unlink()
+    with pytest.raises(CorruptError, match="an object that a commit refers to is gone"):
+        Segment(place.root, good).index()
+    assert parse_index(data[index:], "x").count == 40
+
+
+class TestNames:
+    @pytest.mark.parametrize("key", ["a", "mnist/train/c/0/0", "é/zarr.json", ".zattrs"])
+    def test_keys(self, key: str) -> None:
+        assert check_key(key) == key
+
+    @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/./b", "a\0", "\ud800", "a" * 1025])
+    def test_what_is_no_key(self, key: str, log: Log) -> None:
+        with pytest.raises(ValueError, match="is not a key"):
+            check_key(key)
+        with pytest.raises(JobError, match="is not a key"):
+            commit(log.head(), {key: entry(1)})
+
+    @pytest.mark.parametrize("name", ["", "a/b", "..", "@1", "a" * 101, "é", None, "-a"])
+    def test_what_is_no_version(self, name: str, log: Log) -> None:
+        with pytest.raises(ValueError, match="cannot be the name of a version"):
+            check_reference(name)
+
+    @pytest.mark.parametrize("name", ["data/x/a", f"data/{ID}/../a", f"/data/{ID}/a", f"data/{ID}/.a", 1])
+    def test_what_is_no_object(self, name: str) -> None:
+        with pytest.raises(ValueError, match="is not the name of an object"):
+            check_object(name)
+
+
+class TestCommits:
+    def test_of_one_writer(self, log: Log) -> None:
+        empty = log.head()
+        assert (numbers(empty), empty.number, list(empty.history())) == ({}, -1, [])
+        first = commit(empty, {"a": entry(1), "b": entry(2)}, message="one", author="me")
+        second = commit(first, {"b": None, "c": entry(3)}, message="two")
+        third = commit(second, {}, removed=["a"])
+        assert [numbers(some) for some in (empty, first, second, third)] == [
+            {}, {"a": 1, "b": 2}, {"a": 1, "c": 3}, {"c": 3},
+        ]  # fmt: skip
+        assert [made.writes[0].message for made in third.history()] == ["", "two", "one"]
+        assert third.find(["a", "c"]) == {"c": entry(3)}
+        assert numbers(Log.open(log.place.root).head()) == {"c": 3}
+
+    def test_disjoint_writes_follow_each_other(self, log: Log) -> None:
+        base = log.head()
+        commit(base, {"a": entry(1)})
+        assert numbers(commit(base, {"b": entry(2)})) == {"a": 1, "b": 2}
+
+    @pytest.mark.parametrize(
+        ("first", "second", "named"),
+        [
+            ({"changes": {"a": 1}}, {"changes": {"a": 2}}, "a"),
+            ({"changes": {"a": None}}, {"changes": {"a": 2}}, "a"),
+            ({"changes": {"m": 1}}, {"changes": {"x": 2}, "reads": ["m"]}, "m"),
+            ({"removed": ["x/"]}, {"changes": {"x/1": 2}}, "x/1"),
+            ({"changes": {"x/1": 2}}, {"removed": ["x/"]}, "x/1"),
+            ({"removed": ["x/"]}, {"removed": ["x/y/"]}, "x/y/"),
+            ({"changes": {f"k{i}": i + 1 for i in range(1500)}}, {"changes": {"k7": 2}}, "k7"),
+            ({"changes": {f"x/{i}": i + 1 for i in range(1500)}}, {"removed": ["x/7"]}, "x/7, x/70, x/700 and"),
+        ],
+    )
+    def test_writes_that_collide(self, log: Log, first: dict[str, Any], second: dict[str, Any], named: str) -> None:
+        def write(base: Snapshot, what: dict[str, Any], author: str = "") -> Snapshot:
+            sizes = what.get("changes", {})
+            changes: dict[str, Change] = {key: None if size is None else entry(size) for key, size in sizes.items()}
+            removed, reads = what.get("removed", []), what.get("reads", [])
+            return commit(base, changes, removed=removed, reads=reads, author=author)
+
+        base = log.head()
+        after = write(base, first, "ann")
+        with pytest.raises(ConflictError, match=f"commit 0 of main by ann has changed {named}"):
+            write(base, second)
+        assert numbers(log.head()) == numbers(after)
+
+    def test_a_read_key_may_be_read_by_others(self, log: Log) -> None:
+        base = log.head()
+        commit(base, {"x": entry(1)}, reads=["m"])
+        assert numbers(commit(base, {"y": entry(2)}, reads=["m"])) == {"x": 1, "y": 2}
+
+    def test_segments_stay_few(self, log: Log, tmp_path: Path) -> None:
+        head = log.head()
+        for number in range(300):
+            head = commit(head, {f"k/{number:04d}": entry(number + 1)})
+        assert len(head.segments) <= 9
+        assert numbers(head) == {f"k/{number:04d}": number + 1 for number in range(300)}
+        fresh = Log.open(log.place.root).head()
+        assert fresh.number == 299 and numbers(fresh) == numbers(head)
+        written = sum(path.stat().st_size for path in (tmp_path / "place").rglob("*") if path.is_file())
+        assert written / 300 < 64_000
+        assert MERGED_INLINE > 300
+
+
+class TestVersions:
+    def test_branches_and_tags(self, log: Log) -> None:
+        first = commit(log.head(), {"a": entry(1)})
+        log.tag("v1", first, message="the first")
+        second = commit(first, {"a": entry(2)})
+        trial = commit(log.branch("try", first), {"a": entry(3)})
+        assert commit(trial, {"b": entry(4)}).number == 2
+        for version, expected in (
+            ("main", {"a": 2}), ("v1", {"a": 1}), ("try", {"a": 3, "b": 4}), ("@0", {"a": 1}), ("@1", {"a": 2}),
+            ("try@1", {"a": 3}), ("try@0", {"a": 1}), ("main@1", {"a": 2}),
+        ):  # fmt: skip
+            assert numbers(Log.open(log.place.root).resolve(version)) == expected, version
+        assert (log.branches(), log.tags()) == (["main", "try"], ["v1"])
+        assert numbers(second) == {"a": 2}
+        assert [made.branch for made in log.head("try").history()] == ["try", "try", "main"]
+
+    def test_what_cannot_be_written(self, log: Log) -> None:
+        head = commit(log.head(), {"a": entry(1)})
+        log.tag("v1", head)
+        for version in ("v1", "@0"):
+            with pytest.raises(JobError, match=f"{version} stays as it is; make a branch"):
+                commit(log.resolve(version), {"a": entry(2)})
+        for make in (log.branch, log.tag):
+            for name in ("v1", "main"):
+                with pytest.raises(ExistsError, match=f"there is a (tag|branch) {name} already"):
+                    make(name, head)
+            with pytest.raises(JobError, match="cannot be the name of a version"):
+                make("a/b", head)
+        with pytest.raises(JobError, match="there is no commit yet"):
+            Log.open(f"{log.place.root}other", create=True).tag("v1", Log.open(f"{log.place.root}other").head())
+
+    @pytest.mark.parametrize("version", ["nothing", "@7", "try@0", "@x", "@-1", "../main"])
+    def test_what_there_is_not(self, log: Log, version: str) -> None:
+        log.tag("v1", commit(log.head(), {"a": entry(1)}))
+        with pytest.raises(NotFoundError, match=r"there is no version .*; there is main, v1, and @N for a commit"):
+            log.resolve(version)
+
+    def test_places_without_a_log(self, tmp_path: Path) -> None:
+        with pytest.raises(NotFoundError, match="there is no log here"):
+            Log.open(f"{tmp_path}/nothing")
+        (tmp_path / "log.json").write_text("{}")
+        with pytest.raises(CorruptError, match="this is not an object of a log"):
+            Log.open(str(tmp_path), create=True)
+        (tmp_path / "log.json").write_text('{"format": 99}')
+        with pytest.raises(CorruptError, match="it has format 99, and this shardtools knows 1; upgrade it"):
+            Log.open(str(tmp_path))
+
+
+class TestDamage:
+    def make(self, log: Log) -> Path:
+        head = log.head()
+        for number in range(3):
+            head = commit(head, {f"k{number}": entry(number + 1)})
+        return Path(log.place.root) / "log" / "main"
+
+    def test_of_the_newest_commit(self, log: Log) -> None:
+        path = self.make(log) / f"{2:020d}"
+        good = path.read_bytes()
+        for damaged in (good[:-1], good[: len(good) // 2], b"", good.replace(b"k2", b"kX", 1)):
+            path.write_bytes(damaged)
+            with pytest.raises(CorruptError, match="the commit is damaged: its digest does not match"):
+                Log.open(log.place.root).head()
+            assert numbers(Log.open(log.place.root).resolve("@1")) == {"k0": 1, "k1": 2}
+
+    def test_of_an_earlier_commit(self, log: Log) -> None:
+        path = self.make(log) / f"{1:020d}"
+        changed = parse_commit(path.read_bytes(), "")
+        path.write_bytes(dump_commit(Commit("main", 1, changed.parent, (), changed.segments))[0])
+        head = Log.open(log.place.root).head()
+        assert len(numbers(head)) == 3
+        with pytest.raises(CorruptError, match="the history was altered"):
+            list(head.history())
+        path.unlink()
+        with pytest.raises(CorruptError, match="a commit that the history needs is gone"):
+            list(Log.open(log.place.root).resolve("@2").history())
+
+    def test_of_a_later_format(self, log: Log) -> None:
+        path = self.make(log) / f"{2:020d}"
+        body = json.loads(path.read_bytes().split(b"\n")[0]) | {"format": 2}
+        line = json.dumps(body).encode()
+        path.write_bytes(line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n")
+        with pytest.raises(CorruptError, match="it has format 2, and this shardtools knows 1; upgrade it"):
+            Log.open(log.place.root).head()
+
+    def test_of_a_hint(self, log: Log) -> None:
+        self.make(log)
+        hints = Path(log.place.root) / "hints"
+        hints.mkdir(exist_ok=True)
+        for text in (
+            "",
+            "{}",
+            '{"format": 1, "number": 99}',
+            '{"format": 1, "number": -5}',
+            '{"format": 1, "number": 1}',
+        ):
+            (hints / "main").write_text(text)
+            assert Log.open(log.place.root).head().number == 2
