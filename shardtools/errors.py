@@ -9,6 +9,7 @@
     │   ├── RefusedError                              the server does not support this: 405, 413, 416, 501
     │   ├── FullError                                 no space left: ENOSPC, 507
     │   ├── ChangedError                              the object was replaced while it was read
+    │   ├── ConflictError                             somebody else has changed the same thing
     │   ├── ConflictUnsupportedError                  the server has no exclusive create
     │   └── UnavailableError     (ConnectionError)    still failing after every retry
     ├── ShardError           (ValueError)         what is inside a shard

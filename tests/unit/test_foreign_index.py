@@ -718,13 +718,13 @@ class TestWids:
     def test_places_that_it_may_not_name(self, folder: Path, nginx: NginxServer) -> None:
         """A local index names what is in its folder, one of a server what is on that, unless it is trusted."""
         write_dataset(nginx.root, 1, 5, name="far")
-        secret = folder.parent / "secret.tar"
+        secret = folder.parent / "private.tar"  # no word that another test has as a password
         secret.write_bytes((folder / "in-0.tar").read_bytes())
         outside = r"index names a place outside of its {}: .*{}; if you trust the index, .* --trust-index, or trust_in"
         near = self.write(nginx.root / "near.json", shardlist=self.shards("far-0.tar"))
         for name in (
             str(secret),
-            "../secret.tar",
+            "../private.tar",
             secret.as_uri(),
             f"{nginx.url}far-0.tar",
             f"{folder.name}/../in-0.tar",
