@@ -9,7 +9,7 @@ import click
 
 from shardtools.cli.common import run_command, silence_stdout, tell
 from shardtools.cli.extracting import ExtractLine, count_up, end
-from shardtools.cli.options import CommandLine, Function, add_options, reading_options
+from shardtools.cli.options import CommandLine, Function, add_options, arg_option, reading_options
 from shardtools.errors import JobError, StorageError
 from shardtools.units import format_count
 
@@ -51,14 +51,7 @@ _OPTIONS = [
     click.option("-f", "--field", "fields", multiple=True, metavar="FIELD", help="A field to write; may be repeated."),
     click.option("--keys", is_flag=True, help="Write only the keys."),
     click.option("-p", "--script", metavar="FILE", help="A Python script that defines extract_sample(record)."),
-    click.option(
-        "-a",
-        "--arg",
-        "assignments",
-        multiple=True,
-        metavar="NAME=VALUE",
-        help="A keyword argument for the function; may be repeated.",
-    ),
+    arg_option("the function"),
     click.option("-o", "--output", metavar="FILE", help="The path or URL to write to.  [default: standard output]"),
     click.option(
         "--format",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import CommandLine, common_options
+from shardtools.cli.options import CommandLine, arg_option, common_options
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.units import format_count
@@ -45,14 +45,7 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 @click.option(
     "-p", "--script", required=True, metavar="FILE", help="The Python script that defines process_sample(record)."
 )
-@click.option(
-    "-a",
-    "--arg",
-    "assignments",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A keyword argument for the function; may be repeated.",
-)
+@arg_option("the function")
 @common_options
 def main(line: CommandLine, script: str, assignments: tuple[str, ...]) -> None:
     """Run a script's process_sample(record) over every sample of SRC, and write what it returns to DST."""

@@ -8,7 +8,7 @@ import click
 
 from shardtools.cli.common import run_command
 from shardtools.cli.exchanging import ExchangeLine, exchange, exchange_options
-from shardtools.cli.options import CommandLine
+from shardtools.cli.options import CommandLine, arg_option
 
 if TYPE_CHECKING:
     from shardtools.jobs.exchange.duplicates import Merge, OnConflict
@@ -52,14 +52,7 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 @click.option(
     "-p", "--script", metavar="FILE", help="A Python script that defines sort_key, reduce_samples or combine_samples."
 )
-@click.option(
-    "-a",
-    "--arg",
-    "assignments",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A keyword argument for its functions; may be repeated.",
-)
+@arg_option("its functions")
 @click.option(
     "--merge",
     type=click.Choice(["inner", "outer", "left"]),

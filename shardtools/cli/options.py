@@ -152,6 +152,18 @@ class CommandLine:
         return options
 
 
+def arg_option(what: str) -> Callable[[Function], Function]:
+    """Return the option that gives ``what`` keyword arguments."""
+    return click.option(
+        "-a",
+        "--arg",
+        "assignments",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help=f"A keyword argument for {what}; may be repeated.",
+    )
+
+
 def common_options(command: Function) -> Function:
     """Add the arguments and options that every command has that writes shards; it gets them as ``line``."""
     groups = (_ARGUMENTS, _RUN_OPTIONS, _RESUME_OPTIONS, _STORAGE_OPTIONS, _DRY_OPTIONS, _TELL_OPTIONS)

@@ -19,6 +19,7 @@ from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record, records
 from shardtools.storage import StorageOptions, using
 from shardtools.types import Ints
+from shardtools.units import format_count
 
 _SHOWN_SPECS = 3
 """The number of specs that are shown of a list."""
@@ -37,9 +38,9 @@ class ShardedDataset(Sequence[Record]):
         self._shards = ShardSet(spec, options, trust_index=trust_index)
 
     def __repr__(self) -> str:
-        counted = [_count(len(self._shards.urls), "shard")]
+        counted = [format_count(len(self._shards.urls), "shard")]
         if ends := self._shards.ends:
-            counted.append(_count(ends[-1], "sample"))
+            counted.append(format_count(ends[-1], "sample"))
         return f"<{type(self).__name__} {self.shown_spec}: {', '.join(counted)}>"
 
     def _repr_html_(self) -> str:
@@ -237,10 +238,6 @@ class ShardedDataset(Sequence[Record]):
             for i, place in zip(at.tolist(), places.tolist(), strict=True):
                 results[i] = values[place]
         return results
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def normalize(index: Any, size: int) -> Ints:

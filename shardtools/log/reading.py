@@ -140,5 +140,6 @@ def scan(segments: Sequence[Segment], prefix: str = "") -> Iterator[tuple[str, E
 
 
 def entries(segment: Segment) -> Mapping[str, Change]:
-    """Return all changes of a segment."""
-    return dict(segment.scan())
+    """Return all changes of a segment, which is read in one request."""
+    blocks = segment.blocks(range(len(segment.index().blocks)))
+    return {key: change for block in blocks.values() for key, change in block.items()}
