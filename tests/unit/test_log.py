@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError, NotFoundError
-from shardtools.log.commit import Commit, dump_commit, parse_commit
-from shardtools.log.committing import MERGED_INLINE, commit, merge_tail, write_segment
+from shardtools.log.commit import Commit, Write, dump_commit, parse_commit
+from shardtools.log.committing import MERGED_INLINE, Proposal, _Committer, commit, merge_tail, write_segment
+from shardtools.log.conflict import Footprint
 from shardtools.log.log import Log, Snapshot, new_id
 from shardtools.log.names import check_key, check_object, check_reference
 from shardtools.log.place import Place
@@ -281,3 +282,28 @@ class TestDamage:
         ):
             (hints / "main").write_text(text)
             assert Log.open(log.place.root).head().number == 2
+
+
+def propose(base: Snapshot, key: str, message: str) -> _Committer:
+    """Return a writer of one key on top of ``base`` that has come too late once, and has proposed its write."""
+    segment = write_segment(base.log.place, new_id(), {key: entry(1)})
+    write = Write(new_id(), message, "", "", segment, (key,))
+    committer = _Committer(base.log, Proposal(base.number, write), Footprint(frozenset([key]), (), frozenset()))
+    committer._propose("main")
+    return committer
+
+
+def test_what_is_taken_along(log: Log) -> None:
+    """What fits; but nothing that collides, with a commit or with another that is taken, and nothing twice."""
+    base = log.head()
+    done = propose(base, "a", "done")
+    head = done.run(base)
+    propose(base, "a", "collides with a commit")
+    done._propose("main")  # as if its writer had been killed before it could take the proposal back
+    propose(base, "b", "fits")
+    mine = propose(base, "c", "mine")
+    propose(base, "c", "collides with mine")
+    assert sorted(write.message for write in mine._build(head).writes) == ["fits", "mine"]
+    after = mine.run(base)
+    assert sorted(write.message for made in after.history() for write in made.writes) == ["done", "fits", "mine"]
+    assert numbers(after) == {"a": 1, "b": 1, "c": 1}
