@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from shardtools.arrays.array import HubArray
+    from shardtools.arrays.hub import Hub
+    from shardtools.arrays.hub import open_hub as hub
     from shardtools.errors import ShardtoolsError
     from shardtools.jobs.extraction.extract import ExtractResult
     from shardtools.jobs.extraction.statistics import Statistics, ValueCounts
@@ -26,6 +29,8 @@ _LAZY = {
     "Dataset": "shardtools.reading:Dataset",
     "ExtractResult": "shardtools.jobs.extraction.extract:ExtractResult",
     "FieldView": "shardtools.view.field_view:FieldView",
+    "Hub": "shardtools.arrays.hub:Hub",
+    "HubArray": "shardtools.arrays.array:HubArray",
     "IndexResult": "shardtools.programs.index:IndexResult",
     "JobResult": "shardtools.jobs.report:JobResult",
     "Limits": "shardtools.limits:Limits",
@@ -35,6 +40,7 @@ _LAZY = {
     "ValueCounts": "shardtools.jobs.extraction.statistics:ValueCounts",
     "count": "shardtools.programs.statistics:count",
     "extract": "shardtools.programs.extract:extract",
+    "hub": "shardtools.arrays.hub:open_hub",
     "index": "shardtools.programs.index:index",
     "map": "shardtools.programs.map:map",
     "open": "shardtools.reading:open_dataset",
@@ -48,6 +54,8 @@ __all__ = [
     "Dataset",
     "ExtractResult",
     "FieldView",
+    "Hub",
+    "HubArray",
     "IndexResult",
     "JobResult",
     "Limits",
@@ -57,6 +65,7 @@ __all__ = [
     "ValueCounts",
     "count",
     "extract",
+    "hub",
     "index",
     "map",
     "open",

@@ -263,11 +263,18 @@ def normalize(index: Any, size: int) -> Ints:
     return np.where(indexes < 0, indexes + size, indexes)
 
 
-def storage_options(cache: str | None, retries: int, timeout: float, limits: Limits = DEFAULT_LIMITS) -> StorageOptions:
-    """Return storage options. The cache's folder becomes absolute, so that it stays the same in other processes."""
-    if cache is not None:
-        from shardtools.storage.cache import parse_cache
+def storage_options(
+    cache: str | Sequence[str] | None, retries: int, timeout: float, limits: Limits = DEFAULT_LIMITS
+) -> StorageOptions:
+    """Return storage options. Folders of caches become absolute, so that they stay the same in other processes."""
+    caches = [] if cache is None else [cache] if isinstance(cache, str) else list(cache)
+    fixed = tuple(map(_absolute_cache, caches))
+    chosen = None if not fixed else fixed[0] if len(fixed) == 1 else fixed
+    return StorageOptions(retries=retries, timeout=timeout, cache=chosen, limits=limits)
 
-        folder, size = parse_cache(cache)
-        cache = f"{os.path.abspath(folder)}:{size}"
-    return StorageOptions(retries=retries, timeout=timeout, cache=cache, limits=limits)
+
+def _absolute_cache(cache: str) -> str:
+    from shardtools.storage.cache import parse_cache
+
+    folder, size = parse_cache(cache)
+    return f"{os.path.abspath(folder)}:{size}"

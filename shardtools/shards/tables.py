@@ -112,9 +112,9 @@ class Tables:
 
     def _place(self, url: str, stat: Stat) -> str | None:
         """Return where the cache keeps the table of a shard that has no sidecar; None without a cache."""
-        if self._options.cache is None:
+        if not self._options.caches:
             return None
         from shardtools.storage.cache import parse_cache
 
         text = f"{identity(url)} {stat.size}-{stat.validator}".encode(errors="surrogatepass")
-        return f"{parse_cache(self._options.cache)[0]}/tables/{blake2b(text, digest_size=16).hexdigest()}.index.npz"
+        return f"{parse_cache(self._options.caches[0])[0]}/tables/{blake2b(text, digest_size=16).hexdigest()}.index.npz"

@@ -103,11 +103,12 @@ class StorageOptions:
     """How storage is used.
 
     ``retries`` is how often a request is repeated after transient failures in a row, ``timeout`` how many seconds to
-    wait for the next bytes from a server. ``cache``, as ``DIR`` or ``DIR:SIZE``, is a folder that keeps
-    what is read from servers (see ``cache.py``). With ``verify`` every shard that is read whole must have a sidecar
-    and match its checksum; without it, those that come from a server and have one. ``limits`` says how large things
-    from outside may be. ``named`` are the web servers that the user has named, as `server_of` writes them: a
-    header of SHARDTOOLS_HTTP_HEADERS without a URL is sent to these only, never to a server that only a file names.
+    wait for the next bytes from a server. ``cache``, as ``DIR`` or ``DIR:SIZE``, is a folder that keeps what is read
+    from servers (see ``cache.py``); of several the first is asked first. With ``verify`` every shard that is read whole
+    must have a sidecar and match its checksum; without it, those that come from a server and have one. ``limits`` says
+    how large things from outside may be. ``named`` are the web servers that the user has named, as `server_of` writes
+    them: a header of SHARDTOOLS_HTTP_HEADERS without a URL is sent to these only, never to a server that only a file
+    names.
 
     Raises:
         ValueError: ``retries`` is negative, or ``timeout`` is not positive.
@@ -116,7 +117,7 @@ class StorageOptions:
 
     retries: int = 5
     timeout: float = 60.0
-    cache: str | None = None
+    cache: str | tuple[str, ...] | None = None
     verify: bool = False
     limits: Limits = DEFAULT_LIMITS
     named: frozenset[str] = frozenset()
@@ -124,10 +125,16 @@ class StorageOptions:
     def __post_init__(self) -> None:
         if self.retries < 0 or not self.timeout > 0:
             raise ValueError(f"retries must not be negative and timeout above zero: {self.retries}, {self.timeout}")
-        if self.cache is not None:
+        if self.caches:
             from shardtools.storage.cache import parse_cache
 
-            parse_cache(self.cache)
+            for cache in self.caches:
+                parse_cache(cache)
+
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """The caches, the one that is asked first first."""
+        return () if self.cache is None else (self.cache,) if isinstance(self.cache, str) else self.cache
 
     def naming(self, *specs: str | Iterable[str] | None) -> StorageOptions:
         """Return these options, with the web servers in ``specs``, which the user wrote, added to ``named``.
@@ -318,10 +325,11 @@ def get_storage(url: str) -> Storage:
         module, name = _BACKENDS[scheme]
         backend: type[Storage] = getattr(importlib.import_module(module), name)
         made = backend.with_options(options)
-        if options.cache is not None and scheme not in _UNCACHED:
+        if options.caches and scheme not in _UNCACHED:
             from shardtools.storage.cache import CachedStorage
 
-            made = CachedStorage(made, options.cache, patience=options.timeout)
+            for cache in reversed(options.caches):
+                made = CachedStorage(made, cache, patience=options.timeout)
         # setdefault: of two threads that get here at once, both return the same instance.
         storage = _instances.setdefault((scheme, options), made)
     return storage

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sized
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +53,7 @@ class ArrayLike(NDArrayOperatorsMixin):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array: ...
 
     @abstractmethod
-    def pieces(self, size: int) -> Iterator[Self]:
+    def pieces(self, size: int) -> Iterator[ArrayLike]:
         """Yield the view in parts of ``size`` samples; an empty view as one empty part."""
 
     def load(self, what: str) -> Array:

@@ -1,0 +1,17 @@
+"""Arrays by name and version: a Zarr hierarchy in tar shards, on a log of commits.
+
+    hub.array, hub.load -> HubArray: index -> chunks -> keys -> log -> ranges of data shards -> numpy
+    transaction -> whole chunks into a data shard, parts of chunks in memory -> one commit
+
+hub.py          Hub: versions, creating and opening arrays
+array.py        HubArray: numpy-like indexing, reductions, writing
+grid.py         which chunks an index selects, and which part of each
+metadata.py     what a ``zarr.json`` says, by the zarr library
+codecs.py       chunks as bytes
+chunk_reader.py chunks of a snapshot
+data_writer.py  chunks into tar shards
+transaction.py  writes that become one commit
+names.py        names of arrays, and the keys of the log
+
+``docs/arrays.md`` describes the format and what is guaranteed.
+"""

@@ -1,0 +1,401 @@
+"""An array of a hub, as numpy users know arrays: indexing fetches the chunks that it needs and returns numpy arrays.
+
+array[index] -> Selection -> chunks of one snapshot -> numpy array
+array[index] = values -> a transaction -> one commit -> the array goes on to that
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shardtools.arrays.chunks import load_chunks, read
+from shardtools.arrays.grid import Piece, Selection, Shape, select, select_orthogonal
+from shardtools.arrays.metadata import ArrayMetadata
+from shardtools.errors import ConflictError
+from shardtools.log.log import Snapshot
+from shardtools.view import reductions
+from shardtools.view.array_like import ArrayLike
+
+if TYPE_CHECKING:
+    from shardtools.arrays.hub import Hub
+    from shardtools.arrays.transaction import Transaction
+
+Array = npt.NDArray[Any]
+
+_BATCH = 1 << 25
+"""Decoded bytes of a part of a reduction."""
+
+_ATTEMPTS = 20
+"""How often an append is made anew when others append at the same time."""
+
+
+class ChunkedArray(ArrayLike):
+    """What arrays of a snapshot and of a transaction have in common: all that reads.
+
+    Basic indexing, and one list or mask, are as in numpy. ``oindex`` takes a list for each axis.
+    """
+
+    path: str
+
+    @property
+    @abstractmethod
+    def metadata(self) -> ArrayMetadata:
+        """What the array's document says."""
+
+    @abstractmethod
+    def write(self, selection: Selection, values: Any) -> None:
+        """Write a selection."""
+
+    @abstractmethod
+    def load_pieces(self, pieces: Sequence[Piece]) -> Sequence[Array | None]:
+        """Return the chunks of pieces; None for those that were never written."""
+
+    @property
+    def shape(self) -> Shape:
+        """The size of each axis."""
+        return self.metadata.shape
+
+    @property
+    def chunks(self) -> Shape:
+        """The shape of a chunk."""
+        return self.metadata.chunks
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the elements."""
+        return self.metadata.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all elements, whether they were written or not."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def fill_value(self) -> Any:
+        """What elements are that were never written."""
+        return self.metadata.fill_value
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """The array's attributes."""
+        return self.metadata.attributes
+
+    @property
+    def dims(self) -> tuple[str | None, ...]:
+        """The names of the axes, None for those that have none."""
+        return self.metadata.dimension_names or (None,) * self.ndim
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of unsized object")
+        return self.shape[0]
+
+    # --- reading
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return what numpy would, of one list or mask at most; with lists for all axes, of points.
+
+        Raises:
+            IndexError: it is out of range, or not allowed.
+            CorruptError: a chunk that was written is gone, too short or damaged.
+        """
+        if (points := _points(index, self.ndim)) is not None:
+            return self.vindex[points]
+        selection = select(index, self.shape)
+        found = selection.result(self._read(selection))
+        return found[()] if not found.ndim else found
+
+    def _read(self, selection: Selection) -> Array:
+        return read(selection, self.metadata, self.load_pieces)
+
+    @property
+    def oindex(self) -> OrthogonalIndex:
+        """Indexing with a list or mask for each axis by itself, as ``numpy.ix_``."""
+        return OrthogonalIndex(self)
+
+    @property
+    def vindex(self) -> PointIndex:
+        """Indexing with lists for all axes, which together are the points."""
+        return PointIndex(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        for part in self.pieces(1):
+            yield from np.asarray(part)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return the array in memory.
+
+        Raises:
+            ValueError: ``copy`` is False.
+        """
+        if copy is False:
+            raise ValueError("an array of a hub is always a copy")
+        loaded = np.asarray(self[...])
+        return loaded if dtype is None else loaded.astype(dtype, copy=False)
+
+    def pieces(self, size: int) -> Iterator[Rows]:
+        """Yield the array in parts along the first axis: whole chunks of about 32 MiB, whatever ``size`` is."""
+        if not self.shape:
+            raise TypeError("an array without axes has no parts: take array[()]")
+        height = self.chunks[0]
+        row = max(self.nbytes // max(len(self), 1), 1)
+        step = max(_BATCH // (row * height), 1) * height
+        return (Rows(self, at, min(at + step, len(self))) for at in range(0, max(len(self), 1), step))
+
+    def to_dask(self, chunks: Any = None) -> Any:
+        """Return a Dask array, whose chunks, by default those of this array, are read when they are computed."""
+        import dask.array as da
+
+        return da.from_array(self, chunks=self.chunks if chunks is None else chunks, name=False)
+
+    # --- reductions, a few parts in memory at a time
+
+    def sum(self, axis: Any = None) -> Any:
+        """Return the sum, with the type that numpy gives it."""
+        return reductions.reduce(self, "sum", axis)
+
+    def min(self, axis: Any = None) -> Any:
+        """Return the smallest element."""
+        return reductions.reduce(self, "min", axis)
+
+    def max(self, axis: Any = None) -> Any:
+        """Return the largest element."""
+        return reductions.reduce(self, "max", axis)
+
+    def any(self, axis: Any = None) -> Any:
+        """Return whether any element is true."""
+        return reductions.reduce(self, "any", axis)
+
+    def all(self, axis: Any = None) -> Any:
+        """Return whether all elements are true."""
+        return reductions.reduce(self, "all", axis)
+
+    def mean(self, axis: Any = None) -> Any:
+        """Return the mean."""
+        return reductions.moments(self, axis).mean
+
+    def var(self, axis: Any = None, ddof: int = 0) -> Any:
+        """Return the variance."""
+        moments = reductions.moments(self, axis)
+        return moments.squares / (moments.count - ddof)
+
+    def std(self, axis: Any = None, ddof: int = 0) -> Any:
+        """Return the standard deviation."""
+        return np.sqrt(self.var(axis, ddof))
+
+
+class Rows(ArrayLike):
+    """Rows of an array that are loaded when they are needed: a part of a reduction."""
+
+    def __init__(self, array: ChunkedArray, start: int, stop: int):
+        self._array, self._start, self._stop = array, start, stop
+
+    @property
+    def ndim(self) -> int:
+        return self._array.ndim
+
+    @property
+    def nbytes(self) -> int:
+        return self._array.nbytes // max(len(self._array), 1) * len(self)
+
+    def __len__(self) -> int:
+        return max(self._stop - self._start, 0)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        loaded = np.asarray(self._array[self._start : self._stop])
+        return loaded if dtype is None else loaded.astype(dtype, copy=False)
+
+    def pieces(self, size: int) -> Iterator[Rows]:
+        return (
+            Rows(self._array, at, min(at + size, self._stop)) for at in range(self._start, max(self._stop, 1), size)
+        )
+
+
+class OrthogonalIndex:
+    """``array.oindex``."""
+
+    def __init__(self, array: ChunkedArray):
+        self._array = array
+
+    def __getitem__(self, index: Any) -> Array:
+        """Return what is selected, each axis by itself.
+
+        Raises:
+            IndexError: it is out of range, or not allowed.
+        """
+        selection = select_orthogonal(index, self._array.shape)
+        return selection.result(self._array._read(selection))
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        self._array.write(select_orthogonal(index, self._array.shape), values)
+
+
+class PointIndex:
+    """``array.vindex``."""
+
+    def __init__(self, array: ChunkedArray):
+        self._array = array
+
+    def __getitem__(self, index: Any) -> Array:
+        """Return the elements at some points, given as a list of positions for each axis.
+
+        Raises:
+            IndexError: it is out of range, or not allowed.
+        """
+        array = self._array
+        parts = index if isinstance(index, tuple) else (index,)
+        if len(parts) != array.ndim:
+            raise IndexError(f"points of {array.ndim} axes need as many lists, not {len(parts)}")
+        places = np.broadcast_arrays(*(np.asarray(part) for part in parts))
+        shape = places[0].shape
+        axes = [select((place.reshape(-1),), (size,)).axes[0] for place, size in zip(places, array.shape, strict=True)]
+        numbers = np.array(axes, np.int64).reshape(array.ndim, -1)
+        found = np.empty(numbers.shape[1], array.dtype)
+        chunks = np.array(array.chunks, np.int64)[:, None]
+        grid, group = np.unique(numbers // chunks, axis=1, return_inverse=True)
+        inside = numbers % chunks
+        pieces = [Piece(tuple(coordinates), (), (), False) for coordinates in grid.T.tolist()]
+        for start in range(0, len(pieces), 256):
+            for place, chunk in enumerate(array.load_pieces(pieces[start : start + 256]), start):
+                rows = np.flatnonzero(group.reshape(-1) == place)
+                found[rows] = array.fill_value if chunk is None else chunk[tuple(inside[:, rows])]
+        return found.reshape(shape)
+
+
+def _points(index: Any, ndim: int) -> tuple[Any, ...] | None:
+    """Return an index that selects points, as lists for all axes; None if it does not."""
+    if isinstance(index, np.ndarray) and index.dtype == np.bool_ and index.ndim == ndim > 1:
+        return np.nonzero(index)
+    if not isinstance(index, tuple) or len(index) != ndim:
+        return None
+    lists = sum(isinstance(part, list | np.ndarray) and np.ndim(part) > 0 for part in index)
+    whole = all(isinstance(part, list | np.ndarray | int | np.integer) for part in index)
+    if lists < 2 or not whole:
+        return None
+    return tuple(np.flatnonzero(part) if np.asarray(part).dtype == np.bool_ else part for part in index)
+
+
+class HubArray(ChunkedArray):
+    """The array ``path`` of a hub, as of one commit. What others write is not seen before `refresh`.
+
+    ``hub.array`` and ``hub.load`` return it. It can be pickled: where it arrives it shows the same commit.
+    """
+
+    def __init__(self, hub: Hub, snapshot: Snapshot, path: str, metadata: ArrayMetadata):
+        self.hub, self.path = hub, path
+        self._snapshot, self._metadata = snapshot, metadata
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (
+            self.hub,
+            self._snapshot.branch.name,
+            self._snapshot.number,
+            self._snapshot.fixed,
+            self.path,
+        )
+
+    @property
+    def metadata(self) -> ArrayMetadata:
+        return self._metadata
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The commit that is seen."""
+        return self._snapshot
+
+    @property
+    def version(self) -> str:
+        """The branch and number of the commit that is seen, such as ``main@17``."""
+        return f"{self._snapshot.branch.name}@{self._snapshot.number}"
+
+    def load_pieces(self, pieces: Sequence[Piece]) -> Sequence[Array | None]:
+        snapshot = self._snapshot
+        return load_chunks(snapshot.log.place, snapshot.find, self.path, self._metadata, pieces, self.hub.cache)
+
+    def refresh(self) -> HubArray:
+        """Go on to the newest commit of the branch, and return the array. A tag or a number stays what it is."""
+        if self._snapshot.fixed is None:
+            self._move_to(self._snapshot.log.head(self._snapshot.branch.name))
+        return self
+
+    def _move_to(self, snapshot: Snapshot) -> None:
+        self._metadata = self.hub.read_array(snapshot, self.path)
+        self._snapshot = snapshot
+
+    # --- writing: each is one commit
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        """Write what numpy would, as one commit. A Dask array is computed and written by all its workers.
+
+        Raises:
+            ConflictError: others have written the same chunks since the commit that is seen.
+            IndexError, ValueError: numpy's.
+        """
+        with self._begin("write") as transaction:
+            transaction[self.path][index] = values
+        self._move_to(transaction.result)
+
+    def write(self, selection: Selection, values: Any) -> None:
+        """Write a selection, as one commit."""
+        with self._begin("write") as transaction:
+            transaction[self.path].write(selection, values)
+        self._move_to(transaction.result)
+
+    def append(self, values: Any) -> None:
+        """Make the first axis longer by some rows and write them there, as one commit.
+
+        When others append at the same time, their rows come before or after these.
+
+        Raises:
+            ValueError: the rows have another shape.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self._begin("append to") as transaction:
+                    transaction[self.path].append(values)
+            except ConflictError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                self.refresh()
+            else:
+                self._move_to(transaction.result)
+                return
+
+    def resize(self, shape: Sequence[int]) -> None:
+        """Give the array another shape, as one commit. What lies outside of it is removed for good."""
+        with self._begin("resize") as transaction:
+            transaction[self.path].resize(shape)
+        self._move_to(transaction.result)
+
+    def set_attrs(self, attributes: Mapping[str, Any]) -> None:
+        """Give the array other attributes, as one commit."""
+        with self._begin("set attributes of") as transaction:
+            transaction[self.path].set_attrs(attributes)
+        self._move_to(transaction.result)
+
+    def _begin(self, what: str) -> Transaction:
+        return self.hub.begin(self._snapshot, f"{what} {self.path}")
+
+    def __repr__(self) -> str:
+        return f"<HubArray {self.path}:{self.version} {self.shape} {self.dtype}, chunks {self.chunks}>"
+
+
+def _open_again(hub: Hub, branch: str, number: int, fixed: str | None, path: str) -> HubArray:
+    snapshot = hub.snapshot_at(branch, number, fixed)
+    return HubArray(hub, snapshot, path, hub.read_array(snapshot, path))

@@ -1,0 +1,108 @@
+"""The bytes of a snapshot: keys -> where they lie -> ranges of data shards, joined and checked.
+
+    keys -> log -> entries, by object -> open file or ranges of a server -> CRC-32C -> bytes
+
+What is listed and cannot be read, or is not what was written, is an error. It is never taken for what was not written.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import google_crc32c
+
+from shardtools.errors import CorruptError, NotFoundError, RefusedError, StorageError
+from shardtools.log.place import Place
+from shardtools.log.segment import Entry
+from shardtools.lru import LRU
+from shardtools.storage import ByteRange, current_options, follow, get_storage
+from shardtools.storage.open_files import OpenFile, open_file
+from shardtools.urls import is_local
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+THREADS = 16
+"""Objects of a server that are read at the same time."""
+
+_FIX = "restore it from a copy, or read an earlier version"
+
+_files: LRU[str, OpenFile] = LRU(128)
+
+
+def read_entries(place: Place, entries: Mapping[str, Entry]) -> dict[str, bytes]:
+    """Return the bytes of keys, checked against their CRC-32C.
+
+    Raises:
+        CorruptError: an object is gone, too short, or damaged.
+        StorageError: it cannot be read.
+    """
+    by_object: defaultdict[str, list[str]] = defaultdict(list)
+    for key, entry in entries.items():
+        by_object[entry.name].append(key)
+    jobs = [(place.root + name, keys) for name, keys in by_object.items()]
+    found: dict[str, bytes] = {}
+    with place.using():
+
+        def read(job: tuple[str, Sequence[str]]) -> list[bytes]:
+            url, keys = job
+            return _read_object(url, [entries[key] for key in keys], keys)
+
+        for (url, keys), values in zip(jobs, run_each(read, jobs, 1 if is_local(place.root) else THREADS), strict=True):
+            _check(url, keys, [entries[key].crc32c for key in keys], values)
+            found.update(zip(keys, values, strict=True))
+    return found
+
+
+def read_parts(place: Place, entry: Entry, key: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+    """Return parts of what a key has, given as ranges of it. They have no checksum of their own.
+
+    Raises:
+        CorruptError: the object is gone or too short.
+        StorageError: it cannot be read.
+    """
+    parts = [
+        Entry(entry.name, entry.offset + part.start, min(part.stop, entry.size) - part.start, 0) for part in ranges
+    ]
+    with place.using():
+        return _read_object(place.root + entry.name, parts, [key] * len(parts))
+
+
+def run_each(call: Callable[[T], R], jobs: Sequence[T], threads: int) -> Iterable[R]:
+    """Return the results of calls, in order; in threads if there are several."""
+    if len(jobs) < 2 or threads < 2:
+        return map(call, jobs)
+    with ThreadPoolExecutor(min(threads, len(jobs)), "shardtools-hub", follow, (current_options(),)) as pool:
+        return list(pool.map(call, jobs))
+
+
+def _read_object(url: str, entries: Sequence[Entry], keys: Sequence[str]) -> list[bytes]:
+    starts, stops = [entry.offset for entry in entries], [entry.offset + entry.size for entry in entries]
+    try:
+        if is_local(url):
+            return _open(url).read_many(starts, stops)
+        return get_storage(url).read_ranges(url, list(map(ByteRange, starts, stops)))
+    except StorageError as error:
+        _files.pop(url)
+        if isinstance(error, NotFoundError):
+            what = "a data shard is gone"
+        elif isinstance(error, RefusedError):
+            what = "the data shard is shorter than when it was written"
+        else:
+            raise
+        raise CorruptError(what, url=url, member=keys[0], fix=_FIX) from error
+
+
+def _open(url: str) -> OpenFile:
+    return _files.get(url) or _files.put(url, open_file(url))
+
+
+def _check(url: str, keys: Sequence[str], checksums: Sequence[int], values: Sequence[bytes]) -> None:
+    checksum = google_crc32c.value
+    for key, expected, data in zip(keys, checksums, values, strict=True):
+        if checksum(data) != expected:
+            _files.pop(url)
+            raise CorruptError("it is damaged: its CRC-32C does not match", url=url, member=key, fix=_FIX)

@@ -1,0 +1,201 @@
+"""Chunks as bytes: by a short path for the usual codecs, by the zarr library for all others.
+
+    numpy -> bytes -> zstd, gzip, crc32c -> bytes, and back
+
+The zarr library takes about 0.6 ms for a chunk of 12 kB, the short path a hundredth of it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any, Protocol
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+Array = npt.NDArray[Any]
+
+_PLAIN = frozenset(
+    [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+    + ["bool", "float16", "float32", "float64", "complex64", "complex128"]
+)
+"""Data types of Zarr whose bytes are those of numpy."""
+
+
+class ChunkCodec(Protocol):
+    """How the chunks of an array become bytes."""
+
+    def decode(self, data: bytes) -> Array:
+        """Return a chunk, which may be read-only.
+
+        Raises:
+            ValueError: the bytes are none.
+        """
+
+    def encode(self, chunk: Array) -> bytes:
+        """Return the bytes of a chunk."""
+
+
+def codec_of(document: bytes, chunks: tuple[int, ...], dtype: np.dtype[Any]) -> ChunkCodec:
+    """Return the codec of an array, given its document, the shape of its chunks and their type."""
+    body = json.loads(document)
+    return _plain_codec(body, chunks, dtype) or ZarrCodec(document, chunks)
+
+
+def _plain_codec(body: Mapping[str, Any], chunks: tuple[int, ...], dtype: np.dtype[Any]) -> PlainCodec | None:
+    if body["data_type"] not in _PLAIN if isinstance(body["data_type"], str) else True:
+        return None
+    first, *packings = [(codec["name"], codec.get("configuration", {})) for codec in body["codecs"]]
+    if first[0] != "bytes":
+        return None
+    stages = []
+    for name, configuration in packings:
+        if name == "zstd":
+            stages.append(_Stage(partial(_zstd, configuration["level"], configuration["checksum"]), _unzstd))
+        elif name == "gzip":
+            stages.append(_Stage(partial(_gzip, configuration["level"]), _ungzip))
+        elif name == "crc32c":
+            stages.append(_Stage(_add_crc32c, _check_crc32c))
+        else:
+            return None
+    return PlainCodec(chunks, dtype.newbyteorder(">" if first[1].get("endian") == "big" else "<"), tuple(stages))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One step: ``undo`` gets the number of bytes that the steps before it need at most."""
+
+    do: Callable[[bytes], bytes]
+    undo: Callable[[bytes, int], bytes]
+
+
+@dataclass(frozen=True)
+class PlainCodec:
+    """Numbers in C order, perhaps packed. ``dtype`` has the byte order that is stored."""
+
+    chunks: tuple[int, ...]
+    dtype: np.dtype[Any]
+    stages: tuple[_Stage, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a chunk."""
+        return prod(self.chunks) * self.dtype.itemsize
+
+    def decode(self, data: bytes) -> Array:
+        nbytes = self.nbytes
+        for stage in reversed(self.stages):
+            data = stage.undo(data, nbytes + 4 * len(self.stages))
+        if len(data) != nbytes:
+            raise ValueError(f"{len(data):,} bytes, not {nbytes:,}")
+        return np.frombuffer(data, self.dtype).reshape(self.chunks)
+
+    def encode(self, chunk: Array) -> bytes:
+        data = np.ascontiguousarray(chunk, self.dtype).tobytes()
+        for stage in self.stages:
+            data = stage.do(data)
+        return data
+
+
+class _Zstd(threading.local):
+    """What one thread packs and unpacks with: neither may be used by two at a time."""
+
+    def __init__(self) -> None:
+        self.unpacker = zstandard.ZstdDecompressor()
+        self.packers: dict[tuple[int, bool], zstandard.ZstdCompressor] = {}
+
+
+_local = _Zstd()
+
+
+def _zstd(level: int, checksum: bool, data: bytes) -> bytes:
+    packers = _local.packers
+    if (level, checksum) not in packers:
+        packers[level, checksum] = zstandard.ZstdCompressor(level=level, write_checksum=checksum)
+    return packers[level, checksum].compress(data)
+
+
+def _unzstd(data: bytes, limit: int) -> bytes:
+    try:
+        size = zstandard.frame_content_size(data)
+        if size > limit:
+            raise ValueError(f"{size:,} bytes, not at most {limit:,}")
+        return _local.unpacker.decompress(data, max_output_size=limit if size < 0 else 0)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"not zstd: {error}") from error
+
+
+def _gzip(level: int, data: bytes) -> bytes:
+    packer = zlib.compressobj(level, wbits=31)
+    return packer.compress(data) + packer.flush()
+
+
+def _ungzip(data: bytes, limit: int) -> bytes:
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        plain = unpacker.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise ValueError(f"not gzip: {error}") from error
+    if not unpacker.eof:
+        raise ValueError("more or fewer bytes than there should be")
+    return plain
+
+
+def _add_crc32c(data: bytes) -> bytes:
+    return data + struct.pack("<I", google_crc32c.value(data))
+
+
+def _check_crc32c(data: bytes, limit: int) -> bytes:
+    body = data[:-4]
+    if len(data) < 4 or struct.unpack("<I", data[-4:])[0] != google_crc32c.value(body):
+        raise ValueError("the CRC-32C of the codec does not match")
+    return body
+
+
+@dataclass(frozen=True)
+class ZarrCodec:
+    """All other arrays: zarr reads and writes an array of one chunk in memory."""
+
+    document: bytes
+    chunks: tuple[int, ...]
+
+    def decode(self, data: bytes) -> Array:
+        array, store, key = self._array()
+        store._store_dict[key] = _buffer(data)
+        try:
+            return np.asarray(array[...])
+        except Exception as error:  # of any codec
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+    def encode(self, chunk: Array) -> bytes:
+        array, store, key = self._array()
+        array[...] = chunk
+        encoded: bytes = store._store_dict[key].to_bytes()
+        return encoded
+
+    def _array(self) -> tuple[Any, Any, str]:
+        import zarr
+        from zarr.storage import MemoryStore
+
+        body = {**json.loads(self.document), "shape": list(self.chunks)}
+        store = MemoryStore({"zarr.json": _buffer(json.dumps(body).encode())})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            array = zarr.open_array(store, mode="r+", config={"write_empty_chunks": True})
+        return array, store, array.metadata.encode_chunk_key((0,) * len(self.chunks))
+
+
+def _buffer(data: bytes) -> Any:
+    from zarr.core.buffer import default_buffer_prototype
+
+    return default_buffer_prototype().buffer.from_bytes(data)

@@ -1,0 +1,188 @@
+"""What a ``zarr.json`` says: read and made by the zarr library, which knows grids, dtypes and codecs."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from shardtools.arrays.codecs import ChunkCodec, codec_of
+from shardtools.errors import CorruptError, JobError
+from shardtools.json_text import parse_json
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ArrayMetadata:
+    """What is known of an array: the bytes of its document, and what they say.
+
+    ``chunks`` is the shape of what is stored under one key: with the sharding codec that of a Zarr shard.
+    """
+
+    document: bytes
+    shape: Shape
+    chunks: Shape
+    dtype: np.dtype[Any]
+    fill_value: Any
+    attributes: Mapping[str, Any]
+    dimension_names: tuple[str | None, ...] | None
+    prefix: str
+    separator: str
+
+    @cached_property
+    def codec(self) -> ChunkCodec:
+        """How its chunks become bytes."""
+        return codec_of(self.document, self.chunks, self.dtype)
+
+    @property
+    def grid(self) -> Shape:
+        """The number of chunks along each axis."""
+        return tuple(-(-size // chunk) for size, chunk in zip(self.shape, self.chunks, strict=True))
+
+    def chunk_name(self, coordinates: Sequence[int]) -> str:
+        """Return the name of a chunk below its array.
+
+        >>> create_array((4, 6), (2, 3), "uint8").chunk_name((1, 0))
+        'c/1/0'
+        """
+        return self.prefix + self.separator.join(map(str, coordinates))
+
+    def coordinates(self, name: str) -> Shape | None:
+        """Return the coordinates of a chunk by its name; None if it is no chunk of the grid."""
+        if not name.startswith(self.prefix):
+            return None
+        text = name[len(self.prefix) :]
+        parts = text.split(self.separator) if text else []
+        if not self.shape and text in ("", "0"):
+            return ()
+        if len(parts) != len(self.shape) or not all(part.isdecimal() and str(int(part)) == part for part in parts):
+            return None
+        found = tuple(map(int, parts))
+        return found if all(a < b for a, b in zip(found, self.grid, strict=True)) else None
+
+    def with_shape(self, shape: Shape) -> ArrayMetadata:
+        """Return the metadata of an array of another shape."""
+        return self._changed(shape=list(shape))
+
+    def with_attributes(self, attributes: Mapping[str, Any]) -> ArrayMetadata:
+        """Return the metadata of an array with other attributes."""
+        return self._changed(attributes=dict(attributes))
+
+    def _changed(self, **values: Any) -> ArrayMetadata:
+        return parse_array(_dump({**json.loads(self.document), **values}), "zarr.json")
+
+
+def create_array(
+    shape: Sequence[int] | int,
+    chunks: Sequence[int] | int | None,
+    dtype: Any,
+    *,
+    fill_value: Any = None,
+    attributes: Mapping[str, Any] | None = None,
+    dimension_names: Sequence[str | None] | None = None,
+    **options: Any,
+) -> ArrayMetadata:
+    """Return the metadata of a new array; ``options`` are those of `zarr.create_array`, such as ``compressors``.
+
+    Raises:
+        ValueError, TypeError: they contradict each other.
+    """
+    import zarr
+    from zarr.storage import MemoryStore
+
+    sizes = (shape,) if isinstance(shape, int) else tuple(map(int, shape))
+    options |= {} if fill_value is None else {"fill_value": fill_value}
+    store = MemoryStore()
+    with warnings.catch_warnings():  # of dtypes that other Zarr libraries may not know: the caller has named it
+        warnings.simplefilter("ignore")
+        zarr.create_array(
+            store,
+            shape=sizes,
+            chunks="auto" if chunks is None else (chunks,) * len(sizes) if isinstance(chunks, int) else tuple(chunks),
+            dtype=dtype,
+            attributes=None if attributes is None else dict(attributes),
+            dimension_names=None if dimension_names is None else list(dimension_names),
+            zarr_format=3,
+            **options,
+        )
+    return parse_array(_dump(json.loads(store._store_dict["zarr.json"].to_bytes())), "zarr.json")
+
+
+def parse_array(document: bytes, url: str, member: str | None = None) -> ArrayMetadata:
+    """Return the metadata of an array from the bytes of its document.
+
+    Raises:
+        CorruptError: they are none, or of an array that zarr cannot read.
+    """
+    import zarr
+    from zarr.storage import MemoryStore
+
+    body = parse_node(document, url, member)
+    if body["node_type"] != "array":
+        raise CorruptError("this is a group, not an array", url=url, member=member, fix="name an array in it")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            array = zarr.open_array(MemoryStore({"zarr.json": _buffer(document)}, read_only=True), mode="r")
+        encoding = body["chunk_key_encoding"]
+        separator = encoding.get("configuration", {}).get("separator", "/" if encoding["name"] == "default" else ".")
+        names = body.get("dimension_names")
+        return ArrayMetadata(
+            document=document,
+            shape=tuple(array.shape),
+            chunks=tuple(array.shards or array.chunks),
+            dtype=np.dtype(array.dtype),
+            fill_value=array.fill_value,
+            attributes=dict(body.get("attributes", {})),
+            dimension_names=None if names is None else tuple(names),
+            prefix=_prefix(encoding["name"], separator, len(array.shape)),
+            separator=separator,
+        )
+    except Exception as error:  # zarr raises many kinds
+        what = f"zarr cannot read this array: {type(error).__name__}: {error}"
+        raise CorruptError(what, url=url, member=member, fix="see which zarr library wrote it") from error
+
+
+def _prefix(encoding: str, separator: str, ndim: int) -> str:
+    if encoding == "default":
+        return f"c{separator}" if ndim else "c"
+    if encoding == "v2":
+        return "" if ndim else "0"
+    raise ValueError(f"unknown chunk key encoding {encoding}")
+
+
+def parse_node(document: bytes, url: str, member: str | None = None) -> dict[str, Any]:
+    """Return the contents of the document of an array or a group.
+
+    Raises:
+        CorruptError: it is neither.
+    """
+    body = parse_json(document, url)
+    fix = "see what wrote it"
+    if not isinstance(body, dict) or body.get("zarr_format") != 3 or body.get("node_type") not in ("array", "group"):
+        raise CorruptError("this is not the document of a Zarr array or group", url=url, member=member, fix=fix)
+    return body
+
+
+def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:
+    """Return the document of a group."""
+    return _dump({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})})
+
+
+def _dump(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise JobError(f"attributes must be JSON: {error}", fix="use texts, numbers, lists and dicts") from error
+
+
+def _buffer(data: bytes) -> Any:
+    from zarr.core.buffer import default_buffer_prototype
+
+    return default_buffer_prototype().buffer.from_bytes(data)

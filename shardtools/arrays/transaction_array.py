@@ -1,0 +1,115 @@
+"""An array in a transaction: read and written by numpy's indexing, made longer, given another shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shardtools.arrays.array import ChunkedArray
+from shardtools.arrays.grid import Piece, Selection, Shape, select
+from shardtools.arrays.metadata import ArrayMetadata
+from shardtools.arrays.parts import WorkerArray, is_dask, store
+
+if TYPE_CHECKING:
+    from shardtools.arrays.transaction import Transaction
+
+Array = npt.NDArray[Any]
+
+
+class TransactionArray(ChunkedArray):
+    """An array in a transaction: it shows what the transaction has written.
+
+    Other processes that get it by pickling, such as the workers of a Dask cluster, write for the same transaction.
+    """
+
+    def __init__(self, transaction: Transaction, path: str):
+        self._transaction, self.path = transaction, path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        transaction = self._transaction
+        transaction.expect_workers()
+        return WorkerArray, (transaction.hub, transaction.id, self.path, self.metadata.document)
+
+    @property
+    def metadata(self) -> ArrayMetadata:
+        return self._transaction.metadata(self.path)
+
+    def load_pieces(self, pieces: Sequence[Piece]) -> Sequence[Array | None]:
+        return self._transaction.buffer.load(self.path, self.metadata, pieces)
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        """Write what numpy would. A Dask array is computed and written by all its workers.
+
+        Raises:
+            ConflictError: another thread has written some of these elements in this transaction.
+            IndexError, ValueError: numpy's.
+        """
+        if is_dask(values):
+            store(values, self, index)
+        else:
+            self.write(select(index, self.shape), values)
+
+    def write(self, selection: Selection, values: Any) -> None:
+        """Write a selection."""
+        self._transaction.write(self.path, selection, values)
+
+    def append(self, values: Any) -> None:
+        """Make the first axis longer by some rows and write them there.
+
+        Raises:
+            ValueError: the rows have another shape.
+        """
+        rows = values if is_dask(values) else np.asarray(values)
+        if not self.ndim or rows.ndim != self.ndim or rows.shape[1:] != self.shape[1:]:
+            raise ValueError(f"could not append values of shape {rows.shape} to an array of shape {self.shape}")
+        start = self.shape[0]
+        self.resize((start + len(rows), *self.shape[1:]))
+        self[start:] = rows
+
+    def resize(self, shape: Sequence[int]) -> None:
+        """Give the array another shape. What lies outside of it is removed.
+
+        Raises:
+            ValueError: it has another number of axes.
+        """
+        sizes = tuple(map(int, shape))
+        if len(sizes) != self.ndim or any(size < 0 for size in sizes):
+            raise ValueError(f"the array has {self.ndim} axes, so that it cannot have the shape {sizes}")
+        with self._transaction.buffer.lock:
+            old = self.metadata
+            if any(new < size for new, size in zip(sizes, old.shape, strict=True)):
+                self._clear_beyond(sizes, old)
+            self._replace(old.with_shape(sizes))
+
+    def _clear_beyond(self, shape: Shape, old: ArrayMetadata) -> None:
+        """Remove chunks outside of a shape, and give elements of others that are outside the fill value."""
+        buffer = self._transaction.buffer
+        for key, _ in list(buffer.scan(f"{self.path}/")):
+            coordinates = old.coordinates(key[len(self.path) + 1 :])
+            if coordinates is None:
+                continue
+            starts = [number * chunk for number, chunk in zip(coordinates, old.chunks, strict=True)]
+            kept = [min(max(size - start, 0), n) for start, size, n in zip(starts, shape, old.chunks, strict=True)]
+            was = [min(size - start, n) for start, size, n in zip(starts, old.shape, old.chunks, strict=True)]
+            if 0 in kept:
+                buffer.put_change(key, None)
+            elif any(new < before for new, before in zip(kept, was, strict=True)):
+                [chunk] = buffer.load(self.path, old, [Piece(coordinates, (), (), False)])
+                assert chunk is not None
+                fresh = np.full(old.chunks, old.fill_value, old.dtype)
+                inside = tuple(map(slice, kept))
+                fresh[inside] = chunk[inside]
+                buffer.put(key, old.codec.encode(fresh))
+
+    def set_attrs(self, attributes: Mapping[str, Any]) -> None:
+        """Give the array other attributes."""
+        self._replace(self.metadata.with_attributes(attributes))
+
+    def _replace(self, metadata: ArrayMetadata) -> None:
+        self._transaction.set_document(self.path, metadata.document)
+
+    def __repr__(self) -> str:
+        return f"<TransactionArray {self.path} {self.shape} {self.dtype}, chunks {self.chunks}>"

@@ -1,0 +1,206 @@
+"""Arrays by name and version, on a local disk."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import zarr
+
+import shardtools as st
+from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError, NotFoundError, SpecError
+
+Array = npt.NDArray[Any]
+
+POINTS = ([1, 2], [3, 4], [0, 1])
+INDEXES: list[Any] = [
+    0,
+    -1,
+    slice(3, 40, 7),
+    slice(None, None, -3),
+    slice(5, 5),
+    (slice(0, 10), slice(5, 20)),
+    [3, 1, 49],
+    (0, ..., 0),
+    (slice(None), [0, 5, 5]),
+    (0, slice(None), [0, 2, 2]),
+    (0, None, [1, 2]),
+    (slice(None), 3, [1, 2]),
+    np.arange(50) % 7 == 0,
+    (..., None),
+    POINTS,
+    np.array([[1, 2], [3, 4]]),
+    ...,
+]
+
+
+def place_of(tmp_path: Path) -> st.Hub:
+    return st.hub(str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> st.Hub:
+    return place_of(tmp_path)
+
+
+def random(*shape: int) -> Array:
+    return np.random.default_rng(7).integers(0, 255, shape, np.uint8)
+
+
+@pytest.fixture
+def filled(hub: st.Hub) -> tuple[st.HubArray, Array]:
+    """An array and what it holds; some chunks were never written."""
+    array = hub.array("a/x", shape=(50, 28, 3), chunks=(8, 10, 3), dtype="uint8", fill_value=9)
+    expected = np.full((50, 28, 3), 9, np.uint8)
+    array[3:30] = expected[3:30] = random(27, 28, 3)
+    array[40, 25] = expected[40, 25] = (1, 2, 3)
+    return array, expected
+
+
+@pytest.mark.parametrize("index", INDEXES, ids=str)
+def test_indexing_is_that_of_numpy(filled: tuple[st.HubArray, Array], index: Any) -> None:
+    array, expected = filled
+    np.testing.assert_array_equal(array[index], expected[index], strict=True)
+
+
+@pytest.mark.parametrize("index", [index for index in INDEXES if index is not POINTS], ids=str)
+def test_assigning_is_that_of_numpy(filled: tuple[st.HubArray, Array], index: Any) -> None:
+    array, expected = filled
+    array[index] = expected[index] = 77
+    values = np.arange(expected[index].size, dtype=np.uint8).reshape(expected[index].shape)
+    array[index] = expected[index] = values
+    np.testing.assert_array_equal(array[...], expected)
+
+
+def test_versions(hub: st.Hub) -> None:
+    array = hub.array("x:v0", shape=4, chunks=2, dtype="int32")
+    array[:] = [1, 2, 3, 4]
+    hub.tag("first", "v0")
+    array[0] = 10
+    assert hub.load("x:first")[:].tolist() == [1, 2, 3, 4]
+    assert hub.load("x:v0@1")[:].tolist() == [1, 2, 3, 4]
+    assert hub.load("x:v0")[:].tolist() == [10, 2, 3, 4]
+    assert (hub.branches(), hub.tags(), hub.list("v0"), hub.list("first")) == (["main", "v0"], ["first"], ["x"], ["x"])
+    messages = [write.message for commit in hub.history("v0") for write in commit.writes]
+    assert messages == ["write x", "write x", "create x"]
+
+
+def test_a_reader_sees_one_commit_until_it_is_refreshed(hub: st.Hub) -> None:
+    array = hub.array("x", shape=4, chunks=2, dtype="int32")
+    reader = hub.load("x")
+    array[:] = 1
+    assert reader[:].tolist() == [0, 0, 0, 0]
+    assert reader.refresh()[:].tolist() == [1, 1, 1, 1]
+
+
+def test_a_tag_cannot_be_written(hub: st.Hub) -> None:
+    hub.array("x", shape=4, chunks=2, dtype="int32")
+    hub.tag("v1")
+    with pytest.raises(JobError, match=r"v1 is a tag, which stays as it is; make a branch .*hub\.branch\(NAME, 'v1'\)"):
+        hub.load("x:v1")[0] = 1
+
+
+def test_writers_of_one_chunk_collide(hub: st.Hub) -> None:
+    array = hub.array("x", shape=4, chunks=2, dtype="int32")
+    other = hub.load("x")
+    array[0] = 1
+    other[2] = 2
+    with pytest.raises(ConflictError, match=r"commit 2 of main has changed x/c/1; read it again"):
+        array[3] = 3
+    assert array.refresh()[:].tolist() == [1, 0, 2, 0]
+
+
+def test_a_transaction_is_one_commit_or_none(hub: st.Hub) -> None:
+    hub.array("x", shape=4, chunks=2, dtype="int32")
+    with hub.transaction("both", author="me") as t:
+        t["x"][1] = 5
+        t.array("g/y", shape=3, chunks=3, dtype="uint8")[:] = [1, 2, 3]
+        assert t["x"][:].tolist() == [0, 5, 0, 0]
+        assert t["g/y"][1] == 2
+        assert hub.load("x")[1] == 0
+    assert hub.load("x")[1] == 5
+    assert hub.load("g/y")[:].tolist() == [1, 2, 3]
+    [commit, _] = hub.history()
+    assert [(write.message, write.author) for write in commit.writes] == [("both", "me")]
+    with pytest.raises(ZeroDivisionError), hub.transaction() as t:
+        t["x"][0] = 1 / 0
+    assert len(list(hub.history())) == 2
+
+
+def test_moving_removing_and_resizing(hub: st.Hub) -> None:
+    array = hub.array("g/x", shape=10, chunks=3, dtype="int32")
+    array[:] = range(10)
+    array.append([10, 11])
+    assert array[:].tolist() == list(range(12))
+    array.resize([4])
+    array.resize([8])
+    assert array[:].tolist() == [0, 1, 2, 3, 0, 0, 0, 0]
+    hub.move("g/x", "h/y")
+    assert hub.list() == ["h/y"]
+    assert hub.load("h/y")[:4].tolist() == [0, 1, 2, 3]
+    del hub["h"]
+    assert hub.list() == []
+    assert hub.load("g/x@1")[:].tolist() == list(range(10))
+
+
+def test_other_tar_programs_make_a_directory_that_zarr_opens(filled: tuple[st.HubArray, Array], tmp_path: Path) -> None:
+    array, expected = filled
+    out = tmp_path / "out"
+    out.mkdir()
+    for commit in [*array.hub.history()][::-1]:
+        for write in commit.writes:
+            for shard in sorted((tmp_path / "hub" / "data" / write.id).glob("*.tar")):
+                subprocess.run(["tar", "-xf", shard, "-C", out], check=True)
+    np.testing.assert_array_equal(zarr.open_group(str(out), mode="r")["a/x"][...], expected)
+
+
+def test_an_array_travels(filled: tuple[st.HubArray, Array]) -> None:
+    array, expected = filled
+    copy = pickle.loads(pickle.dumps(array))
+    array[0] = 1
+    np.testing.assert_array_equal(copy[...], expected)
+
+
+def test_a_huge_array_costs_nothing(hub: st.Hub) -> None:
+    big = hub.array("big", shape=(10_000_000_000, 512, 512, 3), chunks=(1, 512, 512, 3), dtype="uint8")
+    big[9_999_999_999, 5, 5] = 3
+    assert big[-1, 5, 4:7].tolist() == [[0, 0, 0], [3, 3, 3], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("name", ["", "a//b", "../a", "a/..", "a\\b", "x" * 300, "a\0", "zarr.json", "__a", "x:"])
+def test_names_that_cannot_be(hub: st.Hub, name: str) -> None:
+    with pytest.raises(SpecError):
+        hub.array(name, shape=4, chunks=2, dtype="int32")
+
+
+def test_what_there_is_not(hub: st.Hub) -> None:
+    with pytest.raises(NotFoundError, match="there are no arrays here; check the URL, or create an array"):
+        hub.load("x")
+    hub.array("größe/x", shape=4, chunks=2, dtype="int32")
+    with pytest.raises(NotFoundError, match="there is no array y in main; there is größe/x"):
+        hub.load("y")
+    with pytest.raises(NotFoundError, match="there is no version v7; there is main, and @N for a commit"):
+        hub.load("größe/x:v7")
+    with pytest.raises(ExistsError, match=r"its shape is \(4,\), not \(5,\)"):
+        hub.array("größe/x", shape=5, chunks=2, dtype="int32")
+
+
+def test_a_chunk_that_is_damaged_or_gone_is_an_error(filled: tuple[st.HubArray, Array], tmp_path: Path) -> None:
+    array, _ = filled
+    [entry] = array.snapshot.find(["a/x/c/0/0/0"]).values()
+    shard, at = tmp_path / "hub" / entry.name, entry.offset
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(CorruptError, match=r"\[a/x/c/0/0/0\]: it is damaged"):
+        place_of(tmp_path).load("a/x")[0]
+    shard.write_bytes(whole[:300])
+    with pytest.raises(CorruptError, match="the data shard is shorter"):
+        place_of(tmp_path).load("a/x")[0]
+    shard.unlink()
+    with pytest.raises(CorruptError, match="a data shard is gone"):
+        place_of(tmp_path).load("a/x")[0]
