@@ -14,8 +14,6 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import google_crc32c
-
 from shardtools.errors import (
     ConflictError,
     ExistsError,
@@ -38,10 +36,11 @@ from shardtools.log.commit import (
 )
 from shardtools.log.conflict import Footprint, collisions, footprint
 from shardtools.log.log import Log, Snapshot, as_parent, new_id, now
+from shardtools.log.merging import merge_tail
 from shardtools.log.names import check_key
 from shardtools.log.place import Place
-from shardtools.log.reading import Segment, entries
-from shardtools.log.segment import Change, dump_segment, merge
+from shardtools.log.segment import Change
+from shardtools.log.segment_writer import write_segment
 from shardtools.storage import get_storage, read_limited
 from shardtools.urls import name_of
 
@@ -49,9 +48,6 @@ logger = logging.getLogger(__name__)
 
 LISTED = 1000
 """A write that touches more keys than this does not list them in its commit."""
-
-MERGED_INLINE = 1 << 16
-"""Segments of so many entries together are merged by the commit that follows them; larger ones stay apart."""
 
 _HINT_EVERY = 16
 _TAKEN_ALONG = 64
@@ -65,16 +61,6 @@ class Proposal:
 
     base: int
     write: Write
-
-
-def write_segment(
-    place: Place, id: str, changes: Mapping[str, Change], removed: Iterable[str] = (), name: str = "segment"
-) -> SegmentPlace:
-    """Write a segment as an object of the place, and return where it lies."""
-    data, index = dump_segment(changes, removed)
-    path = f"data/{id}/{name}"
-    place.put(path, data)
-    return SegmentPlace(path, len(data), index, len(changes), google_crc32c.value(data[index:]))
 
 
 def commit(
@@ -254,38 +240,3 @@ def _conflict(place: Place, head: Snapshot, write: Write, keys: Sequence[str]) -
         url=place.root,
         fix="read it again (refresh) and make the change on top of it",
     )
-
-
-# --- merging
-
-
-def merge_tail(
-    place: Place,
-    segments: Sequence[SegmentPlace],
-    known: dict[tuple[str, ...], SegmentPlace],
-    limit: int = MERGED_INLINE,
-) -> list[SegmentPlace]:
-    """Return segments of which the last ones, as long as they are of like size, are merged into one.
-
-    So their sizes grow from the newest to the oldest, there are few of them, and each entry is written again a few
-    times: a log-structured merge tree (O'Neil et al., Acta Informatica 1996). ``known`` are the merges that were made.
-    """
-    kept = list(segments)
-    count, total = 1, kept[-1].count if kept else 0
-    while count < len(kept) and kept[-count - 1].count <= 2 * total and kept[-count - 1].count + total <= limit:
-        total += kept[-count - 1].count
-        count += 1
-    if count < 2:
-        return kept
-    some = kept[-count:]
-    names = tuple(segment.name for segment in some)
-    if names not in known:
-        known[names] = merge_segments(place, some, oldest=count == len(kept))
-    return [*kept[:-count], known[names]]
-
-
-def merge_segments(place: Place, segments: Sequence[SegmentPlace], *, oldest: bool) -> SegmentPlace:
-    """Merge neighbouring segments into a new one."""
-    parts = [Segment(place.root, segment) for segment in segments]
-    changes, removed = merge([(part.index(), entries(part).items()) for part in parts], oldest=oldest)
-    return write_segment(place, new_id(), changes, removed, "merged")

@@ -40,7 +40,7 @@ def collisions(mine: Footprint, theirs: Write, root: str) -> list[str]:
     elif theirs.changes is not None:
         segment = Segment(root, theirs.changes)
         found.update(segment.find(depends))
-        found.update(key for prefix in mine.removed for key, _ in segment.scan(prefix))
+        found.update(key for prefix in mine.removed for block in segment.scan(prefix) for key in block.names())
     return sorted(found)
 
 

@@ -79,7 +79,8 @@ class Snapshot:
 
     def scan(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
         """Yield the keys that begin with ``prefix``, in their order, and where their bytes lie."""
-        return self._each(reading.scan(self.segments, prefix))
+        for block in self._each(reading.merged(self.segments, prefix)):
+            yield from block.entries()
 
     def history(self) -> Iterator[Commit]:
         """Yield its commit and those before it, the newest first.

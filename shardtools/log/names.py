@@ -6,7 +6,8 @@ import re
 
 _REFERENCE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _OBJECT = re.compile(r"data/[0-9a-f]{32}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-_MAX_KEY = 1024
+MAX_KEY = 1024
+"""Bytes that a key may have in UTF-8."""
 
 
 def check_reference(name: object) -> str:
@@ -48,6 +49,6 @@ def check_key(key: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"{key!r} is not a key: it is not UTF-8") from error
     parts = key.split("/")
-    if not 0 < size <= _MAX_KEY or "\0" in key or any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"{key[:100]!r} is not a key: it must be a relative path of at most {_MAX_KEY} bytes")
+    if not 0 < size <= MAX_KEY or "\0" in key or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{key[:100]!r} is not a key: it must be a relative path of at most {MAX_KEY} bytes")
     return key

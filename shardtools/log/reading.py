@@ -1,25 +1,28 @@
-"""Segments as they are read: by their index, and then block by block."""
+"""Segments as they are read: by their index and then block by block, and several as one, by merging their blocks."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from heapq import merge as merged
+from itertools import accumulate, compress
 
 import google_crc32c
+import numpy as np
 
 from shardtools.errors import CorruptError, NotFoundError
 from shardtools.log.commit import SegmentPlace
-from shardtools.log.segment import Change, Entry, SegmentIndex, parse_block, parse_index
+from shardtools.log.segment import ROW, Block, Change, Entry, SegmentIndex, encode_keys, parse_block, parse_index
 from shardtools.lru import LRU
 from shardtools.storage import ByteRange, get_storage
 
 WHOLE = 1 << 16
 """A segment up to this size is read in one piece."""
 
-_INDEXES: LRU[str, SegmentIndex] = LRU(32 << 20, lambda index: 200 * (len(index.blocks) + len(index.objects) + 1))
-_BLOCKS: LRU[tuple[str, int], dict[str, Change]] = LRU(64 << 20, lambda block: 300 * (len(block) + 1))
+_TOGETHER = 16
+"""So many blocks are read in one request by those who need all of them."""
+
+_INDEXES: LRU[str, SegmentIndex] = LRU(32 << 20, lambda index: index.nbytes)
+_BLOCKS: LRU[tuple[str, int], Block] = LRU(64 << 20, lambda block: block.nbytes)
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,14 @@ class Segment:
         if not start:
             for number, block in enumerate(index.blocks):
                 part = data[block.offset : block.offset + block.size]
-                _BLOCKS.put((self.url, number), parse_block(part, block, index, self.url))
+                _BLOCKS.put((self.url, number), parse_block(part, number, index, self.url))
         return _INDEXES.put(self.url, index)
 
-    def blocks(self, numbers: Iterable[int]) -> dict[int, dict[str, Change]]:
-        """Return some blocks by their numbers; those that are not kept in memory are read in one request."""
+    def blocks(self, numbers: Iterable[int], *, keep: bool = True) -> dict[int, Block]:
+        """Return some blocks by their numbers; those that are not in memory are read in one request.
+
+        Those that were read are to be kept in memory, with ``keep``.
+        """
         index, found, missing = self.index(), {}, []
         for number in sorted(set(numbers)):
             if (kept := _BLOCKS.get((self.url, number))) is not None:
@@ -68,32 +74,35 @@ class Segment:
         if missing:
             places = [index.blocks[number] for number in missing]
             pieces = self._read([ByteRange(place.offset, place.offset + place.size) for place in places])
-            for number, place, piece in zip(missing, places, pieces, strict=True):
-                block = parse_block(piece, place, index, self.url)
-                found[number] = _BLOCKS.put((self.url, number), block)
+            for number, piece in zip(missing, pieces, strict=True):
+                block = parse_block(piece, number, index, self.url)
+                found[number] = _BLOCKS.put((self.url, number), block) if keep else block
         return found
 
     def find(self, keys: Iterable[str]) -> dict[str, Change]:
         """Return the changes of those of ``keys`` that it has."""
-        index = self.index()
-        wanted: defaultdict[int, list[str]] = defaultdict(list)
-        for key in keys:
-            if (number := index.block_of(key)) is not None:
-                wanted[number].append(key)
-        blocks = self.blocks(wanted)
-        return {key: blocks[number][key] for number, some in wanted.items() for key in some if key in blocks[number]}
+        names = sorted(key for key in keys if "\0" not in key)
+        if not self.index().blocks or not names:
+            return {}
+        wanted = encode_keys(names)
+        numbers = self.index().blocks_with(wanted)
+        blocks = self.blocks(number for number in np.unique(numbers).tolist() if number >= 0)
+        found: dict[str, Change] = {}
+        for number, block in blocks.items():
+            start, stop = np.searchsorted(numbers, [number, number + 1]).tolist()
+            there, changes = block.find(wanted[start:stop])
+            found.update(zip(compress(names[start:stop], there.tolist()), changes, strict=True))
+        return found
 
-    def scan(self, prefix: str = "") -> Iterator[tuple[str, Change]]:
-        """Yield the changes of all keys that begin with ``prefix``, in their order."""
-        index = self.index()
-        first = index.block_of(prefix) or 0
-        for number in range(first, len(index.blocks)):
-            start = index.blocks[number].first
-            if start > prefix and not start.startswith(prefix):
-                return
-            for key, change in self.blocks([number])[number].items():
-                if key.startswith(prefix):
-                    yield key, change
+    def scan(self, prefix: str = "", *, keep: bool = True) -> Iterator[Block]:
+        """Yield the entries whose keys begin with ``prefix``, in blocks. The more are used, the more are read ahead."""
+        numbers, together = self.index().blocks_of(prefix), 1
+        while numbers:
+            some, numbers = numbers[:together], numbers[together:]
+            for block in self.blocks(some, keep=keep).values():
+                if part := block.of_prefix(prefix):
+                    yield part
+            together = min(2 * together, _TOGETHER)
 
     def _read(self, ranges: Sequence[ByteRange]) -> list[bytes]:
         try:
@@ -118,28 +127,61 @@ def find(segments: Sequence[Segment], keys: Iterable[str]) -> dict[str, Entry]:
     return found
 
 
-def scan(segments: Sequence[Segment], prefix: str = "") -> Iterator[tuple[str, Entry]]:
-    """Yield all keys that begin with ``prefix``, in their order, and where their bytes lie."""
-    hidden: list[tuple[str, ...]] = []  # what segments after each one have removed
-    later: tuple[str, ...] = ()
-    for segment in reversed(segments):
-        hidden.append(later)
-        later += segment.index().removed
-    hidden.reverse()
+def merged(segments: Sequence[Segment], prefix: str = "", *, keep: bool = True) -> Iterator[Block]:
+    """Yield the entries of neighbouring segments as if they were one, whose keys begin with ``prefix``.
 
-    def aged(age: int, segment: Segment) -> Iterator[tuple[str, int, Change]]:
-        return ((key, -age, change) for key, change in segment.scan(prefix))
+    ``segments``: the oldest first. It takes the memory of some blocks of each.
+    """
+    if len(segments) == 1:
+        yield from segments[0].scan(prefix, keep=keep)
+        return
+    indexes = [segment.index() for segment in segments]
+    objects = tuple(name for index in indexes for name in index.objects)
+    before = accumulate((len(index.objects) for index in indexes), initial=0)
+    runs = [_Run(segment.scan(prefix, keep=keep), number) for segment, number in zip(segments, before, strict=False)]
+    hidden: tuple[str, ...] = ()
+    for run, index in zip(runs[::-1], indexes[::-1], strict=True):
+        run.hidden = hidden
+        hidden += index.removed
+    while blocks := [run.block for run in runs if run.fill()]:
+        last = min(block.keys[-1] for block in blocks)
+        yield _newest([run.take(last) for run in reversed(runs) if run.block], objects)
 
-    last = None
-    for key, age, change in merged(*map(aged, range(len(segments)), segments), key=lambda item: item[:2]):
-        if key == last:
-            continue
-        last = key
-        if change is not None and not key.startswith(hidden[-age]):
-            yield key, change
+
+_NONE = Block(encode_keys([]), np.empty(0, ROW), ())
 
 
-def entries(segment: Segment) -> Mapping[str, Change]:
-    """Return all changes of a segment, which is read in one request."""
-    blocks = segment.blocks(range(len(segment.index().blocks)))
-    return {key: change for block in blocks.values() for key, change in block.items()}
+class _Run:
+    """The entries of one of the segments that are merged; ``before`` are the objects of those before it."""
+
+    def __init__(self, blocks: Iterator[Block], before: int):
+        self._blocks = blocks
+        self._before = before
+        self.hidden: tuple[str, ...] = ()
+        self.block = _NONE
+
+    def fill(self) -> bool:
+        """Go on to the next block if all of this one was taken; return whether there are entries."""
+        while not self.block:
+            block = next(self._blocks, None)
+            if block is None:
+                return False
+            self.block = block.without(self.hidden)
+        return True
+
+    def take(self, last: bytes) -> Block:
+        """Take the entries up to the key ``last``."""
+        taken, self.block = self.block.split(last)
+        rows = taken.rows.copy()
+        rows["object"][rows["object"] > 0] += self._before
+        return Block(taken.keys, rows, taken.objects)
+
+
+def _newest(parts: Sequence[Block], objects: tuple[str, ...]) -> Block:
+    """Return the entries of ``parts``, the newest first, as one block, in which each key is once."""
+    keys = np.concatenate([part.keys for part in parts])
+    rows = np.concatenate([part.rows for part in parts])
+    order = np.argsort(keys, kind="stable")  # of equal keys the newest comes first
+    keys = keys[order]
+    first = np.concatenate(([True], keys[1:] != keys[:-1]))
+    return Block(keys[first], rows[order[first]], objects)

@@ -7,19 +7,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+import numpy as np
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError, NotFoundError
 from shardtools.log.commit import Commit, Write, dump_commit, parse_commit
-from shardtools.log.committing import MERGED_INLINE, Proposal, _Committer, commit, merge_tail, write_segment
+from shardtools.log.committing import Proposal, _Committer, commit
 from shardtools.log.conflict import Footprint
 from shardtools.log.log import Log, Snapshot, new_id
+from shardtools.log.merging import MERGED_INLINE, merge_segments, merge_tail
 from shardtools.log.names import check_key, check_object, check_reference
 from shardtools.log.place import Place
-from shardtools.log.reading import Segment, find, scan
-from shardtools.log.segment import BLOCK, Change, Entry, dump_segment, parse_index
+from shardtools.log.reading import Segment, find, merged
+from shardtools.log.segment import BLOCK, HEAD, ROW, BlockPlace, Change, Entry, SegmentIndex, parse_block
+from shardtools.log.segment_writer import blocks_of, stream_segment, write_segment
 
 ID = "0123456789abcdef" * 2
 
@@ -35,6 +40,10 @@ def log(tmp_path: Path) -> Log:
 
 def numbers(snapshot: Snapshot) -> dict[str, int]:
     return {key: place.size for key, place in snapshot.scan()}
+
+
+def scan(segments: list[Segment], prefix: str = "") -> list[tuple[str, Entry]]:
+    return [item for block in merged(segments, prefix) for item in block.entries()]
 
 
 KEYS = some.text("ab/0é", min_size=1, max_size=4)
@@ -63,8 +72,7 @@ def test_segments_are_a_dict(
         if merges:
             segments = merge_tail(place, segments, {})
     read = [Segment(place.root, segment) for segment in segments]
-    assert {key: found.size for key, found in scan(read)} == model
-    assert [key for key, _ in scan(read)] == sorted(model)
+    assert [(key, found.size) for key, found in scan(read)] == sorted(model.items())
     assert {key: found.size for key, found in find(read, wanted).items()} == {k: model[k] for k in wanted if k in model}
     for prefix in ("a", "a/", "b0"):
         assert {key for key, _ in scan(read, prefix)} == {key for key in model if key.startswith(prefix)}
@@ -77,26 +85,88 @@ def test_a_large_segment_is_read_by_blocks(tmp_path: Path) -> None:
     assert len(segment.index().blocks) == 11
     wanted = ["x/c/0000000", "x/c/0012345", "x/c/0020484", "x/c/9", "a", "x/c/00123456"]
     assert segment.find(wanted) == {key: changes[key] for key in wanted if key in changes}
-    assert len(dict(segment.scan("x/c/001"))) == 10_000
-    assert len(dict(segment.scan())) == len(changes)
+    assert len(scan([segment], "x/c/001")) == 10_000
+    assert dict(scan([segment])) == changes
 
 
 def test_damage_is_noticed(tmp_path: Path) -> None:
     changes: dict[str, Change] = {f"x/{i:03d}": entry(i + 1) for i in range(40)}
-    data, index = dump_segment(changes)
+    whole = write_segment(Place(f"{tmp_path}/"), ID, changes)
+    data = (tmp_path / whole.name).read_bytes()
     for at in range(0, len(data), 3):
         place = Place(f"{tmp_path}/{at}/")
         good = write_segment(place, ID, changes)
         path = tmp_path / str(at) / good.name
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
         with pytest.raises(CorruptError, match=r"the segment is damaged; restore it"):
-            dict(Segment(place.root, good).scan())
+            scan([Segment(place.root, good)])
     place = Place(f"{tmp_path}/gone/")
     good = write_segment(place, ID, changes)
     (tmp_path / "gone" / good.name).unlink()
     with pytest.raises(CorruptError, match="an object that a commit refers to is gone"):
         Segment(place.root, good).index()
-    assert parse_index(data[index:], "x").count == 40
+    assert len(data) == whole.size
+
+
+def block_of(keys: list[bytes], objects: list[int], offset: int = 0, first: str = "a") -> tuple[bytes, SegmentIndex]:
+    """Return a block that says this, and the index of its segment."""
+    rows = np.array([(len(key), number, offset, 1, 1) for key, number in zip(keys, objects, strict=True)], ROW)
+    data = zstandard.compress(HEAD.pack(len(keys), sum(map(len, keys))) + rows.tobytes() + b"".join(keys))
+    place = BlockPlace(first, 0, len(data), google_crc32c.value(data))
+    return data, SegmentIndex(len(keys), (place,), (f"data/{ID}/a",), ())
+
+
+def test_a_block_that_is_right() -> None:
+    data, index = block_of([b"a", "é".encode()], [1, 0])
+    block = parse_block(data, 0, index, "x")
+    assert list(block.entries()) == [("a", Entry(f"data/{ID}/a", 0, 1, 1))] and block.names() == ["a", "é"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "objects", "offset"),
+    [
+        ([], [], 0),
+        ([b"a", b"a"], [1, 1], 0),
+        ([b"b", b"a"], [1, 1], 0),
+        ([b"b"], [1], 0),
+        ([b"a", b""], [1, 1], 0),
+        ([b"a", b"b\0"], [1, 1], 0),
+        ([b"a", b"\xc3", b"\xa9"], [1, 1, 1], 0),
+        ([b"a", b"\xff"], [1, 1], 0),
+        ([b"a", b"b" * 1025], [1, 1], 0),
+        ([b"a"], [2], 0),
+        ([b"a"], [1], 1 << 63),
+    ],
+)
+def test_blocks_that_are_wrong_though_their_checksums_match(keys: list[bytes], objects: list[int], offset: int) -> None:
+    data, index = block_of(keys, objects, offset)
+    with pytest.raises(CorruptError, match="the segment is damaged"):
+        parse_block(data, 0, index, "x")
+
+
+def test_keys_that_no_log_has_are_not_found(tmp_path: Path) -> None:
+    place = Place(f"{tmp_path}/")
+    segment = Segment(place.root, write_segment(place, ID, {"a": entry(1), "b": entry(2)}))
+    assert find([segment], ["a\0", "b", "", "\ud800", "\0"]) == {"b": entry(2)}
+    assert scan([segment], "a\0") == []
+
+
+def test_a_segment_is_written_in_order(tmp_path: Path) -> None:
+    place = Place(f"{tmp_path}/")
+    for keys in (["a", "a"], ["b", "a"], [*(f"{i:05d}" for i in range(BLOCK)), "0"]):
+        with pytest.raises(ValueError, match="keys of a segment are not in order"):
+            stream_segment(place, f"data/{ID}/a", blocks_of((key, None) for key in keys))
+    assert not list(tmp_path.rglob("a"))
+
+
+def test_a_merged_segment_names_only_objects_that_it_needs(tmp_path: Path) -> None:
+    place = Place(f"{tmp_path}/")
+    old = write_segment(place, new_id(), {"a": entry(1), "b": entry(2), "x/c": entry(3)})
+    new = write_segment(place, new_id(), {"a": entry(4), "b": None, "d": None}, ["x/"])
+    for oldest, keys, removed in ((True, ["a"], ()), (False, ["a", "b", "d"], ("x/",))):
+        segment = Segment(place.root, merge_segments(place, [old, new], oldest=oldest))
+        assert [key for block in segment.scan() for key in block.names()] == keys
+        assert (segment.index().objects, segment.index().removed) == ((entry(4).name,), removed)
 
 
 class TestNames:
