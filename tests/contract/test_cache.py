@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from shardtools.errors import NotFoundError, UnavailableError
-from shardtools.storage import ByteRange, Stat
+from shardtools.storage import ByteRange, Stat, StorageOptions, get_storage, using
 from shardtools.storage.cache import CachedStorage
 from shardtools.storage.http import HttpStorage
 from shardtools.storage.http_client import Client
@@ -113,6 +113,18 @@ def test_only_the_first_read_asks_for_bytes(aged: AgedPlace, web: NginxServer) -
         assert aged.storage.read_ranges(url, [ByteRange(5, 10)]) == [MEGABYTES[5:10]]
     methods = requests_for(web, aged)
     wait_until(lambda: len(methods()) == 13, "the log")
+    assert methods().count("GET") == 1
+
+
+def test_caches_in_a_row(aged: AgedPlace, web: NginxServer, tmp_path: Path) -> None:
+    url = aged.put("x.tar", MEGABYTES)
+    shared = str(tmp_path / "shared")
+    for mine in ("mine", "others"):  # who comes second has it from the shared one, and later from his own
+        for caches in ((str(tmp_path / mine), shared), (str(tmp_path / mine), str(tmp_path / f"new {mine}"))):
+            with using(StorageOptions(cache=caches)):
+                assert get_storage(url).read_ranges(url, [ByteRange(5, 10)]) == [MEGABYTES[5:10]]
+    methods = requests_for(web, aged)
+    wait_until(lambda: methods().count("HEAD") >= 4, "the log")
     assert methods().count("GET") == 1
 
 
