@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shardtools.errors import (
@@ -34,8 +34,8 @@ from shardtools.log.commit import (
     dump_write,
     parse_write,
 )
-from shardtools.log.conflict import Footprint, collisions, footprint
-from shardtools.log.log import Log, Snapshot, as_parent, new_id, now
+from shardtools.log.conflict import NOTHING, Footprint, collisions, footprint
+from shardtools.log.log import Log, Snapshot, as_parent, new_id, now, places_of
 from shardtools.log.merging import merge_tail
 from shardtools.log.names import check_key
 from shardtools.log.place import Place
@@ -53,6 +53,9 @@ _HINT_EVERY = 16
 _TAKEN_ALONG = 64
 _TOO_OLD = 64
 """A proposal is not taken along when its base is so many commits ago: its writer is gone."""
+
+
+Rewrite = Callable[[Snapshot], list[SegmentPlace]]
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,7 @@ def commit(
         UnavailableError: it is not known whether it was written, since the storage does not answer.
     """
     log, place = base.log, base.log.place
-    if base.fixed is not None:
-        fix = "make a branch that begins there, and write to that"
-        raise JobError(f"{base.fixed} stays as it is", url=place.root, fix=fix)
+    _check_open(base)
     try:
         for key in (*changes, *(prefix.removesuffix("/") for prefix in removed)):
             check_key(key)
@@ -101,11 +102,59 @@ def commit(
         return _Committer(log, Proposal(base.number, write), mine).run(base)
 
 
-class _Committer:
-    """Brings one write into a branch."""
+def replace_segments(base: Snapshot, rewrite: Rewrite, *, message: str = "", author: str = "") -> Snapshot:
+    """Replace the list of live segments, and return the snapshot that has the new one; no key is touched.
 
-    def __init__(self, log: Log, proposal: Proposal, mine: Footprint):
+    ``rewrite`` returns the new list for a snapshot: other segments with the same keys, for it neither collides with
+    other writes nor do they with it. What it leaves alone at the end of the list, and what others have committed
+    meanwhile, stays. If they have merged what was rewritten, it is called again with the newer snapshot. If it returns
+    the old list, there is no commit.
+
+    Raises:
+        JobError: ``base`` is a tag or a numbered commit.
+        UnavailableError: it is not known whether it was written, since the storage does not answer.
+    """
+    _check_open(base)
+    with base.log.place.using():
+        write = Write(new_id(), message, author, now(), None, ())
+        rewriting = _Rewriting(rewrite)
+        if rewriting.segments(base) == places_of(base):
+            return base
+        return _Committer(base.log, Proposal(base.number, write), NOTHING, rewriting).run(base)
+
+
+def _check_open(base: Snapshot) -> None:
+    if base.fixed is not None:
+        fix = "make a branch that begins there, and write to that"
+        raise JobError(f"{base.fixed} stays as it is", url=base.log.place.root, fix=fix)
+
+
+class _Rewriting:
+    """The list of segments that takes the place of another one, and of those that begin like it."""
+
+    def __init__(self, rewrite: Rewrite):
+        self._rewrite = rewrite
+        self._old: list[SegmentPlace] | None = None
+        self._new: list[SegmentPlace] = []
+
+    def segments(self, head: Snapshot) -> list[SegmentPlace]:
+        """Return the list that takes the place of that of ``head``."""
+        there = places_of(head)
+        if self._old is None or there[: len(self._old)] != self._old:
+            new = self._rewrite(head)
+            kept = 0
+            while kept < min(len(new), len(there)) and new[-kept - 1] == there[-kept - 1]:
+                kept += 1
+            self._old, self._new = there[: len(there) - kept], new[: len(new) - kept]
+        return self._new + there[len(self._old) :]
+
+
+class _Committer:
+    """Brings one write into a branch; ``rewriting``, if it replaces the list of segments."""
+
+    def __init__(self, log: Log, proposal: Proposal, mine: Footprint, rewriting: _Rewriting | None = None):
         self._log = log
+        self._rewriting = rewriting
         self._place = log.place
         self._proposal = proposal
         self._mine = mine
@@ -126,7 +175,7 @@ class _Committer:
                     if following.number % _HINT_EVERY == 0:
                         self._hint(following)
                     return following
-                if not self._proposed and not self._place.single_writer:
+                if not self._proposed and not self._place.single_writer and self._rewriting is None:
                     self._propose(head.branch.name)
         finally:
             if self._proposed:
@@ -153,9 +202,11 @@ class _Committer:
         writes = [self._proposal.write]
         if self._proposed:
             writes += self._others(head)
-        segments = [] if head.commit is None else list(head.commit.segments)
-        segments += [write.changes for write in writes if write.changes is not None]
-        places = merge_tail(self._place, segments, self._merged)
+        if self._rewriting is not None:
+            places = self._rewriting.segments(head)
+        else:
+            added = [write.changes for write in writes if write.changes is not None]
+            places = merge_tail(self._place, places_of(head) + added, self._merged)
         return Commit(head.branch.name, head.number + 1, as_parent(head.commit), tuple(writes), tuple(places))
 
     def _create(self, made: Commit) -> bool:

@@ -18,6 +18,9 @@ class Footprint:
     reads: frozenset[str]
 
 
+NOTHING = Footprint(frozenset(), (), frozenset())
+
+
 def footprint(write: Write) -> Footprint | None:
     """Return what a write has touched, None if its keys are too many to be listed in the commit."""
     if write.touched is None:

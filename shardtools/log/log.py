@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from shardtools.errors import CorruptError, ExistsError, JobError, NotFoundError
 from shardtools.log import reading
-from shardtools.log.commit import FORMAT, Commit, Parent, parse_parent
+from shardtools.log.commit import FORMAT, Commit, Parent, SegmentPlace, parse_parent
 from shardtools.log.names import check_reference
 from shardtools.log.place import MARK, Place
 from shardtools.log.segment import Entry
@@ -69,8 +69,7 @@ class Snapshot:
     @property
     def segments(self) -> list[reading.Segment]:
         """The live segments, from the oldest to the newest."""
-        places = () if self.commit is None else self.commit.segments
-        return [reading.Segment(self.log.place.root, place) for place in places]
+        return [reading.Segment(self.log.place.root, place) for place in places_of(self)]
 
     def find(self, keys: Iterable[str]) -> dict[str, Entry]:
         """Return where the bytes of keys lie; keys that there are not are left out."""
@@ -370,6 +369,11 @@ def _branch_document(branch: Branch) -> dict[str, Any]:
 def as_parent(commit: Commit | None) -> Parent | None:
     """Return how the next commit names this one."""
     return None if commit is None else Parent(commit.branch, commit.number, commit.digest)
+
+
+def places_of(snapshot: Snapshot) -> list[SegmentPlace]:
+    """Return where the live segments of a snapshot lie, from the oldest to the newest."""
+    return [] if snapshot.commit is None else list(snapshot.commit.segments)
 
 
 def now() -> str:

@@ -15,16 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError, NotFoundError
-from shardtools.log.commit import Commit, Write, dump_commit, parse_commit
-from shardtools.log.committing import Proposal, _Committer, commit
+from shardtools.log.commit import Commit, SegmentPlace, Write, dump_commit, parse_commit
+from shardtools.log.committing import Proposal, _Committer, commit, replace_segments
 from shardtools.log.conflict import Footprint
-from shardtools.log.log import Log, Snapshot, new_id
+from shardtools.log.log import Log, Snapshot, new_id, places_of
 from shardtools.log.merging import MERGED_INLINE, merge_segments, merge_tail
 from shardtools.log.names import check_key, check_object, check_reference
 from shardtools.log.place import Place
 from shardtools.log.reading import Segment, find, merged
 from shardtools.log.segment import BLOCK, HEAD, ROW, BlockPlace, Change, Entry, SegmentIndex, parse_block
 from shardtools.log.segment_writer import blocks_of, stream_segment, write_segment
+from shardtools.log.upkeep import compact_segments
 
 ID = "0123456789abcdef" * 2
 
@@ -377,3 +378,60 @@ def test_what_is_taken_along(log: Log) -> None:
     after = mine.run(base)
     assert sorted(write.message for made in after.history() for write in made.writes) == ["done", "fits", "mine"]
     assert numbers(after) == {"a": 1, "b": 1, "c": 1}
+
+
+OLD = {f"a{number:02d}": number + 1 for number in range(50)}
+
+
+class TestUpkeep:
+    def make(self, log: Log, count: int = 7) -> Snapshot:
+        head = commit(log.head(), {f"a{number:02d}": entry(number + 1) for number in range(50)})
+        for number in range(count):
+            head = commit(head, {f"k{number}": entry(number + 1), f"k{number - 2}": None})
+        return head
+
+    def merge_first(self, snapshot: Snapshot, many: int) -> list[SegmentPlace]:
+        places = places_of(snapshot)
+        return [merge_segments(snapshot.log.place, places[:many], oldest=True), *places[many:]]
+
+    def test_all_segments_become_one(self, log: Log) -> None:
+        head = self.make(log)
+        compacted = compact_segments(head, message="tidy", author="me")
+        assert numbers(compacted) == numbers(head) == OLD | {"k5": 6, "k6": 7}
+        assert (len(head.segments) > 1, len(compacted.segments), compacted.segments[0].place.count) == (True, 1, 52)
+        assert [write.message for write in next(compacted.history()).writes] == ["tidy"]
+        assert compact_segments(compacted).number == compacted.number
+        assert compact_segments(Log.open(f"{log.place.root}empty", create=True).head()).commit is None
+
+    def test_writers_neither_notice_nor_are_noticed(self, log: Log) -> None:
+        base = self.make(log)
+        others: list[Snapshot] = []
+
+        def rewrite(snapshot: Snapshot) -> list[SegmentPlace]:
+            if not others:
+                others.append(commit(base, {"k6": entry(70)}, reads=["k5"]))
+            return self.merge_first(snapshot, 1)
+
+        before = base.segments[0]
+        after = replace_segments(base, rewrite)
+        assert numbers(after) == OLD | {"k5": 6, "k6": 70}
+        assert (after.number, after.segments[0] == before) == (base.number + 2, False)
+        assert numbers(commit(base, {"k5": entry(60), "k9": None})) == OLD | {"k5": 60, "k6": 70}
+
+    def test_it_is_rewritten_again_when_others_have_merged(self, log: Log) -> None:
+        base, seen = self.make(log), []
+
+        def rewrite(snapshot: Snapshot) -> list[SegmentPlace]:
+            seen.append(snapshot.number)
+            if len(seen) == 1:
+                compact_segments(commit(snapshot, {"new": entry(9)}))
+            return self.merge_first(snapshot, len(places_of(snapshot)))
+
+        after = replace_segments(base, rewrite)
+        assert seen == [base.number, base.number + 2]
+        assert numbers(after) == OLD | {"k5": 6, "k6": 7, "new": 9}
+
+    def test_a_tag_stays_as_it_is(self, log: Log) -> None:
+        log.tag("v1", self.make(log))
+        with pytest.raises(JobError, match="v1 stays as it is"):
+            compact_segments(log.resolve("v1"))
