@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.loaders import JSONFileLoader, Loader
 
 from tests.servers import ServerError, stop, wait_until
 
@@ -36,6 +38,18 @@ NO_CREDENTIALS: Mapping[str, str | None] = {
 }
 """What keeps the settings of this machine away from a test; None for what must not be set."""
 
+_read_once = functools.cache(JSONFileLoader().load_file)
+
+
+class _SharedFiles(JSONFileLoader):
+    """Reads botocore's descriptions of its services once in a process, not in each session: that takes 0.1 s."""
+
+    def load_file(self, file_path: str) -> Any:
+        return _read_once(file_path)
+
+
+Loader.FILE_LOADER_CLASS = _SharedFiles
+
 
 @dataclass(frozen=True)
 class MotoServer:
@@ -53,15 +67,20 @@ class MotoServer:
         }
 
     def client(self) -> Any:
-        """Return a client of boto3's that goes straight to this server."""
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=self.url,
-            aws_access_key_id="behind",
-            aws_secret_access_key="its-back",
-            region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        """Return a client of boto3's that goes straight to this server, always the same one."""
+        return _client(self.url)
+
+
+@functools.cache
+def _client(url: str) -> Any:
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id="behind",
+        aws_secret_access_key="its-back",
+        region_name="us-east-1",
+        config=Config(s3={"addressing_style": "path"}),
+    )
 
 
 def use_environment(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str | None]) -> None:

@@ -168,7 +168,7 @@ def test_killed_at_any_moment(world: World, limit: int) -> None:
     """Two at a time, one of which is killed: what is there is whole, and the other reads on."""
     dice = random.Random(limit)
     option = f"{world.kept}:{limit}"
-    for _ in range(15):
+    for _ in range(10):
         victim, other = world.begin(option, rounds=50), world.begin(option)
         with killed_at_the_end(victim, other):
             world.go(victim, other)

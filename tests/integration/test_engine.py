@@ -271,9 +271,9 @@ def test_ten_thousand_tasks_on_threads() -> None:
     assert {one.index for one in done} == set(range(10_000)) and len(done) == 10_000
 
 
-def test_a_thousand_tasks_on_processes() -> None:
-    done = run([Task(square, (i,), "") for i in range(1_000)], "processes")
-    assert {one.index for one in done} == set(range(1_000)) and len(done) == 1_000
+def test_hundreds_of_tasks_on_processes() -> None:
+    done = run([Task(square, (i,), "") for i in range(400)], "processes")
+    assert {one.index for one in done} == set(range(400)) and len(done) == 400
     assert sum(abs(one.index - place) for place, one in enumerate(done)) / len(done) < 64
 
 

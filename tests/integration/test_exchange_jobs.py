@@ -274,7 +274,7 @@ class TestStopped:
         while True:
             process = start("--resume", *arguments, cwd=folder, program="htshuffle")
             try:
-                process.wait(choose.uniform(0.3, 1.2) + kills)
+                process.wait(choose.uniform(0.3, 1.2) * 2**kills)  # so that one of them has the time to end
             except TimeoutError:
                 pass
             except Exception:  # noqa: S110 - it still runs: that is what the wait is for

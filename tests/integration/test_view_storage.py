@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
 
 import shardtools
 from tests.datasets import written_dataset
@@ -23,23 +22,33 @@ from tests.servers import NginxServer, wait_until
 
 def images() -> np.ndarray:  # type: ignore[type-arg]
     """Return 60 real photographs of 120 x 160 points: cut from two that scikit-learn has."""
+    from sklearn.datasets import load_sample_images  # imported here, since collecting the tests needs no scikit-learn
+
     photos = list(load_sample_images().images)
     return np.stack([photos[i % 2][10 * (i % 20) : 10 * (i % 20) + 120, 7 * i : 7 * i + 160] for i in range(60)])
+
+
+def digits() -> list[int]:
+    """Return 60 real labels: those of the first digits that scikit-learn has."""
+    from sklearn.datasets import load_digits
+
+    labels: list[int] = load_digits().target[:60].tolist()
+    return labels
 
 
 @pytest.fixture(scope="module")
 def pictures() -> tuple[np.ndarray, list[list[dict[str, object]]]]:  # type: ignore[type-arg]
     """Photographs as JPEG files decode them, and the shards that hold them."""
     decoded, shards = [], []
-    digits = load_digits().target
+    photos, labels = images(), digits()
     for shard in range(3):
         rows: list[dict[str, object]] = []
         for i in range(20):
             file = io.BytesIO()
             number = 20 * shard + i
-            Image.fromarray(images()[number]).save(file, "JPEG", quality=95)
+            Image.fromarray(photos[number]).save(file, "JPEG", quality=95)
             decoded.append(np.array(Image.open(io.BytesIO(file.getvalue()))))
-            rows.append({"key": f"{number:04d}", "jpg": file.getvalue(), "cls": int(digits[number])})
+            rows.append({"key": f"{number:04d}", "jpg": file.getvalue(), "cls": labels[number]})
         shards.append(rows)
     return np.stack(decoded), shards
 
@@ -77,7 +86,7 @@ class TestHttp:
         assert part.std() == pytest.approx(array[0:10, 20:100, 50:150].std())
         assert np.array_equal(np.asarray(photos[::7]), array[::7])
         assert np.array_equal(np.asarray(photos[[5, 40, 5]]), array[[5, 40, 5]])
-        assert np.asarray(dataset.view("cls")).tolist() == load_digits().target[:60].tolist()
+        assert np.asarray(dataset.view("cls")).tolist() == digits()
         assert dataset["0041"].index == 1
 
     def test_what_was_read_is_in_the_cache(self, spec: str, nginx: NginxServer, tmp_path: Path) -> None:
