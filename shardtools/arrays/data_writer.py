@@ -39,6 +39,11 @@ class DataWriter:
         """Bytes that were written."""
 
     @property
+    def shards(self) -> int:
+        """The number of shards that were begun."""
+        return self._count
+
+    @property
     def open_object(self) -> str | None:
         """The name of the shard that is being written, which cannot be read yet."""
         return None if self._sink is None else self._name(self._count - 1)

@@ -14,6 +14,7 @@ from typing import Any
 from shardtools.arrays.array import HubArray
 from shardtools.arrays.chunk_reader import read_entries
 from shardtools.arrays.chunks import Cache
+from shardtools.arrays.hub_upkeep import HubUpkeep
 from shardtools.arrays.metadata import ArrayMetadata, create_array, parse_array, parse_node
 from shardtools.arrays.names import document_key, path_of_document, split_version
 from shardtools.arrays.transaction import Transaction
@@ -47,7 +48,7 @@ class _Settings:
     limits: Limits
 
 
-class Hub:
+class Hub(HubUpkeep):
     """Arrays by name and version. ``st.hub`` returns it; it can be pickled and used by many threads.
 
     A name is that of an array, such as ``mnist/train``; with a version it is ``mnist/train:v0``, for a branch or a tag,

@@ -24,7 +24,7 @@ def compact_segments(base: Snapshot, *, message: str = "compact", author: str = 
         nonlocal tries
         tries += 1
         places = places_of(snapshot)
-        many = len(places) if tries == 1 else _settled(places)
+        many = len(places) if tries == 1 else settled(places)
         if many < 2:
             return places
         return [merge_segments(snapshot.log.place, places[:many], oldest=True), *places[many:]]
@@ -32,7 +32,7 @@ def compact_segments(base: Snapshot, *, message: str = "compact", author: str = 
     return replace_segments(base, rewrite, message=message, author=author)
 
 
-def _settled(places: list[SegmentPlace]) -> int:
+def settled(places: list[SegmentPlace]) -> int:
     """Return how many segments other writers will hardly merge soon: all but the newest, which are small."""
     total, left = sum(place.count for place in places), 0
     for number in range(len(places), 0, -1):

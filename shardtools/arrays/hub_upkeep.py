@@ -1,0 +1,109 @@
+"""What a hub can do besides reading and writing: versions compared, checked and put in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, cast
+
+from shardtools.arrays.metadata import ArrayMetadata, parse_array
+from shardtools.errors import JobError
+from shardtools.log.log import Snapshot
+from shardtools.spec import parse_size
+
+if TYPE_CHECKING:
+    from shardtools.arrays.compact import CompactResult
+    from shardtools.arrays.diff import Diff
+    from shardtools.arrays.hub import Hub
+    from shardtools.arrays.verify import VerifyResult
+
+Advance = Callable[[int, int], object]
+"""Called with the chunks and bytes that were done since it was last called."""
+
+
+class HubUpkeep:
+    """A part of `Hub`."""
+
+    def diff(self, before: str, after: str | None = None) -> Diff:
+        """Return what two versions differ in; the later one is by default the newest commit of ``main``.
+
+        It reads what only one of them has, whatever else there is. (After a compaction that is all keys, but no chunk.)
+
+        Raises:
+            NotFoundError: there is no such version.
+        """
+        from shardtools.arrays.diff import diff
+
+        hub = self._hub()
+        names = before, after or "main"
+        return diff(hub.snapshot(before), hub.snapshot(after), names)
+
+    def verify(self, version: str | None = None, *, advance: Advance | None = None) -> VerifyResult:
+        """Read each document and chunk of a version, check and decode it, and return what is wrong.
+
+        ``advance`` is called now and then with the chunks and bytes that were checked since the last time.
+
+        Raises:
+            NotFoundError: there is no such version.
+            UnavailableError: the storage does not answer.
+        """
+        from shardtools.arrays.verify import verify
+
+        return verify(self._hub().snapshot(version), advance)
+
+    def compact(
+        self,
+        version: str | None = None,
+        *,
+        shard_size: int | str | None = None,
+        author: str = "",
+        advance: Advance | None = None,
+    ) -> CompactResult:
+        """Copy the live chunks of a branch into few shards, in the order of the grid, as one commit.
+
+        Slices of neighbouring chunks are then read in few requests. Others may write meanwhile: they neither fail nor
+        lose anything. Space is freed by `expire` and `gc`, as earlier versions need the old shards.
+
+        Args:
+            version: the branch, by default ``main``.
+            shard_size: bytes of a shard, such as ``"1GB"``, the default.
+            author: who does it.
+            advance: called now and then with the chunks and bytes that were copied since the last time.
+
+        Raises:
+            JobError: the version is a tag or a commit.
+            CorruptError: a chunk is gone, or damaged. Nothing is changed.
+        """
+        from shardtools.arrays.compact import SHARD_SIZE, compact
+
+        size = SHARD_SIZE if shard_size is None else _bytes(shard_size)
+        base = self._branch_of(version)
+        return compact(base, self._arrays(base), shard_size=size, author=author, advance=advance)
+
+    def _branch_of(self, version: str | None) -> Snapshot:
+        """Return the newest commit of a branch that there is.
+
+        Raises:
+            JobError: the version is a tag or a commit.
+        """
+        hub = self._hub()
+        snapshot = hub.snapshot(version)
+        if snapshot.fixed is not None:
+            raise JobError(f"{snapshot.fixed} stays as it is", url=hub.url, fix="name a branch")
+        return snapshot
+
+    def _arrays(self, snapshot: Snapshot, path: str = "") -> Iterator[tuple[str, ArrayMetadata]]:
+        """Yield the paths of all arrays in a group, and what is known of them."""
+        hub = self._hub()
+        for name, document in hub.documents(snapshot, path):
+            if hub.is_array(document, name):
+                yield name, parse_array(document, hub.url, name)
+
+    def _hub(self) -> Hub:
+        return cast("Hub", self)
+
+
+def _bytes(size: int | str) -> int:
+    found = size if isinstance(size, int) else parse_size(size)
+    if not found or found < 0:
+        raise JobError(f"{size} is not a valid size", fix="write it as 500MB or 2GB")
+    return found
