@@ -134,7 +134,7 @@ class TestVerify:
         assert not {"zarr.json/a/x", "a/x/c/0/1"} & set(keys)
         reasons = {problem.key: problem.reason for problem in found.problems}
         assert "it is damaged: its CRC-32C does not match" in reasons["a/x/c/0/0"]
-        assert "the file was cut off" in reasons["zarr.json/y"]
+        assert any(what in reasons["zarr.json/y"] for what in ("is shorter than when", "was cut off"))
 
     def test_a_chunk_that_cannot_be_decoded(self, hub: st.Hub) -> None:
         hub.array("x", shape=4, chunks=2, dtype="int32")[:] = 1
