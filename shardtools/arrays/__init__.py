@@ -10,7 +10,9 @@ metadata.py     what a ``zarr.json`` says, by the zarr library
 codecs.py       chunks as bytes
 chunk_reader.py chunks of a snapshot
 data_writer.py  chunks into tar shards
-transaction.py  writes that become one commit
+transaction.py  writes that become one commit: write_buffer.py, transaction_array.py
+parts.py        what workers of a cluster write for one: worker_array.py, taken_parts.py, dask_arrays.py
+store.py        a store of the zarr library, for xarray and others: keys.py, transaction_keys.py
 names.py        names of arrays, and the keys of the log
 
 ``docs/arrays.md`` describes the format and what is guaranteed.

@@ -51,24 +51,39 @@ def read_entries(place: Place, entries: Mapping[str, Entry]) -> dict[str, bytes]
             url, keys = job
             return _read_object(url, [entries[key] for key in keys], keys)
 
-        for (url, keys), values in zip(jobs, run_each(read, jobs, 1 if is_local(place.root) else THREADS), strict=True):
+        for (url, keys), values in zip(jobs, run_each(read, jobs, _threads(place)), strict=True):
             _check(url, keys, [entries[key].crc32c for key in keys], values)
             found.update(zip(keys, values, strict=True))
     return found
 
 
-def read_parts(place: Place, entry: Entry, key: str, ranges: Sequence[ByteRange]) -> list[bytes]:
-    """Return parts of what a key has, given as ranges of it. They have no checksum of their own.
+def read_parts(place: Place, parts: Sequence[tuple[str, Entry]]) -> list[bytes]:
+    """Return parts of what keys have, given as keys and where the parts lie. They have no checksum of their own.
 
     Raises:
-        CorruptError: the object is gone or too short.
+        CorruptError: an object is gone or too short.
         StorageError: it cannot be read.
     """
-    parts = [
-        Entry(entry.name, entry.offset + part.start, min(part.stop, entry.size) - part.start, 0) for part in ranges
-    ]
+    by_object: defaultdict[str, list[int]] = defaultdict(list)
+    for number, (_, entry) in enumerate(parts):
+        by_object[entry.name].append(number)
+    found = [b""] * len(parts)
     with place.using():
-        return _read_object(place.root + entry.name, parts, [key] * len(parts))
+
+        def read(job: tuple[str, Sequence[int]]) -> list[bytes]:
+            name, numbers = job
+            keys, entries = zip(*(parts[number] for number in numbers), strict=True)
+            return _read_object(place.root + name, entries, keys)
+
+        jobs = list(by_object.items())
+        for (_, numbers), values in zip(jobs, run_each(read, jobs, _threads(place)), strict=True):
+            for number, value in zip(numbers, values, strict=True):
+                found[number] = value
+    return found
+
+
+def _threads(place: Place) -> int:
+    return 1 if is_local(place.root) else THREADS
 
 
 def run_each(call: Callable[[T], R], jobs: Sequence[T], threads: int) -> Iterable[R]:

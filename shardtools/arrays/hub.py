@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardtools.arrays.array import HubArray
 from shardtools.arrays.chunk_reader import read_entries
 from shardtools.arrays.chunks import Cache
 from shardtools.arrays.hub_upkeep import HubUpkeep
+from shardtools.arrays.keys import SnapshotKeys
 from shardtools.arrays.metadata import ArrayMetadata, create_array, parse_array, parse_node
 from shardtools.arrays.names import document_key, path_of_document, split_version
 from shardtools.arrays.transaction import Transaction
@@ -27,6 +28,9 @@ from shardtools.log.place import MARK, Place
 from shardtools.lru import LRU
 from shardtools.storage import get_storage
 from shardtools.urls import absolute, at_home, name_of
+
+if TYPE_CHECKING:
+    from shardtools.arrays.store import HubStore
 
 MEMORY = 128 << 20
 """Decoded bytes of chunks that are kept in memory, by default."""
@@ -239,6 +243,15 @@ class Hub(HubUpkeep):
         path, version = split_version(name)
         snapshot = self.snapshot(version)
         return HubArray(self, snapshot, path, self.read_array(snapshot, path))
+
+    def store(self, version: str | None = None) -> HubStore:
+        """Return a version as a store of the zarr library, to read: ``xr.open_zarr(hub.store("v1"))``.
+
+        To write, take that of a transaction: ``with hub.transaction() as t: ds.to_zarr(t.store())``.
+        """
+        from shardtools.arrays.store import HubStore
+
+        return HubStore(SnapshotKeys(self, self.snapshot(version)))
 
     def list(self, version: str | None = None) -> list[str]:
         """Return the names of all arrays, sorted."""

@@ -1,126 +1,176 @@
 """What other processes write for a transaction: each write is an object, which the transaction takes over.
 
     array[region] = block, on a worker -> whole chunks into a data shard, parts of chunks as they are -> part-….part
-    commit -> list of parts -> chunks taken over, parts of one chunk put together
+    transaction -> list of parts -> chunks taken over, parts of one chunk put together (``taken_parts.py``)
 
-A part's name depends on what is written. So a task that runs twice, as tasks of a cluster may, writes the same part.
+A part's name depends on what is written. So a task that runs twice, as tasks of a cluster may, writes the same part. It
+is written after its shard, so that a process that is killed leaves a whole part, or none.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from shardtools.arrays.chunks import as_block, full_chunk
+from shardtools.arrays.chunks import full_chunk
 from shardtools.arrays.data_writer import DataWriter
-from shardtools.arrays.grid import Piece, Shape, pieces, select
-from shardtools.arrays.metadata import ArrayMetadata, parse_array
+from shardtools.arrays.grid import Piece, Shape
+from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.arrays.names import check_path
-from shardtools.errors import CorruptError, RefusedError
+from shardtools.errors import ConflictError, CorruptError, NotFoundError, RefusedError
 from shardtools.log.names import check_object
 from shardtools.log.place import Place
 from shardtools.log.segment import Entry
 from shardtools.storage import get_storage
+from shardtools.urls import name_of
 
 if TYPE_CHECKING:
     from shardtools.arrays.hub import Hub
 
+Array = npt.NDArray[Any]
+
 _SUFFIX = ".part"
+_CLOSED = "closed"
 _FORMAT = 1
+
+NONE: Final = "none"
+
+Seen = int | Literal["none"] | None
+"""What a writer has read of a key before it wrote it: a CRC-32C, or that there was none; None if it has not read it."""
 
 
 @dataclass(frozen=True)
 class WholeChunk:
-    """A whole chunk, and where its bytes lie."""
+    """A whole chunk, and where its bytes lie, None if it was removed."""
 
-    coordinates: Shape
-    entry: Entry
+    key: str
+    entry: Entry | None
+    seen: Seen = None
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A part of a chunk: ``data`` are the elements of ``inner``, of this shape."""
+    """A part of a chunk: ``data`` are the elements of ``inner``, of this shape; or a packed chunk, if ``is_packed``."""
 
     coordinates: Shape
     inner: tuple[Any, ...]
     shape: Shape
+    is_packed: bool
     data: bytes
+
+    def values(self, metadata: ArrayMetadata) -> Array:
+        """Return the elements."""
+        if self.is_packed:
+            return np.asarray(metadata.codec.decode(self.data)[self.inner])
+        return np.frombuffer(self.data, metadata.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one write of another process consists of."""
+    """What one write of another process consists of. ``removals`` is how many removals of nodes it knew of."""
 
+    name: str
     path: str
+    removals: int
     chunks: tuple[WholeChunk, ...]
     patches: tuple[Patch, ...]
 
 
-class WorkerArray:
-    """An array that writes for a transaction in another process. It cannot be read."""
+@dataclass(frozen=True)
+class PartOf:
+    """The transaction that a process writes parts for, and how many removals of nodes it knows of."""
 
-    def __init__(self, hub: Hub, id: str, path: str, document: bytes):
-        self._hub, self._id, self.path = hub, id, path
-        self._metadata = parse_array(document, hub.url, path)
-        self.shape, self.dtype, self.chunks = self._metadata.shape, self._metadata.dtype, self._metadata.chunks
-        self.ndim = len(self.shape)
+    hub: Hub
+    id: str
+    removals: int
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return WorkerArray, (self._hub, self._id, self.path, self._metadata.document)
-
-    def __setitem__(self, index: Any, values: Any) -> None:
-        """Write what numpy would. It is seen when the transaction is committed.
-
-        Raises:
-            IndexError, ValueError: numpy's.
-        """
-        metadata = self._metadata
-        selection = select(index, metadata.shape)
-        block = as_block(selection, values, metadata.dtype)
-        write_part(
-            self._hub.place, self._id, self.path, metadata, block, list(pieces(selection, self.shape, self.chunks))
-        )
+    @property
+    def place(self) -> Place:
+        """Where the parts go."""
+        return self.hub.place
 
 
-def write_part(place: Place, id: str, path: str, metadata: ArrayMetadata, block: Any, some: Sequence[Piece]) -> None:
-    """Write pieces of a block as one part of the transaction ``id``."""
-    whole = [(piece, metadata.codec.encode(full_chunk(block, piece, metadata))) for piece in some if piece.whole]
-    cut = [(piece, np.ascontiguousarray(block[piece.outer])) for piece in some if not piece.whole]
-    digest = hashlib.blake2b(path.encode(), digest_size=16)
-    for piece, data in [*whole, *((piece, values.tobytes()) for piece, values in cut)]:
-        digest.update(repr((piece.coordinates, _dump_inner(piece.inner))).encode())
-        digest.update(data)
-    name = f"part-{digest.hexdigest()}"
-    chunks = []
-    with DataWriter(place, id, f"{name}-") as writer:
-        for piece, data in whole:
-            entry = writer.add(f"{path}/{metadata.chunk_name(piece.coordinates)}", data)
-            chunks.append([piece.coordinates, [entry.name, entry.offset, entry.size, entry.crc32c]])
-    patches, bodies, at = [], [], 0
-    for piece, values in cut:
-        data = values.tobytes()
-        patches.append([piece.coordinates, _dump_inner(piece.inner), values.shape, at, len(data)])
+def write_part(target: PartOf, path: str, metadata: ArrayMetadata, block: Array, some: Sequence[Piece]) -> None:
+    """Write pieces of a block as one part.
+
+    Raises:
+        ConflictError: the transaction has been committed meanwhile.
+    """
+    chunks, heads, bodies, at = [], [], [], 0
+    for piece in some:
+        if piece.whole:
+            key = f"{path}/{metadata.chunk_name(piece.coordinates)}"
+            chunks.append((key, metadata.codec.encode(full_chunk(block, piece, metadata)), None))
+            continue
+        is_packed = metadata.dtype.kind not in "biufcSUMmV" or metadata.dtype.hasobject
+        values = np.ascontiguousarray(block[piece.outer])
+        data = metadata.codec.encode(full_chunk(block, piece, metadata)) if is_packed else values.tobytes()
+        heads.append([piece.coordinates, _dump_inner(piece.inner), values.shape, is_packed, at, len(data)])
         bodies.append(data)
         at += len(data)
-    body = b"".join(bodies)
+    _write(target, path, chunks, heads, b"".join(bodies))
+
+
+def write_chunk(target: PartOf, path: str, key: str, data: bytes | None, seen: Seen) -> Entry | None:
+    """Write a whole chunk, None removes it, as one part; return where its bytes lie.
+
+    Raises:
+        ConflictError: the transaction has been committed meanwhile.
+    """
+    return _write(target, path, [(key, data, seen)], [], b"")[0]
+
+
+def _write(
+    target: PartOf,
+    path: str,
+    chunks: Sequence[tuple[str, bytes | None, Seen]],
+    patches: Sequence[Any],
+    body: bytes,
+) -> list[Entry | None]:
+    """Write a part. What it is named after are the bytes that are stored, so that those of its name never change."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in ([path, target.removals, [(key, data and len(data), seen) for key, data, seen in chunks]], patches):
+        digest.update(json.dumps(text).encode() + b"\n")
+    for data in (*(data or b"" for _, data, _ in chunks), body):
+        digest.update(data)
+    name = f"part-{digest.hexdigest()}"
+    with DataWriter(target.place, target.id, f"{name}-") as writer:
+        entries = [None if data is None else writer.add(key, data) for key, data, _ in chunks]
     head = {
         "format": _FORMAT,
         "path": path,
-        "chunks": chunks,
+        "removals": target.removals,
+        "chunks": [
+            [key, entry and [entry.name, entry.offset, entry.size, entry.crc32c], seen]
+            for (key, _, seen), entry in zip(chunks, entries, strict=True)
+        ],
         "patches": patches,
         "sha256": hashlib.sha256(body).hexdigest(),
     }
+    place, folder = target.place, f"data/{target.id}/"
     with place.using():
-        place.put(f"data/{id}/{name}{_SUFFIX}", json.dumps(head, ensure_ascii=False).encode() + b"\n" + body)
+        place.put(f"{folder}{name}{_SUFFIX}", json.dumps(head, ensure_ascii=False).encode() + b"\n" + body)
+        url = f"{place.root}{folder}{_CLOSED}"
+        if get_storage(url).exists(url):
+            what = f"the transaction has been committed, perhaps without what was just written to {path}"
+            raise ConflictError(what, url=place.root, fix="wait for all workers before the context is left")
+    return entries
 
 
-def read_parts(place: Place, id: str) -> Iterator[Part]:
-    """Yield the parts of a transaction.
+def close_parts(place: Place, id: str) -> None:
+    """Let writers of parts know that from now on none is taken over."""
+    with place.using():
+        place.put(f"data/{id}/{_CLOSED}", b"\n")
+
+
+def read_parts(place: Place, id: str, known: Collection[str] = ()) -> Iterator[Part]:
+    """Yield the parts of a transaction, sorted by name, without those whose names are ``known``.
 
     Raises:
         RefusedError: the storage does not list.
@@ -129,13 +179,14 @@ def read_parts(place: Place, id: str) -> Iterator[Part]:
     with place.using():
         try:
             urls = get_storage(place.root).list(f"{place.root}data/{id}/")
+        except NotFoundError:  # nobody has written anything yet
+            return
         except RefusedError as error:
+            what = "the storage does not list what workers have written"
             fix = "let the process that began the transaction write alone, or use a server that lists"
-            raise RefusedError(
-                "the storage does not list what workers have written", url=place.root, fix=fix
-            ) from error
-    for url in urls:
-        if url.endswith(_SUFFIX):
+            raise RefusedError(what, url=place.root, fix=fix) from error
+    for url in sorted(urls):
+        if url.endswith(_SUFFIX) and name_of(url) not in known:
             with place.using():
                 data = get_storage(url).read(url)
             yield _parse(data, url)
@@ -148,18 +199,21 @@ def _parse(data: bytes, url: str) -> Part:
         if head["format"] != _FORMAT or head["sha256"] != hashlib.sha256(body).hexdigest():
             raise ValueError("its checksum does not match")
         return Part(
+            name_of(url),
             check_path(head["path"]),
+            int(head["removals"]),
+            tuple(WholeChunk(check_path(key), entry and _entry(*entry), seen) for key, entry, seen in head["chunks"]),
             tuple(
-                WholeChunk(tuple(map(int, coordinates)), Entry(check_object(entry[0]), *map(int, entry[1:])))
-                for coordinates, entry in head["chunks"]
-            ),
-            tuple(
-                Patch(tuple(map(int, coordinates)), _parse_inner(inner), tuple(map(int, shape)), body[at : at + size])
-                for coordinates, inner, shape, at, size in head["patches"]
+                Patch(tuple(coordinates), _parse_inner(inner), tuple(shape), is_packed, body[at : at + size])
+                for coordinates, inner, shape, is_packed, at, size in head["patches"]
             ),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptError(f"a part of a transaction is damaged: {error}", url=url, fix="write again") from error
+
+
+def _entry(name: str, offset: int, size: int, crc32c: int) -> Entry:
+    return Entry(check_object(name), offset, size, crc32c)
 
 
 def _dump_inner(inner: Sequence[Any]) -> list[Any]:
@@ -173,27 +227,3 @@ def _parse_inner(inner: Sequence[Any]) -> tuple[Any, ...]:
     parts = [slice(*part) if isinstance(part, list) else np.array(part["list"], np.int64) for part in inner]
     lists = sum(isinstance(part, np.ndarray) for part in parts)
     return tuple(parts) if lists < 2 else np.ix_(*parts)
-
-
-def is_dask(values: Any) -> bool:
-    """Return whether values are a Dask array."""
-    return hasattr(values, "__dask_graph__")
-
-
-def store(values: Any, target: Any, index: Any) -> None:
-    """Compute a Dask array and write its blocks, each where it was computed.
-
-    Raises:
-        ValueError: the shape does not fit.
-    """
-    import dask.array as da
-
-    selection = select(index, target.shape)
-    region = []
-    for axis, part in zip(selection.axes, selection.index, strict=False):
-        if not isinstance(axis, range) or part != slice(None):
-            raise IndexError("a Dask array can be written to slices with a positive step only")
-        region.append(slice(axis.start, axis.stop, axis.step))
-    if values.shape != selection.block:
-        raise ValueError(f"could not write an array of shape {values.shape} into {selection.block}")
-    da.store(values, target, regions=tuple(region), lock=False)

@@ -10,26 +10,30 @@ Each element may then be written by one of them only. An overlap is an error: wh
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-
-import numpy as np
+from weakref import WeakValueDictionary
 
 from shardtools.arrays.chunks import as_block
-from shardtools.arrays.grid import Piece, Selection, pieces
+from shardtools.arrays.grid import Selection, pieces
 from shardtools.arrays.metadata import ArrayMetadata, create_array, group_document, parse_array
 from shardtools.arrays.names import document_key, parents_of
-from shardtools.arrays.parts import read_parts
+from shardtools.arrays.taken_parts import TakenParts
 from shardtools.arrays.transaction_array import TransactionArray
-from shardtools.arrays.write_buffer import WriteBuffer, key_of
+from shardtools.arrays.transaction_keys import TransactionKeys
+from shardtools.arrays.write_buffer import WriteBuffer
 from shardtools.errors import ExistsError, JobError
+from shardtools.forks import PerProcess
 from shardtools.log.committing import commit
 from shardtools.log.log import Snapshot, new_id
 
 if TYPE_CHECKING:
     from shardtools.arrays.hub import Hub
+    from shardtools.arrays.store import HubStore
 
 _OTHER_NAME = "remove it first, or use another name"
 
@@ -50,13 +54,15 @@ class Transaction:
         self.buffer = WriteBuffer(base, self.id, hub.cache)
         self._message, self._author = message, author
         self._lock = self.buffer.lock
-        self._owner = threading.get_ident()
+        self._owner, self._process = threading.get_ident(), os.getpid()
         self._documents: dict[str, bytes | None] = {}
+        self._added: set[str] = set()
         self._metadata: dict[str, ArrayMetadata] = {}
         self._reads: set[str] = set()
-        self._has_workers = False
+        self.parts = TakenParts(self.buffer, self.id, self.metadata)
         self._result: Snapshot | None = None
         self._ended = False
+        _open.get()[self.id] = self
 
     @property
     def result(self) -> Snapshot:
@@ -92,8 +98,9 @@ class Transaction:
             self._ended = True
             buffer = self.buffer
             try:
-                if self._has_workers:
-                    self._take_parts()
+                self._reads.update(map(document_key, self.parts.close()))
+                for path in sorted(self._added):
+                    self._add_parents(path)
                 buffer.flush()
                 for path, document in self._documents.items():
                     key = document_key(path)
@@ -117,15 +124,32 @@ class Transaction:
             return self._result
 
     def check_open(self) -> None:
-        """Raise if the transaction has ended.
+        """Raise if nothing can be written to the transaction here.
 
         Raises:
-            JobError: it has.
+            JobError: it has ended, or this is a fork of its process.
         """
         if self._ended:
             raise JobError("the transaction has ended", fix="begin another one")
+        if self._process != os.getpid():
+            what = "this is a fork of the process that began the transaction, which does not see what is written here"
+            raise JobError(what, fix="send t[NAME] to the other process by pickling, as Dask does")
 
     # --- arrays and groups
+
+    @cached_property
+    def keys(self) -> TransactionKeys:
+        """What a store of the zarr library has of this transaction."""
+        return TransactionKeys(self)
+
+    def store(self) -> HubStore:
+        """Return a store of the zarr library that writes for this transaction: ``ds.to_zarr(t.store())``.
+
+        It can be sent to other processes, as Dask does: whole chunks that they write are part of the transaction.
+        """
+        from shardtools.arrays.store import HubStore
+
+        return HubStore(self.keys)
 
     def __getitem__(self, name: str) -> TransactionArray:
         """Return an array to read and write.
@@ -135,6 +159,8 @@ class Transaction:
         """
         path = self._path(name)
         self.metadata(path)
+        if not self._ended:
+            self.take_parts()
         return TransactionArray(self, path)
 
     def _path(self, name: str) -> str:
@@ -147,6 +173,11 @@ class Transaction:
     def __contains__(self, name: str) -> bool:
         return self.document(self._path(name)) is not None
 
+    @property
+    def documents(self) -> Mapping[str, bytes | None]:
+        """The documents that were written, by path; None for those that were removed."""
+        return self._documents
+
     def document(self, path: str) -> bytes | None:
         """Return the document of a node, None if there is none."""
         with self._lock:
@@ -158,8 +189,33 @@ class Transaction:
         """Write the document of a node as it is."""
         with self._lock:
             self.check_open()
+            self.take_parts()
             self._documents[path] = document
             self._metadata.pop(path, None)
+
+    def add_node(self, path: str, document: bytes) -> None:
+        """Write the document of a node, which may be new; the groups that it is in are there at the commit.
+
+        Raises:
+            CorruptError: it is no document, or of an array that zarr cannot read.
+            ExistsError: an array would have something in it.
+            JobError: the root would be an array.
+        """
+        is_array = self.hub.is_array(document, path)
+        with self._lock:
+            if is_array:
+                if not path:
+                    fix = "give the array a name: zarr.create_array(store, name=…), da.to_zarr(…, component=…)"
+                    raise JobError("the root of a hub is a group, and cannot be an array", url=self.hub.url, fix=fix)
+                parse_array(document, self.hub.url, path)
+                if any(node != path for node in self.nodes(path)):
+                    raise ExistsError(f"{path} is a group with something in it", url=self.hub.url, fix=_OTHER_NAME)
+            for parent in filter(None, parents_of(path)):
+                if (there := self.document(parent)) is not None and self.hub.is_array(there, parent):
+                    what = f"{parent} is an array, and can have nothing in it"
+                    raise ExistsError(what, url=self.hub.url, fix=_OTHER_NAME)
+            self.set_document(path, document)
+            self._added.add(path)
 
     def metadata(self, path: str) -> ArrayMetadata:
         """Return the metadata of an array.
@@ -245,9 +301,25 @@ class Transaction:
         with self._lock:
             self.check_open()
             self._existing(path)
+            self.remove(path)
+
+    def remove_document(self, path: str) -> None:
+        """Remove the document of a node, and nothing of what is in it."""
+        with self._lock:
+            self.check_open()
+            self._documents[path] = None
+            self._metadata.pop(path, None)
+            self._added.discard(path)
+
+    def remove(self, path: str) -> None:
+        """Remove a node, whether it has a document or not, and all that is in it."""
+        with self._lock:
+            self.check_open()
+            self.take_parts()
             for node in self.nodes(path):
                 self._documents[node] = None
                 self._metadata.pop(node, None)
+                self._added.discard(node)
             self.buffer.remove_all(f"{path}/")
 
     def nodes(self, path: str = "") -> list[str]:
@@ -268,6 +340,7 @@ class Transaction:
         path, other = self._path(name), self._path(to)
         with self._lock:
             self.check_open()
+            self.take_parts()
             self._existing(path)
             self._check_new(other)
             if f"{other}/".startswith(f"{path}/"):
@@ -292,28 +365,31 @@ class Transaction:
         """
         metadata = self.metadata(path)
         block = as_block(selection, values, metadata.dtype)
+        self.depend_on(path)
+        is_owner = threading.get_ident() == self._owner
+        writer = (self if self.parts.are_expected else None) if is_owner else object()
+        some = pieces(selection, metadata.shape, metadata.chunks)
+        self.buffer.write(path, metadata, block, some, writer=writer)
+
+    def depend_on(self, path: str) -> None:
+        """Note that what is written depends on the document of an array: nobody else may change it meanwhile."""
         with self._lock:
             self.check_open()
             self._reads.add(document_key(path))
-        marked = threading.get_ident() != self._owner
-        some = pieces(selection, metadata.shape, metadata.chunks)
-        self.buffer.write(path, metadata, block, some, marked=marked)
 
     def expect_workers(self) -> None:
         """Note that other processes may write for this transaction."""
-        self._has_workers = True
+        self.parts.are_expected = True
 
-    def _take_parts(self) -> None:
-        """Take over what other processes have written; parts of one chunk are put together."""
-        for part in read_parts(self.buffer.place, self.id):
-            metadata = self.metadata(part.path)
-            self._reads.add(document_key(part.path))
-            for chunk in part.chunks:
-                key = f"{part.path}/{metadata.chunk_name(chunk.coordinates)}"
-                self.buffer.mark(key, [slice(0, size) for size in metadata.chunks], metadata.chunks)
-                self.buffer.put_change(key, chunk.entry)
-            for patch in part.patches:
-                piece = Piece(patch.coordinates, patch.inner, (...,), False)
-                self.buffer.mark(key_of(part.path, metadata, piece), patch.inner, metadata.chunks)
-                values = np.frombuffer(patch.data, metadata.dtype).reshape(patch.shape)
-                self.buffer.change(part.path, metadata, [piece], values)
+    def take_parts(self) -> None:
+        """Take over what other processes have written so far."""
+        with self._lock:
+            self._reads.update(map(document_key, self.parts.take()))
+
+
+_open: PerProcess[WeakValueDictionary[str, Transaction]] = PerProcess(WeakValueDictionary)
+
+
+def open_transaction(id: str) -> Transaction | None:
+    """Return a transaction that was begun in this process, None if it was begun in another one."""
+    return _open.get().get(id)

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.arrays.array import ChunkedArray
+from shardtools.arrays.dask_arrays import is_dask, store
 from shardtools.arrays.grid import Piece, Selection, Shape, select
 from shardtools.arrays.metadata import ArrayMetadata
-from shardtools.arrays.parts import WorkerArray, is_dask, store
+from shardtools.arrays.parts import PartOf
+from shardtools.arrays.worker_array import WorkerArray
 
 if TYPE_CHECKING:
     from shardtools.arrays.transaction import Transaction
@@ -31,7 +33,11 @@ class TransactionArray(ChunkedArray):
     def __reduce__(self) -> tuple[Any, ...]:
         transaction = self._transaction
         transaction.expect_workers()
-        return WorkerArray, (transaction.hub, transaction.id, self.path, self.metadata.document)
+        target = PartOf(transaction.hub, transaction.id, len(transaction.buffer.removed))
+        return _open_array, (target, self.path, self.metadata.document)
+
+    def __dask_tokenize__(self) -> Any:
+        return self._transaction.id, self.path
 
     @property
     def metadata(self) -> ArrayMetadata:
@@ -49,6 +55,7 @@ class TransactionArray(ChunkedArray):
         """
         if is_dask(values):
             store(values, self, index)
+            self._transaction.take_parts()
         else:
             self.write(select(index, self.shape), values)
 
@@ -79,6 +86,7 @@ class TransactionArray(ChunkedArray):
         if len(sizes) != self.ndim or any(size < 0 for size in sizes):
             raise ValueError(f"the array has {self.ndim} axes, so that it cannot have the shape {sizes}")
         with self._transaction.buffer.lock:
+            self._transaction.take_parts()
             old = self.metadata
             if any(new < size for new, size in zip(sizes, old.shape, strict=True)):
                 self._clear_beyond(sizes, old)
@@ -113,3 +121,12 @@ class TransactionArray(ChunkedArray):
 
     def __repr__(self) -> str:
         return f"<TransactionArray {self.path} {self.shape} {self.dtype}, chunks {self.chunks}>"
+
+
+def _open_array(target: PartOf, path: str, document: bytes) -> TransactionArray | WorkerArray:
+    """Return an array that writes for a transaction: that of this process, or of another one."""
+    from shardtools.arrays.transaction import open_transaction
+
+    if (transaction := open_transaction(target.id)) is not None:
+        return TransactionArray(transaction, path)
+    return WorkerArray(target, path, document)

@@ -50,7 +50,7 @@ class WriteBuffer:
         self._packed_bytes = 0
         self._open: dict[str, tuple[Array, ArrayMetadata]] = {}
         self._open_bytes = 0
-        self._marks: dict[str, list[Sequence[Any]]] = {}
+        self._marks: dict[str, list[tuple[Sequence[Any], object]]] = {}
 
     # --- reading
 
@@ -105,9 +105,9 @@ class WriteBuffer:
     # --- writing
 
     def write(
-        self, path: str, metadata: ArrayMetadata, block: Array, pieces: Iterator[Piece], *, marked: bool = False
+        self, path: str, metadata: ArrayMetadata, block: Array, pieces: Iterator[Piece], *, writer: object = None
     ) -> None:
-        """Write pieces of a block. If ``marked``, nobody else may write the same elements marked.
+        """Write pieces of a block. If there is a ``writer``, no other one may write the same elements.
 
         Raises:
             ConflictError: somebody has.
@@ -121,8 +121,8 @@ class WriteBuffer:
             whole = [piece for piece in batch if piece.whole]
             bodies = run_each(pack, whole, processors() if nbytes >= LARGE else 1)
             with self.lock:
-                for piece in batch if marked else ():
-                    self.mark(key_of(path, metadata, piece), piece.inner, metadata.chunks)
+                for piece in batch if writer is not None else ():
+                    self.mark(key_of(path, metadata, piece), piece.inner, metadata.chunks, writer)
                 for piece, data in zip(whole, bodies, strict=True):
                     self.put(key_of(path, metadata, piece), data)
                 self.change(path, metadata, [piece for piece in batch if not piece.whole], block)
@@ -150,20 +150,24 @@ class WriteBuffer:
         self._open[key] = fresh, metadata
         self._open_bytes += fresh.nbytes
 
-    def mark(self, key: str, inner: Sequence[Any], chunks: Shape) -> None:
+    def mark(self, key: str, inner: Sequence[Any], chunks: Shape, writer: object) -> None:
         """Note that a thread or worker has written a part of a chunk.
 
         Raises:
             ConflictError: another one has written some of it.
         """
         marks = self._marks.setdefault(key, [])
-        if any(overlap(inner, mark, chunks) for mark in marks):
-            raise ConflictError(
-                f"two threads or workers of this transaction have written the same elements of {key}",
-                url=self.place.root,
-                fix="let each element be written by one of them",
-            )
-        marks.append(inner)
+        if any(other is not writer and overlap(inner, mark, chunks) for mark, other in marks):
+            raise self.overlapping(key)
+        marks.append((inner, writer))
+
+    def overlapping(self, key: str) -> ConflictError:
+        """Return the error for two writers of the same elements."""
+        return ConflictError(
+            f"two threads or workers of this transaction have written the same elements of {key}",
+            url=self.place.root,
+            fix="let each element be written by one of them",
+        )
 
     def put(self, key: str, data: bytes) -> None:
         """Write the bytes of a whole chunk."""
