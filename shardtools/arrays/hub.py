@@ -18,6 +18,7 @@ from shardtools.arrays.hub_upkeep import HubUpkeep
 from shardtools.arrays.keys import SnapshotKeys
 from shardtools.arrays.metadata import ArrayMetadata, create_array, parse_array, parse_node
 from shardtools.arrays.names import document_key, path_of_document, split_version
+from shardtools.arrays.sync import Progress, SyncResult, sync
 from shardtools.arrays.transaction import Transaction
 from shardtools.dataset.sharded import storage_options
 from shardtools.errors import ConflictError, ExistsError, NotFoundError, RefusedError
@@ -101,21 +102,26 @@ class Hub(HubUpkeep):
                 if not create:
                     fix = "check the URL, or create an array: hub.array(NAME, shape=…, dtype=…)"
                     raise NotFoundError("there are no arrays here", url=self.url, fix=fix) from error
-                self._check_empty()
+                self._new_place()
                 self._log = Log.open(self.url, create=True, single_writer=single_writer, options=self._options)
         return self._log
 
-    def _check_empty(self) -> None:
-        """Raise if the place holds something else."""
-        place = Place(self.url, self._options)
+    def _new_place(self) -> Place:
+        """Return the place, at which there is no log.
+
+        Raises:
+            ExistsError: it holds something else.
+        """
+        place = Place(self.url, self._options, self._settings.single_writer)
         with place.using():
             try:
                 there = [name_of(url) for url in get_storage(self.url).list(self.url)]
             except RefusedError:
-                return
+                return place
         if others := [name for name in there if name != MARK]:
             what = f"this place holds other files, such as {others[0]}"
             raise ExistsError(what, url=self.url, fix="name an empty or new folder")
+        return place
 
     def split(self, name: str) -> tuple[str, str | None]:
         """Return the path and the version in a name; see `names.split_version`."""
@@ -322,6 +328,57 @@ class Hub(HubUpkeep):
     def tags(self) -> Sequence[str]:
         """Return the names of the tags, sorted."""
         return self.log.tags()
+
+    # --- other places
+
+    def pull(
+        self,
+        other: str | Hub,
+        *,
+        branches: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> SyncResult:
+        """Bring commits, tags and data of another place to this one: what is missing here. See `push`."""
+        return sync(self._other(other).log, self._log_to_fill(), branches=branches, tags=tags, progress=progress)
+
+    def push(
+        self,
+        other: str | Hub,
+        *,
+        branches: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> SyncResult:
+        """Bring commits, tags and data of this place to another one: what is missing there.
+
+        It can be repeated when it was interrupted: what is there is not copied again. Bytes are compared with their
+        checksums before a commit refers to them. Commits that have expired here come without their data.
+
+        Args:
+            other: its URL, or a hub.
+            branches: those to bring, each with the commits that it began on; by default all.
+            tags: those to bring; by default all whose commits come along.
+            progress: called with a `SyncResult` of what was done so far.
+
+        Raises:
+            ConflictError: both places have commits of a branch that the other one lacks. Nothing was copied. Or others
+                write to the other place at the same time; then repeat it.
+            RefusedError: this storage does not list: name branches and tags.
+        """
+        return sync(self.log, self._other(other)._log_to_fill(), branches=branches, tags=tags, progress=progress)
+
+    def _other(self, other: str | Hub) -> Hub:
+        if isinstance(other, Hub):
+            return other
+        return Hub(replace(self._settings, url=str(other), cache=None, single_writer=False))
+
+    def _log_to_fill(self) -> Log:
+        """Return the log of the place; if there is none yet, one that is not made."""
+        try:
+            return self.log
+        except NotFoundError:
+            return Log(self._new_place())
 
 
 def open_hub(

@@ -1,0 +1,37 @@
+"""A folder on each of the four backends, on real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.gcs_servers import strict_gcs
+from tests.gcs_servers import use_environment as use_gcs
+from tests.moto_server import moto_server
+from tests.moto_server import use_environment as use_s3
+from tests.servers import nginx_server
+
+BACKENDS = ("local", "nginx", "s3", "gs")
+
+
+@contextmanager
+def running(backend: str, folder: Path) -> Iterator[str]:
+    """Run the server of a backend, and give out the URL of a folder on it, without a slash at the end."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if backend == "local":
+            yield str(folder)
+        elif backend == "nginx":
+            with nginx_server(folder) as nginx:
+                yield nginx.url.rstrip("/")
+        elif backend == "s3":
+            with moto_server() as moto:
+                moto.client().create_bucket(Bucket="bucket")
+                use_s3(monkeypatch, moto.environment())
+                yield "s3://bucket"
+        else:
+            with strict_gcs("bucket") as gcs:
+                use_gcs(monkeypatch, {"STORAGE_EMULATOR_HOST": gcs.url})
+                yield "gs://bucket"
