@@ -13,6 +13,7 @@ data_writer.py  chunks into tar shards
 transaction.py  writes that become one commit: write_buffer.py, transaction_array.py
 parts.py        what workers of a cluster write for one: worker_array.py, taken_parts.py, dask_arrays.py
 store.py        a store of the zarr library, for xarray and others: keys.py, transaction_keys.py
+sync.py         commits and data of one place, brought to another: copying.py, hub_sync.py
 names.py        names of arrays, and the keys of the log
 
 ``docs/arrays.md`` describes the format and what is guaranteed.

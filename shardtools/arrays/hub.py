@@ -8,19 +8,19 @@ st.hub(url) -> Hub -> array, load -> HubArray
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shardtools.arrays.array import HubArray
 from shardtools.arrays.chunk_reader import read_entries
 from shardtools.arrays.chunks import Cache
+from shardtools.arrays.hub_sync import HubSync
 from shardtools.arrays.hub_upkeep import HubUpkeep
 from shardtools.arrays.keys import SnapshotKeys
 from shardtools.arrays.metadata import ArrayMetadata, create_array, parse_array, parse_node
 from shardtools.arrays.names import document_key, path_of_document, split_version
-from shardtools.arrays.sync import Progress, SyncResult, sync
+from shardtools.arrays.settings import Settings
 from shardtools.arrays.transaction import Transaction
-from shardtools.dataset.sharded import storage_options
 from shardtools.errors import ConflictError, ExistsError, NotFoundError, RefusedError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.log.commit import Commit
@@ -40,31 +40,17 @@ _ATTEMPTS = 20
 """How often an array is created anew when others create some in the same group at the same time."""
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """What a hub was opened with: enough to open it in another process."""
-
-    url: str
-    cache: str | Sequence[str] | None
-    retries: int
-    timeout: float
-    memory: int
-    single_writer: bool
-    limits: Limits
-
-
-class Hub(HubUpkeep):
+class Hub(HubUpkeep, HubSync):
     """Arrays by name and version. ``st.hub`` returns it; it can be pickled and used by many threads.
 
     A name is that of an array, such as ``mnist/train``; with a version it is ``mnist/train:v0``, for a branch or a tag,
     or ``mnist/train@17``, for a commit. Without one it is the branch ``main``.
     """
 
-    def __init__(self, settings: _Settings):
+    def __init__(self, settings: Settings):
         """Users call `shardtools.hub` instead."""
         self._settings = settings
-        cache = settings.cache if settings.cache is None or isinstance(settings.cache, str) else tuple(settings.cache)
-        self._options = storage_options(cache, settings.retries, settings.timeout, settings.limits).naming(settings.url)
+        self._options = settings.options()
         self.url = absolute(at_home(settings.url)).rstrip("/") + "/"
         self.cache: Cache = LRU(settings.memory, lambda chunk: chunk.nbytes + 200)
         self._log: Log | None = None
@@ -105,6 +91,21 @@ class Hub(HubUpkeep):
                 self._new_place()
                 self._log = Log.open(self.url, create=True, single_writer=single_writer, options=self._options)
         return self._log
+
+    def log_to_fill(self) -> Log:
+        """Return the log of the place; if there is none yet, one that is not made.
+
+        Raises:
+            ExistsError: the place holds something else.
+        """
+        try:
+            return self.log
+        except NotFoundError:
+            return Log(self._new_place())
+
+    def beside(self, url: str) -> Hub:
+        """Return a hub at another place, with the same settings but for caches and ``single_writer``."""
+        return Hub(replace(self._settings, url=url, cache=None, single_writer=False))
 
     def _new_place(self) -> Place:
         """Return the place, at which there is no log.
@@ -329,57 +330,6 @@ class Hub(HubUpkeep):
         """Return the names of the tags, sorted."""
         return self.log.tags()
 
-    # --- other places
-
-    def pull(
-        self,
-        other: str | Hub,
-        *,
-        branches: Sequence[str] | None = None,
-        tags: Sequence[str] | None = None,
-        progress: Progress | None = None,
-    ) -> SyncResult:
-        """Bring commits, tags and data of another place to this one: what is missing here. See `push`."""
-        return sync(self._other(other).log, self._log_to_fill(), branches=branches, tags=tags, progress=progress)
-
-    def push(
-        self,
-        other: str | Hub,
-        *,
-        branches: Sequence[str] | None = None,
-        tags: Sequence[str] | None = None,
-        progress: Progress | None = None,
-    ) -> SyncResult:
-        """Bring commits, tags and data of this place to another one: what is missing there.
-
-        It can be repeated when it was interrupted: what is there is not copied again. Bytes are compared with their
-        checksums before a commit refers to them. Commits that have expired here come without their data.
-
-        Args:
-            other: its URL, or a hub.
-            branches: those to bring, each with the commits that it began on; by default all.
-            tags: those to bring; by default all whose commits come along.
-            progress: called with a `SyncResult` of what was done so far.
-
-        Raises:
-            ConflictError: both places have commits of a branch that the other one lacks. Nothing was copied. Or others
-                write to the other place at the same time; then repeat it.
-            RefusedError: this storage does not list: name branches and tags.
-        """
-        return sync(self.log, self._other(other)._log_to_fill(), branches=branches, tags=tags, progress=progress)
-
-    def _other(self, other: str | Hub) -> Hub:
-        if isinstance(other, Hub):
-            return other
-        return Hub(replace(self._settings, url=str(other), cache=None, single_writer=False))
-
-    def _log_to_fill(self) -> Log:
-        """Return the log of the place; if there is none yet, one that is not made."""
-        try:
-            return self.log
-        except NotFoundError:
-            return Log(self._new_place())
-
 
 def open_hub(
     url: str,
@@ -404,7 +354,7 @@ def open_hub(
         timeout: how many seconds to wait for a server.
         limits: the largest sizes of data that are held in memory.
     """
-    return Hub(_Settings(str(url), cache, retries, timeout, memory, single_writer, limits))
+    return Hub(Settings(str(url), cache, retries, timeout, memory, single_writer, limits))
 
 
 def _check_same(there: ArrayMetadata, wanted: ArrayMetadata, path: str, url: str) -> None:

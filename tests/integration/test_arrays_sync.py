@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import shardtools as st
 from shardtools.arrays.sync import SyncResult
@@ -291,3 +292,43 @@ def test_what_cannot_be(hub: st.Hub, other: st.Hub, tmp_path: Path) -> None:
     shutil.rmtree(Path(hub.url, "branches"))
     with pytest.raises(NotFoundError, match="there is no version main"):
         st.hub(hub.url).push(str(tmp_path / "new"), branches=["main"])
+
+
+def extract(hub: st.Hub, folder: Path, version: str | None = None) -> zarr.Group:
+    folder.mkdir()
+    for url in hub.shards(version):
+        subprocess.run(["tar", "-xf", url, "-C", folder], check=True)
+    return zarr.open_group(str(folder), mode="r")
+
+
+def test_shards_are_extracted_in_the_order_of_commits(hub: st.Hub, tmp_path: Path) -> None:
+    hub.load("a/x")[3] = 3
+    hub.load("a/x")[:] = np.arange(100)
+    hub.load("a/x")[5, 10:20] = 0
+    for number, version in enumerate(["main", "v1", "@9"]):
+        name = "a/x" + ("" if version.startswith("@") else ":") + version
+        group = extract(hub, tmp_path / str(number), version)
+        np.testing.assert_array_equal(group["a/x"][...], hub.load(name)[...])
+    assert len(hub.shards()) == 3
+    assert [url.startswith(f"{hub.url}data/") for url in hub.shards()] == [True] * 3
+
+
+def test_shards_after_a_compaction(hub: st.Hub, tmp_path: Path) -> None:
+    hub.array("tmp", shape=4, chunks=4, dtype="uint8")[:] = 1
+    with hub.transaction() as t:
+        t.array("y", shape=4, chunks=4, dtype="uint8")[:] = 2
+        t["a/x"][:2] = 9
+    del hub["tmp"]
+    assert sorted(extract(hub, tmp_path / "before")) == ["a", "y"]
+    hub.move("y", "z")
+    with pytest.raises(JobError, match=r"y was removed or moved, and its old shards .*; hub\.compact\(\) writes"):
+        hub.shards()
+    hub.compact()
+    hub.load("a/x")[4] = 4
+    group = extract(hub, tmp_path / "after")
+    assert sorted(group) == ["a", "z"]
+    for name in ("a/x", "z"):
+        np.testing.assert_array_equal(group[name][...], hub.load(name)[...])
+    del hub["z"]
+    with pytest.raises(JobError, match="z was removed or moved"):
+        hub.shards()
