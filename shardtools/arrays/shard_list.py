@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from shardtools.errors import JobError
 from shardtools.log.commit import SegmentPlace, Write
-from shardtools.log.log import Snapshot, places_of
-from shardtools.log.reading import Segment
+from shardtools.log.log import Snapshot
+from shardtools.log.reading import Segment, merged
 
 
 def list_shards(snapshot: Snapshot) -> list[str]:
@@ -23,7 +25,12 @@ def list_shards(snapshot: Snapshot) -> list[str]:
     """
     root = snapshot.log.place.root
     with snapshot.log.place.using():
-        names = _objects(root, places_of(snapshot))
+        names = {
+            block.objects[number - 1]
+            for block in merged(snapshot.segments, keep=False)
+            for number in np.unique(block.rows["object"]).tolist()
+            if number
+        }
         numbers = _numbers(snapshot, set(map(_id, names)))
     return [root + name for name in sorted(names, key=lambda name: (numbers[_id(name)], name))]
 
