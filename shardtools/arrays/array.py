@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.arrays.chunks import load_chunks, read
-from shardtools.arrays.grid import Piece, Selection, Shape, select, select_orthogonal
+from shardtools.arrays.grid import Piece, Selected, Shape, select, select_orthogonal, select_points
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.errors import ConflictError
 from shardtools.log.log import Snapshot
@@ -38,7 +38,7 @@ _ATTEMPTS = 20
 class ChunkedArray(ArrayLike):
     """What arrays of a snapshot and of a transaction have in common: all that reads.
 
-    Basic indexing, and one list or mask, are as in numpy. ``oindex`` takes a list for each axis.
+    Basic indexing, one list or mask, and lists for all axes are as in numpy. ``oindex`` takes a list for each axis.
     """
 
     path: str
@@ -49,7 +49,7 @@ class ChunkedArray(ArrayLike):
         """What the array's document says."""
 
     @abstractmethod
-    def write(self, selection: Selection, values: Any) -> None:
+    def write(self, selection: Selected, values: Any) -> None:
         """Write a selection."""
 
     @abstractmethod
@@ -109,19 +109,18 @@ class ChunkedArray(ArrayLike):
     # --- reading
 
     def __getitem__(self, index: Any) -> Any:
-        """Return what numpy would, of one list or mask at most; with lists for all axes, of points.
+        """Return what numpy would. Several lists must be for all axes: they are points.
 
         Raises:
             IndexError: it is out of range, or not allowed.
             CorruptError: a chunk that was written is gone, too short or damaged.
         """
-        if (points := _points(index, self.ndim)) is not None:
-            return self.vindex[points]
         selection = select(index, self.shape)
         found = selection.result(self._read(selection))
-        return found[()] if not found.ndim else found
+        parts = index if isinstance(index, tuple) else (index,)
+        return found if found.ndim or any(part is Ellipsis for part in parts) else found[()]
 
-    def _read(self, selection: Selection) -> Array:
+    def _read(self, selection: Selected) -> Array:
         return read(selection, self.metadata, self.load_pieces)
 
     @property
@@ -146,7 +145,7 @@ class ChunkedArray(ArrayLike):
         """
         if copy is False:
             raise ValueError("an array of a hub is always a copy")
-        loaded = np.asarray(self[...])
+        loaded: Array = self[...]
         return loaded if dtype is None else loaded.astype(dtype, copy=False)
 
     def pieces(self, size: int) -> Iterator[Rows]:
@@ -258,37 +257,11 @@ class PointIndex:
         Raises:
             IndexError: it is out of range, or not allowed.
         """
-        array = self._array
-        parts = index if isinstance(index, tuple) else (index,)
-        if len(parts) != array.ndim:
-            raise IndexError(f"points of {array.ndim} axes need as many lists, not {len(parts)}")
-        places = np.broadcast_arrays(*(np.asarray(part) for part in parts))
-        shape = places[0].shape
-        axes = [select((place.reshape(-1),), (size,)).axes[0] for place, size in zip(places, array.shape, strict=True)]
-        numbers = np.array(axes, np.int64).reshape(array.ndim, -1)
-        found = np.empty(numbers.shape[1], array.dtype)
-        chunks = np.array(array.chunks, np.int64)[:, None]
-        grid, group = np.unique(numbers // chunks, axis=1, return_inverse=True)
-        inside = numbers % chunks
-        pieces = [Piece(tuple(coordinates), (), (), False) for coordinates in grid.T.tolist()]
-        for start in range(0, len(pieces), 256):
-            for place, chunk in enumerate(array.load_pieces(pieces[start : start + 256]), start):
-                rows = np.flatnonzero(group.reshape(-1) == place)
-                found[rows] = array.fill_value if chunk is None else chunk[tuple(inside[:, rows])]
-        return found.reshape(shape)
+        selection = select_points(index, self._array.shape)
+        return selection.result(self._array._read(selection))
 
-
-def _points(index: Any, ndim: int) -> tuple[Any, ...] | None:
-    """Return an index that selects points, as lists for all axes; None if it does not."""
-    if isinstance(index, np.ndarray) and index.dtype == np.bool_ and index.ndim == ndim > 1:
-        return np.nonzero(index)
-    if not isinstance(index, tuple) or len(index) != ndim:
-        return None
-    lists = sum(isinstance(part, list | np.ndarray) and np.ndim(part) > 0 for part in index)
-    whole = all(isinstance(part, list | np.ndarray | int | np.integer) for part in index)
-    if lists < 2 or not whole:
-        return None
-    return tuple(np.flatnonzero(part) if np.asarray(part).dtype == np.bool_ else part for part in index)
+    def __setitem__(self, index: Any, values: Any) -> None:
+        self._array.write(select_points(index, self._array.shape), values)
 
 
 class HubArray(ChunkedArray):
@@ -351,7 +324,7 @@ class HubArray(ChunkedArray):
             transaction[self.path][index] = values
         self._move_to(transaction.result)
 
-    def write(self, selection: Selection, values: Any) -> None:
+    def write(self, selection: Selected, values: Any) -> None:
         """Write a selection, as one commit."""
         with self._begin("write") as transaction:
             transaction[self.path].write(selection, values)

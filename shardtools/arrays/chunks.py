@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.arrays.chunk_reader import read_entries, run_each
-from shardtools.arrays.grid import Piece, Selection, Shape, pieces
+from shardtools.arrays.grid import Piece, Selected, Shape, pieces
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.errors import CorruptError
 from shardtools.log.place import Place
@@ -81,7 +81,7 @@ def load_chunks(
     return [chunks.get(key) for key in keys]
 
 
-def read(selection: Selection, metadata: ArrayMetadata, load: Load) -> Array:
+def read(selection: Selected, metadata: ArrayMetadata, load: Load) -> Array:
     """Return the block that a selection makes; chunks that were never written have the fill value."""
     block = np.empty(selection.block, metadata.dtype)
     nbytes = max(prod(metadata.chunks) * metadata.dtype.itemsize, 1)
@@ -92,13 +92,13 @@ def read(selection: Selection, metadata: ArrayMetadata, load: Load) -> Array:
     return block
 
 
-def as_block(selection: Selection, values: Any, dtype: np.dtype[Any]) -> Array:
+def as_block(selection: Selected, values: Any, dtype: np.dtype[Any]) -> Array:
     """Return values that are assigned to a selection as a block, converted as numpy does in an assignment.
 
     Raises:
         ValueError, TypeError, OverflowError: numpy cannot assign them.
     """
-    array = np.asarray(values) if not isinstance(values, int | float | complex) else np.asarray(values, dtype)
+    array = np.asarray(values) if hasattr(values, "__array__") else np.asarray(values, dtype)
     if array.dtype != dtype:
         converted = np.empty(array.shape, dtype)
         converted[...] = array
@@ -108,7 +108,7 @@ def as_block(selection: Selection, values: Any, dtype: np.dtype[Any]) -> Array:
 
 def full_chunk(block: Array, piece: Piece, metadata: ArrayMetadata) -> Array:
     """Return the whole chunk of a piece that is all of what lies in the array; beyond it is the fill value."""
-    part = block[piece.outer]
+    part = block[(*piece.outer, ...)]
     if part.shape == metadata.chunks and all(isinstance(inner, slice) for inner in piece.inner):
         return np.asarray(part)
     chunk = np.full(metadata.chunks, metadata.fill_value, metadata.dtype)
@@ -122,7 +122,13 @@ def overlap(one: Sequence[Any], other: Sequence[Any], shape: Shape) -> bool:
     >>> overlap([slice(0, 2)], [slice(2, 4)], (4,)), overlap([slice(0, 4, 2)], [np.array([2])], (4,))
     (False, True)
     """
-    return all(map(_meet, one, other, shape))
+    if not all(map(_meet, one, other, shape)):
+        return False
+    if not any(isinstance(part, np.ndarray) for part in (*one, *other)):
+        return True
+    mask = np.zeros(shape, np.bool_)  # points may meet on each axis, and yet be different ones
+    mask[tuple(one)] = True
+    return bool(mask[tuple(other)].any())
 
 
 def _meet(one: Any, other: Any, size: int) -> bool:

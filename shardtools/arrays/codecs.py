@@ -32,6 +32,10 @@ _PLAIN = frozenset(
 """Data types of Zarr whose bytes are those of numpy."""
 
 
+_OVERHEAD = 1024
+"""Bytes that packing may add, besides a 64th: what cannot be packed becomes a little larger."""
+
+
 class ChunkCodec(Protocol):
     """How the chunks of an array become bytes."""
 
@@ -95,7 +99,7 @@ class PlainCodec:
     def decode(self, data: bytes) -> Array:
         nbytes = self.nbytes
         for stage in reversed(self.stages):
-            data = stage.undo(data, nbytes + 4 * len(self.stages))
+            data = stage.undo(data, nbytes + nbytes // 64 + _OVERHEAD)
         if len(data) != nbytes:
             raise ValueError(f"{len(data):,} bytes, not {nbytes:,}")
         return np.frombuffer(data, self.dtype).reshape(self.chunks)
@@ -191,7 +195,7 @@ class ZarrCodec:
         store = MemoryStore({"zarr.json": _buffer(json.dumps(body).encode())})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            array = zarr.open_array(store, mode="r+", config={"write_empty_chunks": True})
+            array = zarr.open_array(store, mode="r+").with_config({"write_empty_chunks": True})
         return array, store, array.metadata.encode_chunk_key((0,) * len(self.chunks))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shardtools.arrays.grid import select
+from shardtools.arrays.grid import PointSelection, select
 
 
 def is_dask(values: Any) -> bool:
@@ -21,6 +21,8 @@ def store(values: Any, target: Any, index: Any) -> None:
     import dask.array as da
 
     selection = select(index, target.shape)
+    if isinstance(selection, PointSelection):
+        raise IndexError("a Dask array can be written to slices only, not to points")
     region = []
     for axis, part in zip(selection.axes, selection.index, strict=False):
         if not isinstance(axis, range) or part != slice(None):

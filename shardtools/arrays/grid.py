@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from typing import Any
 
@@ -68,7 +68,7 @@ class Selection:
 
     def result(self, block: Array) -> Array:
         """Return the result, which shares the memory of the block."""
-        found: Array = block[self.index]
+        found: Array = block[(*self.index, ...)]
         if self.front is not None:
             found = np.moveaxis(found, self.front, 0)
         for axis, shape in self.lists:
@@ -82,12 +82,7 @@ class Selection:
             ValueError: their shape does not fit.
         """
         template = np.broadcast_to(np.empty((), np.bool_), self.block)
-        wanted = self.result(template).shape
-        try:
-            full = np.broadcast_to(values, wanted)
-        except ValueError:
-            what = f"could not broadcast input array from shape {values.shape} into shape {wanted}"
-            raise ValueError(what) from None
+        full = _broadcast(values, self.result(template).shape)
         for axis, shape in reversed(self.lists):
             full = full.reshape(*full.shape[:axis], prod(shape), *full.shape[axis + len(shape) :])
         if self.front is not None:
@@ -98,23 +93,96 @@ class Selection:
                 reverse.append(0)
             else:
                 reverse.append(None if isinstance(part, int) else part)
-        reversed_block: Array = full[tuple(reverse)]
+        reversed_block: Array = full[(*reverse, ...)]
         return reversed_block
 
 
-def select(index: Any, shape: Shape) -> Selection:
+def _broadcast(values: Array, shape: Shape) -> Array:
+    """Return values in a shape, as numpy does in an assignment: it takes no notice of leading axes of one element."""
+    extra = max(values.ndim - len(shape), 0)
+    fitting = values.reshape(values.shape[extra:]) if set(values.shape[:extra]) <= {1} else values
+    try:
+        return np.broadcast_to(fitting, shape)
+    except ValueError:
+        what = f"could not broadcast input array from shape {values.shape} into shape {shape}"
+        raise ValueError(what) from None
+
+
+@dataclass(frozen=True)
+class PointSelection:
+    """Some points: ``positions`` has a row for each axis, ``shape`` is that of the result."""
+
+    positions: Ints
+    shape: Shape
+
+    @property
+    def block(self) -> Shape:
+        """The shape of the block: the points in one row."""
+        return self.positions.shape[1:]
+
+    def result(self, block: Array) -> Array:
+        """Return the result, which shares the memory of the block."""
+        return block.reshape(self.shape)
+
+    def spread(self, values: Array) -> Array:
+        """Return values that numpy can assign to the result, as a block.
+
+        Raises:
+            ValueError: their shape does not fit.
+        """
+        return _broadcast(values, self.shape).reshape(-1)
+
+
+Selected = Selection | PointSelection
+
+
+def select(index: Any, shape: Shape) -> Selected:
     """Return what numpy's index selects from an array of this shape.
 
+    Several lists must be for all axes: they are points. So is a mask of all axes.
+
     Raises:
-        IndexError: it is out of range, or not allowed; several lists are not.
+        IndexError: it is out of range, or not allowed.
 
     >>> select((slice(None, None, -2), 1), (6, 3))
     Selection(axes=(range(1, 7, 2), range(1, 2)), index=(slice(None, None, -1), 0), front=None, lists=())
     """
+    if _is_mask(index, shape):
+        return select_points(index, shape)
     parts = _expand(index, len(shape))
-    if sum(_is_list(part) for part in parts) > 1:
-        raise IndexError("several lists of indices at once: use .oindex[...] for each axis by itself")
+    if sum(map(_is_list, parts)) > 1:
+        if any(part is None or isinstance(part, slice) for part in parts):
+            raise IndexError("several lists of indices and a slice: use .oindex[...] for each axis by itself")
+        return select_points(tuple(parts), shape)
     return _selection(parts, shape, move=True)
+
+
+def select_points(index: Any, shape: Shape) -> PointSelection:
+    """Return the points that a mask selects, or lists of positions for all axes, which are broadcast to each other.
+
+    Raises:
+        IndexError: it is out of range, or not allowed.
+    """
+    if _is_mask(index, shape):
+        if index.shape != shape:
+            what = "boolean index did not match indexed array"
+            raise IndexError(f"{what}; its shape is {shape} but the mask has the shape {index.shape}")
+        index = np.nonzero(index)
+    parts = list(map(_as_index, index)) if isinstance(index, tuple) else [_as_index(index)]
+    if len(parts) != len(shape):
+        raise IndexError(f"points of {len(shape)} axes need as many lists, not {len(parts)}")
+    each = [
+        _positions(part, axis, size) if _is_list(part) else np.array(_single(part, axis, size)[0])
+        for axis, (part, size) in enumerate(zip(parts, shape, strict=True))
+    ]
+    try:
+        places = np.broadcast_arrays(*each)
+    except ValueError:
+        shapes = " ".join(str(part.shape) for part in each)
+        what = f"shape mismatch: indexing arrays could not be broadcast together with shapes {shapes}"
+        raise IndexError(what) from None
+    found = places[0].shape if places else ()
+    return PointSelection(np.array(places, np.int64).reshape(len(shape), prod(found)), found)
 
 
 def select_orthogonal(index: Any, shape: Shape) -> Selection:
@@ -166,7 +234,7 @@ def _selection(parts: list[Any], shape: Shape, *, move: bool) -> Selection:
 
 def _expand(index: Any, ndim: int) -> list[Any]:
     """Return an index of as many parts as there are axes, and those that are None."""
-    parts = list(index) if isinstance(index, tuple) else [index]
+    parts = list(map(_as_index, index)) if isinstance(index, tuple) else [_as_index(index)]
     used = sum(part is not None and part is not Ellipsis for part in parts)
     places = [place for place, part in enumerate(parts) if part is Ellipsis]
     if len(places) > 1:
@@ -178,8 +246,18 @@ def _expand(index: Any, ndim: int) -> list[Any]:
     return parts
 
 
+def _as_index(part: Any) -> Any:
+    """Return a part of an index, as an array if it is something like one."""
+    return np.asarray(part) if hasattr(part, "__array__") and not isinstance(part, np.ndarray | np.generic) else part
+
+
 def _is_list(part: Any) -> bool:
-    return isinstance(part, list | range) or (isinstance(part, np.ndarray) and part.ndim > 0)
+    return isinstance(part, list | tuple | range) or (isinstance(part, np.ndarray) and part.ndim > 0)
+
+
+def _is_mask(index: Any, shape: Shape) -> bool:
+    """Return whether an index is a mask of all axes."""
+    return isinstance(index, np.ndarray) and index.dtype == np.bool_ and index.ndim == len(shape) > 1
 
 
 def _single(part: Any, axis: int, size: int) -> range:
@@ -202,19 +280,22 @@ def _positions(part: Any, axis: int, size: int) -> Ints:
             what = f"boolean index did not match indexed array along axis {axis}"
             raise IndexError(f"{what}; size of axis is {size} but the mask has the shape {found.shape}")
         return np.flatnonzero(found)
-    if found.size == 0:
+    if found.size == 0 and not isinstance(part, np.ndarray):
         return found.astype(np.int64)
     if found.dtype.kind not in "iu":
         raise IndexError("arrays used as indices must be of integer (or boolean) type")
-    if int(found.min()) < -size or int(found.max()) >= size:
+    if found.size and (int(found.min()) < -size or int(found.max()) >= size):
         bad = int(found.min()) if int(found.min()) < -size else int(found.max())
         raise IndexError(f"index {bad} is out of bounds for axis {axis} with size {size}")
     found = found.astype(np.int64)
     return np.where(found < 0, found + size, found)
 
 
-def pieces(selection: Selection, shape: Shape, chunks: Shape) -> Iterator[Piece]:
+def pieces(selection: Selected, shape: Shape, chunks: Shape) -> Iterator[Piece]:
     """Yield the part of each chunk that is selected, in the order of the grid."""
+    if isinstance(selection, PointSelection):
+        yield from _point_pieces(selection.positions, chunks)
+        return
     each = [list(_axis_pieces(*axis)) for axis in zip(selection.axes, shape, chunks, strict=True)]
     lists = sum(not isinstance(positions, range) for positions in selection.axes) > 1
     for combination in product(*each):
@@ -224,6 +305,16 @@ def pieces(selection: Selection, shape: Shape, chunks: Shape) -> Iterator[Piece]
             inner, outer = _outer_index(inner, chunks), _outer_index(outer, selection.block)
         whole = all(piece.whole for piece in combination)
         yield Piece(tuple(piece.chunk for piece in combination), inner, outer, whole)
+
+
+def _point_pieces(positions: Ints, chunks: Shape) -> Iterator[Piece]:
+    sizes = np.array(chunks, np.int64)[:, None]
+    numbers = positions // sizes
+    order = np.lexsort(numbers[::-1]) if len(numbers) else np.arange(positions.shape[1])
+    numbers, inside = numbers[:, order], (positions % sizes)[:, order]
+    starts = np.flatnonzero(np.concatenate([[True], (np.diff(numbers) != 0).any(axis=0)])[: len(order)])
+    for start, stop in pairwise([*starts.tolist(), len(order)]):
+        yield Piece(tuple(numbers[:, start].tolist()), tuple(inside[:, start:stop]), (order[start:stop],), False)
 
 
 def count_pieces(selection: Selection, chunks: Shape) -> int:
@@ -242,7 +333,7 @@ def _axis_pieces(positions: range | Ints, size: int, chunk: int) -> Iterator[Axi
     inside = positions[order]
     numbers = inside // chunk
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(numbers)], strict=True):
+    for start, stop in pairwise([*starts.tolist(), len(numbers)]):
         number = int(numbers[start])
         inner = inside[start:stop] - number * chunk
         outer: Part = order[start:stop]

@@ -217,13 +217,16 @@ def _entry(name: str, offset: int, size: int, crc32c: int) -> Entry:
 
 
 def _dump_inner(inner: Sequence[Any]) -> list[Any]:
+    kind = "points" if len(inner) > 1 and all(np.ndim(part) == 1 for part in inner) else "list"
     return [
-        [part.start, part.stop, part.step] if isinstance(part, slice) else {"list": np.ravel(part).tolist()}
+        [part.start, part.stop, part.step] if isinstance(part, slice) else {kind: np.ravel(part).tolist()}
         for part in inner
     ]
 
 
 def _parse_inner(inner: Sequence[Any]) -> tuple[Any, ...]:
+    if inner and all(isinstance(part, dict) and "points" in part for part in inner):
+        return tuple(np.array(part["points"], np.int64) for part in inner)
     parts = [slice(*part) if isinstance(part, list) else np.array(part["list"], np.int64) for part in inner]
     lists = sum(isinstance(part, np.ndarray) for part in parts)
     return tuple(parts) if lists < 2 else np.ix_(*parts)

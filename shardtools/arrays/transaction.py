@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 from shardtools.arrays.chunks import as_block
-from shardtools.arrays.grid import Selection, pieces
+from shardtools.arrays.grid import Selected, pieces
 from shardtools.arrays.metadata import ArrayMetadata, create_array, group_document, parse_array
 from shardtools.arrays.names import document_key, parents_of
 from shardtools.arrays.taken_parts import TakenParts
@@ -356,7 +356,7 @@ class Transaction:
 
     # --- chunks
 
-    def write(self, path: str, selection: Selection, values: Any) -> None:
+    def write(self, path: str, selection: Selected, values: Any) -> None:
         """Write values where an index selects.
 
         Raises:

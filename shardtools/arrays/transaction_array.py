@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from shardtools.arrays.array import ChunkedArray
 from shardtools.arrays.dask_arrays import is_dask, store
-from shardtools.arrays.grid import Piece, Selection, Shape, select
+from shardtools.arrays.grid import Piece, Selected, Shape, select
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.arrays.parts import PartOf
 from shardtools.arrays.worker_array import WorkerArray
@@ -59,7 +59,7 @@ class TransactionArray(ChunkedArray):
         else:
             self.write(select(index, self.shape), values)
 
-    def write(self, selection: Selection, values: Any) -> None:
+    def write(self, selection: Selected, values: Any) -> None:
         """Write a selection."""
         self._transaction.write(self.path, selection, values)
 
