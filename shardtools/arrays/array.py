@@ -115,12 +115,18 @@ class ChunkedArray(ArrayLike):
             IndexError: it is out of range, or not allowed.
             CorruptError: a chunk that was written is gone, too short or damaged.
         """
-        selection = select(index, self.shape)
-        found = selection.result(self._read(selection))
+        now = self.as_now()
+        selection = select(index, now.shape)
+        found = selection.result(now.read_selection(selection))
         parts = index if isinstance(index, tuple) else (index,)
         return found if found.ndim or any(part is Ellipsis for part in parts) else found[()]
 
-    def _read(self, selection: Selected) -> Array:
+    def as_now(self) -> ChunkedArray:
+        """Return the array as it is seen now, which a refresh in another thread does not change."""
+        return self
+
+    def read_selection(self, selection: Selected) -> Array:
+        """Return the block that a selection makes."""
         return read(selection, self.metadata, self.load_pieces)
 
     @property
@@ -152,10 +158,11 @@ class ChunkedArray(ArrayLike):
         """Yield the array in parts along the first axis: whole chunks of about 32 MiB, whatever ``size`` is."""
         if not self.shape:
             raise TypeError("an array without axes has no parts: take array[()]")
-        height = self.chunks[0]
-        row = max(self.nbytes // max(len(self), 1), 1)
+        now = self.as_now()
+        height = now.chunks[0]
+        row = max(now.nbytes // max(len(now), 1), 1)
         step = max(_BATCH // (row * height), 1) * height
-        return (Rows(self, at, min(at + step, len(self))) for at in range(0, max(len(self), 1), step))
+        return (Rows(now, at, min(at + step, len(now))) for at in range(0, max(len(now), 1), step))
 
     def to_dask(self, chunks: Any = None) -> Any:
         """Return a Dask array, whose chunks, by default those of this array, are read when they are computed."""
@@ -191,8 +198,7 @@ class ChunkedArray(ArrayLike):
 
     def var(self, axis: Any = None, ddof: int = 0) -> Any:
         """Return the variance."""
-        moments = reductions.moments(self, axis)
-        return moments.squares / (moments.count - ddof)
+        return reductions.moments(self, axis).variance(ddof)
 
     def std(self, axis: Any = None, ddof: int = 0) -> Any:
         """Return the standard deviation."""
@@ -238,8 +244,9 @@ class OrthogonalIndex:
         Raises:
             IndexError: it is out of range, or not allowed.
         """
-        selection = select_orthogonal(index, self._array.shape)
-        return selection.result(self._array._read(selection))
+        now = self._array.as_now()
+        selection = select_orthogonal(index, now.shape)
+        return selection.result(now.read_selection(selection))
 
     def __setitem__(self, index: Any, values: Any) -> None:
         self._array.write(select_orthogonal(index, self._array.shape), values)
@@ -257,8 +264,9 @@ class PointIndex:
         Raises:
             IndexError: it is out of range, or not allowed.
         """
-        selection = select_points(index, self._array.shape)
-        return selection.result(self._array._read(selection))
+        now = self._array.as_now()
+        selection = select_points(index, now.shape)
+        return selection.result(now.read_selection(selection))
 
     def __setitem__(self, index: Any, values: Any) -> None:
         self._array.write(select_points(index, self._array.shape), values)
@@ -272,44 +280,41 @@ class HubArray(ChunkedArray):
 
     def __init__(self, hub: Hub, snapshot: Snapshot, path: str, metadata: ArrayMetadata):
         self.hub, self.path = hub, path
-        self._snapshot, self._metadata = snapshot, metadata
+        self._seen = snapshot, metadata  # together, so that a thread that reads never has one of each commit
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_again, (
-            self.hub,
-            self._snapshot.branch.name,
-            self._snapshot.number,
-            self._snapshot.fixed,
-            self.path,
-        )
+        snapshot = self.snapshot
+        return _open_again, (self.hub, snapshot.branch.name, snapshot.number, snapshot.fixed, self.path)
 
     @property
     def metadata(self) -> ArrayMetadata:
-        return self._metadata
+        return self._seen[1]
 
     @property
     def snapshot(self) -> Snapshot:
         """The commit that is seen."""
-        return self._snapshot
+        return self._seen[0]
 
     @property
     def version(self) -> str:
         """The branch and number of the commit that is seen, such as ``main@17``."""
-        return f"{self._snapshot.branch.name}@{self._snapshot.number}"
+        return f"{self.snapshot.branch.name}@{self.snapshot.number}"
 
     def load_pieces(self, pieces: Sequence[Piece]) -> Sequence[Array | None]:
-        snapshot = self._snapshot
-        return load_chunks(snapshot.log.place, snapshot.find, self.path, self._metadata, pieces, self.hub.cache)
+        snapshot, metadata = self._seen
+        return load_chunks(snapshot.log.place, snapshot.find, self.path, metadata, pieces, self.hub.cache)
+
+    def as_now(self) -> HubArray:
+        return HubArray(self.hub, self._seen[0], self.path, self._seen[1])
 
     def refresh(self) -> HubArray:
         """Go on to the newest commit of the branch, and return the array. A tag or a number stays what it is."""
-        if self._snapshot.fixed is None:
-            self._move_to(self._snapshot.log.head(self._snapshot.branch.name))
+        if self.snapshot.fixed is None:
+            self._move_to(self.snapshot.log.head(self.snapshot.branch.name))
         return self
 
     def _move_to(self, snapshot: Snapshot) -> None:
-        self._metadata = self.hub.read_array(snapshot, self.path)
-        self._snapshot = snapshot
+        self._seen = snapshot, self.hub.read_array(snapshot, self.path)
 
     # --- writing: each is one commit
 
@@ -363,7 +368,7 @@ class HubArray(ChunkedArray):
         self._move_to(transaction.result)
 
     def _begin(self, what: str) -> Transaction:
-        return self.hub.begin(self._snapshot, f"{what} {self.path}")
+        return self.hub.begin(self.snapshot, f"{what} {self.path}")
 
     def __repr__(self) -> str:
         return f"<HubArray {self.path}:{self.version} {self.shape} {self.dtype}, chunks {self.chunks}>"

@@ -14,10 +14,13 @@ from typing import Self
 import google_crc32c
 
 from shardtools.arrays.names import member_name
+from shardtools.errors import JobError
 from shardtools.log.place import Place
 from shardtools.log.segment import Entry
 from shardtools.shards import tar
 from shardtools.storage import Sink, get_storage
+
+_AGAIN = "begin another one, and write all of it again"
 
 SHARD_SIZE = 256 << 20
 """Bytes after which the next shard is begun."""
@@ -35,6 +38,7 @@ class DataWriter:
         self._context = ExitStack()
         self._sink: Sink | None = None
         self._count = self._position = 0
+        self._failed = False
         self.nbytes = 0
         """Bytes that were written."""
 
@@ -52,7 +56,15 @@ class DataWriter:
         return f"data/{self._id}/{self._prefix}{number:04d}.tar"
 
     def add(self, key: str, data: bytes) -> Entry:
-        """Append what a key has, and return where it lies."""
+        """Append what a key has, and return where it lies.
+
+        Raises:
+            JobError: an earlier write has failed, so that it is not known what the shard consists of.
+            StorageError: it cannot be written.
+        """
+        if self._failed:
+            raise JobError("an earlier write of this transaction has failed", url=self._place.root, fix=_AGAIN)
+        self._failed = True
         if self._sink is not None and self._position + len(data) > self._shard_size:
             self.finish()
         sink = self._open()
@@ -62,6 +74,7 @@ class DataWriter:
         padding = bytes(tar.padded(len(data)) - len(data))
         with self._place.using():
             sink.writelines((header, data, padding))
+        self._failed = False
         self._position = offset + len(data) + len(padding)
         self.nbytes += len(header) + len(data) + len(padding)
         return Entry(self._name(self._count - 1), offset, len(data), google_crc32c.value(data))
@@ -79,13 +92,14 @@ class DataWriter:
         """Finish the open shard, if there is one: from then on it can be read."""
         if self._sink is None:
             return
-        sink, self._sink = self._sink, None
+        sink, self._sink, self._failed = self._sink, None, True
         with self._place.using(), self._context:
             sink.write(tar.END + bytes(-(self._position + len(tar.END)) % tar.RECORD))
+        self._failed = False
 
     def abort(self, error: BaseException) -> None:
         """Let go of the open shard, which will not appear. Shards that were finished stay."""
-        self._sink = None
+        self._sink, self._failed = None, True
         with self._place.using():
             self._context.__exit__(type(error), error, error.__traceback__)
 

@@ -275,13 +275,13 @@ class Hub(HubUpkeep, HubSync):
     def __delitem__(self, name: str) -> None:
         """Remove an array, or a group with all that is in it, as one commit. Versions before it keep it."""
         path, version = split_version(name)
-        with self.transaction(f"remove {path}", version=version) as transaction:
+        with self.begin(self.snapshot(version), f"remove {path}") as transaction:
             del transaction[path]
 
     def move(self, name: str, to: str) -> None:
         """Give an array, or a group with all that is in it, another name, as one commit. No chunk is copied."""
         path, version = split_version(name)
-        with self.transaction(f"move {path} to {to}", version=version) as transaction:
+        with self.begin(self.snapshot(version), f"move {path} to {to}") as transaction:
             transaction.move(path, to)
 
     # --- writing

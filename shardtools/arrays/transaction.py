@@ -16,18 +16,17 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakValueDictionary
 
 from shardtools.arrays.chunks import as_block
 from shardtools.arrays.grid import Selected, pieces
 from shardtools.arrays.metadata import ArrayMetadata, create_array, group_document, parse_array
 from shardtools.arrays.names import document_key, parents_of
+from shardtools.arrays.open_transactions import note_transaction
 from shardtools.arrays.taken_parts import TakenParts
 from shardtools.arrays.transaction_array import TransactionArray
-from shardtools.arrays.transaction_keys import TransactionKeys
+from shardtools.arrays.transaction_keys import TransactionKeys, merged_nodes
 from shardtools.arrays.write_buffer import WriteBuffer
-from shardtools.errors import ExistsError, JobError
-from shardtools.forks import PerProcess
+from shardtools.errors import ConflictError, ExistsError, JobError
 from shardtools.log.committing import commit
 from shardtools.log.log import Snapshot, new_id
 
@@ -62,7 +61,7 @@ class Transaction:
         self.parts = TakenParts(self.buffer, self.id, self.metadata)
         self._result: Snapshot | None = None
         self._ended = False
-        _open.get()[self.id] = self
+        note_transaction(self)
 
     @property
     def result(self) -> Snapshot:
@@ -79,11 +78,12 @@ class Transaction:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if error is None:
+        with self._lock:
+            if error is not None and not self._ended:
+                self._ended = True
+                self.buffer.writer.abort(error)
+        if error is None and self._result is None:
             self.commit()
-        elif not self._ended:
-            self._ended = True
-            self.buffer.writer.abort(error)
 
     def commit(self) -> Snapshot:
         """Make one commit of all that was written, and return the snapshot after it.
@@ -135,6 +135,15 @@ class Transaction:
             what = "this is a fork of the process that began the transaction, which does not see what is written here"
             raise JobError(what, fix="send t[NAME] to the other process by pickling, as Dask does")
 
+    def check_readable(self) -> None:
+        """Raise if what was written is lost.
+
+        Raises:
+            JobError: the transaction has ended without a commit.
+        """
+        if self._ended and self._result is None:
+            raise JobError("the transaction has ended without a commit", fix="begin another one")
+
     # --- arrays and groups
 
     @cached_property
@@ -167,7 +176,7 @@ class Transaction:
         path, version = self.hub.split(name)
         if version not in (None, self.base.branch.name):
             what = f"this transaction writes to {self.base.branch.name}, not to {version}"
-            raise JobError(what, fix=f"begin one with hub.transaction(version={version!r})")
+            raise JobError(what, fix=f"begin one for it, or read it with hub.load({name!r})")
         return path
 
     def __contains__(self, name: str) -> bool:
@@ -211,9 +220,7 @@ class Transaction:
                 if any(node != path for node in self.nodes(path)):
                     raise ExistsError(f"{path} is a group with something in it", url=self.hub.url, fix=_OTHER_NAME)
             for parent in filter(None, parents_of(path)):
-                if (there := self.document(parent)) is not None and self.hub.is_array(there, parent):
-                    what = f"{parent} is an array, and can have nothing in it"
-                    raise ExistsError(what, url=self.hub.url, fix=_OTHER_NAME)
+                self._check_group(parent, self.document(parent))
             self.set_document(path, document)
             self._added.add(path)
 
@@ -284,12 +291,17 @@ class Transaction:
 
     def _add_parents(self, path: str) -> None:
         for parent in parents_of(path):
+            self._reads.add(document_key(parent))
             document = self.document(parent)
             if document is None:
                 self._documents[parent] = group_document()
-            elif parent and self.hub.is_array(document, parent):
-                what = f"{parent} is an array, and can have nothing in it"
-                raise ExistsError(what, url=self.hub.url, fix=_OTHER_NAME)
+            elif parent:
+                self._check_group(parent, document)
+
+    def _check_group(self, path: str, document: bytes | None) -> None:
+        if document is not None and self.hub.is_array(document, path):
+            what = f"{path} is an array, and can have nothing in it"
+            raise ExistsError(what, url=self.hub.url, fix=_OTHER_NAME)
 
     def __delitem__(self, name: str) -> None:
         """Remove an array, or a group with all that is in it.
@@ -321,14 +333,12 @@ class Transaction:
                 self._metadata.pop(node, None)
                 self._added.discard(node)
             self.buffer.remove_all(f"{path}/")
+            self.buffer.removed.append(f"{document_key(path)}/")
 
     def nodes(self, path: str = "") -> list[str]:
         """Return the paths of a node and of all that is in it, sorted."""
         with self._lock:
-            there = {found for found, _ in self.hub.documents(self.base, path)}
-            inside = {node for node in self._documents if not path or node == path or node.startswith(f"{path}/")}
-            there |= {node for node in inside if self._documents[node] is not None}
-            return sorted(there - {node for node in inside if self._documents[node] is None})
+            return merged_nodes(self.base, self._documents, path)
 
     def move(self, name: str, to: str) -> None:
         """Give an array, or a group with all that is in it, another name. No chunk is copied.
@@ -366,10 +376,17 @@ class Transaction:
         metadata = self.metadata(path)
         block = as_block(selection, values, metadata.dtype)
         self.depend_on(path)
+
+        def check() -> None:
+            self.check_open()
+            if self.metadata(path).shape != metadata.shape:
+                what = f"another thread has changed the shape of {path} while this one was writing to it"
+                raise ConflictError(what, url=self.hub.url, fix="change it before the threads begin")
+
         is_owner = threading.get_ident() == self._owner
         writer = (self if self.parts.are_expected else None) if is_owner else object()
         some = pieces(selection, metadata.shape, metadata.chunks)
-        self.buffer.write(path, metadata, block, some, writer=writer)
+        self.buffer.write(path, metadata, block, some, check, writer=writer)
 
     def depend_on(self, path: str) -> None:
         """Note that what is written depends on the document of an array: nobody else may change it meanwhile."""
@@ -377,19 +394,7 @@ class Transaction:
             self.check_open()
             self._reads.add(document_key(path))
 
-    def expect_workers(self) -> None:
-        """Note that other processes may write for this transaction."""
-        self.parts.are_expected = True
-
     def take_parts(self) -> None:
         """Take over what other processes have written so far."""
         with self._lock:
             self._reads.update(map(document_key, self.parts.take()))
-
-
-_open: PerProcess[WeakValueDictionary[str, Transaction]] = PerProcess(WeakValueDictionary)
-
-
-def open_transaction(id: str) -> Transaction | None:
-    """Return a transaction that was begun in this process, None if it was begun in another one."""
-    return _open.get().get(id)

@@ -12,8 +12,10 @@ from shardtools.arrays.array import ChunkedArray
 from shardtools.arrays.dask_arrays import is_dask, store
 from shardtools.arrays.grid import Piece, Selected, Shape, select
 from shardtools.arrays.metadata import ArrayMetadata
+from shardtools.arrays.open_transactions import open_transaction
 from shardtools.arrays.parts import PartOf
 from shardtools.arrays.worker_array import WorkerArray
+from shardtools.log.segment import Entry
 
 if TYPE_CHECKING:
     from shardtools.arrays.transaction import Transaction
@@ -32,7 +34,7 @@ class TransactionArray(ChunkedArray):
 
     def __reduce__(self) -> tuple[Any, ...]:
         transaction = self._transaction
-        transaction.expect_workers()
+        transaction.parts.are_expected = True
         target = PartOf(transaction.hub, transaction.id, len(transaction.buffer.removed))
         return _open_array, (target, self.path, self.metadata.document)
 
@@ -44,6 +46,7 @@ class TransactionArray(ChunkedArray):
         return self._transaction.metadata(self.path)
 
     def load_pieces(self, pieces: Sequence[Piece]) -> Sequence[Array | None]:
+        self._transaction.check_readable()
         return self._transaction.buffer.load(self.path, self.metadata, pieces)
 
     def __setitem__(self, index: Any, values: Any) -> None:
@@ -72,9 +75,10 @@ class TransactionArray(ChunkedArray):
         rows = values if is_dask(values) else np.asarray(values)
         if not self.ndim or rows.ndim != self.ndim or rows.shape[1:] != self.shape[1:]:
             raise ValueError(f"could not append values of shape {rows.shape} to an array of shape {self.shape}")
-        start = self.shape[0]
-        self.resize((start + len(rows), *self.shape[1:]))
-        self[start:] = rows
+        with self._transaction.buffer.lock:
+            start = self.shape[0]
+            self.resize((start + len(rows), *self.shape[1:]))
+        self[start : start + len(rows)] = rows
 
     def resize(self, shape: Sequence[int]) -> None:
         """Give the array another shape. What lies outside of it is removed.
@@ -93,9 +97,13 @@ class TransactionArray(ChunkedArray):
             self._replace(old.with_shape(sizes))
 
     def _clear_beyond(self, shape: Shape, old: ArrayMetadata) -> None:
-        """Remove chunks outside of a shape, and give elements of others that are outside the fill value."""
+        """Remove chunks outside of a shape, and give elements of others that are outside the fill value.
+
+        All chunks are removed and those inside put back, so that it collides with any that others write meanwhile.
+        """
         buffer = self._transaction.buffer
-        for key, _ in list(buffer.scan(f"{self.path}/")):
+        inside: dict[str, Entry] = {}
+        for key, entry in list(buffer.scan(f"{self.path}/")):
             coordinates = old.coordinates(key[len(self.path) + 1 :])
             if coordinates is None:
                 continue
@@ -103,14 +111,18 @@ class TransactionArray(ChunkedArray):
             kept = [min(max(size - start, 0), n) for start, size, n in zip(starts, shape, old.chunks, strict=True)]
             was = [min(size - start, n) for start, size, n in zip(starts, old.shape, old.chunks, strict=True)]
             if 0 in kept:
-                buffer.put_change(key, None)
-            elif any(new < before for new, before in zip(kept, was, strict=True)):
+                continue
+            inside[key] = entry
+            if any(new < before for new, before in zip(kept, was, strict=True)):
                 [chunk] = buffer.load(self.path, old, [Piece(coordinates, (), (), False)])
                 assert chunk is not None
                 fresh = np.full(old.chunks, old.fill_value, old.dtype)
-                inside = tuple(map(slice, kept))
-                fresh[inside] = chunk[inside]
-                buffer.put(key, old.codec.encode(fresh))
+                part = tuple(map(slice, kept))
+                fresh[part] = chunk[part]
+                inside[key] = buffer.writer.add(key, old.codec.encode(fresh))
+        buffer.remove_all(f"{self.path}/")
+        for key, entry in inside.items():
+            buffer.put_change(key, entry)
 
     def set_attrs(self, attributes: Mapping[str, Any]) -> None:
         """Give the array other attributes."""
@@ -125,8 +137,6 @@ class TransactionArray(ChunkedArray):
 
 def _open_array(target: PartOf, path: str, document: bytes) -> TransactionArray | WorkerArray:
     """Return an array that writes for a transaction: that of this process, or of another one."""
-    from shardtools.arrays.transaction import open_transaction
-
     if (transaction := open_transaction(target.id)) is not None:
         return TransactionArray(transaction, path)
     return WorkerArray(target, path, document)

@@ -16,6 +16,7 @@ import google_crc32c
 
 from shardtools.arrays.keys import Keys, snapshot_nodes, split_key
 from shardtools.arrays.names import path_of_document
+from shardtools.arrays.open_transactions import open_transaction
 from shardtools.arrays.parts import NONE, PartOf, Seen, write_chunk
 from shardtools.arrays.taken_parts import fingerprint
 from shardtools.errors import ConflictError, JobError
@@ -128,7 +129,7 @@ class TransactionKeys(WritableKeys):
 
     def __reduce__(self) -> tuple[Any, ...]:
         transaction = self._transaction
-        transaction.expect_workers()
+        transaction.parts.are_expected = True
         target = PartOf(self.hub, transaction.id, len(self._buffer.removed))
         documents, removed = dict(transaction.documents), tuple(self._buffer.removed)
         base = transaction.base
@@ -324,8 +325,6 @@ def _open_keys(
     removed: tuple[str, ...],
 ) -> WritableKeys:
     """Return the keys of a transaction: of this process, or of another one."""
-    from shardtools.arrays.transaction import open_transaction
-
     if (transaction := open_transaction(target.id)) is not None:
         return transaction.keys
     return WorkerKeys(target.hub.snapshot_at(branch, number, None), target, documents, removed)

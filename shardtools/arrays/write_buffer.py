@@ -8,7 +8,7 @@ read -> `_open`, `_packed`, `changes`, the snapshot: the first that has it
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from math import prod
 from typing import Any
@@ -105,9 +105,18 @@ class WriteBuffer:
     # --- writing
 
     def write(
-        self, path: str, metadata: ArrayMetadata, block: Array, pieces: Iterator[Piece], *, writer: object = None
+        self,
+        path: str,
+        metadata: ArrayMetadata,
+        block: Array,
+        pieces: Iterator[Piece],
+        check: Callable[[], object],
+        *,
+        writer: object = None,
     ) -> None:
         """Write pieces of a block. If there is a ``writer``, no other one may write the same elements.
+
+        ``check`` is called before anything is changed, while nobody else can change anything.
 
         Raises:
             ConflictError: somebody has.
@@ -121,6 +130,7 @@ class WriteBuffer:
             whole = [piece for piece in batch if piece.whole]
             bodies = run_each(pack, whole, processors() if nbytes >= LARGE else 1)
             with self.lock:
+                check()
                 for piece in batch if writer is not None else ():
                     self.mark(key_of(path, metadata, piece), piece.inner, metadata.chunks, writer)
                 for piece, data in zip(whole, bodies, strict=True):
@@ -166,7 +176,7 @@ class WriteBuffer:
         return ConflictError(
             f"two threads or workers of this transaction have written the same elements of {key}",
             url=self.place.root,
-            fix="let each element be written by one of them",
+            fix="let each element be written once, or by the thread that began the transaction",
         )
 
     def put(self, key: str, data: bytes) -> None:

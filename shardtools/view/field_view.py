@@ -382,8 +382,7 @@ class FieldView(ArrayLike):
 
     def var(self, axis: Any = None, ddof: int = 0) -> Any:
         """Return the variance."""
-        moments = reductions.moments(self, axis)
-        return moments.squares / (moments.count - ddof)
+        return reductions.moments(self, axis).variance(ddof)
 
     def std(self, axis: Any = None, ddof: int = 0) -> Any:
         """Return the standard deviation."""

@@ -38,10 +38,16 @@ class Moments:
     squares: Any
     count: int
 
+    def variance(self, ddof: int) -> Any:
+        """Return the variance; as in numpy it is NaN or infinite if there are too few numbers."""
+        return np.divide(self.squares, max(self.count - ddof, 0))
+
 
 def reduce(view: ArrayLike, name: str, axis: Any) -> Any:
     """Return the result of numpy's function ``name`` for the array of all samples."""
     axes = _axes(axis, view.ndim)
+    if not view.ndim:
+        return _reduced(view, name, axes)
     if 0 in axes:
         return _fold(view, _reduced, (name, axes), _UFUNCS[name])
     return np.concatenate(_fold(view, _one_reduced, (name, axes), list.__iadd__))
@@ -50,6 +56,8 @@ def reduce(view: ArrayLike, name: str, axis: Any) -> Any:
 def moments(view: ArrayLike, axis: Any) -> Moments:
     """Return mean and squares along ``axis``. Those of batches are joined as by Chan, Golub and LeVeque (1979)."""
     axes = _axes(axis, view.ndim)
+    if not view.ndim:
+        return _moments(view, axes)
     if 0 in axes:
         result: Moments = _fold(view, _moments, (axes,), _joined)
         return result
@@ -100,7 +108,9 @@ def _one_moments(view: ArrayLike, axes: Axes) -> list[Moments]:
 
 def _joined(one: Moments, other: Moments) -> Moments:
     count = one.count + other.count
+    if not count:
+        return one
     difference = other.mean - one.mean
     mean = one.mean + difference * (other.count / count)
-    squares = one.squares + other.squares + difference**2 * (one.count * other.count / count)
+    squares = one.squares + other.squares + np.abs(difference) ** 2 * (one.count * other.count / count)
     return Moments(mean, squares, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,93 @@ def test_a_chunk_that_is_damaged_or_gone_is_an_error(filled: tuple[st.HubArray, 
     shard.unlink()
     with pytest.raises(CorruptError, match="a data shard is gone"):
         place_of(tmp_path).load("a/x")[0]
+
+
+def test_what_a_thread_writes_at_the_end_of_a_transaction_is_not_lost_silently(hub: st.Hub) -> None:
+    hub.array("x", shape=4, chunks=2, dtype="int32")
+    t = hub.transaction()
+    array = t["x"]
+    array[0] = 1
+    t.commit()
+    with pytest.raises(JobError, match="the transaction has ended; begin another one"):
+        array[1] = 2
+    assert array[0] == 1
+    with t:
+        pass
+    assert hub.load("x")[:].tolist() == [1, 0, 0, 0]
+
+
+def test_a_transaction_that_failed_cannot_be_read(hub: st.Hub) -> None:
+    hub.array("x", shape=4, chunks=2, dtype="int32")
+    t = hub.transaction()
+    array = t["x"]
+    with pytest.raises(ZeroDivisionError), t:
+        array[:] = 1 / 0
+    with pytest.raises(JobError, match="the transaction has ended without a commit; begin another one"):
+        array[0]
+
+
+def test_a_group_is_not_removed_while_others_create_something_in_it(hub: st.Hub) -> None:
+    hub.array("g/x", shape=4, chunks=2, dtype="int32")
+    removing, creating = hub.transaction(), hub.transaction()
+    del removing["g"]
+    creating.array("g/y", shape=2, dtype="int32")
+    creating.commit()
+    with pytest.raises(ConflictError, match=r"has changed zarr\.json/g/y"):
+        removing.commit()
+    removing, creating = hub.transaction(), hub.transaction()
+    del removing["g"]
+    creating.array("g/z", shape=2, dtype="int32")
+    removing.commit()
+    with pytest.raises(ConflictError, match=r"has changed zarr\.json/g"):
+        creating.commit()
+    assert hub.list() == []
+
+
+def test_an_array_is_not_cut_while_others_write_what_is_cut(hub: st.Hub) -> None:
+    array = hub.array("x", shape=8, chunks=2, dtype="int32")
+    other = hub.load("x")
+    array[6] = 5
+    with pytest.raises(ConflictError, match="has changed x/"):
+        other.resize([3])
+    other.refresh().resize([3])
+    other.resize([8])
+    assert other[:].tolist() == [0] * 8
+
+
+def test_what_there_is_not_cannot_be_removed_or_moved(hub: st.Hub, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="there are no arrays here"):
+        del hub["x"]
+    assert not (tmp_path / "hub").exists()
+    hub.array("x", shape=4, chunks=2, dtype="int32")
+    with pytest.raises(NotFoundError, match="there is no version typo"):
+        del hub["x:typo"]
+    with pytest.raises(NotFoundError, match="there is no version typo"):
+        hub.move("x:typo", "y")
+    assert hub.branches() == ["main"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "complex64"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (50, 3)], ids=str)
+def test_reductions_are_those_of_numpy(hub: st.Hub, shape: tuple[int, ...], dtype: str) -> None:
+    expected = random(*shape).astype(dtype)
+    array = hub.transaction().array("x", shape=shape, chunks=tuple(min(n, 7) or 1 for n in shape), dtype=dtype)
+    array[...] = expected
+    with np.errstate(all="ignore"), pytest.warns() if expected.size < 2 else nullcontext():
+        for axis in (None, *range(len(shape))):
+            for name in ("sum", "any", "all", "mean", "var", "std"):
+                np.testing.assert_allclose(getattr(array, name)(axis), getattr(expected, name)(axis), rtol=1e-5)
+        np.testing.assert_allclose(array.var(ddof=1), expected.var(ddof=1), rtol=1e-5)
+        if expected.size:
+            assert (array.min(), array.max()) == (expected.min(), expected.max())
+        else:
+            with pytest.raises(ValueError, match="zero-size array"):
+                array.min()
+
+
+def test_points_are_written_as_by_numpy(filled: tuple[st.HubArray, Array]) -> None:
+    array, expected = filled
+    array[POINTS] = expected[POINTS] = [7, 8]
+    array.vindex[[5, 5], [6, 6], [1, 1]] = expected[[5, 5], [6, 6], [1, 1]] = [1, 2]
+    array[expected > 200] = expected[expected > 200] = 0
+    np.testing.assert_array_equal(array[...], expected)

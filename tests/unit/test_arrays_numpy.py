@@ -97,7 +97,7 @@ def indexes(draw: Draw, shape: tuple[int, ...]) -> Any:
     if kind == 0 or not shape:
         return draw(basic)
     if kind == 1:
-        return draw(some.sampled_from([..., (), None, (0,) * (len(shape) + 1), (..., ...), 1.5, "a", [0.5], 99, -99]))
+        return draw(some.sampled_from([..., (), None, (0,) * (len(shape) + 1), (..., ...), 1.5, 2j, [0.5], 99, -99]))
     if kind == 2 and len(shape) > 1:
         return draw(points(shape))
     parts = [draw(axis_indexes(size)) for size in shape]
