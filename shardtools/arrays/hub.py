@@ -21,7 +21,7 @@ from shardtools.arrays.metadata import ArrayMetadata, create_array, parse_array,
 from shardtools.arrays.names import document_key, path_of_document, split_version
 from shardtools.arrays.settings import Settings
 from shardtools.arrays.transaction import Transaction
-from shardtools.errors import ConflictError, ExistsError, NotFoundError, RefusedError
+from shardtools.errors import ConflictError, ConflictUnsupportedError, ExistsError, NotFoundError, RefusedError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.log.commit import Commit
 from shardtools.log.log import MAIN, Log, Snapshot, Tag
@@ -89,7 +89,11 @@ class Hub(HubUpkeep, HubSync):
                     fix = "check the URL, or create an array: hub.array(NAME, shape=…, dtype=…)"
                     raise NotFoundError("there are no arrays here", url=self.url, fix=fix) from error
                 self._new_place()
-                self._log = Log.open(self.url, create=True, single_writer=single_writer, options=self._options)
+                try:
+                    self._log = Log.open(self.url, create=True, single_writer=single_writer, options=self._options)
+                except ConflictUnsupportedError as refused:
+                    fix = "if one process alone writes there, say so: st.hub(URL, single_writer=True)"
+                    raise ConflictUnsupportedError(refused.what, url=self.url, fix=fix) from refused
         return self._log
 
     def log_to_fill(self) -> Log:
