@@ -13,6 +13,7 @@ from shardtools.spec import parse_size
 if TYPE_CHECKING:
     from shardtools.arrays.compact import CompactResult
     from shardtools.arrays.diff import Diff
+    from shardtools.arrays.export import ExportResult
     from shardtools.arrays.hub import Hub
     from shardtools.arrays.verify import VerifyResult
 
@@ -78,6 +79,38 @@ class HubUpkeep:
         size = SHARD_SIZE if shard_size is None else _bytes(shard_size)
         base = self._branch_of(version)
         return compact(base, self._arrays(base), shard_size=size, author=author, advance=advance)
+
+    def export(
+        self,
+        name: str,
+        destination: str,
+        format: str | None = None,
+        *,
+        overwrite: bool = False,
+        advance: Advance | None = None,
+    ) -> ExportResult:
+        """Write an array for other programs; or a group, or with ``":v1"`` or ``"@17"`` all of a version.
+
+        Args:
+            name: such as ``mnist/train:v1``.
+            destination: a path or URL.
+            format: ``"zarr"``, a directory with copies of the chunks; ``"npy"``, of one array; ``"kerchunk"``, a JSON
+                file of references to the chunks where they lie; ``"icechunk"``, a repository of such references. By
+                default that of the destination's name: .npy, .json, .icechunk; else a directory.
+            overwrite: whether a file may be replaced. A directory or a repository must be new.
+            advance: called now and then with the chunks and bytes that were written since the last time.
+
+        References are right until the version expires, and `gc` removes what no version needs.
+
+        Raises:
+            NotFoundError: there is no such version, or nothing of this name in it.
+            ExistsError: there is something at the destination.
+            JobError: the format cannot hold it.
+            CorruptError: a chunk is gone, or damaged.
+        """
+        from shardtools.arrays.exporting import export
+
+        return export(self._hub(), name, str(destination), format, overwrite=overwrite, advance=advance)
 
     def _branch_of(self, version: str | None) -> Snapshot:
         """Return the newest commit of a branch that there is.
