@@ -12,37 +12,30 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from shardtools.errors import (
     ConflictError,
     ExistsError,
     JobError,
-    RefusedError,
-    ShardError,
     StorageError,
     UnavailableError,
 )
-from shardtools.json_text import parse_json
 from shardtools.log.commit import (
     FORMAT,
     Commit,
     SegmentPlace,
     Write,
-    check_format,
     dump_commit,
-    dump_write,
-    parse_write,
 )
-from shardtools.log.conflict import NOTHING, Footprint, collisions, footprint
-from shardtools.log.log import Log, Snapshot, as_parent, new_id, now, places_of
+from shardtools.log.conflict import NOTHING, Footprint, collisions
+from shardtools.log.log import Snapshot, as_parent, new_id, now, places_of
 from shardtools.log.merging import merge_tail
 from shardtools.log.names import check_key
 from shardtools.log.place import Place
+from shardtools.log.proposals import Proposal, Queue
 from shardtools.log.segment import Change
 from shardtools.log.segment_writer import write_segment
-from shardtools.storage import get_storage, read_limited
-from shardtools.urls import name_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,20 +43,13 @@ LISTED = 1000
 """A write that touches more keys than this does not list them in its commit."""
 
 _HINT_EVERY = 16
-_TAKEN_ALONG = 64
-_TOO_OLD = 64
-"""A proposal is not taken along when its base is so many commits ago: its writer is gone."""
+_CONTENDED = 8
+"""So many commits in a row that nobody else took part in, and a process expects to be alone again."""
+
+_UNMERGED = 32
 
 
 Rewrite = Callable[[Snapshot], list[SegmentPlace]]
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A write that waits to be committed: it was made on top of commit ``base`` of its branch."""
-
-    base: int
-    write: Write
 
 
 def commit(
@@ -86,7 +72,7 @@ def commit(
         ConflictError: others have meanwhile changed what this touches or depends on. Nothing was written.
         UnavailableError: it is not known whether it was written, since the storage does not answer.
     """
-    log, place = base.log, base.log.place
+    place = base.log.place
     _check_open(base)
     try:
         for key in (*changes, *(prefix.removesuffix("/") for prefix in removed)):
@@ -99,7 +85,7 @@ def commit(
         touched = tuple(sorted(changes)) if len(changes) <= LISTED else None
         write = Write(id, message, author, now(), segment, touched, tuple(sorted(removed)), tuple(sorted(set(reads))))
         mine = Footprint(frozenset(changes), write.removed, frozenset(write.reads))
-        return _Committer(log, Proposal(base.number, write), mine).run(base)
+        return _Committer(base, write, mine).run()
 
 
 def replace_segments(base: Snapshot, rewrite: Rewrite, *, message: str = "", author: str = "") -> Snapshot:
@@ -120,7 +106,7 @@ def replace_segments(base: Snapshot, rewrite: Rewrite, *, message: str = "", aut
         rewriting = _Rewriting(rewrite)
         if rewriting.segments(base) == places_of(base):
             return base
-        return _Committer(base.log, Proposal(base.number, write), NOTHING, rewriting).run(base)
+        return _Committer(base, write, rewriting=rewriting).run()
 
 
 def _check_open(base: Snapshot) -> None:
@@ -152,34 +138,44 @@ class _Rewriting:
 class _Committer:
     """Brings one write into a branch; ``rewriting``, if it replaces the list of segments."""
 
-    def __init__(self, log: Log, proposal: Proposal, mine: Footprint, rewriting: _Rewriting | None = None):
-        self._log = log
-        self._rewriting = rewriting
-        self._place = log.place
-        self._proposal = proposal
+    def __init__(self, base: Snapshot, write: Write, mine: Footprint = NOTHING, rewriting: _Rewriting | None = None):
+        self._base = base
+        self._log = base.log
+        self._place = base.log.place
+        self._write = write
         self._mine = mine
-        self._proposed = False
+        self._rewriting = rewriting
+        self._alone = rewriting is not None or self._place.single_writer
         self._merged: dict[tuple[str, ...], SegmentPlace] = {}
+        self.queue = Queue(base.log, base.branch.name, Proposal(base.number, write))
 
-    def run(self, base: Snapshot) -> Snapshot:
-        head = base
+    def run(self) -> Snapshot:
+        head = self._base
         try:
+            if self._log.contended and not self._alone:
+                self.queue.propose()
             while True:
                 head, done = self._catch_up(head)
                 if done is not None:
                     return done
-                made = self._build(head)
-                if self._create(made):
-                    following = self._log.following(head)
-                    assert following is not None
-                    if following.number % _HINT_EVERY == 0:
-                        self._hint(following)
-                    return following
-                if not self._proposed and not self._place.single_writer and self._rewriting is None:
-                    self._propose(head.branch.name)
+                if self.queue.proposed and not self.queue.await_turn(head):
+                    continue
+                if self._create(self.build(head)):
+                    return self._created(head)
+                if not self._alone:
+                    self._log.contended = _CONTENDED
+                    self.queue.propose()
         finally:
-            if self._proposed:
-                self._place.delete(self._name(head.branch.name))
+            self.queue.leave()
+
+    def _created(self, head: Snapshot) -> Snapshot:
+        following = self._log.following(head)
+        assert following is not None and following.commit is not None
+        if following.number % _HINT_EVERY == 0:
+            self._hint(following)
+        if self.queue.proposed and len(following.commit.writes) == 1:
+            self._log.contended -= 1
+        return following
 
     def _catch_up(self, head: Snapshot) -> tuple[Snapshot, Snapshot | None]:
         """Go on to the newest commit; the second value is the snapshot that has this write, if there is one.
@@ -190,23 +186,27 @@ class _Committer:
         while (following := self._log.following(head)) is not None:
             head = following
             assert head.commit is not None
-            if any(write.id == self._proposal.write.id for write in head.commit.writes):
+            if any(write.id == self._write.id for write in head.commit.writes):
                 return head, head
             for write in head.commit.writes:
                 if keys := collisions(self._mine, write, self._place.root):
                     raise _conflict(self._place, head, write, keys)
         return head, None
 
-    def _build(self, head: Snapshot) -> Commit:
-        """Return the next commit: this write, and what others have proposed that does not collide."""
-        writes = [self._proposal.write]
-        if self._proposed:
-            writes += self._others(head)
+    def build(self, head: Snapshot) -> Commit:
+        """Return the next commit: this write, and what others have proposed that does not collide.
+
+        As long as others wait, segments are merged only when they are many.
+        """
+        writes = [self._write]
+        if self.queue.proposed:
+            writes += self.queue.others(head)
         if self._rewriting is not None:
             places = self._rewriting.segments(head)
         else:
-            added = [write.changes for write in writes if write.changes is not None]
-            places = merge_tail(self._place, places_of(head) + added, self._merged)
+            places = places_of(head) + [write.changes for write in writes if write.changes is not None]
+            if not self.queue.proposed or len(places) > _UNMERGED:
+                places = merge_tail(self._place, places, self._merged)
         return Commit(head.branch.name, head.number + 1, as_parent(head.commit), tuple(writes), tuple(places))
 
     def _create(self, made: Commit) -> bool:
@@ -233,54 +233,6 @@ class _Committer:
             self._place.put(f"hints/{snapshot.branch.name}", json.dumps(body).encode() + b"\n")
         except StorageError as error:  # it only saves others a few requests
             logger.debug("no hint was written: %s", error)
-
-    # --- proposals
-
-    def _name(self, branch: str) -> str:
-        return f"proposals/{branch}/{self._proposal.write.id}"
-
-    def _propose(self, branch: str) -> None:
-        body = {"format": FORMAT, "base": self._proposal.base, "write": dump_write(self._proposal.write)}
-        self._place.put(self._name(branch), json.dumps(body, ensure_ascii=False).encode() + b"\n")
-        self._proposed = True
-
-    def _others(self, head: Snapshot) -> list[Write]:
-        """Return the writes of others that can be in the next commit with this one."""
-        try:
-            urls = get_storage(self._place.root).list(f"{self._place.root}proposals/{head.branch.name}/")
-        except RefusedError:  # then everyone is alone
-            return []
-        taken: list[Write] = []
-        for url in urls:
-            if name_of(url) == self._proposal.write.id or len(taken) == _TAKEN_ALONG:
-                continue
-            proposal = _read_proposal(url)
-            if proposal is not None and self._fits(proposal, taken, head):
-                taken.append(proposal.write)
-        return taken
-
-    def _fits(self, proposal: Proposal, taken: Sequence[Write], head: Snapshot) -> bool:
-        """Return whether another write collides neither with a commit since its base nor with those taken before it."""
-        theirs = footprint(proposal.write)
-        if theirs is None or not head.number - _TOO_OLD <= proposal.base <= head.number:
-            return False
-        before = [self._proposal.write, *taken]
-        for number in range(max(proposal.base + 1, head.branch.start), head.number + 1):
-            committed = self._place.read_commit(head.branch.name, number)
-            if committed is None or any(write.id == proposal.write.id for write in committed.writes):
-                return False
-            before += committed.writes
-        return not any(collisions(theirs, write, self._place.root) for write in before)
-
-
-def _read_proposal(url: str) -> Proposal | None:
-    """Return a proposal; None if its writer has taken it back meanwhile, or it is no whole one: it will try itself."""
-    try:
-        body = parse_json(read_limited(url, "manifest"), url)
-        check_format(body, url)
-        return Proposal(int(body["base"]), parse_write(body["write"]))
-    except (StorageError, ShardError, KeyError, TypeError, ValueError):
-        return None
 
 
 def _conflict(place: Place, head: Snapshot, write: Write, keys: Sequence[str]) -> ConflictError:

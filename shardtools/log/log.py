@@ -108,6 +108,8 @@ class Log:
 
     def __init__(self, place: Place):
         self.place = place
+        self.contended = 0
+        """How many of the next commits others are expected to compete with."""
         self._known: dict[str, int] = {}
         self._branches: dict[str, Branch] = {}
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,36 +12,13 @@ import pytest
 from shardtools.log.log import Log
 from tests.gcs_servers import strict_gcs
 from tests.gcs_servers import use_environment as use_gcs
+from tests.log_writers import acknowledged, let_go, run_writers, start_writer
 from tests.moto_server import moto_server
 from tests.moto_server import use_environment as use_s3
 from tests.servers import nginx_server
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKENDS = ("local", "nginx", "s3", "gs")
-
-WRITER = """
-import sys
-from shardtools.errors import ConflictError
-from shardtools.log.committing import commit
-from shardtools.log.log import Log
-from shardtools.log.segment import Entry
-
-url, who, count, shared = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "shared"
-log = Log.open(url)
-for number in range(count):
-    key = "shared" if shared else f"{who}/{number}"
-    while True:
-        base = log.head()
-        before = base.find([key]).get(key)
-        entry = Entry("data/" + 32 * "0" + "/a.tar", 0 if before is None else before.offset + 1, 1, 1)
-        try:
-            commit(base, {key: entry}, author=who, message=f"{who} {number}")
-            break
-        except ConflictError:
-            if not shared:
-                raise
-    print(f"{who} {number}", flush=True)
-"""
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -72,18 +46,6 @@ def log(server: str) -> Log:
     return Log.open(f"{server}/{uuid.uuid4().hex}", create=True)
 
 
-def start(log: Log, who: str, count: int, how: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WRITER, log.place.root, who, str(count), how]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-
-
-def finish(writers: Sequence[subprocess.Popen[str]]) -> list[str]:
-    """Return what writers have acknowledged."""
-    said = [line for writer in writers for line in writer.communicate(timeout=200)[0].splitlines()]
-    assert [writer.returncode for writer in writers if writer.returncode > 0] == []
-    return said
-
-
 def committed(log: Log) -> list[str]:
     """Return the messages of all writes, the oldest first."""
     fresh = Log.open(log.place.root)
@@ -91,39 +53,46 @@ def committed(log: Log) -> list[str]:
 
 
 def test_disjoint_writes_of_many_processes(log: Log) -> None:
-    said = finish([start(log, str(who), 6, "apart") for who in range(5)])
+    said = [made.message for made in run_writers(log.place.root, 5, 6)]
     assert len(said) == 30
     assert sorted(committed(log)) == sorted(said)
     assert {key for key, _ in Log.open(log.place.root).head().scan()} == {line.replace(" ", "/") for line in said}
 
 
 def test_writes_of_one_key_are_like_one_after_the_other(log: Log) -> None:
-    said = finish([start(log, str(who), 4, "shared") for who in range(3)])
+    said = [made.message for made in run_writers(log.place.root, 4, 4, "shared")]
     assert sorted(committed(log)) == sorted(said)
-    assert Log.open(log.place.root).head().find(["shared"])["shared"].offset == len(said) - 1
+    head = Log.open(log.place.root).head()
+    assert head.find(["shared"])["shared"].offset == len(said) - 1
+    for commit, number in zip(head.history(), range(len(said) - 1, -1, -1), strict=True):
+        assert log.resolve(f"@{commit.number}").find(["shared"])["shared"].offset == number
 
 
 def test_writers_that_are_killed(log: Log) -> None:
     draws = random.Random(7)
     said: list[str] = []
     for round_ in range(3):
-        writers = [start(log, f"{round_}-{who}", 1000, "apart") for who in range(2)]
+        writers = [start_writer(log.place.root, f"{round_}-{who}", 1000, "apart") for who in range(2)]
+        let_go(writers)
         for writer in writers:
             assert writer.stdout is not None
-            for _ in range(draws.randrange(1, 6)):
-                said.append(writer.stdout.readline().strip())
+            text = "".join(writer.stdout.readline() for _ in range(draws.randrange(1, 6)))
             writer.kill()
-            said += writer.communicate(timeout=60)[0].splitlines()
+            text += writer.communicate(timeout=60)[0]
+            said += [made.message for made in acknowledged(text)]
     messages = committed(log)
     assert len(messages) == len(set(messages))
     assert set(said) <= set(messages)
     assert len(said) >= 6
-    assert finish([start(log, "after", 2, "apart")]) == ["after 0", "after 1"]
-    assert committed(log)[-2:] == ["after 0", "after 1"]
+    assert sorted(made.message for made in run_writers(log.place.root, 1, 2, prefix="after")) == [
+        "after0 0",
+        "after0 1",
+    ]
+    assert committed(log)[-2:] == ["after0 0", "after0 1"]
 
 
 def test_names_on_a_server(log: Log) -> None:
-    finish([start(log, "a", 2, "apart")])
+    run_writers(log.place.root, 1, 2)
     log.tag("v1", log.head())
     log.branch("try", log.resolve("@0"))
     fresh = Log.open(log.place.root)

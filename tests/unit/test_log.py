@@ -16,7 +16,7 @@ from hypothesis import strategies as some
 
 from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError, NotFoundError
 from shardtools.log.commit import Commit, SegmentPlace, Write, dump_commit, parse_commit
-from shardtools.log.committing import Proposal, _Committer, commit, replace_segments
+from shardtools.log.committing import _Committer, commit, replace_segments
 from shardtools.log.conflict import Footprint
 from shardtools.log.log import Log, Snapshot, new_id, places_of
 from shardtools.log.merging import MERGED_INLINE, merge_segments, merge_tail
@@ -359,25 +359,28 @@ def propose(base: Snapshot, key: str, message: str) -> _Committer:
     """Return a writer of one key on top of ``base`` that has come too late once, and has proposed its write."""
     segment = write_segment(base.log.place, new_id(), {key: entry(1)})
     write = Write(new_id(), message, "", "", segment, (key,))
-    committer = _Committer(base.log, Proposal(base.number, write), Footprint(frozenset([key]), (), frozenset()))
-    committer._propose("main")
+    committer = _Committer(base, write, Footprint(frozenset([key]), (), frozenset()))
+    committer.queue.propose()
     return committer
 
 
 def test_what_is_taken_along(log: Log) -> None:
-    """What fits; but nothing that collides, with a commit or with another that is taken, and nothing twice."""
+    """What fits, the oldest first; but nothing that collides, with a commit or with another one, and nothing twice."""
     base = log.head()
     done = propose(base, "a", "done")
-    head = done.run(base)
+    head = done.run()
+    done.queue.propose()  # as if its writer had been killed before it could take the proposal back
     propose(base, "a", "collides with a commit")
-    done._propose("main")  # as if its writer had been killed before it could take the proposal back
     propose(base, "b", "fits")
-    mine = propose(base, "c", "mine")
-    propose(base, "c", "collides with mine")
-    assert sorted(write.message for write in mine._build(head).writes) == ["fits", "mine"]
-    after = mine.run(base)
-    assert sorted(write.message for made in after.history() for write in made.writes) == ["done", "fits", "mine"]
-    assert numbers(after) == {"a": 1, "b": 1, "c": 1}
+    mine = propose(head, "c", "mine")
+    propose(head, "c", "collides with mine")
+    propose(head, "d", "fits, too")
+    assert [write.message for write in mine.build(head).writes] == ["mine", "fits", "fits, too"]
+    after = mine.run()
+    assert [write.message for made in after.history() for write in made.writes] == ["mine", "fits", "fits, too", "done"]
+    assert numbers(after) == {"a": 1, "b": 1, "c": 1, "d": 1}
+    left = [path.name for path in (Path(log.place.root) / "proposals" / "main").iterdir()]
+    assert sorted(int(name.split("-")[0]) for name in left) == [0, 1, 1]  # "fits", and those of the base that mine had
 
 
 OLD = {f"a{number:02d}": number + 1 for number in range(50)}
