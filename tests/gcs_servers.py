@@ -234,6 +234,9 @@ def strict_gcs(*buckets: str) -> Iterator[StrictGcs]:
             ]
             page = names[:_PAGE]
             answer: dict[str, Any] = {"items": [{"name": name} for name in page]} if page else {}
+            below = {name[len(prefix) :].partition("/") for name in server.buckets[bucket] if name.startswith(prefix)}
+            if folders := sorted({prefix + name + slash for name, slash, _ in below if slash}):
+                answer["prefixes"] = folders
             if len(names) > _PAGE:
                 answer["nextPageToken"] = page[-1]
             return _Answer(200, answer)

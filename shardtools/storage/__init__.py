@@ -1,6 +1,6 @@
 """Bytes at a URL: one small contract, one backend per scheme.
 
-    url -> get_storage(url) -> Storage -> open / read / read_ranges / create / create_exclusive / stat / list / delete
+    url -> get_storage(url) -> Storage -> open, read, read_ranges, create, create_exclusive, stat, list, folders, delete
 
 A backend is a module of this package that subclasses `Storage`; `get_storage` imports it when the first URL of its
 scheme is seen, so that a scheme's SDK costs nothing to those who do not use it. Every backend passes the tests in
@@ -220,6 +220,17 @@ class Storage(ABC):
         Raises:
             NotFoundError: there is no such object.
             RefusedError: the URL names a folder.
+        """
+
+    @abstractmethod
+    def folders(self, folder: str) -> list[str]:
+        """Return the sorted URLs, which end with ``/``, of the folders in ``folder``, which ends with ``/``, too.
+
+        Where folders are only parts of names, those are returned that have objects below them; elsewhere empty ones
+        may be among them. A folder that does not exist gives an empty list; hidden ones are left out.
+
+        Raises:
+            RefusedError: this server does not list.
         """
 
     @abstractmethod

@@ -295,6 +295,9 @@ class CachedStorage(Storage):
     def stat(self, url: str) -> Stat:
         return self._inner.stat(url)
 
+    def folders(self, folder: str) -> list[str]:
+        return self._inner.folders(folder)
+
     def list(self, prefix: str) -> list[str]:
         return self._inner.list(prefix)
 

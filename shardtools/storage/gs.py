@@ -57,20 +57,27 @@ class GsStorage(Storage):
     def stat(self, url: str) -> Stat:
         return self._client.stat(url)
 
-    def list(self, prefix: str) -> list[str]:
+    def folders(self, folder: str) -> list[str]:
+        return self._listed(folder, "prefixes", "/")
+
+    def _listed(self, prefix: str, fields: str, end: str = "") -> list[str]:
+        """Return the sorted URLs of what the service lists in ``fields`` of its answers."""
         bucket, start = split_url(prefix, prefix=True)
-        pages = Pages(prefix, start)
-        query = {"prefix": start, "delimiter": "/", "fields": "items(name),nextPageToken"}
+        pages = Pages(prefix, start, end)
+        query = {"prefix": start, "delimiter": "/", "fields": f"{fields},nextPageToken"}
         while True:
             page = self._client.json("GET", prefix, f"/storage/v1/b/{quote(bucket, safe='')}/o", query)
             try:
-                names = [entry["name"] for entry in page.get("items", [])]
+                found = page.get("prefixes", []) if end else [entry["name"] for entry in page.get("items", [])]
+                token = pages.add(found, str(page["nextPageToken"]) if page.get("nextPageToken") else None)
             except (TypeError, KeyError) as error:
                 raise odd_answer(prefix) from error
-            token = pages.add(names, str(page["nextPageToken"]) if page.get("nextPageToken") else None)
             if token is None:
                 return pages.urls()
             query["pageToken"] = token
+
+    def list(self, prefix: str) -> list[str]:
+        return self._listed(prefix, "items(name)")
 
     def delete(self, url: str) -> None:
         try:

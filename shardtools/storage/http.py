@@ -66,31 +66,38 @@ class HttpStorage(Storage):
     def stat(self, url: str) -> Stat:
         return head(self._client, url)
 
-    def list(self, prefix: str) -> list[str]:
+    def folders(self, folder: str) -> list[str]:
+        return self._listed(folder, "directory", "/")
+
+    def _listed(self, prefix: str, kind: str, end: str) -> list[str]:
+        """Return the sorted URLs, with this ``end``, of the entries of this ``kind`` that start with ``prefix``."""
         before, path, query = split_path(prefix)
         folder, _, start = path.rpartition("/")
         try:
-            names = self._list_names(f"{before}{folder}/{query}")
+            names = self._list_names(f"{before}{folder}/{query}", kind)
         except NotFoundError:
             return []
         known = unquote(start, errors="surrogateescape")
         return sorted(
-            f"{before}{folder}/{start}{quote(name[len(known) :], safe=_PLAIN, errors='surrogateescape')}{query}"
+            f"{before}{folder}/{start}{quote(name[len(known) :], safe=_PLAIN, errors='surrogateescape')}{end}{query}"
             for name in names
             if name.startswith(known) and not name.startswith(".")
         )
 
+    def list(self, prefix: str) -> list[str]:
+        return self._listed(prefix, "file", "")
+
     def delete(self, url: str) -> None:
         remove(self._client, url)
 
-    def _list_names(self, folder: str) -> Sequence[str]:
-        """Return the names of the objects in ``folder``, whose listing is small enough to be read in one go."""
+    def _list_names(self, folder: str, kind: str) -> Sequence[str]:
+        """Return the names of what is of a ``kind`` in ``folder``, whose listing can be read in one go."""
         text = self._client.policy.run(folder, lambda: self._get(folder))
         try:
             entries = parse_json(text.decode(errors="surrogateescape"))
             if not isinstance(entries, list):
                 raise TypeError("a listing is an array")
-            return [check_name(entry["name"], folder) for entry in entries if entry["type"] == "file"]
+            return [check_name(entry["name"], folder) for entry in entries if entry["type"] == kind]
         except (ValueError, KeyError, TypeError) as error:
             raise RefusedError("the server does not list this folder as JSON", url=folder, fix=_LIST_FIX) from error
 

@@ -26,11 +26,12 @@ def check_name(name: object, url: str) -> str:
 class Pages:
     """The objects of a bucket whose names begin with ``start`` and have no further slash, from the pages of a listing.
 
-    ``url`` is what is listed.
+    ``url`` is what is listed. With "/" as ``end`` it is the folders instead, whose names end with a slash.
     """
 
-    def __init__(self, url: str, start: str):
+    def __init__(self, url: str, start: str, end: str = ""):
         self._url = url
+        self._end = end
         self._start = start
         self._skip = start.rfind("/") + 1
         self._names: list[str] = []
@@ -46,11 +47,11 @@ class Pages:
         """
         size = 0
         for name in names:
-            if not isinstance(name, str) or not name.startswith(self._start):
+            if not isinstance(name, str) or not name.startswith(self._start) or not name.endswith(self._end):
                 raise RefusedError("the server lists names that were not asked for", url=self._url, fix=_FIX)
             size += len(name)
             rest = name[self._skip :]
-            if rest and not check_name(rest, self._url).startswith("."):
+            if rest and not check_name(rest.removesuffix(self._end), self._url).startswith("."):
                 self._names.append(name)
         self._size += max(size, _PAGE)
         current_options().limits.check("listing", self._size, url=self._url)

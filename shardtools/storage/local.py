@@ -14,7 +14,7 @@ import errno
 import os
 import secrets
 import stat as modes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -138,23 +138,31 @@ class LocalStorage(Storage):
             return False
         return super().exists(url)
 
+    def folders(self, folder: str) -> list[str]:
+        return [url + "/" for url in _names(folder, os.DirEntry.is_dir)]
+
     def list(self, prefix: str) -> list[str]:
-        folder, slash, start = path_of(prefix).rpartition("/")
-        head = prefix[: len(prefix) - len(start)]
-        try:
-            with os_errors(prefix), os.scandir(folder + slash or ".") as entries:
-                names = [
-                    entry.name
-                    for entry in entries
-                    if entry.name.startswith(start) and not entry.name.startswith(".") and entry.is_file()
-                ]
-        except NotFoundError:
-            return []
-        return sorted(head + name for name in names)
+        return _names(prefix, os.DirEntry.is_file)
 
     def delete(self, url: str) -> None:
         with suppress(NotFoundError), os_errors(url):
             os.unlink(path_of(url))
+
+
+def _names(prefix: str, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
+    """Return the sorted URLs of the entries of a folder whose URL starts with ``prefix``, and that are ``wanted``."""
+    folder, slash, start = path_of(prefix).rpartition("/")
+    head = prefix[: len(prefix) - len(start)]
+    try:
+        with os_errors(prefix), os.scandir(folder + slash or ".") as entries:
+            names = [
+                entry.name
+                for entry in entries
+                if entry.name.startswith(start) and not entry.name.startswith(".") and wanted(entry)
+            ]
+    except NotFoundError:
+        return []
+    return sorted(head + name for name in names)
 
 
 def _is_device(path: str, mode: int) -> bool:

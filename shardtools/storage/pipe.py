@@ -160,6 +160,9 @@ class PipeStorage(Storage):
     def stat(self, url: str) -> Stat:
         raise _refused("examined", url)
 
+    def folders(self, folder: str) -> list[str]:
+        raise _refused("listed", folder)
+
     def list(self, prefix: str) -> list[str]:
         raise _refused("listed", prefix)
 

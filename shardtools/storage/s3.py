@@ -10,9 +10,9 @@ Keys are what stands in the URL, as it stands there: nothing is escaped in ``s3:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 from shardtools.errors import NotFoundError
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
@@ -59,20 +59,28 @@ class S3Storage(Storage):
         split_url(url)
         return head(self._client, url)
 
-    def list(self, prefix: str) -> list[str]:
+    def folders(self, folder: str) -> list[str]:
+        return self._listed(folder, "CommonPrefixes", "Prefix", "/")
+
+    def _listed(self, prefix: str, part: str, name: str, end: str = "") -> list[str]:
+        """Return the sorted URLs of what has its ``name`` in a ``part`` of the answers of the service."""
         bucket, start = split_url(prefix, prefix=True)
-        pages = Pages(prefix, start)
+        pages = Pages(prefix, start, end)
 
         def page(api: Api, token: str | None) -> tuple[list[str], str | None]:
             more = {"ContinuationToken": token} if token else {}
             answer = api.list_objects_v2(Bucket=bucket, Prefix=start, Delimiter="/", **more)  # type: ignore[arg-type]
-            return [entry["Key"] for entry in answer.get("Contents", [])], answer.get("NextContinuationToken")
+            entries = cast(Iterable[dict[str, str]], answer.get(part, ()))
+            return [entry[name] for entry in entries], answer.get("NextContinuationToken")
 
         token: str | None = None
         while True:
             token = pages.add(*self._client.run(prefix, lambda api: page(api, token)))  # noqa: B023 - called at once
             if token is None:
                 return pages.urls()
+
+    def list(self, prefix: str) -> list[str]:
+        return self._listed(prefix, "Contents", "Key")
 
     def delete(self, url: str) -> None:
         bucket, key = split_url(url)

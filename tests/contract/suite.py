@@ -437,6 +437,17 @@ class StorageContract:
         assert place.storage.list(place.url("none/")) == []
         assert place.storage.list(place.url("none/at/all-")) == []
 
+    def test_folders(self, place: Place) -> None:
+        for name in ("d/b/x.tar", "d/a b/x.tar", "d/b/c/x.tar", "d/x.tar", "d/.hidden/x.tar", "da/x.tar"):
+            place.put(name, b"x")
+        odd, plain = place.storage.folders(place.url("d/"))
+        assert (place.url("d/a"), plain) == (odd[: len(place.url("d/a"))], place.url("d/b/"))
+        for folder in (odd, plain):
+            [url] = place.storage.list(folder)
+            assert place.storage.read(url) == b"x"
+        assert place.storage.folders(plain) == [place.url("d/b/c/")]
+        assert place.storage.folders(place.url("d/b/c/")) == place.storage.folders(place.url("none/")) == []
+
     def test_list_of_many(self, place: Place) -> None:
         count = 1010  # a page of S3's and Google's answers has 1,000
         for i in range(count):
