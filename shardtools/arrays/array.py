@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from shardtools.arrays.chunks import load_chunks, read
 from shardtools.arrays.grid import Piece, Selected, Shape, select, select_orthogonal, select_points
-from shardtools.arrays.metadata import ArrayMetadata
+from shardtools.arrays.metadata import ArrayMetadata, parse_array
+from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.errors import ConflictError
 from shardtools.log.log import Snapshot
 from shardtools.view import reductions
@@ -168,7 +169,7 @@ class ChunkedArray(ArrayLike):
         """Return a Dask array, whose chunks, by default those of this array, are read when they are computed."""
         import dask.array as da
 
-        return da.from_array(self, chunks=self.chunks if chunks is None else chunks, name=False)
+        return da.from_array(self, chunks=self.chunks if chunks is None else chunks)
 
     # --- reductions, a few parts in memory at a time
 
@@ -278,13 +279,26 @@ class HubArray(ChunkedArray):
     ``hub.array`` and ``hub.load`` return it. It can be pickled: where it arrives it shows the same commit.
     """
 
-    def __init__(self, hub: Hub, snapshot: Snapshot, path: str, metadata: ArrayMetadata):
+    def __init__(self, hub: Hub, snapshot: Snapshot | SnapshotAt, path: str, metadata: ArrayMetadata):
         self.hub, self.path = hub, path
         self._seen = snapshot, metadata  # together, so that a thread that reads never has one of each commit
 
     def __reduce__(self) -> tuple[Any, ...]:
-        snapshot = self.snapshot
-        return _open_again, (self.hub, snapshot.branch.name, snapshot.number, snapshot.fixed, self.path)
+        seen, metadata = self._seen
+        at = seen if isinstance(seen, SnapshotAt) else SnapshotAt.of(seen)
+        return _open_again, (self.hub, at, self.path, metadata.document)
+
+    def _open(self) -> tuple[Snapshot, ArrayMetadata]:
+        """Return the commit that is seen, which is looked for when it is needed, and what the document says in it."""
+        seen, metadata = self._seen
+        if isinstance(seen, SnapshotAt):
+            seen = self.hub.snapshot_at(seen)
+            self._seen = seen, metadata
+        return seen, metadata
+
+    def __dask_tokenize__(self) -> Any:
+        commit = self.snapshot.commit
+        return self.hub.url, None if commit is None else commit.digest, self.path
 
     @property
     def metadata(self) -> ArrayMetadata:
@@ -293,7 +307,7 @@ class HubArray(ChunkedArray):
     @property
     def snapshot(self) -> Snapshot:
         """The commit that is seen."""
-        return self._seen[0]
+        return self._open()[0]
 
     @property
     def version(self) -> str:
@@ -301,7 +315,7 @@ class HubArray(ChunkedArray):
         return f"{self.snapshot.branch.name}@{self.snapshot.number}"
 
     def load_pieces(self, pieces: Sequence[Piece]) -> Sequence[Array | None]:
-        snapshot, metadata = self._seen
+        snapshot, metadata = self._open()
         return load_chunks(snapshot.log.place, snapshot.find, self.path, metadata, pieces, self.hub.cache)
 
     def as_now(self) -> HubArray:
@@ -374,6 +388,5 @@ class HubArray(ChunkedArray):
         return f"<HubArray {self.path}:{self.version} {self.shape} {self.dtype}, chunks {self.chunks}>"
 
 
-def _open_again(hub: Hub, branch: str, number: int, fixed: str | None, path: str) -> HubArray:
-    snapshot = hub.snapshot_at(branch, number, fixed)
-    return HubArray(hub, snapshot, path, hub.read_array(snapshot, path))
+def _open_again(hub: Hub, at: SnapshotAt, path: str, document: bytes) -> HubArray:
+    return HubArray(hub, at, path, parse_array(document, hub.url, path))

@@ -20,6 +20,7 @@ from shardtools.arrays.keys import SnapshotKeys
 from shardtools.arrays.metadata import ArrayMetadata, create_array, parse_array, parse_node
 from shardtools.arrays.names import document_key, path_of_document, split_version
 from shardtools.arrays.settings import Settings
+from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.arrays.transaction import Transaction
 from shardtools.errors import ConflictError, ConflictUnsupportedError, ExistsError, NotFoundError, RefusedError
 from shardtools.limits import DEFAULT_LIMITS, Limits
@@ -140,11 +141,13 @@ class Hub(HubUpkeep, HubSync):
         """
         return self.log.head() if version is None else self.log.resolve(version)
 
-    def snapshot_at(self, branch: str, number: int, fixed: str | None) -> Snapshot:
-        """Return a commit of a branch, as it was seen elsewhere."""
-        if fixed is not None:
-            return self.log.resolve(fixed)
-        return replace(self.log.resolve(f"{branch}@{number}"), fixed=None)
+    def snapshot_at(self, at: SnapshotAt) -> Snapshot:
+        """Return a snapshot that was seen elsewhere."""
+        if at.fixed is not None:
+            return self.log.resolve(at.fixed)
+        if at.number < 0:
+            return replace(self.log.head(at.branch), commit=None)
+        return replace(self.log.resolve(f"{at.branch}@{at.number}"), fixed=None)
 
     # --- documents
 
@@ -262,7 +265,7 @@ class Hub(HubUpkeep, HubSync):
         """
         from shardtools.arrays.store import HubStore
 
-        return HubStore(SnapshotKeys(self, self.snapshot(version)))
+        return HubStore(SnapshotKeys(self, SnapshotAt.of(self.snapshot(version))))
 
     def list(self, version: str | None = None) -> list[str]:
         """Return the names of all arrays, sorted."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from shardtools.arrays.chunk_reader import read_entries, read_parts
 from shardtools.arrays.metadata import parse_array, parse_node
 from shardtools.arrays.names import DOCUMENT, check_path, document_key, key_of_member, member_name, path_of_document
+from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.errors import JobError, SpecError
 from shardtools.log.log import Snapshot
 from shardtools.log.segment import Entry
@@ -211,17 +213,19 @@ def split_key(key: str) -> tuple[str, str | None]:
 class SnapshotKeys(Keys):
     """The keys of a version."""
 
-    def __init__(self, hub: Hub, snapshot: Snapshot):
-        self.hub, self._snapshot = hub, snapshot
+    def __init__(self, hub: Hub, at: SnapshotAt):
+        self.hub, self._at = hub, at
 
     def __reduce__(self) -> tuple[Any, ...]:
-        snapshot = self._snapshot
-        return _open_version, (self.hub, snapshot.branch.name, snapshot.number, snapshot.fixed)
+        return SnapshotKeys, (self.hub, self._at)
+
+    @cached_property
+    def _snapshot(self) -> Snapshot:
+        return self.hub.snapshot_at(self._at)
 
     @property
     def identity(self) -> Any:
-        commit = self._snapshot.commit
-        return self.hub.url, None if commit is None else commit.digest
+        return self.hub.url, self._at.branch, self._at.number
 
     def locate(self, keys: Iterable[str]) -> tuple[dict[str, bytes], dict[str, Entry]]:
         return {}, self._snapshot.find(keys)
@@ -233,12 +237,7 @@ class SnapshotKeys(Keys):
         return (key for key, _ in self._snapshot.scan(prefix))
 
     def __str__(self) -> str:
-        snapshot = self._snapshot
-        return f"{self.hub.url}@{snapshot.fixed or f'{snapshot.branch.name}@{snapshot.number}'}"
-
-
-def _open_version(hub: Hub, branch: str, number: int, fixed: str | None) -> SnapshotKeys:
-    return SnapshotKeys(hub, hub.snapshot_at(branch, number, fixed))
+        return f"{self.hub.url}@{self._at.fixed or f'{self._at.branch}@{self._at.number}'}"
 
 
 def snapshot_nodes(snapshot: Snapshot, path: str) -> list[str]:

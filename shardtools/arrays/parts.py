@@ -73,22 +73,24 @@ class Patch:
 
 @dataclass(frozen=True)
 class Part:
-    """What one write of another process consists of. ``removals`` is how many removals of nodes it knew of."""
+    """What one write of another process consists of; see `PartOf`."""
 
     name: str
     path: str
     removals: int
+    sent: int
     chunks: tuple[WholeChunk, ...]
     patches: tuple[Patch, ...]
 
 
 @dataclass(frozen=True)
 class PartOf:
-    """The transaction that a process writes parts for, and how many removals of nodes it knows of."""
+    """The transaction that a process writes parts for, how many removals of nodes it knows of, and its number."""
 
     hub: Hub
     id: str
     removals: int
+    sent: int
 
     @property
     def place(self) -> Place:
@@ -146,6 +148,7 @@ def _write(
         "format": _FORMAT,
         "path": path,
         "removals": target.removals,
+        "sent": target.sent,
         "chunks": [
             [key, entry and [entry.name, entry.offset, entry.size, entry.crc32c], seen]
             for (key, _, seen), entry in zip(chunks, entries, strict=True)
@@ -202,6 +205,7 @@ def _parse(data: bytes, url: str) -> Part:
             name_of(url),
             check_path(head["path"]),
             int(head["removals"]),
+            int(head["sent"]),
             tuple(WholeChunk(check_path(key), entry and _entry(*entry), seen) for key, entry, seen in head["chunks"]),
             tuple(
                 Patch(tuple(coordinates), _parse_inner(inner), tuple(shape), is_packed, body[at : at + size])

@@ -18,7 +18,7 @@ from shardtools.arrays.chunk_reader import read_entries
 from shardtools.arrays.grid import Piece
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.arrays.parts import NONE, Part, Patch, Seen, WholeChunk, close_parts, read_parts
-from shardtools.arrays.write_buffer import WriteBuffer, key_of
+from shardtools.arrays.write_buffer import Worker, WriteBuffer, key_of
 from shardtools.errors import ConflictError
 from shardtools.log.segment import Entry
 
@@ -27,15 +27,15 @@ class TakenParts:
     """The parts of a transaction. ``metadata`` returns that of an array by its path."""
 
     def __init__(self, buffer: WriteBuffer, id: str, metadata: Callable[[str], ArrayMetadata]):
-        self.are_expected = False
-        """Whether other processes may write."""
+        self.sent = 0
+        """How often arrays and stores were sent to other processes, which may write then."""
         self._buffer, self._id, self._metadata = buffer, id, metadata
         self._names: set[str] = set()
         self._chunks: dict[str, Entry | None] = {}
 
     def close(self) -> set[str]:
         """Take over what is there, and let workers that come later know that they are too late; see `take`."""
-        if not self.are_expected:
+        if not self.sent:
             return set()
         close_parts(self._buffer.place, self._id)
         return self.take()
@@ -48,7 +48,7 @@ class TakenParts:
             RefusedError: the storage does not list.
         """
         paths: set[str] = set()
-        if self.are_expected:
+        if self.sent:
             with self._buffer.lock:
                 for part in read_parts(self._buffer.place, self._id, self._names):
                     self._take(part)
@@ -62,12 +62,13 @@ class TakenParts:
             what = f"a worker has written to {part.path} while this transaction has removed it"
             raise ConflictError(what, url=buffer.place.root, fix="wait for all workers before it is removed")
         metadata = self._metadata(part.path)
+        worker = Worker(part.sent)
         for chunk in part.chunks:
-            self._take_chunk(chunk, metadata)
+            self._take_chunk(chunk, metadata, worker)
         for patch in part.patches:
-            self._take_patch(part.path, patch, metadata)
+            self._take_patch(part.path, patch, metadata, worker)
 
-    def _take_chunk(self, chunk: WholeChunk, metadata: ArrayMetadata) -> None:
+    def _take_chunk(self, chunk: WholeChunk, metadata: ArrayMetadata, worker: Worker) -> None:
         buffer, key, entry = self._buffer, chunk.key, chunk.entry
         if key in self._chunks:
             if not self._is_same(key, self._chunks[key], entry, metadata):
@@ -76,7 +77,7 @@ class TakenParts:
         if chunk.seen is not None and chunk.seen != fingerprint(buffer, key):
             what = f"{key} was changed in this transaction after a worker had read it to change a part of it"
             raise ConflictError(what, url=buffer.place.root, fix="write to t[NAME], which puts parts together")
-        buffer.mark(key, [slice(0, size) for size in metadata.chunks], metadata.chunks, self)
+        buffer.mark(key, [slice(0, size) for size in metadata.chunks], metadata.chunks, worker)
         self._chunks[key] = entry
         if entry is not None or fingerprint(buffer, key) != NONE:
             buffer.put_change(key, entry)
@@ -91,9 +92,9 @@ class TakenParts:
         first, second = (decode(read_entries(self._buffer.place, {key: entry})[key]) for entry in (one, other))
         return bool(np.array_equal(first, second, equal_nan=metadata.dtype.kind in "fc"))
 
-    def _take_patch(self, path: str, patch: Patch, metadata: ArrayMetadata) -> None:
+    def _take_patch(self, path: str, patch: Patch, metadata: ArrayMetadata, worker: Worker) -> None:
         piece = Piece(patch.coordinates, patch.inner, (...,), False)
-        self._buffer.mark(key_of(path, metadata, piece), patch.inner, metadata.chunks, patch)
+        self._buffer.mark(key_of(path, metadata, piece), patch.inner, metadata.chunks, worker)
         self._buffer.change(path, metadata, [piece], patch.values(metadata))
 
 

@@ -22,10 +22,11 @@ from shardtools.arrays.grid import Selected, pieces
 from shardtools.arrays.metadata import ArrayMetadata, create_array, group_document, parse_array
 from shardtools.arrays.names import document_key, parents_of
 from shardtools.arrays.open_transactions import note_transaction
+from shardtools.arrays.parts import PartOf
 from shardtools.arrays.taken_parts import TakenParts
 from shardtools.arrays.transaction_array import TransactionArray
 from shardtools.arrays.transaction_keys import TransactionKeys, merged_nodes
-from shardtools.arrays.write_buffer import WriteBuffer
+from shardtools.arrays.write_buffer import Owner, WriteBuffer, Writer
 from shardtools.errors import ConflictError, ExistsError, JobError
 from shardtools.log.committing import commit
 from shardtools.log.log import Snapshot, new_id
@@ -384,7 +385,8 @@ class Transaction:
                 raise ConflictError(what, url=self.hub.url, fix="change it before the threads begin")
 
         is_owner = threading.get_ident() == self._owner
-        writer = (self if self.parts.are_expected else None) if is_owner else object()
+        sent = self.parts.sent
+        writer = (Owner(sent) if sent else None) if is_owner else Writer()
         some = pieces(selection, metadata.shape, metadata.chunks)
         self.buffer.write(path, metadata, block, some, check, writer=writer)
 
@@ -393,6 +395,12 @@ class Transaction:
         with self._lock:
             self.check_open()
             self._reads.add(document_key(path))
+
+    def send(self) -> PartOf:
+        """Return what another process needs that writes for this transaction."""
+        with self._lock:
+            self.parts.sent += 1
+            return PartOf(self.hub, self.id, len(self.buffer.removed), self.parts.sent)
 
     def take_parts(self) -> None:
         """Take over what other processes have written so far."""

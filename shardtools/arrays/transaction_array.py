@@ -33,10 +33,7 @@ class TransactionArray(ChunkedArray):
         self._transaction, self.path = transaction, path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        transaction = self._transaction
-        transaction.parts.are_expected = True
-        target = PartOf(transaction.hub, transaction.id, len(transaction.buffer.removed))
-        return _open_array, (target, self.path, self.metadata.document)
+        return _open_array, (self._transaction.send(), self.path, self.metadata.document)
 
     def __dask_tokenize__(self) -> Any:
         return self._transaction.id, self.path

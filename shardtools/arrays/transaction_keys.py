@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import google_crc32c
@@ -18,6 +19,7 @@ from shardtools.arrays.keys import Keys, snapshot_nodes, split_key
 from shardtools.arrays.names import path_of_document
 from shardtools.arrays.open_transactions import open_transaction
 from shardtools.arrays.parts import NONE, PartOf, Seen, write_chunk
+from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.arrays.taken_parts import fingerprint
 from shardtools.errors import ConflictError, JobError
 from shardtools.log.segment import Entry
@@ -129,11 +131,9 @@ class TransactionKeys(WritableKeys):
 
     def __reduce__(self) -> tuple[Any, ...]:
         transaction = self._transaction
-        transaction.parts.are_expected = True
-        target = PartOf(self.hub, transaction.id, len(self._buffer.removed))
+        target = transaction.send()
         documents, removed = dict(transaction.documents), tuple(self._buffer.removed)
-        base = transaction.base
-        return _open_keys, (base.branch.name, base.number, target, documents, removed)
+        return _open_keys, (SnapshotAt.of(transaction.base), target, documents, removed)
 
     @property
     def identity(self) -> Any:
@@ -241,20 +241,23 @@ class WorkerKeys(WritableKeys):
 
     def __init__(
         self,
-        base: Snapshot,
+        at: SnapshotAt,
         target: PartOf,
         documents: Mapping[str, bytes | None],
         removed: tuple[str, ...],
     ):
         super().__init__(target.hub)
-        self._base, self._target, self._documents, self._removed = base, target, documents, removed
+        self._at, self._target, self._documents, self._removed = at, target, documents, removed
         self._written: dict[str, Entry | None] = {}
         self._first: dict[str, Seen] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        base = self._base
-        return _open_keys, (base.branch.name, base.number, self._target, self._documents, self._removed)
+        return _open_keys, (self._at, self._target, self._documents, self._removed)
+
+    @cached_property
+    def _base(self) -> Snapshot:
+        return self.hub.snapshot_at(self._at)
 
     @property
     def identity(self) -> Any:
@@ -318,8 +321,7 @@ class WorkerKeys(WritableKeys):
 
 
 def _open_keys(
-    branch: str,
-    number: int,
+    at: SnapshotAt,
     target: PartOf,
     documents: Mapping[str, bytes | None],
     removed: tuple[str, ...],
@@ -327,4 +329,4 @@ def _open_keys(
     """Return the keys of a transaction: of this process, or of another one."""
     if (transaction := open_transaction(target.id)) is not None:
         return transaction.keys
-    return WorkerKeys(target.hub.snapshot_at(branch, number, None), target, documents, removed)
+    return WorkerKeys(at, target, documents, removed)

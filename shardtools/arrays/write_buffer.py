@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from typing import Any
@@ -35,6 +36,34 @@ PACKED_LIMIT = 32 << 20
 """Bytes of packed chunks that are held in memory, as they may be changed again."""
 
 
+class Writer:
+    """Who writes elements of a transaction: a thread of its process."""
+
+    def collides(self, other: Writer) -> bool:
+        """Return whether it may not write elements that another one has written before."""
+        return not isinstance(other, Owner)
+
+
+@dataclass(frozen=True)
+class Owner(Writer):
+    """The thread that has begun the transaction, when arrays were sent to workers ``sent`` times."""
+
+    sent: int
+
+    def collides(self, other: Writer) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Worker(Writer):
+    """Another process, to which an array was sent as the one number ``sent``."""
+
+    sent: int
+
+    def collides(self, other: Writer) -> bool:
+        return not isinstance(other, Owner) or other.sent >= self.sent
+
+
 class WriteBuffer:
     """The chunks of all arrays of one transaction. Safe for threads."""
 
@@ -50,7 +79,7 @@ class WriteBuffer:
         self._packed_bytes = 0
         self._open: dict[str, tuple[Array, ArrayMetadata]] = {}
         self._open_bytes = 0
-        self._marks: dict[str, list[tuple[Sequence[Any], object]]] = {}
+        self._marks: dict[str, list[tuple[Sequence[Any], Writer]]] = {}
 
     # --- reading
 
@@ -112,9 +141,9 @@ class WriteBuffer:
         pieces: Iterator[Piece],
         check: Callable[[], object],
         *,
-        writer: object = None,
+        writer: Writer | None = None,
     ) -> None:
-        """Write pieces of a block. If there is a ``writer``, no other one may write the same elements.
+        """Write pieces of a block. If there is a ``writer``, others may not write the same elements; see `Writer`.
 
         ``check`` is called before anything is changed, while nobody else can change anything.
 
@@ -131,8 +160,9 @@ class WriteBuffer:
             bodies = run_each(pack, whole, processors() if nbytes >= LARGE else 1)
             with self.lock:
                 check()
-                for piece in batch if writer is not None else ():
-                    self.mark(key_of(path, metadata, piece), piece.inner, metadata.chunks, writer)
+                if writer is not None:
+                    for piece in batch:
+                        self.mark(key_of(path, metadata, piece), piece.inner, metadata.chunks, writer)
                 for piece, data in zip(whole, bodies, strict=True):
                     self.put(key_of(path, metadata, piece), data)
                 self.change(path, metadata, [piece for piece in batch if not piece.whole], block)
@@ -160,14 +190,14 @@ class WriteBuffer:
         self._open[key] = fresh, metadata
         self._open_bytes += fresh.nbytes
 
-    def mark(self, key: str, inner: Sequence[Any], chunks: Shape, writer: object) -> None:
+    def mark(self, key: str, inner: Sequence[Any], chunks: Shape, writer: Writer) -> None:
         """Note that a thread or worker has written a part of a chunk.
 
         Raises:
             ConflictError: another one has written some of it.
         """
         marks = self._marks.setdefault(key, [])
-        if any(other is not writer and overlap(inner, mark, chunks) for mark, other in marks):
+        if any(writer.collides(other) and overlap(inner, mark, chunks) for mark, other in marks):
             raise self.overlapping(key)
         marks.append((inner, writer))
 
