@@ -60,6 +60,7 @@ def load_chunks(
         else:
             missing[key] = entry
     if missing:
+        metadata.check_chunk(place.options.limits, place.root, path)
         data = read_entries(place, missing)
         decode = metadata.codec.decode
         nbytes = prod(metadata.chunks) * metadata.dtype.itemsize

@@ -12,7 +12,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -32,8 +32,8 @@ _PLAIN = frozenset(
 """Data types of Zarr whose bytes are those of numpy."""
 
 
-_OVERHEAD = 1024
-"""Bytes that packing may add, besides a 64th: what cannot be packed becomes a little larger."""
+_MAX_UNPACKED = 1 << 30
+"""Bytes of a chunk of texts, whose size is not known before."""
 
 
 class ChunkCodec(Protocol):
@@ -53,26 +53,48 @@ class ChunkCodec(Protocol):
 def codec_of(document: bytes, chunks: tuple[int, ...], dtype: np.dtype[Any]) -> ChunkCodec:
     """Return the codec of an array, given its document, the shape of its chunks and their type."""
     body = json.loads(document)
-    return _plain_codec(body, chunks, dtype) or ZarrCodec(document, chunks)
+    rest, stages = _split_codecs(body["codecs"])
+    plain = isinstance(body["data_type"], str) and body["data_type"] in _PLAIN
+    if plain and len(rest) == 1 and rest[0]["name"] == "bytes":
+        is_big = rest[0].get("configuration", {}).get("endian") == "big"
+        return PlainCodec(chunks, dtype.newbyteorder(">" if is_big else "<"), tuple(stages))
+    limit = _MAX_UNPACKED if dtype.kind == "T" else _packed_limit(prod(chunks) * max(dtype.itemsize, 16))
+    return ZarrCodec(json.dumps({**body, "codecs": rest}).encode(), chunks, tuple(stages), limit)
 
 
-def _plain_codec(body: Mapping[str, Any], chunks: tuple[int, ...], dtype: np.dtype[Any]) -> PlainCodec | None:
-    if body["data_type"] not in _PLAIN if isinstance(body["data_type"], str) else True:
-        return None
-    first, *packings = [(codec["name"], codec.get("configuration", {})) for codec in body["codecs"]]
-    if first[0] != "bytes":
-        return None
-    stages = []
-    for name, configuration in packings:
-        if name == "zstd":
-            stages.append(_Stage(partial(_zstd, configuration["level"], configuration["checksum"]), _unzstd))
-        elif name == "gzip":
-            stages.append(_Stage(partial(_gzip, configuration["level"]), _ungzip))
-        elif name == "crc32c":
-            stages.append(_Stage(_add_crc32c, _check_crc32c))
-        else:
-            return None
-    return PlainCodec(chunks, dtype.newbyteorder(">" if first[1].get("endian") == "big" else "<"), tuple(stages))
+def _split_codecs(codecs: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[_Stage]]:
+    """Return codecs without the last ones that only pack bytes, and what those do."""
+    rest = list(codecs)
+    stages: list[_Stage] = []
+    while len(rest) > 1 and (stage := _stage_of(rest[-1]["name"], rest[-1].get("configuration", {}))) is not None:
+        rest.pop()
+        stages.insert(0, stage)
+    return rest, stages
+
+
+def _stage_of(name: str, configuration: Mapping[str, Any]) -> _Stage | None:
+    if name == "zstd":
+        return _Stage(partial(_zstd, configuration["level"], configuration["checksum"]), _unzstd)
+    if name == "gzip":
+        return _Stage(partial(_gzip, configuration["level"]), _ungzip)
+    return _Stage(_add_crc32c, _check_crc32c) if name == "crc32c" else None
+
+
+def _packed_limit(nbytes: int) -> int:
+    """Return how many bytes a packing of so many may have: what cannot be packed becomes a little larger."""
+    return nbytes + nbytes // 64 + 1024
+
+
+def _unpack(data: bytes, stages: Sequence[_Stage], limit: int) -> bytes:
+    for stage in reversed(stages):
+        data = stage.undo(data, limit)
+    return data
+
+
+def _pack(data: bytes, stages: Sequence[_Stage]) -> bytes:
+    for stage in stages:
+        data = stage.do(data)
+    return data
 
 
 @dataclass(frozen=True)
@@ -98,17 +120,13 @@ class PlainCodec:
 
     def decode(self, data: bytes) -> Array:
         nbytes = self.nbytes
-        for stage in reversed(self.stages):
-            data = stage.undo(data, nbytes + nbytes // 64 + _OVERHEAD)
+        data = _unpack(data, self.stages, _packed_limit(nbytes))
         if len(data) != nbytes:
             raise ValueError(f"{len(data):,} bytes, not {nbytes:,}")
         return np.frombuffer(data, self.dtype).reshape(self.chunks)
 
     def encode(self, chunk: Array) -> bytes:
-        data = np.ascontiguousarray(chunk, self.dtype).tobytes()
-        for stage in self.stages:
-            data = stage.do(data)
-        return data
+        return _pack(np.ascontiguousarray(chunk, self.dtype).tobytes(), self.stages)
 
 
 class _Zstd(threading.local):
@@ -168,14 +186,20 @@ def _check_crc32c(data: bytes, limit: int) -> bytes:
 
 @dataclass(frozen=True)
 class ZarrCodec:
-    """All other arrays: zarr reads and writes an array of one chunk in memory."""
+    """All other arrays: zarr reads and writes an array of one chunk in memory.
+
+    ``document`` is that of the array without ``stages``, the codecs that come last; these unpack to ``limit`` bytes at
+    most.
+    """
 
     document: bytes
     chunks: tuple[int, ...]
+    stages: tuple[_Stage, ...]
+    limit: int
 
     def decode(self, data: bytes) -> Array:
         array, store, key = self._array()
-        store._store_dict[key] = _buffer(data)
+        store._store_dict[key] = _buffer(_unpack(data, self.stages, self.limit))
         try:
             return np.asarray(array[...])
         except Exception as error:  # of any codec
@@ -184,8 +208,7 @@ class ZarrCodec:
     def encode(self, chunk: Array) -> bytes:
         array, store, key = self._array()
         array[...] = chunk
-        encoded: bytes = store._store_dict[key].to_bytes()
-        return encoded
+        return _pack(store._store_dict[key].to_bytes(), self.stages)
 
     def _array(self) -> tuple[Any, Any, str]:
         import zarr

@@ -173,8 +173,8 @@ class Hub(HubUpkeep, HubSync):
         """Return the metadata of an array.
 
         Raises:
-            NotFoundError: there is none; the error says which there are.
-            CorruptError: this is a group, or damaged.
+            NotFoundError: there is none, or it is a group; the error says which there are.
+            CorruptError: it is damaged.
         """
         document = self.read_document(snapshot, path)
         if document is None:
@@ -222,8 +222,11 @@ class Hub(HubUpkeep, HubSync):
         metadata = create_array(shape, chunks, dtype, **options)
         for attempt in range(_ATTEMPTS):
             base = self._branch_to_write(version)
-            if self.read_document(base, path) is not None:
-                there = self.read_array(base, path)
+            if (document := self.read_document(base, path)) is not None:
+                if not self.is_array(document, path):
+                    fix = f"use another name, or one in it, such as {path}/x"
+                    raise ExistsError(f"{path} is a group already", url=self.url, fix=fix)
+                there = parse_array(document, self.url, path)
                 _check_same(there, metadata, path, self.url)
                 return HubArray(self, base, path, there)
             try:

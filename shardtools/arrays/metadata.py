@@ -7,15 +7,21 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
+from operator import index
 from typing import Any
 
 import numpy as np
 
 from shardtools.arrays.codecs import ChunkCodec, codec_of
-from shardtools.errors import CorruptError, JobError
+from shardtools.errors import CorruptError, JobError, LimitError, NotFoundError
 from shardtools.json_text import parse_json
+from shardtools.limits import Limits
 
 Shape = tuple[int, ...]
+
+_MAX_SIZE = 2**63 - 1
+"""The largest size of an axis, so that every position is an int64."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,18 @@ class ArrayMetadata:
     def codec(self) -> ChunkCodec:
         """How its chunks become bytes."""
         return codec_of(self.document, self.chunks, self.dtype)
+
+    def check_chunk(self, limits: Limits, url: str, path: str) -> None:
+        """Raise if a chunk is too large to be held in memory.
+
+        Raises:
+            LimitError: it has more bytes than a value may have.
+        """
+        nbytes = prod(self.chunks) * self.dtype.itemsize
+        if nbytes > limits.value:
+            what = f"a chunk of it has {nbytes:,} bytes, and {limits.value:,} is the limit"
+            fix = "make smaller chunks, or raise the limit if it may be so large: limits=Limits(value=SIZE)"
+            raise LimitError(what, url=url, member=path, fix=fix)
 
     @property
     def grid(self) -> Shape:
@@ -68,11 +86,11 @@ class ArrayMetadata:
 
     def with_shape(self, shape: Shape) -> ArrayMetadata:
         """Return the metadata of an array of another shape."""
-        return self._changed(shape=list(shape))
+        return self._changed(shape=list(_as_shape(shape)))
 
     def with_attributes(self, attributes: Mapping[str, Any]) -> ArrayMetadata:
         """Return the metadata of an array with other attributes."""
-        return self._changed(attributes=dict(attributes))
+        return self._changed(attributes=_check_attributes(attributes))
 
     def _changed(self, **values: Any) -> ArrayMetadata:
         return parse_array(_dump({**json.loads(self.document), **values}), "zarr.json")
@@ -96,7 +114,9 @@ def create_array(
     import zarr
     from zarr.storage import MemoryStore
 
-    sizes = (shape,) if isinstance(shape, int) else tuple(map(int, shape))
+    sizes = _as_shape(shape)
+    if attributes is not None:
+        _dump(_check_attributes(attributes))
     options |= {} if fill_value is None else {"fill_value": fill_value}
     store = MemoryStore()
     with warnings.catch_warnings():  # of dtypes that other Zarr libraries may not know: the caller has named it
@@ -104,7 +124,7 @@ def create_array(
         zarr.create_array(
             store,
             shape=sizes,
-            chunks="auto" if chunks is None else (chunks,) * len(sizes) if isinstance(chunks, int) else tuple(chunks),
+            chunks="auto" if chunks is None else _as_chunks(chunks, len(sizes)),
             dtype=dtype,
             attributes=None if attributes is None else dict(attributes),
             dimension_names=None if dimension_names is None else list(dimension_names),
@@ -114,18 +134,39 @@ def create_array(
     return parse_array(_dump(json.loads(store._store_dict["zarr.json"].to_bytes())), "zarr.json")
 
 
+def _as_shape(shape: Sequence[int] | int) -> Shape:
+    sizes = tuple(map(index, shape)) if np.iterable(shape) else (index(shape),)
+    if any(not 0 <= size <= _MAX_SIZE for size in sizes):
+        raise ValueError(f"the sizes of axes must be from 0 to 2**63 - 1, not {sizes}")
+    return sizes
+
+
+def _as_chunks(chunks: Sequence[int] | int, ndim: int) -> Shape:
+    sizes = tuple(map(index, chunks)) if np.iterable(chunks) else (index(chunks),) * ndim
+    if any(size < 1 for size in sizes):
+        raise ValueError(f"the sizes of chunks must be above zero, not {sizes}")
+    return sizes
+
+
+def _check_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(attributes, Mapping) or not all(isinstance(name, str) for name in attributes):
+        raise JobError(f"attributes must be a dict with names: {attributes!r:.100}", fix="use a dict of texts to JSON")
+    return dict(attributes)
+
+
 def parse_array(document: bytes, url: str, member: str | None = None) -> ArrayMetadata:
     """Return the metadata of an array from the bytes of its document.
 
     Raises:
         CorruptError: they are none, or of an array that zarr cannot read.
+        NotFoundError: they are of a group.
     """
     import zarr
     from zarr.storage import MemoryStore
 
     body = parse_node(document, url, member)
     if body["node_type"] != "array":
-        raise CorruptError("this is a group, not an array", url=url, member=member, fix="name an array in it")
+        raise NotFoundError("this is a group, not an array", url=url, member=member, fix="name an array in it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -133,6 +174,8 @@ def parse_array(document: bytes, url: str, member: str | None = None) -> ArrayMe
         encoding = body["chunk_key_encoding"]
         separator = encoding.get("configuration", {}).get("separator", "/" if encoding["name"] == "default" else ".")
         names = body.get("dimension_names")
+        _as_shape(array.shape)
+        _as_chunks(array.shards or array.chunks, array.ndim)
         return ArrayMetadata(
             document=document,
             shape=tuple(array.shape),
@@ -172,7 +215,7 @@ def parse_node(document: bytes, url: str, member: str | None = None) -> dict[str
 
 def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:
     """Return the document of a group."""
-    return _dump({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})})
+    return _dump({"zarr_format": 3, "node_type": "group", "attributes": _check_attributes(attributes or {})})
 
 
 def _dump(body: Mapping[str, Any]) -> bytes:

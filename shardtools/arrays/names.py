@@ -35,6 +35,8 @@ def split_version(name: str) -> tuple[str, str | None]:
     >>> split_version("mnist/train:v0"), split_version("mnist/train@17"), split_version("x:try@3"), split_version("x")
     (('mnist/train', 'v0'), ('mnist/train', '@17'), ('x', 'try@3'), ('x', None))
     """
+    if not isinstance(name, str):
+        raise SpecError(f"{name!r} cannot be the name of an array: it is no text", fix="use names such as mnist/train")
     path, colon, version = name.partition(":")
     if not colon:
         path, at, version = name.partition("@")
@@ -59,8 +61,8 @@ def check_path(path: str) -> str:
         if part == DOCUMENT or part.startswith("__"):
             raise SpecError(f"{path[:100]!r} cannot be the name of an array: {part!r} is reserved", fix=fix)
         if _FORBIDDEN.search(part) or unicodedata.normalize("NFC", part) != part or not _is_text(part):
-            what = "control characters, colons, @, backslashes or letters in decomposed form"
-            raise SpecError(f"{path[:100]!r} cannot be the name of an array: no {what}", fix=fix)
+            what = "a control character, colon, @ or backslash, or a letter in decomposed form (Unicode NFD)"
+            raise SpecError(f"{path[:100]!r} cannot be the name of an array: it has {what}", fix=fix)
         if len(part.encode()) > _MAX_PART:
             raise SpecError(f"{part[:40]!r}… is longer than {_MAX_PART} bytes", fix="use a shorter name")
     if len(path.encode()) > _MAX_PATH:

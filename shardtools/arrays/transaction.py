@@ -55,7 +55,8 @@ class Transaction:
         self._message, self._author = message, author
         self._lock = self.buffer.lock
         self._owner, self._process = threading.get_ident(), os.getpid()
-        self._documents: dict[str, bytes | None] = {}
+        self.documents: dict[str, bytes | None] = {}
+        """The documents that were written, by path; None for those that were removed."""
         self._added: set[str] = set()
         self._metadata: dict[str, ArrayMetadata] = {}
         self._reads: set[str] = set()
@@ -103,7 +104,7 @@ class Transaction:
                 for path in sorted(self._added):
                     self._add_parents(path)
                 buffer.flush()
-                for path, document in self._documents.items():
+                for path, document in self.documents.items():
                     key = document_key(path)
                     buffer.changes[key] = None if document is None else buffer.writer.add(key, document)
                 buffer.writer.finish()
@@ -183,16 +184,11 @@ class Transaction:
     def __contains__(self, name: str) -> bool:
         return self.document(self._path(name)) is not None
 
-    @property
-    def documents(self) -> Mapping[str, bytes | None]:
-        """The documents that were written, by path; None for those that were removed."""
-        return self._documents
-
     def document(self, path: str) -> bytes | None:
         """Return the document of a node, None if there is none."""
         with self._lock:
-            if path in self._documents:
-                return self._documents[path]
+            if path in self.documents:
+                return self.documents[path]
         return self.hub.read_document(self.base, path)
 
     def set_document(self, path: str, document: bytes) -> None:
@@ -200,7 +196,7 @@ class Transaction:
         with self._lock:
             self.check_open()
             self.take_parts()
-            self._documents[path] = document
+            self.documents[path] = document
             self._metadata.pop(path, None)
 
     def add_node(self, path: str, document: bytes) -> None:
@@ -234,6 +230,7 @@ class Transaction:
         with self._lock:
             if (known := self._metadata.get(path)) is None:
                 known = parse_array(self._existing(path), self.hub.url, path)
+                known.check_chunk(self.base.log.place.options.limits, self.hub.url, path)
                 self._metadata[path] = known
             return known
 
@@ -266,9 +263,10 @@ class Transaction:
         """
         with self._lock:
             self.check_open()
+            metadata.check_chunk(self.base.log.place.options.limits, self.hub.url, path)
             self._check_new(path)
             self._add_parents(path)
-            self._documents[path], self._metadata[path] = metadata.document, metadata
+            self.documents[path], self._metadata[path] = metadata.document, metadata
             return TransactionArray(self, path)
 
     def _check_new(self, path: str) -> None:
@@ -288,14 +286,14 @@ class Transaction:
             if document is not None and self.hub.is_array(document, path):
                 raise ExistsError(f"{path} is an array", url=self.hub.url, fix=_OTHER_NAME)
             self._add_parents(path)
-            self._documents[path] = group_document(attributes)
+            self.documents[path] = group_document(attributes)
 
     def _add_parents(self, path: str) -> None:
         for parent in parents_of(path):
             self._reads.add(document_key(parent))
             document = self.document(parent)
             if document is None:
-                self._documents[parent] = group_document()
+                self.documents[parent] = group_document()
             elif parent:
                 self._check_group(parent, document)
 
@@ -320,7 +318,7 @@ class Transaction:
         """Remove the document of a node, and nothing of what is in it."""
         with self._lock:
             self.check_open()
-            self._documents[path] = None
+            self.documents[path] = None
             self._metadata.pop(path, None)
             self._added.discard(path)
 
@@ -330,7 +328,7 @@ class Transaction:
             self.check_open()
             self.take_parts()
             for node in self.nodes(path):
-                self._documents[node] = None
+                self.documents[node] = None
                 self._metadata.pop(node, None)
                 self._added.discard(node)
             self.buffer.remove_all(f"{path}/")
@@ -339,7 +337,7 @@ class Transaction:
     def nodes(self, path: str = "") -> list[str]:
         """Return the paths of a node and of all that is in it, sorted."""
         with self._lock:
-            return merged_nodes(self.base, self._documents, path)
+            return merged_nodes(self.base, self.documents, path)
 
     def move(self, name: str, to: str) -> None:
         """Give an array, or a group with all that is in it, another name. No chunk is copied.
@@ -361,7 +359,7 @@ class Transaction:
             del self[path]
             self._add_parents(other)
             for node, document in documents.items():
-                self._documents[other + node[len(path) :]] = document
+                self.documents[other + node[len(path) :]] = document
             for key, entry in entries.items():
                 self.buffer.put_change(other + key[len(path) :], entry)
 

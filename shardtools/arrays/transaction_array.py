@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class TransactionArray(ChunkedArray):
         Raises:
             ValueError: it has another number of axes.
         """
-        sizes = tuple(map(int, shape))
+        sizes = tuple(map(index, shape)) if np.iterable(shape) else (index(shape),)
         if len(sizes) != self.ndim or any(size < 0 for size in sizes):
             raise ValueError(f"the array has {self.ndim} axes, so that it cannot have the shape {sizes}")
         with self._transaction.buffer.lock:

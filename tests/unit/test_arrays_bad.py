@@ -1,0 +1,229 @@
+"""What is wrong with a hub's place, documents and chunks is one line that says where, and nothing is lost."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+import zstandard
+from zarr.codecs import GzipCodec, TransposeCodec, ZstdCodec
+
+import shardtools as st
+from shardtools.errors import (
+    CorruptError,
+    ExistsError,
+    JobError,
+    LimitError,
+    NotFoundError,
+    ShardtoolsError,
+    SpecError,
+)
+from shardtools.limits import Limits
+from shardtools.log.log import Log
+
+BOMB = 64 << 20
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> st.Hub:
+    hub = st.hub(str(tmp_path / "hub"))
+    hub.array("x", shape=(4, 4), chunks=(2, 2), dtype="int32")[:] = 5
+    return hub
+
+
+def alter(hub: st.Hub, **values: Any) -> None:
+    """Change the document of ``x`` to something, with a checksum that is right."""
+    with hub.transaction() as t:
+        document = t.document("x")
+        assert document is not None
+        t.set_document("x", json.dumps({**json.loads(document), **values}).encode())
+
+
+def assert_one_line(error: ShardtoolsError, hub: st.Hub) -> None:
+    text = str(error)
+    assert "\n" not in text and text.startswith(hub.url) and error.fix
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"zarr_format": 4}, "this is not the document of a Zarr array or group"),
+        ({"zarr_format": 2}, "this is not the document of a Zarr array or group"),
+        ({"node_type": "table"}, "this is not the document of a Zarr array or group"),
+        ({"codecs": [{"name": "bytes"}, {"name": "unheard"}]}, "zarr cannot read this array"),
+        ({"codecs": []}, "zarr cannot read this array"),
+        ({"codecs": 5}, "zarr cannot read this array"),
+        ({"shape": [-4, 4]}, "zarr cannot read this array"),
+        ({"shape": [2**70, 4]}, "zarr cannot read this array"),
+        ({"shape": "4"}, "zarr cannot read this array"),
+        ({"data_type": "unheard"}, "zarr cannot read this array"),
+        ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0, 2]}}}, "zarr cannot read this array"),
+        ({"chunk_grid": {"name": "unheard"}}, "zarr cannot read this array"),
+        ({"chunk_key_encoding": {"name": "unheard"}}, "zarr cannot read this array"),
+        ({"fill_value": "abc"}, "zarr cannot read this array"),
+        ({"must_know": {"must_understand": True}}, "zarr cannot read this array"),
+    ],
+    ids=str,
+)
+def test_a_document_of_nonsense_is_an_error(hub: st.Hub, values: dict[str, Any], what: str) -> None:
+    alter(hub, **values)
+    with pytest.raises(CorruptError, match=what) as caught:
+        hub.load("x")
+    assert_one_line(caught.value, hub)
+    assert caught.value.member == "x"
+    assert hub.load("x@1")[0].tolist() == [5] * 4
+
+
+def test_a_document_that_is_no_json_is_an_error(hub: st.Hub) -> None:
+    with hub.transaction() as t:
+        t.set_document("x", b"{")
+    with pytest.raises(CorruptError, match="it is not JSON"):
+        hub.load("x")
+
+
+def test_a_chunk_that_is_too_large_for_memory_is_refused(hub: st.Hub) -> None:
+    alter(hub, shape=[2**40, 4], chunk_grid={"name": "regular", "configuration": {"chunk_shape": [2**40, 4]}})
+    array = hub.load("x")
+    for call in (lambda: array[0], lambda: array.__setitem__((0, 0), 1)):
+        with pytest.raises(LimitError, match="17,592,186,044,416 bytes, and 1,073,741,824 is") as caught:
+            call()
+        assert_one_line(caught.value, hub)
+    with pytest.raises(LimitError, match="raise the limit"):
+        hub.array("y", shape=2**40, chunks=2**40, dtype="uint8")
+    small = st.hub(hub.url, limits=Limits(value=15))
+    with pytest.raises(LimitError, match="a chunk of it has 16 bytes, and 15 is the limit"):
+        small.load("x@1")[0]
+
+
+def gzip_bomb() -> bytes:
+    return gzip.compress(bytes(BOMB), 1)
+
+
+def zstd_bomb() -> bytes:
+    return zstandard.ZstdCompressor().compress(bytes(BOMB))
+
+
+def zstd_bomb_without_size() -> bytes:
+    return zstandard.ZstdCompressor(write_content_size=False).compress(bytes(BOMB))
+
+
+@pytest.mark.parametrize("options", [{}, {"filters": [TransposeCodec(order=(1, 0))]}, {"dtype": "U2"}], ids=str)
+@pytest.mark.parametrize(
+    ("codec", "bomb"),
+    [(GzipCodec(), gzip_bomb), (ZstdCodec(), zstd_bomb), (ZstdCodec(), zstd_bomb_without_size)],
+    ids=["gzip", "zstd", "zstd without size"],
+)
+def test_a_bomb_is_refused_before_it_takes_memory(
+    hub: st.Hub, codec: Any, bomb: Callable[[], bytes], options: dict[str, Any]
+) -> None:
+    with hub.transaction() as t:
+        t.array("y", **{"shape": (2, 2), "chunks": (2, 2), "dtype": "int32", "compressors": [codec], **options})
+        t.buffer.put("y/c/0/0", bomb())
+    array = hub.load("y")
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptError, match="the chunk cannot be decoded") as caught:
+            array[:]
+        assert tracemalloc.get_traced_memory()[1] < BOMB / 4
+    finally:
+        tracemalloc.stop()
+    assert_one_line(caught.value, hub)
+    assert caught.value.member == "y/c/0/0"
+
+
+@pytest.mark.parametrize("data", [b"", b"123", bytes(17)], ids=len)
+def test_a_chunk_of_a_wrong_size_is_an_error(hub: st.Hub, data: bytes) -> None:
+    with hub.transaction() as t:
+        t.array("y", shape=(2, 2), chunks=(2, 2), dtype="int32", compressors=None)
+        t.buffer.put("y/c/0/0", data)
+    with pytest.raises(CorruptError, match=f"the chunk cannot be decoded: {len(data)} bytes, not 16") as caught:
+        hub.load("y")[:]
+    assert_one_line(caught.value, hub)
+
+
+def test_places_that_hold_something_else(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "train-0.tar").write_bytes(bytes(10240))
+    zarr.create_array(tmp_path / "zarr", shape=3, dtype="int32")
+    for name, other in (("dataset", "train-0.tar"), ("zarr", "zarr.json")):
+        hub = st.hub(str(tmp_path / name))
+        with pytest.raises(NotFoundError, match="there are no arrays here; check the URL"):
+            hub.load("x")
+        with pytest.raises(ExistsError, match=f"this place holds other files, such as {other}; name an empty or new"):
+            hub.array("x", shape=3)
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "log.json").write_text('{"format": 2}')
+    with pytest.raises(CorruptError, match="it has format 2, and this shardtools knows 1; upgrade it"):
+        st.hub(str(tmp_path / "later")).array("x", shape=3)
+    Log.open(str(tmp_path / "other"), create=True)
+    assert st.hub(str(tmp_path / "other")).list() == []
+
+
+@pytest.mark.parametrize("name", [5, None, "a\u0308", "a\n", "\ud800", "/a", "a/", "a/./b"])
+def test_names_that_cannot_be(hub: st.Hub, name: Any) -> None:
+    with pytest.raises(SpecError, match="use names such as mnist/train"):
+        hub.array(name, shape=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"shape": 2**63}, ValueError),
+        ({"shape": -1}, ValueError),
+        ({"shape": 2.5}, TypeError),
+        ({"shape": (4,), "chunks": 0}, ValueError),
+        ({"shape": (4,), "chunks": (2, 2)}, ValueError),
+        ({"shape": 4, "dtype": "unheard"}, TypeError),
+        ({"shape": 4, "fill_value": "abc"}, TypeError),
+        ({"shape": 4, "attributes": {"a": {1}}}, JobError),
+        ({"shape": 4, "attributes": {"a": float("nan")}}, JobError),
+        ({"shape": 4, "attributes": {1: 2}}, JobError),
+        ({"shape": 4, "attributes": [1]}, JobError),
+        ({"shape": 4, "unheard": 1}, TypeError),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be(hub: st.Hub, options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        hub.array("y", **options)
+    assert hub.list() == ["x"]
+    assert len(list(hub.history())) == 2
+
+
+def test_where_an_array_cannot_be(hub: st.Hub) -> None:
+    hub.array("g/y", shape=3)
+    for call, error, what in (
+        (lambda: hub.array("x/y", shape=3), ExistsError, "x is an array, and can have nothing in it"),
+        (lambda: hub.array("g", shape=3), ExistsError, "g is a group already"),
+        (lambda: hub.load("g"), NotFoundError, "this is a group, not an array"),
+        (lambda: hub.move("x", "x"), ExistsError, "there is x already"),
+        (lambda: hub.move("g", "g/z"), JobError, "g cannot be moved into itself"),
+        (lambda: hub.move("g", "x/g"), ExistsError, "x is an array, and can have nothing in it"),
+        (lambda: hub.move("x", "y:v1"), JobError, "this transaction writes to main, not to v1"),
+        (lambda: hub.load("x").set_attrs({"a": {1}}), JobError, "attributes must be JSON"),
+        (lambda: hub.load("x").resize((2**63, 4)), ValueError, "the sizes of axes must be from 0 to"),
+        (lambda: hub.load("x").resize((4,)), ValueError, "the array has 2 axes"),
+        (lambda: hub.load("x").append(np.zeros((1, 5))), ValueError, "could not append values of shape"),
+    ):
+        with pytest.raises(error, match=what):
+            call()
+    assert hub.list() == ["g/y", "x"]
+    assert hub.load("x")[:].tolist() == [[5] * 4] * 4
+
+
+def test_an_array_that_others_have_removed(hub: st.Hub) -> None:
+    array = hub.load("x")
+    del hub["x"]
+    assert array[0].tolist() == [5] * 4
+    with pytest.raises(ShardtoolsError, match="commit 2 of main has changed"):
+        array[0] = 1
+    with pytest.raises(NotFoundError, match="there is no array x in main"):
+        array.refresh()
+    assert array[0].tolist() == [5] * 4
