@@ -160,7 +160,11 @@ class Log:
                 branch = self.find_branch(name or MAIN)
                 if branch is None or not number.isdecimal() or not self._is_on(branch, int(number)):
                     raise self._unknown(version)
-                return replace(self._at(branch, int(number)), fixed=version)
+                found = self._at(branch, int(number))
+                if found.commit is not None and found.commit.number < self.first_kept(found.commit.branch):
+                    fix = "use a tag, or a later one"
+                    raise NotFoundError(f"version {version} has expired", url=self.place.root, fix=fix)
+                return replace(found, fixed=version)
             if (tag := self.find_tag(version)) is not None:
                 branch = self.find_branch(tag.commit.branch)
                 commit = self.commit_of(tag.commit)
@@ -233,6 +237,10 @@ class Log:
         if found is not None:
             self._branches[name] = found
         return found
+
+    def first_kept(self, branch: str) -> int:
+        """Return the number of the first commit of a branch that has not expired."""
+        return self.place.read_document(f"expired/{branch}", lambda body: int(body["first"])) or 0
 
     def find_tag(self, name: str) -> Tag | None:
         """Return a tag, None if there is none."""

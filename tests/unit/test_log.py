@@ -18,6 +18,7 @@ from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError
 from shardtools.log.commit import Commit, SegmentPlace, Write, dump_commit, parse_commit
 from shardtools.log.committing import _Committer, commit, replace_segments
 from shardtools.log.conflict import Footprint
+from shardtools.log.expiry import expire, referenced_objects
 from shardtools.log.log import Log, Snapshot, new_id, places_of
 from shardtools.log.merging import MERGED_INLINE, merge_segments, merge_tail
 from shardtools.log.names import check_key, check_object, check_reference
@@ -438,3 +439,30 @@ class TestUpkeep:
         log.tag("v1", self.make(log))
         with pytest.raises(JobError, match="v1 stays as it is"):
             compact_segments(log.resolve("v1"))
+
+
+def test_expiry(log: Log) -> None:
+    def write(base: Snapshot, key: str, size: int) -> Snapshot:
+        return commit(base, {key: Entry(f"data/{size:032d}/a", 0, size, 1)})
+
+    first = write(log.head(), "a", 1)
+    log.branch("try", first)
+    second = write(first, "a", 2)
+    log.tag("v1", second)
+    last = write(write(second, "a", 3), "a", 4)
+    sizes = {place.name: size for size in range(1, 5) for place in [Entry(f"data/{size:032d}/a", 0, size, 1)]}
+    assert {sizes[name] for name in referenced_objects(log) if name in sizes} == {1, 2, 3, 4}
+    expire(log, "main", 3)
+    expire(log, "main", 1)
+    fresh = Log.open(log.place.root)
+    for version in ("@0", "@1", "@2", "try@0"):
+        with pytest.raises(NotFoundError, match=f"version {version} has expired; use a tag"):
+            fresh.resolve(version)
+    found = [numbers(fresh.resolve(version)) for version in ("@3", "main", "v1", "try")]
+    assert found == [{"a": 4}, {"a": 4}, {"a": 2}, {"a": 1}]
+    needed = referenced_objects(fresh)
+    assert {sizes[name] for name in needed if name in sizes} == {1, 2, 4}
+    assert {place.name for place in places_of(last)} <= needed
+    assert [made.number for made in fresh.head().history()] == [3, 2, 1, 0]
+    with pytest.raises(JobError, match="main ends with commit 3; keep at least that one"):
+        expire(log, "main", 4)
