@@ -75,8 +75,12 @@ class TransactionArray(ChunkedArray):
             raise ValueError(f"could not append values of shape {rows.shape} to an array of shape {self.shape}")
         with self._transaction.buffer.lock:
             start = self.shape[0]
-            self.resize((start + len(rows), *self.shape[1:]))
-        self[start : start + len(rows)] = rows
+            stop = start + len(rows)
+            self.resize((stop, *self.shape[1:]))
+            if not is_dask(rows):
+                self[start:stop] = rows
+                return
+        self[start:stop] = rows  # without the lock, since threads of Dask write
 
     def resize(self, shape: Sequence[int]) -> None:
         """Give the array another shape. What lies outside of it is removed.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 import warnings
 from collections.abc import Callable
 from operator import getitem, setitem
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import zarr
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as some
 from hypothesis.extra import numpy as some_numpy
@@ -200,3 +204,22 @@ def test_an_array_is_written_and_read_as_one_of_numpy(hub: st.Hub, options: dict
         index = data.draw(indexes(expected.shape))
         assert_same(outcome(getitem, array, index), outcome(getitem, expected, index))
     assert_same(np.asarray(array), expected)
+
+
+@settings(QUICK, max_examples=8)
+@given(options=cases(), data=some.data())
+def test_zarr_reads_what_tar_extracts(options: dict[str, Any], data: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        hub = st.hub(f"{folder}/hub")
+        with hub.transaction() as t:
+            array = t.array("x", **options)
+            expected = np.full(array.shape, array.fill_value, array.dtype)
+            for _ in range(2):
+                index = data.draw(some_numpy.basic_indices(expected.shape, allow_ellipsis=False))
+                array[index] = expected[index] = data.draw(values_of(expected.dtype, np.shape(expected[index])))
+        assert_same(np.asarray(hub.load("x")), expected)
+        for shard in sorted(Path(folder).glob("hub/data/*/*.tar")):
+            subprocess.run(["tar", "-xf", shard, "-C", folder], check=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert_same(np.asarray(zarr.open_array(f"{folder}/x", mode="r")[...]), expected)
