@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shardtools.arrays.array import HubArray
 from shardtools.arrays.chunk_reader import read_entries
 from shardtools.arrays.chunks import Cache
+from shardtools.arrays.fill import shape_like
 from shardtools.arrays.hub_sync import HubSync
 from shardtools.arrays.hub_upkeep import HubUpkeep
 from shardtools.arrays.keys import SnapshotKeys
@@ -28,7 +29,7 @@ from shardtools.log.commit import Commit
 from shardtools.log.log import MAIN, Log, Snapshot, Tag
 from shardtools.log.place import MARK, Place
 from shardtools.lru import LRU
-from shardtools.storage import get_storage
+from shardtools.storage import StorageOptions, get_storage
 from shardtools.urls import absolute, at_home, name_of
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class Hub(HubUpkeep, HubSync):
         from shardtools.errors import redact
 
         return f"<Hub {redact(self.url)}>"
+
+    @property
+    def options(self) -> StorageOptions:
+        """How storage is used."""
+        return self._options
 
     # --- the log
 
@@ -192,10 +198,11 @@ class Hub(HubUpkeep, HubSync):
     def array(
         self,
         name: str,
-        shape: Sequence[int] | int,
+        shape: Sequence[int] | int | None = None,
         chunks: Sequence[int] | int | None = None,
-        dtype: Any = "float64",
+        dtype: Any = None,
         *,
+        like: Any = None,
         fill_value: Any = None,
         attributes: Mapping[str, Any] | None = None,
         dimension_names: Sequence[str | None] | None = None,
@@ -207,7 +214,9 @@ class Hub(HubUpkeep, HubSync):
             name: ``NAME`` or ``NAME:BRANCH``. A branch that there is not begins at the newest commit of ``main``.
             shape: the size of each axis.
             chunks: the shape of a chunk, which is what is written and read at once; by default zarr's choice.
-            dtype: the type of the elements.
+            dtype: the type of the elements, by default float64.
+            like: an array that has the shape, type and chunks that are not given: of numpy, Dask, Zarr or a hub, or a
+                view of a dataset's samples. Its values are written by `fill`.
             fill_value: what elements are that were never written; by default 0.
             attributes: what else is known of the array, as JSON.
             dimension_names: the names of the axes.
@@ -219,7 +228,13 @@ class Hub(HubUpkeep, HubSync):
         """
         path, version = split_version(name)
         options |= {"fill_value": fill_value, "attributes": attributes, "dimension_names": dimension_names}
-        metadata = create_array(shape, chunks, dtype, **options)
+        if like is not None:
+            shape_of_it, dtype_of_it, chunks_of_it = shape_like(like)
+            chunks = chunks_of_it if chunks is None and shape is None else chunks
+            shape, dtype = shape_of_it if shape is None else shape, dtype_of_it if dtype is None else dtype
+        if shape is None:
+            raise TypeError("an array needs a shape, or another array that it is like")
+        metadata = create_array(shape, chunks, "float64" if dtype is None else dtype, **options)
         for attempt in range(_ATTEMPTS):
             base = self._branch_to_write(version)
             if (document := self.read_document(base, path)) is not None:

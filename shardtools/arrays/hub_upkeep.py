@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from shardtools.arrays.metadata import ArrayMetadata, parse_array
 from shardtools.errors import JobError
@@ -11,11 +11,14 @@ from shardtools.log.log import Snapshot
 from shardtools.spec import parse_size
 
 if TYPE_CHECKING:
+    from shardtools.arrays.array import HubArray
     from shardtools.arrays.compact import CompactResult
     from shardtools.arrays.diff import Diff
     from shardtools.arrays.export import ExportResult
     from shardtools.arrays.hub import Hub
+    from shardtools.arrays.importing import ImportResult
     from shardtools.arrays.verify import VerifyResult
+    from shardtools.engine import ClusterLike
 
 Advance = Callable[[int, int], object]
 """Called with the chunks and bytes that were done since it was last called."""
@@ -111,6 +114,66 @@ class HubUpkeep:
         from shardtools.arrays.exporting import export
 
         return export(self._hub(), name, str(destination), format, overwrite=overwrite, advance=advance)
+
+    def fill(
+        self,
+        name: str,
+        values: Any,
+        *,
+        cluster: ClusterLike = "threads",
+        jobs: int | None = None,
+        message: str = "",
+        author: str = "",
+        advance: Advance | None = None,
+    ) -> HubArray:
+        """Write all of an array, as one commit, and return it.
+
+        >>> import numpy as np, shardtools as st
+        >>> hub = st.hub("numbers")
+        >>> squares = np.arange(5) ** 2
+        >>> _ = hub.array("squares", like=squares)
+        >>> hub.fill("squares", squares)[2:].tolist()
+        [4, 9, 16]
+
+        Args:
+            name: the array, or ``NAME:BRANCH``.
+            values: an array of its shape: of numpy, Dask, Zarr or a hub, or a view of a dataset's samples, such as
+                ``ds.view("jpg", resize=(224, 224))``. It is loaded by parts, where they are written.
+            cluster: where the work is done: ``"threads"``, ``"processes"``, or a Dask cluster; see `shardtools.map`.
+            jobs: how many parts are written at a time; by default as many as there are processors.
+            message: what the commit says.
+            author: who does it.
+            advance: called now and then with the rows and bytes that were written since the last time.
+
+        Raises:
+            ValueError: the shapes differ.
+            ConflictError: others have written the array meanwhile.
+        """
+        from shardtools.arrays.fill import fill
+
+        options = {"message": message, "author": author}
+        return fill(self._hub(), name, values, cluster=cluster, jobs=jobs, advance=advance, **options)
+
+    def import_from(
+        self, source: str, name: str = "", *, author: str = "", advance: Advance | None = None
+    ) -> ImportResult:
+        """Copy arrays from a Zarr directory or a .npy or .npz file into new ones, as one commit.
+
+        Args:
+            source: a path, or a URL that zarr can open (through fsspec). Versions 2 and 3 of Zarr.
+            name: the new array or group; ``NAME:BRANCH``, or ``:BRANCH`` for the top of a branch. By default a
+                hierarchy is imported as it is.
+            author: who does it.
+            advance: called now and then with the chunks and bytes that were copied since the last time.
+
+        Raises:
+            ExistsError: there is an array or a group of such a name. Nothing was imported.
+            NotFoundError: there is nothing at the source.
+            CorruptError: a chunk cannot be decoded. Nothing was imported.
+        """
+        from shardtools.arrays.importing import import_from
+
+        return import_from(self._hub(), str(source), name, author=author, advance=advance)
 
     def _branch_of(self, version: str | None) -> Snapshot:
         """Return the newest commit of a branch that there is.
