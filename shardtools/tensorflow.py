@@ -22,10 +22,14 @@ from shardtools.loader.control import Control
 from shardtools.loader.loader import Loader, Pass
 from shardtools.loader.order import Shuffle
 from shardtools.loader.ranks import check_rank
+from shardtools.loader.rows import Arrays, RowDataset, open_shards, open_source
 from shardtools.loader.settings import MAX_SKIPS, MEMORY, Auto, OnError, Settings
+from shardtools.loader.shard import data_fields, read_columns
 from shardtools.loader.split import Uneven, worker_share
+from shardtools.loader.stats import Stats
 from shardtools.shards.names import names_of
 from shardtools.shards.open_shard import OpenShard
+from shardtools.storage import DEFAULT_OPTIONS
 from shardtools.urls import name_of
 
 if TYPE_CHECKING:
@@ -38,8 +42,8 @@ Names = tuple[str, ...] | str
 
 
 def to_tf(
-    dataset: ShardedDataset,
-    fields: str | Sequence[str],
+    source: ShardedDataset | Arrays,
+    fields: str | Sequence[str] | None = None,
     *,
     decode: bool = True,
     transform: Callable[..., Any] | None = None,
@@ -61,7 +65,8 @@ def to_tf(
 
     The first iteration that takes a batch is ``epoch``, the next one the epoch after it, however far the one before
     came. Threads of this process read ahead, decode and transform, and end with the iteration. The cardinality is known
-    where the dataset's counts are.
+    where the dataset's counts are. ``source`` may also be an array, of which rows are samples, or several by name;
+    without ``fields`` all are taken.
 
     Numbers and arrays become tensors whose first dimension is the batch; str, bytes, and what is not decoded become
     tensors of ``tf.string``. ``transform`` may return a tuple, a dict or an array, or such in each other. ``collate``
@@ -76,7 +81,7 @@ def to_tf(
             the text of which contains ours.
     """
     tf = _tensorflow()
-    fields = names_of(fields)
+    dataset, fields = _open(source, fields)
     check_rank(rank, world_size)
     names: Names = "collate()" if callable(collate) else "transform()" if transform is not None else fields
     if not callable(collate):
@@ -109,6 +114,16 @@ def _tensorflow() -> Any:
     return tensorflow
 
 
+def _open(
+    source: ShardedDataset | Arrays, fields: str | Sequence[str] | None
+) -> tuple[ShardedDataset | RowDataset, tuple[str, ...]]:
+    if not isinstance(source, ShardedDataset):
+        return open_source(source, fields, DEFAULT_OPTIONS)
+    if fields is None:
+        raise JobError("fields is missing", fix="name the fields of the samples, such as fields=('jpg', 'cls')")
+    return source, names_of(fields)
+
+
 def _batches(
     tf: Any, loader: Loader, signature: Any, names: Names, epochs: Iterator[int], rank: int, world_size: int
 ) -> Generator[Any, None, None]:
@@ -122,6 +137,8 @@ def _batches(
 def _first_batch(loader: Loader, names: Names) -> Any:
     """Return the dataset's first samples as a batch, for which no more than one good shard is asked."""
     settings, dataset = loader.settings, loader.dataset
+    if isinstance(dataset, RowDataset):
+        return _first_rows(dataset, settings, names)
     samples: list[Any] = []
     errors: list[ShardtoolsError] = []
     for number in range(len(dataset.urls)):
@@ -138,6 +155,18 @@ def _first_batch(loader: Loader, names: Names) -> Any:
             return settings.collate(samples) if settings.collate else _stack(names, samples)
     what = "no sample could be read, so the types and shapes of the tensors are unknown"
     raise JobError(what, fix="give signature=") from (errors[-1] if errors else None)
+
+
+def _first_rows(dataset: RowDataset, settings: Settings, names: Names) -> Any:
+    """Return the first rows of arrays as a batch."""
+    rows = np.arange(min(settings.batch_size, len(dataset)))
+    if not len(rows):
+        raise JobError("the arrays have no rows, so the types of the tensors are unknown", fix="give signature=")
+    shards = open_shards(dataset, data_fields(settings.fields), dataset.options, Stats())
+    raw = RawBatch(read_columns(settings.fields, [(shards.get(0), rows)]), rows.tolist(), {})
+    recipe = Recipe(settings.fields, False, settings.transform, None, partial(shards.name, 0))
+    samples = [recipe.sample(raw, place) for place in rows.tolist()]
+    return settings.collate(samples) if settings.collate else _stack(names, samples)
 
 
 def _first_samples(shard: OpenShard, settings: Settings) -> tuple[list[Any], list[ShardtoolsError]]:

@@ -7,7 +7,7 @@ array[index] = values -> a transaction -> one commit -> the array goes on to tha
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +171,21 @@ class ChunkedArray(ArrayLike):
 
         return da.from_array(self, chunks=self.chunks if chunks is None else chunks)
 
+    def to_torch(self, transform: Callable[[Any], Any] | None = None) -> Any:
+        """Return the rows as a map-style dataset of PyTorch; ``transform`` is called with each.
+
+        `shardtools.torch.ShardIterable`, which takes arrays too, reads each chunk once.
+        """
+        from shardtools.torch.array_rows import ArrayRows
+
+        return ArrayRows(self, transform)
+
+    def to_tf(self, **options: Any) -> Any:
+        """Return batches of rows as a `tf.data.Dataset`; see `shardtools.tensorflow.to_tf` for the options."""
+        from shardtools.tensorflow import to_tf
+
+        return to_tf(self, **options)
+
     # --- reductions, a few parts in memory at a time
 
     def sum(self, axis: Any = None) -> Any:
@@ -308,6 +323,11 @@ class HubArray(ChunkedArray):
     def snapshot(self) -> Snapshot:
         """The commit that is seen."""
         return self._open()[0]
+
+    @property
+    def url(self) -> str:
+        """Where it lies, in the place of the hub."""
+        return f"{self.hub.url}{self.path}"
 
     @property
     def version(self) -> str:

@@ -97,7 +97,7 @@ class Recipe:
     def plain(self, raw: RawBatch) -> ReadyBatch:
         """Return a batch of which nothing is decoded."""
         batch = ReadyBatch(raw, errors=dict(raw.errors))
-        lacking = [name for name, column in self._data(raw) if None in column]
+        lacking = [name for name, column in self._data(raw) if any(value is None for value in column)]
         if not lacking and not batch.errors and self.collate is None:
             batch.value, batch.good = tuple(raw.columns), len(raw)
             return batch

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from shardtools.dataset.sharded import ShardedDataset, storage_options
+from shardtools.dataset.sharded import storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Collate, stack
 from shardtools.loader.control import Control
 from shardtools.loader.loader import Loader, Pass
 from shardtools.loader.order import Shuffle
 from shardtools.loader.ranks import check_rank
+from shardtools.loader.rows import Arrays, open_source
 from shardtools.loader.settings import MAX_SKIPS, MEMORY, Auto, OnError, Settings
 from shardtools.loader.split import Share, Split, Uneven
-from shardtools.shards.names import names_of
 from shardtools.types import Ints
 
 
@@ -112,8 +112,10 @@ class ShardBatches(EpochBatches):
     numbers. It needs no framework.
 
     Args:
-        source: the spec of the shards, or a list of such.
-        fields … threads: see `shardtools.loader.settings.Settings`. ``fields`` may be a single name.
+        source: the spec of the shards, or a list of such; or an array, of which rows are samples, or several by name:
+            ``{"image": images, "label": labels}``.
+        fields … threads: see `shardtools.loader.settings.Settings`. ``fields`` may be a single name. Of
+            arrays, all are the fields by default.
         rank, world_size: which part of each batch this process gets. Nothing is looked up: unlike `ShardIterable`, this
             one may well be used for all samples in a process that happens to be a rank.
         cache, retries, timeout, trust_index, limits: see `shardtools.open`.
@@ -125,9 +127,9 @@ class ShardBatches(EpochBatches):
 
     def __init__(
         self,
-        source: str | Sequence[str],
+        source: str | Sequence[str] | Arrays,
         *,
-        fields: str | Sequence[str],
+        fields: str | Sequence[str] | None = None,
         decode: bool = True,
         transform: Callable[..., Any] | None = None,
         collate: Collate | Auto | None = "auto",
@@ -149,13 +151,14 @@ class ShardBatches(EpochBatches):
     ):
         if collate == "auto":
             collate = stack if decode or transform is not None else None
+        options = storage_options(cache, retries, timeout, limits)
+        dataset, names = open_source(source, fields, options, trust_index=trust_index)
         settings = Settings(
-            names_of(fields), decode, transform, collate, shuffle, seed, batch_size, uneven,
+            names, decode, transform, collate, shuffle, seed, batch_size, uneven,
             on_error, max_skips, memory, threads,
         )  # fmt: skip
         self._place = check_rank(rank, world_size)
-        options = storage_options(cache, retries, timeout, limits)
-        self._loader = Loader(ShardedDataset(source, options, trust_index=trust_index), settings, Control())
+        self._loader = Loader(dataset, settings, Control())
 
     def place(self) -> tuple[int, int]:
         """Return the rank and the number of ranks."""

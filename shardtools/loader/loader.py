@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from shardtools.loader.control import Control
 from shardtools.loader.order import describe_shuffle, make_order
 from shardtools.loader.prefetch import Prefetch, shut_down
 from shardtools.loader.read_window import ReadWindow
+from shardtools.loader.rows import RowDataset, open_shards
 from shardtools.loader.settings import Settings
-from shardtools.loader.shard import Shards, data_fields
+from shardtools.loader.shard import data_fields
 from shardtools.loader.split import Share, Split, worker_share
 from shardtools.loader.state import State, check_same, digest, parse_state
 from shardtools.loader.stats import Stats
@@ -56,7 +57,10 @@ class Pass:
 class Loader:
     """The batches of a dataset, an epoch at a time; what `ShardBatches` and `ShardIterable` have in common."""
 
-    def __init__(self, dataset: ShardedDataset, settings: Settings, control: Control):
+    def __init__(self, dataset: ShardedDataset | RowDataset, settings: Settings, control: Control):
+        if isinstance(dataset, RowDataset):  # whose values need no decoding
+            dataset.check(data_fields(settings.fields))
+            settings = replace(settings, decode=False, shuffle=dataset.shuffle(settings.shuffle))
         self.dataset, self.settings, self.control = dataset, settings, control
         self._options = dataset.options
         self._digest: str | None = None
@@ -171,7 +175,7 @@ class Loader:
         """Yield the batches of a pass, which counts them."""
         settings, stats = self.settings, self.control.stats(current.worker)
         counts = self.counts()
-        shards = Shards(self.dataset, data_fields(settings.fields), self._options, stats)
+        shards = open_shards(self.dataset, data_fields(settings.fields), self._options, stats)
         prefetch = Prefetch(
             shards,
             np.cumsum(np.array(counts, np.int64)),

@@ -59,6 +59,9 @@ def ends_of(offset: Ints, size: Ints) -> tuple[Ints, Ints]:
 class FieldShard:
     """One shard, of which some fields are read. It may be used by many threads."""
 
+    first = 0
+    """What is added to a row where its number is wanted."""
+
     def __init__(self, url: str, table: ShardTable, members: Ints):
         self.url = url
         self.sizes: Ints = pick(table.size, members, 0).sum(axis=0)
@@ -175,7 +178,7 @@ def special_columns(names: Sequence[str], parts: Sequence[ShardRows], pads: Any)
     known: dict[str, Callable[[], list[Any]]] = {
         "__key__": lambda: [key for shard, rows in parts for key in shard.keys(rows.tolist())],
         "__shard__": lambda: [name for shard, rows in parts for name in [name_of(shard.url)] * len(rows)],
-        "__index__": lambda: [row for _, rows in parts for row in rows.tolist()],
+        "__index__": lambda: [shard.first + row for shard, rows in parts for row in rows.tolist()],
         "__pad__": pads.tolist,
     }
     return [known[name]() for name in names if name in known]

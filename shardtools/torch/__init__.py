@@ -3,6 +3,7 @@
 iterable.py   ShardIterable, for a DataLoader       mapping.py   ShardMap, map-style
 mixing.py     mix: several datasets as one          ranks.py     which rank this process is
 workers.py    what worker processes share           wds.py       our storage for webdataset
+array_rows.py  the rows of an array, map-style
 
 The work is done by ``shardtools.loader``, which does without PyTorch.
 PyTorch itself is imported when a name that needs it is asked for.

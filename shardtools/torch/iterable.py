@@ -7,15 +7,15 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, default_collate
 
-from shardtools.dataset.sharded import ShardedDataset, storage_options
+from shardtools.dataset.sharded import storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Collate
 from shardtools.loader.batches import EpochBatches
 from shardtools.loader.loader import Loader
 from shardtools.loader.order import Shuffle
+from shardtools.loader.rows import Arrays, open_source
 from shardtools.loader.settings import MAX_SKIPS, MEMORY, Auto, OnError, Settings
 from shardtools.loader.split import Uneven
-from shardtools.shards.names import names_of
 from shardtools.torch.ranks import find_rank
 from shardtools.torch.workers import SharedControl, this_worker
 
@@ -26,8 +26,10 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
     A batch is a tuple in the order of ``fields``; decoded values are collated as PyTorch does.
 
     Args:
-        source: the spec of the shards, or a list of such.
-        fields … threads: see `shardtools.loader.settings.Settings`. ``fields`` may be a single name.
+        source: the spec of the shards, or a list of such; or an array, of which rows are samples, or several by name:
+            ``{"image": images, "label": labels}``.
+        fields … threads: see `shardtools.loader.settings.Settings`. ``fields`` may be a single name. Of
+            arrays, all are the fields by default.
         rank, world_size: the default is torch.distributed's, else that of the environment (RANK, WORLD_SIZE).
         uneven: the default is "drop", as gradients are averaged over ranks: each batch then has as many samples as any
             other, on all ranks. Of other inputs, which may be used for testing, the default delivers all samples.
@@ -40,9 +42,9 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
 
     def __init__(
         self,
-        source: str | Sequence[str],
+        source: str | Sequence[str] | Arrays,
         *,
-        fields: str | Sequence[str],
+        fields: str | Sequence[str] | None = None,
         decode: bool = True,
         transform: Callable[..., Any] | None = None,
         collate: Collate | Auto | None = "auto",
@@ -64,13 +66,14 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
     ):
         if collate == "auto":
             collate = _collate if decode or transform is not None else None
+        options = storage_options(cache, retries, timeout, limits)
+        dataset, names = open_source(source, fields, options, trust_index=trust_index)
         settings = Settings(
-            names_of(fields), decode, transform, collate, shuffle, seed, batch_size, uneven,
+            names, decode, transform, collate, shuffle, seed, batch_size, uneven,
             on_error, max_skips, memory, threads,
         )  # fmt: skip
-        options = storage_options(cache, retries, timeout, limits)
         self._rank = find_rank(rank, world_size) if rank is not None or world_size is not None else None
-        self._loader = Loader(ShardedDataset(source, options, trust_index=trust_index), settings, SharedControl())
+        self._loader = Loader(dataset, settings, SharedControl())
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a worker that is started anew gets: it may not be able to ask torch.distributed itself."""
