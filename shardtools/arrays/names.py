@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from shardtools.errors import SpecError
+from shardtools.errors import JobError, SpecError
 
 DOCUMENT = "zarr.json"
 
@@ -76,6 +76,17 @@ def _is_text(part: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_texts(*texts: str) -> None:
+    """Raise if a message or an author cannot be written.
+
+    Raises:
+        JobError: it is no text.
+    """
+    for text in texts:
+        if not isinstance(text, str) or not _is_text(text):
+            raise JobError(f"message and author must be texts, not {text!r:.100}", fix="use a str of valid Unicode")
 
 
 def document_key(path: str) -> str:

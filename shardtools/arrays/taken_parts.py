@@ -16,9 +16,10 @@ import numpy as np
 
 from shardtools.arrays.chunk_reader import read_entries
 from shardtools.arrays.grid import Piece
+from shardtools.arrays.marks import Worker
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.arrays.parts import NONE, Part, Patch, Seen, WholeChunk, close_parts, read_parts
-from shardtools.arrays.write_buffer import Worker, WriteBuffer, key_of
+from shardtools.arrays.write_buffer import WriteBuffer, key_of
 from shardtools.errors import ConflictError
 from shardtools.log.segment import Entry
 

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from shardtools.arrays.chunks import as_block
 from shardtools.arrays.grid import Selected, pieces
+from shardtools.arrays.marks import Owner, Writer
 from shardtools.arrays.metadata import ArrayMetadata, create_array, group_document, parse_array
-from shardtools.arrays.names import document_key, parents_of
+from shardtools.arrays.names import check_texts, document_key, parents_of
 from shardtools.arrays.open_transactions import note_transaction
 from shardtools.arrays.parts import PartOf
 from shardtools.arrays.taken_parts import TakenParts
 from shardtools.arrays.transaction_array import TransactionArray
 from shardtools.arrays.transaction_keys import TransactionKeys, merged_nodes
-from shardtools.arrays.write_buffer import Owner, WriteBuffer, Writer
+from shardtools.arrays.write_buffer import WriteBuffer
 from shardtools.errors import ConflictError, ExistsError, JobError
 from shardtools.log.committing import commit
 from shardtools.log.log import Snapshot, new_id
@@ -50,6 +51,7 @@ class Transaction:
             what = f"{base.fixed} is a {'commit' if '@' in base.fixed else 'tag'}, which stays as it is"
             fix = f"make a branch that begins there, hub.branch(NAME, {base.fixed!r}), and write to NAME:BRANCH"
             raise JobError(what, url=base.log.place.root, fix=fix)
+        check_texts(message, author)
         self.hub, self.base, self.id = hub, base, new_id()
         self.buffer = WriteBuffer(base, self.id, hub.cache)
         self._message, self._author = message, author

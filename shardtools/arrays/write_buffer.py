@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from typing import Any
@@ -18,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.arrays.chunk_reader import run_each
-from shardtools.arrays.chunks import BATCH, LARGE, Cache, full_chunk, load_chunks, overlap
+from shardtools.arrays.chunks import BATCH, LARGE, Cache, full_chunk, load_chunks
 from shardtools.arrays.data_writer import DataWriter
 from shardtools.arrays.grid import Piece, Shape
+from shardtools.arrays.marks import Marks, Writer
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.errors import ConflictError
 from shardtools.log.log import Snapshot
@@ -34,34 +34,6 @@ OPEN_LIMIT = 256 << 20
 
 PACKED_LIMIT = 32 << 20
 """Bytes of packed chunks that are held in memory, as they may be changed again."""
-
-
-class Writer:
-    """Who writes elements of a transaction: a thread of its process."""
-
-    def collides(self, other: Writer) -> bool:
-        """Return whether it may not write elements that another one has written before."""
-        return not isinstance(other, Owner)
-
-
-@dataclass(frozen=True)
-class Owner(Writer):
-    """The thread that has begun the transaction, when arrays were sent to workers ``sent`` times."""
-
-    sent: int
-
-    def collides(self, other: Writer) -> bool:
-        return False
-
-
-@dataclass(frozen=True)
-class Worker(Writer):
-    """Another process, to which an array was sent as the one number ``sent``."""
-
-    sent: int
-
-    def collides(self, other: Writer) -> bool:
-        return not isinstance(other, Owner) or other.sent >= self.sent
 
 
 class WriteBuffer:
@@ -79,7 +51,7 @@ class WriteBuffer:
         self._packed_bytes = 0
         self._open: dict[str, tuple[Array, ArrayMetadata]] = {}
         self._open_bytes = 0
-        self._marks: dict[str, list[tuple[Sequence[Any], Writer]]] = {}
+        self._marks: dict[str, Marks] = {}
 
     # --- reading
 
@@ -196,10 +168,10 @@ class WriteBuffer:
         Raises:
             ConflictError: another one has written some of it.
         """
-        marks = self._marks.setdefault(key, [])
-        if any(writer.collides(other) and overlap(inner, mark, chunks) for mark, other in marks):
+        if key not in self._marks:
+            self._marks[key] = Marks(chunks)
+        if not self._marks[key].add(inner, writer):
             raise self.overlapping(key)
-        marks.append((inner, writer))
 
     def overlapping(self, key: str) -> ConflictError:
         """Return the error for two writers of the same elements."""

@@ -227,3 +227,9 @@ def test_an_array_that_others_have_removed(hub: st.Hub) -> None:
     with pytest.raises(NotFoundError, match="there is no array x in main"):
         array.refresh()
     assert array[0].tolist() == [5] * 4
+
+
+@pytest.mark.parametrize("texts", [(None, ""), ("", 5), ("a", "\ud800")], ids=ascii)
+def test_messages_and_authors_that_are_no_texts(hub: st.Hub, texts: tuple[Any, Any]) -> None:
+    with pytest.raises(JobError, match="message and author must be texts, not"):
+        hub.transaction(texts[0], author=texts[1])

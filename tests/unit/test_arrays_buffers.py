@@ -97,6 +97,17 @@ def test_threads_that_write_the_same_elements(hub: st.Hub, shard_size: int) -> N
     assert found[:2, 1:3].tolist() == [[3, 4], [4, 3]]
 
 
+def test_many_small_parts_of_one_chunk(hub: st.Hub) -> None:
+    with hub.transaction() as t, ThreadPoolExecutor(2) as pool:
+        array = t.array("y", shape=(300, 2), chunks=(300, 2), dtype="int32")
+        list(pool.map(lambda row: array.__setitem__(row, row), range(300)))
+        for row in (0, 150, 299):
+            with pytest.raises(ConflictError, match="have written the same elements of y/c/0/0"):
+                in_thread(lambda row=row: array.__setitem__((row, 1), 5))
+        array[5] = 6
+    assert hub.load("y")[:, 1].tolist() == [*range(5), 6, *range(6, 300)]
+
+
 def test_appends_of_threads_make_one_array(hub: st.Hub) -> None:
     with hub.transaction() as t, ThreadPoolExecutor(6) as pool:
         array = t.array("rows", shape=(0, 2), chunks=(4, 2), dtype="int32")
