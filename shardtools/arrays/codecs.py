@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from shardtools.arrays.inner_chunks import InnerChunks
+
 Array = npt.NDArray[Any]
 
 _PLAIN = frozenset(
@@ -59,7 +61,32 @@ def codec_of(document: bytes, chunks: tuple[int, ...], dtype: np.dtype[Any]) -> 
         is_big = rest[0].get("configuration", {}).get("endian") == "big"
         return PlainCodec(chunks, dtype.newbyteorder(">" if is_big else "<"), tuple(stages))
     limit = _MAX_UNPACKED if dtype.kind == "T" else _packed_limit(prod(chunks) * max(dtype.itemsize, 16))
-    return ZarrCodec(json.dumps({**body, "codecs": rest}).encode(), chunks, tuple(stages), limit)
+    plain_rest, inner = _split_inner(rest, chunks, dtype)
+    documents = [json.dumps({**body, "codecs": codecs}).encode() for codecs in (rest, plain_rest)]
+    return ZarrCodec(documents[0], documents[1], chunks, tuple(stages), limit, inner)
+
+
+def _split_inner(
+    codecs: list[Mapping[str, Any]], chunks: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[list[Mapping[str, Any]], InnerChunks | None]:
+    """Return codecs whose inner chunks are not packed, and how these are unpacked; None if they are not or cannot."""
+    last = codecs[-1]
+    if last["name"] != "sharding_indexed":
+        return codecs, None
+    options = last["configuration"]
+    rest, stages = _split_codecs(options["codecs"])
+    how = [(codec["name"], codec.get("configuration", {}).get("endian")) for codec in options["index_codecs"]]
+    if not stages or how not in ([("bytes", "little")], [("bytes", "little"), ("crc32c", None)]):
+        return codecs, None
+    size = prod(options["chunk_shape"])
+    limit = _MAX_UNPACKED if dtype.kind == "T" else _packed_limit(size * dtype.itemsize)
+    inner = InnerChunks(
+        prod(chunks) // size,
+        options.get("index_location", "end") == "end",
+        len(how) > 1,
+        partial(_unpack, stages=tuple(stages), limit=limit),
+    )
+    return [*codecs[:-1], {**last, "configuration": {**options, "codecs": rest}}], inner
 
 
 def _split_codecs(codecs: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[_Stage]]:
@@ -189,32 +216,35 @@ class ZarrCodec:
     """All other arrays: zarr reads and writes an array of one chunk in memory.
 
     ``document`` is that of the array without ``stages``, the codecs that come last; these unpack to ``limit`` bytes at
-    most.
+    most. ``plain`` is it when ``inner`` has unpacked the chunks within a chunk.
     """
 
     document: bytes
+    plain: bytes
     chunks: tuple[int, ...]
     stages: tuple[_Stage, ...]
     limit: int
+    inner: InnerChunks | None
 
     def decode(self, data: bytes) -> Array:
-        array, store, key = self._array()
-        store._store_dict[key] = _buffer(_unpack(data, self.stages, self.limit))
+        data = _unpack(data, self.stages, self.limit)
+        array, store, key = self._array(self.plain)
+        store._store_dict[key] = _buffer(data if self.inner is None else self.inner.unpacked(data))
         try:
             return np.asarray(array[...])
         except Exception as error:  # of any codec
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def encode(self, chunk: Array) -> bytes:
-        array, store, key = self._array()
+        array, store, key = self._array(self.document)
         array[...] = chunk
         return _pack(store._store_dict[key].to_bytes(), self.stages)
 
-    def _array(self) -> tuple[Any, Any, str]:
+    def _array(self, document: bytes) -> tuple[Any, Any, str]:
         import zarr
         from zarr.storage import MemoryStore
 
-        body = {**json.loads(self.document), "shape": list(self.chunks)}
+        body = {**json.loads(document), "shape": list(self.chunks)}
         store = MemoryStore({"zarr.json": _buffer(json.dumps(body).encode())})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

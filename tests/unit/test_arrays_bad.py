@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -136,6 +138,22 @@ def test_a_bomb_is_refused_before_it_takes_memory(
         tracemalloc.stop()
     assert_one_line(caught.value, hub)
     assert caught.value.member == "y/c/0/0"
+
+
+def test_a_bomb_within_a_chunk_is_refused_before_it_takes_memory(hub: st.Hub) -> None:
+    bomb = gzip_bomb()
+    index = struct.pack("<QQ", 0, len(bomb))
+    with hub.transaction() as t:
+        t.array("y", shape=(2, 2), chunks=(2, 2), shards=(2, 2), dtype="int32", compressors=[GzipCodec()])
+        t.buffer.put("y/c/0/0", bomb + index + struct.pack("<I", google_crc32c.value(index)))
+    array = hub.load("y")
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptError, match="the chunk cannot be decoded: more or fewer bytes than there should be"):
+            array[:]
+        assert tracemalloc.get_traced_memory()[1] < BOMB / 4
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("data", [b"", b"123", bytes(17)], ids=len)
