@@ -17,7 +17,7 @@ class Limits:
     """The largest number of bytes of each kind of data.
 
     ``sample``: one sample of a shard, headers included, where it is held in memory.
-    ``value``: a decoded value: the pixels of an image, the arrays of an npz, the contents of a .gz.
+    ``value``: a decoded value: the pixels of an image, the arrays of an npz, the contents of a .gz, a chunk.
     ``header``: the extension headers (pax, GNU) of one member.
     ``sidecar``: a sidecar as stored, and its table in memory.
     ``manifest``: a manifest, or an index for wids.

@@ -7,10 +7,10 @@ hub.py          Hub: versions, creating and opening arrays
 array.py        HubArray: numpy-like indexing, reductions, writing
 grid.py         which chunks an index selects, and which part of each
 metadata.py     what a ``zarr.json`` says, by the zarr library
-codecs.py       chunks as bytes
+codecs.py       chunks as bytes: inner_chunks.py
 chunk_reader.py chunks of a snapshot
 data_writer.py  chunks into tar shards
-transaction.py  writes that become one commit: write_buffer.py, transaction_array.py
+transaction.py  writes that become one commit: write_buffer.py, marks.py, transaction_array.py, open_transactions.py
 parts.py        what workers of a cluster write for one: worker_array.py, taken_parts.py, dask_arrays.py
 store.py        a store of the zarr library, for xarray and others: keys.py, transaction_keys.py
 sync.py         commits and data of one place, brought to another: copying.py, hub_sync.py
