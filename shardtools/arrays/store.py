@@ -1,6 +1,6 @@
 """A hub as a store of the zarr library, for all that reads and writes Zarr: xarray, dask.array, zarr itself.
 
-    get, get, get -> those of one turn of the event loop -> one read in a thread -> few requests
+    get, get, get -> those of one turn of the event loop, or more -> one read in a thread -> few requests
     set, delete -> a transaction, in a thread
 
 Threads of its own do the reading and writing: those of zarr wait for others of zarr when chunks are packed.
@@ -13,10 +13,11 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
@@ -28,6 +29,9 @@ T = TypeVar("T")
 
 THREADS = 16
 """Threads of a process that read and write for all stores."""
+
+READS = 4
+"""Reads of a store that run at the same time in an event loop. What is asked for meanwhile is read together then."""
 
 _PAGE = 1000
 """Names that are listed at a time."""
@@ -53,7 +57,7 @@ class HubStore(Store):
         """Users call `Hub.store` or `Transaction.store` instead."""
         super().__init__(read_only=not keys.is_writable if read_only is None else read_only)
         self._keys = keys
-        self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[Request, asyncio.Future[bytes | None]]]] = {}
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _open_store, (self._keys, self._read_only)
@@ -101,20 +105,29 @@ class HubStore(Store):
         request = Request(key, _slice(byte_range))
         await self._ensure_open()
         loop = asyncio.get_running_loop()
-        waiting = self._waiting.setdefault(loop, [])
+        turns = self._turns.setdefault(loop, _Turns())
         future: asyncio.Future[bytes | None] = loop.create_future()
-        waiting.append((request, future))
-        if len(waiting) == 1:
-            loop.call_soon(self._start, loop)
+        turns.waiting.append((request, future))
+        if len(turns.waiting) == 1:
+            loop.call_soon(self._start, loop, turns)
         return _as_buffer(await future, prototype)
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start to read what was asked for in this turn of the event loop."""
-        waiting = self._waiting.pop(loop)
+    def _start(self, loop: asyncio.AbstractEventLoop, turns: _Turns) -> None:
+        """Start to read what is waited for, unless that is done when another read has ended."""
+        if not turns.waiting or turns.running >= READS:
+            return
+        waiting, turns.waiting = turns.waiting, []
+        turns.running += 1
         reader = _Tasks(loop) if self._keys.is_writable and not self._read_only else None
         requests = [request for request, _ in waiting]
+
+        def end(job: asyncio.Future[list[bytes | Exception | None]]) -> None:
+            turns.running -= 1
+            _deliver([future for _, future in waiting], job)
+            loop.call_soon(self._start, loop, turns)
+
         job = loop.run_in_executor(_pool.get(), copy_context().run, _read_each, self._keys, requests, reader)
-        job.add_done_callback(partial(_deliver, [future for _, future in waiting]))
+        job.add_done_callback(end)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -219,6 +232,14 @@ class HubStore(Store):
         return await asyncio.get_running_loop().run_in_executor(_pool.get(), partial(context.run, call, *arguments))
 
 
+@dataclass
+class _Turns:
+    """What is asked for in an event loop: the keys that are waited for, and how many reads are running."""
+
+    waiting: list[tuple[Request, asyncio.Future[bytes | None]]] = field(default_factory=list)
+    running: int = 0
+
+
 class _Tasks:
     """All that runs in an event loop while a key is read: whoever writes it then is one of them."""
 
@@ -261,11 +282,13 @@ def _read_each(keys: Keys, requests: Sequence[Request], reader: Any) -> list[byt
 
 
 def _deliver(
-    waiting: Sequence[asyncio.Future[bytes | None]], job: asyncio.Future[Sequence[bytes | Exception | None]]
+    waiting: Sequence[asyncio.Future[bytes | None]], job: asyncio.Future[list[bytes | Exception | None]]
 ) -> None:
-    if job.cancelled():
+    failed = asyncio.CancelledError() if job.cancelled() else job.exception()
+    if failed is not None:
         for future in waiting:
-            future.cancel()
+            if not future.done():
+                future.set_exception(failed)
         return
     for future, found in zip(waiting, job.result(), strict=True):
         if future.done():

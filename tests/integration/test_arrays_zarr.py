@@ -8,7 +8,8 @@ import inspect
 import json
 import pickle
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ import shardtools as st
 from shardtools.arrays.keys import Request
 from shardtools.arrays.store import HubStore
 from shardtools.arrays.transaction_keys import TransactionKeys
-from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError, SpecError
+from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError, NotFoundError, SpecError
+from shardtools.storage import get_storage
+from tests.servers import NginxServer, wait_until
 
 
 @pytest.fixture
@@ -321,3 +324,34 @@ def test_dask_reads_and_writes_by_zarr(hub: st.Hub) -> None:
     with hub.transaction() as t:
         da.from_array(values, chunks=(2, 6)).to_zarr(t.store(), component="x")
     np.testing.assert_array_equal(da.from_zarr(hub.store(), component="x").compute(), values)
+
+
+def requests_of(nginx: NginxServer, read: Callable[[], object]) -> int:
+    """Return how many requests reading takes."""
+    before = len(nginx.log_path.read_text().splitlines())
+    read()
+    marker = uuid.uuid4().hex
+    with pytest.raises(NotFoundError):
+        get_storage(nginx.url).read(nginx.url + marker)  # which is the last line of the log, then
+    wait_until(lambda: marker in nginx.log_path.read_text(), "the log")
+    return len(nginx.log_path.read_text().splitlines()) - before - 1
+
+
+def test_many_keys_take_few_requests(nginx: NginxServer) -> None:
+    values = np.random.default_rng(1).integers(0, 9, (1000, 50), np.int16)
+    hub = st.hub(f"{nginx.url}hub")
+    with hub.transaction() as t:
+        t.array("x", shape=(1000, 50), chunks=(1, 50), dtype="int16")[:] = values
+        for number in range(30):
+            t.array(f"g/{number}", shape=3, chunks=3, dtype="int8", dimension_names=["a"])[:] = number
+    store = st.hub(hub.url).store()
+    array = zarr.open_array(store, path="x", mode="r")
+    picked = np.sort(np.random.default_rng(2).permutation(1000)[:640])
+
+    def read() -> None:
+        np.testing.assert_array_equal(array.oindex[picked], values[picked])
+
+    with zarr.config.set({"async.concurrency": 128}):
+        assert requests_of(nginx, read) <= 16
+    assert requests_of(nginx, read) <= 100
+    assert requests_of(nginx, lambda: xr.open_zarr(st.hub(hub.url).store(), group="g")) <= 16
