@@ -251,3 +251,10 @@ def test_an_array_that_others_have_removed(hub: st.Hub) -> None:
 def test_messages_and_authors_that_are_no_texts(hub: st.Hub, texts: tuple[Any, Any]) -> None:
     with pytest.raises(JobError, match="message and author must be texts, not"):
         hub.transaction(texts[0], author=texts[1])
+
+
+@pytest.mark.parametrize("shards", [None, (4, 4)], ids=str)
+def test_texts_that_zarr_would_mix_up(hub: st.Hub, shards: tuple[int, int] | None) -> None:
+    options: dict[str, Any] = {"dtype": np.dtypes.StringDType(), "filters": [TransposeCodec(order=(1, 0))]}
+    with pytest.raises(ValueError, match="zarr cannot write texts of any length with the transpose codec"):
+        hub.array("y", shape=(4, 4), chunks=(2, 2), shards=shards, **options)
