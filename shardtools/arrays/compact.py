@@ -39,10 +39,13 @@ Advance = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class CompactResult:
-    """What a compaction has done: ``snapshot`` is the one after it; nothing was copied if it was compact already."""
+    """What a compaction has done: ``snapshot`` is the one after it, ``members`` are chunks and documents.
+
+    Nothing was copied if it was compact already.
+    """
 
     snapshot: Snapshot
-    chunks: int
+    members: int
     nbytes: int
     shards: int
 

@@ -83,6 +83,28 @@ class HubUpkeep:
         base = self._branch_of(version)
         return compact(base, self._arrays(base), shard_size=size, author=author, advance=advance)
 
+    def expire(self, version: str | None = None, *, keep: int | None = None, older_than: str | None = None) -> int:
+        """Let old commits of a branch expire, and return the number of the first that can still be read.
+
+        What tags name, or other branches begin at, can still be read. No data is deleted.
+
+        Args:
+            version: the branch, by default ``main``.
+            keep: so many of the newest commits stay.
+            older_than: what is younger stays, by the clocks of writers: ``"12h"``, ``"30d"``, ``"8w"``. With ``keep``,
+                too, a commit expires if both say so.
+
+        Raises:
+            JobError: there is neither ``keep`` nor ``older_than``; or the version is a tag or a commit.
+        """
+        from shardtools.arrays.expire import expire
+
+        return expire(self._branch_of(version), keep, older_than)
+
+    def metadata_of_all(self, version: str | None = None) -> Iterator[tuple[str, ArrayMetadata]]:
+        """Yield the names of all arrays of a version, sorted, and what is known of them."""
+        return self._arrays(self._hub().snapshot(version))
+
     def export(
         self,
         name: str,

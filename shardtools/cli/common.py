@@ -10,20 +10,37 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import click
 
-from shardtools.cli.options import CommandLine
 from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, printable
 from shardtools.redaction import conceal, remember
+
+if TYPE_CHECKING:
+    from shardtools.jobs.options import RunOptions
 
 FAILED, USAGE, SKIPPED, INTERRUPTED = 1, 2, 3, 130
 
 _INTERRUPTED = "{}: interrupted; run it again{}"
 
 
-def run_command(program: str, line: CommandLine, work: Callable[[], int], *, resumes: bool = True) -> None:
+class Line(Protocol):
+    """What was typed, as far as it matters for errors."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The shards that were named."""
+
+    @property
+    def verbose(self) -> bool:
+        """Whether tracebacks are shown."""
+
+    def run_options(self) -> RunOptions:
+        """Return the options of the job."""
+
+
+def run_command(program: str, line: Line, work: Callable[[], int], *, resumes: bool = True) -> None:
     """Run ``work`` and exit with the status that it returns, or with that of its error, told in one line.
 
     ``resumes`` says whether what was interrupted can be continued.

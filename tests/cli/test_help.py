@@ -30,6 +30,17 @@ def help_of(command: str, flag: str = "--help") -> str:
     return done.stdout
 
 
+def options_of(command: str) -> str:
+    """Return what the help says of options; of a command with commands of its own, what theirs says."""
+    text = help_of(command).partition("Examples:")[0]
+    options, _, commands = text.partition("Options:")[2].partition("\nCommands:\n")
+    for name in re.findall(r"^  (\w+)", commands, re.MULTILINE):
+        path = str(Path(sys.executable).parent / command)
+        done = subprocess.run([path, name, "-h"], capture_output=True, check=True, text=True, timeout=60)
+        options += done.stdout.partition("Options:")[2]
+    return options
+
+
 def options_in(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
 
@@ -57,7 +68,8 @@ class TestEveryCommand:
 
     def test_readme_and_help_know_the_same_options(self, command: str) -> None:
         """Those that every program has, such as --help, need no word in the README."""
-        offered = options_in(help_of(command).partition("Options:")[2].partition("Examples:")[0])
+        options = options_of(command)
+        offered = options_in(options)
         section, shared = section_of(command), section_of("What all commands share")
         named = options_in(section)
         assert named and named <= offered
@@ -72,7 +84,7 @@ class TestEveryCommand:
             "--version",
             "--help",
         }
-        for short in set(re.findall(r"^  (-[a-z]),", help_of(command), re.MULTILINE)) - {"-h", "-q"}:
+        for short in set(re.findall(r"^  (-[a-z]),", options, re.MULTILINE)) - {"-h", "-q"}:
             assert re.search(rf"[` ]{short}[` ]", section + shared), short
 
     def test_help_imports_nothing_heavy(self, command: str) -> None:

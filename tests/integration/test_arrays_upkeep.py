@@ -163,7 +163,7 @@ class TestCompact:
         before = list(hub.history())
         told: list[int] = []
         result = hub.compact(advance=lambda chunks, nbytes: told.append(chunks))
-        assert sum(told) == result.chunks == 5 + 36 + 12 + 1
+        assert sum(told) == result.members == 5 + 36 + 12 + 1
         [shard] = shards_of(hub, hub.snapshot())
         assert shard.endswith("/chunks-0000.tar") and result.shards == 1
         listed = subprocess.run(["tar", "-tf", hub.url + shard], capture_output=True, text=True, check=True).stdout
@@ -180,7 +180,7 @@ class TestCompact:
         make(hub)
         hub.compact()
         again = hub.compact()
-        assert (again.chunks, again.shards) == (0, 0)
+        assert (again.members, again.shards) == (0, 0)
         assert again.snapshot.number == hub.snapshot().number
 
     def test_shards_and_runs_of_a_size(self, hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,120 @@
+"""The options that all commands of htarray share, and how they show what they do."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shardtools.cli.common import tell
+from shardtools.cli.options import Function, add_options
+from shardtools.units import format_count, format_size
+
+if TYPE_CHECKING:
+    from shardtools.arrays.hub import Hub
+    from shardtools.jobs.options import RunOptions
+
+_MINUTE = 60.0
+
+OPTIONS = [
+    click.option(
+        "--retries",
+        type=click.IntRange(min=0),
+        default=5,
+        metavar="N",
+        show_default=True,
+        help="How often in a row to retry after a temporary failure of a server.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        metavar="SECONDS",
+        show_default=True,
+        help="How long to wait for the next bytes from a server.",
+    ),
+    click.option("--cache", metavar="DIR[:SIZE]", help="A local folder that keeps what is read from servers."),
+    click.option("-q", "--quiet", is_flag=True, help="Show errors and results only: no progress, no summary."),
+    click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors."),
+]
+
+
+@dataclass(frozen=True)
+class ArrayLine:
+    """The place and the options that all commands have, as they were typed."""
+
+    place: str
+    retries: int
+    timeout: float
+    cache: str | None
+    quiet: bool
+    verbose: bool
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What was named: a place is no spec of shards."""
+        return ()
+
+    def hub(self) -> Hub:
+        """Return the hub at the place."""
+        from shardtools.arrays.hub import open_hub
+
+        return open_hub(self.place, cache=self.cache, retries=self.retries, timeout=self.timeout)
+
+    def run_options(self) -> RunOptions:
+        """Return the options of a job."""
+        from shardtools.programs.running import naming, run_options
+
+        return naming(run_options(retries=self.retries, timeout=self.timeout, cache=self.cache), self.place)
+
+    def say(self, text: str) -> None:
+        """Say what was done."""
+        if not self.quiet:
+            tell(text)
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[int, int], object]]:
+        """A context of what shows progress: called with chunks or rows, and bytes, that were done."""
+        done = [0, 0]
+        told = time.monotonic()
+        bar: Any = None
+        if not self.quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            bar = tqdm(bar_format="{desc}", dynamic_ncols=True, file=sys.stderr)
+
+        def advance(count: int, nbytes: int) -> None:
+            nonlocal told
+            done[0] += count
+            done[1] += nbytes
+            text = f"{done[0]:,} done, {format_size(done[1])}"
+            if bar is not None:
+                bar.set_description_str(text)
+            elif not self.quiet and time.monotonic() - told >= _MINUTE:
+                told = time.monotonic()
+                tell(text, err=True)
+
+        try:
+            yield advance
+        finally:
+            if bar is not None:
+                bar.close()
+
+
+def array_options(command: Function) -> Function:
+    """Add the place and the options that all commands have; the command gets them as ``line``."""
+    return add_options(command, "line", ArrayLine, [click.argument("place", metavar="PLACE")], OPTIONS)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number and its noun.
+
+    >>> count(1, "chunk"), count(2, "chunk")
+    ('1 chunk', '2 chunks')
+    """
+    return format_count(number, noun)
