@@ -14,6 +14,8 @@ transaction.py  writes that become one commit: write_buffer.py, marks.py, transa
 parts.py        what workers of a cluster write for one: worker_array.py, taken_parts.py, dask_arrays.py
 store.py        a store of the zarr library, for xarray and others: keys.py, transaction_keys.py
 sync.py         commits and data of one place, brought to another: copying.py, hub_sync.py
+compact.py      live chunks into few shards: chunk_order.py; also diff.py, verify.py, expire.py, hub_upkeep.py
+exporting.py    for other programs: export.py, export_references.py; from them: importing.py, fill.py
 names.py        names of arrays, and the keys of the log
 
 ``docs/arrays.md`` describes the format and what is guaranteed.

@@ -20,7 +20,7 @@ import xarray
 import zarr
 
 import shardtools as st
-from shardtools.errors import CorruptError, ExistsError, JobError, NotFoundError
+from shardtools.errors import ExistsError, JobError, NotFoundError
 from shardtools.storage import ByteRange, get_storage
 from tests.moto_server import moto_server
 from tests.moto_server import use_environment as use_s3
@@ -143,7 +143,7 @@ class TestNpy:
             hub.export("g/x", str(path))
         with pytest.raises(JobError, match=r"a \.npy file holds one array; name an array"):
             hub.export(":v1", str(path))
-        with pytest.raises(CorruptError, match="this is a group, not an array"):
+        with pytest.raises(NotFoundError, match="this is a group, not an array"):
             hub.export("g", str(path))
         assert path.read_text() == "mine"
         hub.export("scalar", str(path), overwrite=True)
