@@ -355,3 +355,28 @@ def test_many_keys_take_few_requests(nginx: NginxServer) -> None:
         assert requests_of(nginx, read) <= 8
     assert requests_of(nginx, read) <= 70
     assert requests_of(nginx, lambda: xr.open_zarr(st.hub(hub.url).store(), group="g")) <= 16
+
+
+def test_writing_anew_removes_what_there_was(hub: st.Hub) -> None:
+    write(hub, dataset(x=3, y=2))
+    write(hub, dataset(x=5), group="g")
+    hub.tag("before")
+    write(hub, dataset(x=4), group="g", mode="w")
+    assert hub.list() == ["g/rain", "g/temperature", "g/x", "rain", "temperature", "x", "y"]
+    write(hub, dataset(z=2), mode="w", consolidated=True)
+    assert hub.list() == ["rain", "temperature", "z"]
+    xr.testing.assert_identical(xr.open_zarr(hub.store()).load(), dataset(z=2))
+    xr.testing.assert_identical(xr.open_zarr(hub.store("before"), group="g").load(), dataset(x=5))
+    with pytest.raises(ZeroDivisionError), hub.transaction() as t:
+        dataset(a=3).to_zarr(t.store(), group="h")
+        raise ZeroDivisionError
+    with pytest.raises(JobError, match="begin another one"):
+        dataset(a=3).to_zarr(t.store(), group="i")
+    assert hub.list() == ["rain", "temperature", "z"]
+
+
+def test_arrays_of_text_and_times(hub: st.Hub) -> None:
+    names = np.array(["a", "bé", "ccc"], dtype=object)
+    data = xr.Dataset({"name": ("t", names)}, {"t": np.array(["2026-01-01", "2026-01-02", "2026-01-03"], "M8[ns]")})
+    write(hub, data)
+    xr.testing.assert_identical(xr.open_zarr(hub.store()).load(), data)
