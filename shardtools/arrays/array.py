@@ -305,10 +305,12 @@ class HubArray(ChunkedArray):
 
     def _open(self) -> tuple[Snapshot, ArrayMetadata]:
         """Return the commit that is seen, which is looked for when it is needed, and what the document says in it."""
-        seen, metadata = self._seen
+        before = self._seen
+        seen, metadata = before
         if isinstance(seen, SnapshotAt):
             seen = self.hub.snapshot_at(seen)
-            self._seen = seen, metadata
+            if self._seen is before:
+                self._seen = seen, metadata
         return seen, metadata
 
     def __dask_tokenize__(self) -> Any:

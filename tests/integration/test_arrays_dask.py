@@ -185,6 +185,7 @@ def test_parts_on_all_storages(place: str) -> None:
             in_another_process(t, "g/x")[row] = row
         in_another_process(t, "g/x")[3] = 3
         late = in_another_process(t, "g/x")
+        hub.place.put(f"data/{t.id}/part-{32 * '0'}-0000.tar", b"of a worker that was killed before its part")
     assert array.refresh()[:, 0].tolist() == list(range(6))
     with pytest.raises(ConflictError, match=r"the transaction has been committed, perhaps without what .* to g/x"):
         late[0] = 9
