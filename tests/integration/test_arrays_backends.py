@@ -268,3 +268,21 @@ def test_a_service_that_lets_two_create_one_object(monkeypatch: pytest.MonkeyPat
         array[1] = 8
         with pytest.raises(ConflictError, match="commit 3 of main has changed x/c/0"):
             other[0] = 1
+
+
+def test_a_compaction_while_another_process_writes(hub: st.Hub) -> None:
+    with hub.transaction() as t:
+        t.array("pair/a", shape=(6, 7), chunks=(2, 3), dtype="int32")[:] = -1
+        t.array("pair/b", shape=4, chunks=3, dtype="int32")[:] = -1
+        t.array("still", shape=(5, 5), chunks=2, dtype="int32")[:] = np.arange(25).reshape(5, 5)
+    hub.tag("before")
+    writer = start(PAIRS, hub, 0, 8)
+    assert writer.stdout is not None and writer.stdout.readline() == "0\n"
+    hub.compact()
+    assert finish(writer) == [str(number) for number in range(1, 8)]
+    fresh = st.hub(hub.url)
+    assert (fresh.load("pair/a")[...] == 7).all() and (fresh.load("pair/b")[...] == 7).all()
+    assert fresh.load("still")[...].tolist() == np.arange(25).reshape(5, 5).tolist()
+    assert {entry.name.rpartition("/")[2] for _, entry in fresh.snapshot().scan("still/")} == {"chunks-0000.tar"}
+    assert fresh.verify().is_whole and fresh.verify("before").is_whole
+    assert fresh.diff("before").chunks == {"pair/a": 9, "pair/b": 2}
