@@ -130,10 +130,11 @@ class PackedValues:
 
         There may be several for each range of the spans, as rows; a negative start is that of None.
         """
-        size = stop - start
-        begin = spans.start[spans.span] if len(spans) else 0
-        low: Ints = np.where(size > 0, start - begin, 0)
-        return cls(list(bodies) or [b""], np.where(start >= 0, spans.span, -1), low, low + size)
+        body, size = spans.span, stop - start
+        low: Ints = start - (spans.start[body] if len(spans) else 0)
+        if body.shape != start.shape or np.count_nonzero(size > 0) < size.size:  # seldom, and slow
+            body, low = np.where(start >= 0, body, -1), np.where(size > 0, low, 0)
+        return cls(list(bodies) or [b""], body, low, low + size)
 
 
 def join(parts: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

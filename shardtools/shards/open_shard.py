@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from dataclasses import replace
 from functools import cache, cached_property
 from itertools import islice
 from typing import cast
@@ -24,7 +23,7 @@ from shardtools.storage import StorageOptions, get_storage, using
 from shardtools.storage.files import os_errors
 from shardtools.storage.local import LocalStorage
 from shardtools.storage.open_files import OpenFile, open_file
-from shardtools.storage.ranges import coalesce
+from shardtools.storage.ranges import Spans, coalesce
 from shardtools.types import Ints
 from shardtools.urls import is_local
 
@@ -115,18 +114,19 @@ class OpenShard:
     def _records(self, rows: Ints) -> list[Record]:
         self._make_enterable()
         table = self.table
-        counts = (table.first[rows + 1] - table.first[rows]).tolist()
-        members = spread(table.first[rows], np.array(counts))
+        first = table.first[rows]
+        counts = table.first[rows + 1] - first
+        members = spread(first, counts)
         names = self._names[table.field[members]].tolist()
         if self._file is not None or (self.indexed.is_plain and not self.indexed.foreign):
-            values = self._from_spans(rows, members)
+            values = self._from_spans(rows, counts, members)
             self.indexed.check(members, values)
         else:
             values = self.indexed.read(members)
         parts = iter(zip(names, values, strict=True))
         keys, url = self.keys, self.indexed.url
         found = []
-        for row, count in zip(rows.tolist(), counts, strict=True):
+        for row, count in zip(rows.tolist(), counts.tolist(), strict=True):
             record = Record(key=keys[row])
             for name, data in islice(parts, count):
                 record[name] = data
@@ -134,10 +134,10 @@ class OpenShard:
             found.append(record)
         return found
 
-    def _from_spans(self, rows: Ints, members: Ints) -> list[bytes]:
+    def _from_spans(self, rows: Ints, counts: Ints, members: Ints) -> list[bytes]:
         """Return the data of all members of some samples of a plain shard: neighbours are read together."""
         table, file = self.table, self._file
-        start, stop, counts = table.start[rows], table.stop[rows], table.first[rows + 1] - table.first[rows]
+        start, stop = table.start[rows], table.stop[rows]
         if file is not None and int((stop - start).sum()) > LARGE * len(rows):
             return self._read(file, members)  # straight to where each is to be, which spares a copy
         if file is not None:
@@ -149,7 +149,7 @@ class OpenShard:
             spans = coalesce(start, stop, storage.coalescing.gap)
             bodies = storage.read_ranges(self.indexed.url, spans.ranges)
         offset = table.offset[members]
-        of_members = replace(spans, span=np.repeat(spans.span, counts))
+        of_members = Spans(spans.start, spans.stop, np.repeat(spans.span, counts))
         packed = PackedValues.of_spans(bodies, of_members, offset, offset + table.size[members])
         return cast(list[bytes], packed.cut())
 

@@ -78,7 +78,7 @@ def _fault_of_numbers(columns: Mapping[str, npt.NDArray[Any]], fields: int) -> s
     if "crc32" in columns and members and int(columns["crc32"].max()) >> 32:
         return "a number in crc32 is out of range"
     head, lead = columns["head"].astype(np.int64), columns["lead"].astype(np.int64)
-    if members and (head.min() < BLOCK or (head % BLOCK).any() or (lead % BLOCK).any()):
+    if members and (head.min() < BLOCK or (head & (BLOCK - 1)).any() or (lead & (BLOCK - 1)).any()):
         return "its headers are not whole tar blocks"
     again = repeated_fields(counts, columns["field"].astype(np.int64), fields)
     return "a sample has a field twice" if len(again) else ""
@@ -102,11 +102,15 @@ def are_keys(data: Bytes, ends: Ints) -> bool:
     """
     if not len(ends):
         return True
+    if (data == 0).any() or (data[ends - 1] == _SLASH).any():
+        return False
+    if not (data == _DOT).any():
+        return True
     starts = with_zero(ends)[:-1]
     positions = np.arange(len(data))
     last_slash = np.maximum.reduceat(np.where(data == _SLASH, positions, -1), starts)
     last_dot = np.maximum.reduceat(np.where(data == _DOT, positions, -1), starts)
-    if (last_slash == ends - 1).any() or (last_dot > last_slash).any() or (data == 0).any():
+    if (last_dot > last_slash).any():
         return False
     second = np.minimum(starts + 1, len(data) - 1)
     return not ((data[starts] == _DOT) & (data[second] == _SLASH)).any()

@@ -68,7 +68,7 @@ def padded(size: Size) -> Size:
     >>> padded(0), padded(1), padded(512), padded(np.array([0, 513])).tolist()
     (0, 512, 512, [0, 1024])
     """
-    return (size + BLOCK - 1) // BLOCK * BLOCK
+    return size + (-size & (BLOCK - 1))
 
 
 def member_size(size: Size) -> Size:

@@ -45,22 +45,22 @@ def coalesce(start: Ints, stop: Ints, gap: int = 0, block: int | None = None) ->
     """
     filled = stop > start
     order = None
-    if not filled.all() or (start[1:] < start[:-1]).any():
+    if np.count_nonzero(filled) < len(start) or np.count_nonzero(start[1:] < stop[:-1]):
         order = np.argsort(start, kind="stable")
         order = order[filled[order]]
-        start, stop = start[order], stop[order]
-    stop = np.maximum.accumulate(stop)
-    parted = start[1:] > stop[:-1] + gap
+        start, stop = start[order], np.maximum.accumulate(stop[order])
+    parted = start[1:] - stop[:-1] > gap
     if block is not None:
-        parted |= start[1:] // block != start[:-1] // block
-    begins, ends = np.ones(len(start), np.bool_), np.ones(len(start), np.bool_)
-    begins[1:] = ends[:-1] = parted
-    number = np.cumsum(begins) - 1
+        blocks = start // block
+        parted |= blocks[1:] != blocks[:-1]
+    number = np.zeros(len(start), np.int64)
+    parted.cumsum(out=number[1:])
+    begin, end = np.concatenate((start[:1], start[1:][parted])), np.concatenate((stop[:-1][parted], stop[-1:]))
     if order is not None:
         span = np.zeros(len(filled), np.int64)
         span[order] = number
         number = span
-    return Spans(start[begins], stop[ends], number)
+    return Spans(begin, end, number)
 
 
 def merge(ranges: Iterable[ByteRange], gap: int = 0) -> list[ByteRange]:
