@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -258,6 +259,7 @@ def export(line: ArrayLine, name: str, destination: str, format: str | None, ove
     """Write the array or group NAME, such as x:v1, to DST; or with :v1 or @17 all of a version."""
 
     def work() -> None:
+        os.environ.setdefault("ICECHUNK_LOG", "error")  # it warns of concurrent commits to folders, and there is one
         with line.progress() as advance:
             done = line.hub().export(name, destination, format, overwrite=overwrite, advance=advance)
         line.say(f"{redact(done.destination)}: {count(done.chunks, 'chunk')}, {format_size(done.nbytes)} written")

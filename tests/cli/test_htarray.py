@@ -117,6 +117,12 @@ def test_to_and_from_other_programs(place: Path) -> None:
     assert "there is no Zarr array" in failing(place, "import", "nothing", "other")
 
 
+def test_references_for_icechunk(place: Path) -> None:
+    outcome = run("export", "hub", "g/x", "refs.icechunk", cwd=place, program="htarray")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out == f"{place}/refs.icechunk: 2 chunks, 0 B written\n"
+
+
 def test_a_field_of_samples(place: Path) -> None:
     Image.fromarray(np.full((9, 7, 3), 5, np.uint8)).save(place / "a.png")
     for shard in range(2):
