@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -399,6 +400,16 @@ class TestPlaceOfTheSpill:
         assert not list(nginx.root.glob("out-*"))
 
 
+BEATING = """
+from shardtools.cli.htsort import main
+from shardtools.jobs import lock
+
+lock.PERIOD_SECONDS = 0.5
+main(prog_name="htsort")
+"""
+"""htsort that shows twenty times as often as usual that it is alive, so that nobody waits long to see it."""
+
+
 class TestTwoAtOnce:
     """Two shuffles to one destination: one works, the other one says so and does nothing."""
 
@@ -413,9 +424,11 @@ class TestTwoAtOnce:
             "        time.sleep(0.01)\n"
             "    return record['key']\n"
         )
-        process = start("-p", "slow.py", "-j", "1", *arguments, cwd=folder, program="htsort")
+        command = [sys.executable, "-c", BEATING, "-p", "slow.py", "-j", "1", *arguments]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes)  # type: ignore[call-overload]
         wait_until((folder / "started").exists, "the first sample")
-        return process
+        return process  # type: ignore[no-any-return]
 
     def test_the_second_is_refused(self, place: str, folder: Path) -> None:
         first = self.begin(folder, SPEC, f"{place}out-@4.tar")

@@ -174,37 +174,39 @@ def test_a_killed_worker_is_an_error(spec: str) -> None:
         list(loader)
 
 
-def _train(rank: int, world: int, store: str, spec: str, workers: int, queue: Any) -> None:
-    """Train on a rank as DDP does: every step waits for all ranks."""
+def _train(rank: int, world: int, store: str, spec: str, queue: Any) -> None:
+    """Train on a rank as DDP does, where every step waits for all ranks: without workers and then with one."""
     import torch
 
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    seen = []
-    train = ShardIterable(spec, fields=("id",), decode=True, batch_size=4, shuffle=True, uneven="uneven")
-    for (batch,) in DataLoader(train, batch_size=None, num_workers=workers):
-        distributed.all_reduce(torch.ones(1))
-        seen += batch.tolist()
-    distributed.barrier()
+    for workers in (0, 1):
+        seen = []
+        train = ShardIterable(spec, fields=("id",), decode=True, batch_size=4, shuffle=True, uneven="uneven")
+        for (batch,) in DataLoader(train, batch_size=None, num_workers=workers):
+            distributed.all_reduce(torch.ones(1))
+            seen += batch.tolist()
+        distributed.barrier()
+        queue.put((workers, seen))
     distributed.destroy_process_group()
-    queue.put(seen)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_ranks_with_unequal_shards_end_together(tmp_path: Path, workers: int) -> None:
+def test_ranks_with_unequal_shards_end_together(tmp_path: Path) -> None:
     """One shard has nearly everything, and the batches do not come out even: loaders that deal shards hang here."""
     written_dataset(tmp_path, "in-@3.tar", samples((2, 50, 1)))
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    arguments = (2, str(tmp_path / "store"), str(tmp_path / "in-@3.tar"), workers, queue)
+    arguments = (2, str(tmp_path / "store"), str(tmp_path / "in-@3.tar"), queue)
     ranks = [context.Process(target=_train, args=(rank, *arguments)) for rank in range(2)]
     for process in ranks:
         process.start()
     try:
-        seen = [queue.get(timeout=120) for _ in ranks]
+        ended = [queue.get(timeout=120) for _ in range(2 * len(ranks))]
         for process in ranks:
             process.join(60)
         assert [process.exitcode for process in ranks] == [0, 0]
-        assert sorted(seen[0] + seen[1]) == list(range(53)) and abs(len(seen[0]) - len(seen[1])) <= 1
+        for workers in (0, 1):
+            seen = [numbers for used, numbers in ended if used == workers]
+            assert sorted(seen[0] + seen[1]) == list(range(53)) and abs(len(seen[0]) - len(seen[1])) <= 1
     finally:
         for process in ranks:
             process.kill()

@@ -70,13 +70,18 @@ st.nothing
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What mypy, in its strictest form, says of a user's programs: lines that begin with their names."""
+def told(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> list[str]:
+    """What mypy, in its strictest form, says of a user's programs: lines that begin with their names.
+
+    It remembers from run to run what it knows of modules that have not changed.
+    """
     folder = tmp_path_factory.mktemp("user")
     (folder / "right.py").write_text(USER)
     (folder / "wrong.py").write_text(WRONG)
     (folder / "mypy.ini").write_text("[mypy]\nstrict = True\n[mypy-pandas.*]\nignore_missing_imports = True\n")
-    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "right.py", "wrong.py"]
+    assert pytestconfig.cache is not None
+    cache = pytestconfig.cache.mkdir("mypy")
+    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", cache, "right.py", "wrong.py"]
     env = os.environ | {"PYTHONPATH": str(Path(st.__file__).parents[1])}  # an editable installation is none for mypy
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=250)
     assert done.returncode == 1, done.stderr
