@@ -7,6 +7,7 @@ ours*.py or peers*.py, which prepares the work, yields what is to be measured, a
 """
 
 SUITES = {
+    "array": "benchmarks.array",
     "extract": "benchmarks.extract",
     "map": "benchmarks.map",
     "shuffle": "benchmarks.shuffle",

@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.model import Done
+
 
 def main() -> None:
     reset_peak()
@@ -25,13 +27,13 @@ def main() -> None:
         with getattr(importlib.import_module(module), name)(**arguments) as work:
             gc.collect()
             start = time.perf_counter()
-            samples = work()
+            done = work()
             seconds = time.perf_counter() - start
             peak = read_peak()
     except ImportError as error:
         result: dict[str, object] = {"missing": error.name or str(error)}
     else:
-        result = {"seconds": seconds, "samples": samples, "peak": peak}
+        result = {"seconds": seconds, "peak": peak, **vars(done if isinstance(done, Done) else Done(done))}
     print("\n" + json.dumps(result))
 
 

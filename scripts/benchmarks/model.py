@@ -9,7 +9,20 @@ from typing import Literal
 
 from benchmarks.data import Dataset
 
-Work = Callable[[], int]
+
+@dataclass(frozen=True)
+class Done:
+    """How many samples were done, and what else is to be said.
+
+    ``tail`` is the time of the slowest hundredth over the median, 0 where single samples have no times.
+    """
+
+    samples: int
+    tail: float = 0.0
+    note: str = ""
+
+
+Work = Callable[[], int | Done]
 """The part that is measured. Returns how many samples (members, shards: what the table counts) it has done."""
 
 
@@ -32,13 +45,13 @@ class Target:
     """A promise about the row called ``row``.
 
     With ``against``: its rate is at least ``limit`` times that row's. Without: the rate is at least, or the seconds,
-    the peak (MB) or the milliseconds for one sample at most, ``limit``.
+    the peak (MB), the milliseconds for one sample or the tail (p99 over p50) at most, ``limit``.
     """
 
     row: str
     limit: float
     against: str | None = None
-    figure: Literal["rate", "seconds", "peak", "each"] = "rate"
+    figure: Literal["rate", "seconds", "peak", "each", "tail"] = "rate"
 
 
 @dataclass(frozen=True)
@@ -57,11 +70,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Run:
-    """One measurement: wall seconds, samples done, and the peak resident memory in bytes of the child."""
+    """One measurement: wall seconds, samples done, the peak resident memory in bytes of the child; see also `Done`."""
 
     seconds: float
     samples: int
     peak: int
+    tail: float = 0.0
+    note: str = ""
 
 
 @dataclass
@@ -90,6 +105,16 @@ class Outcome:
     def each(self) -> float:
         """Milliseconds for one sample."""
         return 1000 / self.rate
+
+    @property
+    def tail(self) -> float:
+        """The slowest hundredth's time over the median, the worst of all runs."""
+        return max(run.tail for run in self.runs)
+
+    @property
+    def note(self) -> str:
+        """What the last run said."""
+        return self.runs[-1].note
 
     @property
     def spread(self) -> float:

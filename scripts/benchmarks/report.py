@@ -10,7 +10,19 @@ from pathlib import Path
 from benchmarks.data import is_tmpfs
 from benchmarks.model import Outcome, Row, Table, Target
 
-PACKAGES = ("shardtools", "webdataset", "ray", "boto3", "numpy", "isal")
+PACKAGES = (
+    "shardtools",
+    "webdataset",
+    "ray",
+    "boto3",
+    "numpy",
+    "isal",
+    "zarr",
+    "tensorstore",
+    "icechunk",
+    "h5py",
+    "deeplake",
+)
 
 
 def preamble(root: Path, scale: str, repeat: int) -> str:
@@ -51,6 +63,8 @@ def line_of(table: Table, row: Row, outcomes: dict[str, Outcome], first: Outcome
     targets = [target for target in table.targets if (target.against or target.row) == row.name]
     checks = [check(target, outcomes) for target in targets]
     wanted, met = "; ".join(c[0] for c in checks), "; ".join(c[1] for c in checks)
+    if outcome.runs and outcome.note:
+        met = f"{met} ({outcome.note})".strip()
     if outcome.missing:
         return f"| {row.name} | not installed: {outcome.missing} | | | | | {wanted} | {met} |"
     if outcome.failure:
@@ -83,7 +97,7 @@ def check(target: Target, outcomes: dict[str, Outcome]) -> tuple[str, str]:
         value = outcome.rate / other.rate if outcome.runs and other.runs else None
         unit = " ×"
     else:
-        unit = {"rate": "/s", "seconds": " s", "peak": " MB", "each": " ms each"}[target.figure]
+        unit = {"rate": "/s", "seconds": " s", "peak": " MB", "each": " ms each", "tail": " × p50"}[target.figure]
         wanted = f"{'≥' if target.figure == 'rate' else '≤'} {target.limit:,g}{unit}"
         value = getattr(outcome, target.figure) if outcome.runs else None
     if value is None:
