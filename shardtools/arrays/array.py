@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from shardtools.arrays.array_parts import OrthogonalIndex, PointIndex, Rows
 from shardtools.arrays.chunks import load_chunks, read
-from shardtools.arrays.grid import Piece, Selected, Shape, select, select_orthogonal, select_points
+from shardtools.arrays.grid import Piece, Selected, Shape, select
 from shardtools.arrays.metadata import ArrayMetadata, parse_array
 from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.errors import ConflictError
@@ -219,73 +220,6 @@ class ChunkedArray(ArrayLike):
     def std(self, axis: Any = None, ddof: int = 0) -> Any:
         """Return the standard deviation."""
         return np.sqrt(self.var(axis, ddof))
-
-
-class Rows(ArrayLike):
-    """Rows of an array that are loaded when they are needed: a part of a reduction."""
-
-    def __init__(self, array: ChunkedArray, start: int, stop: int):
-        self._array, self._start, self._stop = array, start, stop
-
-    @property
-    def ndim(self) -> int:
-        return self._array.ndim
-
-    @property
-    def nbytes(self) -> int:
-        return self._array.nbytes // max(len(self._array), 1) * len(self)
-
-    def __len__(self) -> int:
-        return max(self._stop - self._start, 0)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        loaded = np.asarray(self._array[self._start : self._stop])
-        return loaded if dtype is None else loaded.astype(dtype, copy=False)
-
-    def pieces(self, size: int) -> Iterator[Rows]:
-        return (
-            Rows(self._array, at, min(at + size, self._stop)) for at in range(self._start, max(self._stop, 1), size)
-        )
-
-
-class OrthogonalIndex:
-    """``array.oindex``."""
-
-    def __init__(self, array: ChunkedArray):
-        self._array = array
-
-    def __getitem__(self, index: Any) -> Array:
-        """Return what is selected, each axis by itself.
-
-        Raises:
-            IndexError: it is out of range, or not allowed.
-        """
-        now = self._array.as_now()
-        selection = select_orthogonal(index, now.shape)
-        return selection.result(now.read_selection(selection))
-
-    def __setitem__(self, index: Any, values: Any) -> None:
-        self._array.write(select_orthogonal(index, self._array.shape), values)
-
-
-class PointIndex:
-    """``array.vindex``."""
-
-    def __init__(self, array: ChunkedArray):
-        self._array = array
-
-    def __getitem__(self, index: Any) -> Array:
-        """Return the elements at some points, given as a list of positions for each axis.
-
-        Raises:
-            IndexError: it is out of range, or not allowed.
-        """
-        now = self._array.as_now()
-        selection = select_points(index, now.shape)
-        return selection.result(now.read_selection(selection))
-
-    def __setitem__(self, index: Any, values: Any) -> None:
-        self._array.write(select_points(index, self._array.shape), values)
 
 
 class HubArray(ChunkedArray):

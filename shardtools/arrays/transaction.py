@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any, Self
 from shardtools.arrays.chunks import as_block
 from shardtools.arrays.grid import Selected, pieces
 from shardtools.arrays.marks import Owner, Writer
-from shardtools.arrays.metadata import ArrayMetadata, create_array, group_document, parse_array
-from shardtools.arrays.names import check_texts, document_key, parents_of
+from shardtools.arrays.metadata import ArrayMetadata, create_array
+from shardtools.arrays.names import check_texts, document_key
 from shardtools.arrays.open_transactions import note_transaction
 from shardtools.arrays.parts import PartOf
 from shardtools.arrays.taken_parts import TakenParts
 from shardtools.arrays.transaction_array import TransactionArray
-from shardtools.arrays.transaction_keys import TransactionKeys, merged_nodes
+from shardtools.arrays.transaction_keys import TransactionKeys
+from shardtools.arrays.transaction_nodes import TransactionNodes
 from shardtools.arrays.write_buffer import WriteBuffer
-from shardtools.errors import ConflictError, ExistsError, JobError
+from shardtools.errors import ConflictError, JobError
 from shardtools.log.committing import commit
 from shardtools.log.log import Snapshot, new_id
 
@@ -36,10 +37,8 @@ if TYPE_CHECKING:
     from shardtools.arrays.hub import Hub
     from shardtools.arrays.store import HubStore
 
-_OTHER_NAME = "remove it first, or use another name"
 
-
-class Transaction:
+class Transaction(TransactionNodes):
     """Writes that become one commit when the context is left; after an exception nothing of them is seen.
 
     ``t[name]`` is an array to read and write: it shows what this transaction has written. `result` is the snapshot
@@ -52,16 +51,10 @@ class Transaction:
             fix = f"make a branch that begins there, hub.branch(NAME, {base.fixed!r}), and write to NAME:BRANCH"
             raise JobError(what, url=base.log.place.root, fix=fix)
         check_texts(message, author)
-        self.hub, self.base, self.id = hub, base, new_id()
-        self.buffer = WriteBuffer(base, self.id, hub.cache)
+        self.id = new_id()
+        super().__init__(hub, base, WriteBuffer(base, self.id, hub.cache))
         self._message, self._author = message, author
-        self._lock = self.buffer.lock
         self._owner, self._process = threading.get_ident(), os.getpid()
-        self.documents: dict[str, bytes | None] = {}
-        """The documents that were written, by path; None for those that were removed."""
-        self._added: set[str] = set()
-        self._metadata: dict[str, ArrayMetadata] = {}
-        self._reads: set[str] = set()
         self.parts = TakenParts(self.buffer, self.id, self.metadata)
         self._result: Snapshot | None = None
         self._ended = False
@@ -176,72 +169,6 @@ class Transaction:
             self.take_parts()
         return TransactionArray(self, path)
 
-    def _path(self, name: str) -> str:
-        path, version = self.hub.split(name)
-        if version not in (None, self.base.branch.name):
-            what = f"this transaction writes to {self.base.branch.name}, not to {version}"
-            raise JobError(what, fix=f"begin one for it, or read it with hub.load({name!r})")
-        return path
-
-    def __contains__(self, name: str) -> bool:
-        return self.document(self._path(name)) is not None
-
-    def document(self, path: str) -> bytes | None:
-        """Return the document of a node, None if there is none."""
-        with self._lock:
-            if path in self.documents:
-                return self.documents[path]
-        return self.hub.read_document(self.base, path)
-
-    def set_document(self, path: str, document: bytes) -> None:
-        """Write the document of a node as it is."""
-        with self._lock:
-            self.check_open()
-            self.take_parts()
-            self.documents[path] = document
-            self._metadata.pop(path, None)
-
-    def add_node(self, path: str, document: bytes) -> None:
-        """Write the document of a node, which may be new; the groups that it is in are there at the commit.
-
-        Raises:
-            CorruptError: it is no document, or of an array that zarr cannot read.
-            ExistsError: an array would have something in it.
-            JobError: the root would be an array.
-        """
-        is_array = self.hub.is_array(document, path)
-        with self._lock:
-            if is_array:
-                if not path:
-                    fix = "give the array a name: zarr.create_array(store, name=…), da.to_zarr(…, component=…)"
-                    raise JobError("the root of a hub is a group, and cannot be an array", url=self.hub.url, fix=fix)
-                parse_array(document, self.hub.url, path)
-                if any(node != path for node in self.nodes(path)):
-                    raise ExistsError(f"{path} is a group with something in it", url=self.hub.url, fix=_OTHER_NAME)
-            for parent in filter(None, parents_of(path)):
-                self._check_group(parent, self.document(parent))
-            self.set_document(path, document)
-            self._added.add(path)
-
-    def metadata(self, path: str) -> ArrayMetadata:
-        """Return the metadata of an array.
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        with self._lock:
-            if (known := self._metadata.get(path)) is None:
-                known = parse_array(self._existing(path), self.hub.url, path)
-                known.check_chunk(self.base.log.place.options.limits, self.hub.url, path)
-                self._metadata[path] = known
-            return known
-
-    def _existing(self, path: str) -> bytes:
-        document = self.document(path)
-        if document is None:
-            raise self.hub.unknown(self.base, path)
-        return document
-
     def array(
         self,
         name: str,
@@ -263,107 +190,8 @@ class Transaction:
         Raises:
             ExistsError: there is an array or a group of this name.
         """
-        with self._lock:
-            self.check_open()
-            metadata.check_chunk(self.base.log.place.options.limits, self.hub.url, path)
-            self._check_new(path)
-            self._add_parents(path)
-            self.documents[path], self._metadata[path] = metadata.document, metadata
-            return TransactionArray(self, path)
-
-    def _check_new(self, path: str) -> None:
-        if self.document(path) is not None:
-            raise ExistsError(f"there is {path} already", url=self.hub.url, fix=_OTHER_NAME)
-
-    def group(self, name: str, attributes: Mapping[str, Any] | None = None) -> None:
-        """Create a group, or give one that there is other attributes.
-
-        Raises:
-            ExistsError: there is an array of this name.
-        """
-        path = self._path(name)
-        with self._lock:
-            self.check_open()
-            document = self.document(path)
-            if document is not None and self.hub.is_array(document, path):
-                raise ExistsError(f"{path} is an array", url=self.hub.url, fix=_OTHER_NAME)
-            self._add_parents(path)
-            self.documents[path] = group_document(attributes)
-
-    def _add_parents(self, path: str) -> None:
-        for parent in parents_of(path):
-            self._reads.add(document_key(parent))
-            document = self.document(parent)
-            if document is None:
-                self.documents[parent] = group_document()
-            elif parent:
-                self._check_group(parent, document)
-
-    def _check_group(self, path: str, document: bytes | None) -> None:
-        if document is not None and self.hub.is_array(document, path):
-            what = f"{path} is an array, and can have nothing in it"
-            raise ExistsError(what, url=self.hub.url, fix=_OTHER_NAME)
-
-    def __delitem__(self, name: str) -> None:
-        """Remove an array, or a group with all that is in it.
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        path = self._path(name)
-        with self._lock:
-            self.check_open()
-            self._existing(path)
-            self.remove(path)
-
-    def remove_document(self, path: str) -> None:
-        """Remove the document of a node, and nothing of what is in it."""
-        with self._lock:
-            self.check_open()
-            self.documents[path] = None
-            self._metadata.pop(path, None)
-            self._added.discard(path)
-
-    def remove(self, path: str) -> None:
-        """Remove a node, whether it has a document or not, and all that is in it."""
-        with self._lock:
-            self.check_open()
-            self.take_parts()
-            for node in self.nodes(path):
-                self.documents[node] = None
-                self._metadata.pop(node, None)
-                self._added.discard(node)
-            self.buffer.remove_all(f"{path}/")
-            self.buffer.removed.append(f"{document_key(path)}/")
-
-    def nodes(self, path: str = "") -> list[str]:
-        """Return the paths of a node and of all that is in it, sorted."""
-        with self._lock:
-            return merged_nodes(self.base, self.documents, path)
-
-    def move(self, name: str, to: str) -> None:
-        """Give an array, or a group with all that is in it, another name. No chunk is copied.
-
-        Raises:
-            NotFoundError: there is none.
-            ExistsError: there is something of the new name.
-        """
-        path, other = self._path(name), self._path(to)
-        with self._lock:
-            self.check_open()
-            self.take_parts()
-            self._existing(path)
-            self._check_new(other)
-            if f"{other}/".startswith(f"{path}/"):
-                raise JobError(f"{path} cannot be moved into itself", fix="use another name")
-            documents = {node: self.document(node) for node in self.nodes(path)}
-            entries = dict(self.buffer.scan(f"{path}/"))
-            del self[path]
-            self._add_parents(other)
-            for node, document in documents.items():
-                self.documents[other + node[len(path) :]] = document
-            for key, entry in entries.items():
-                self.buffer.put_change(other + key[len(path) :], entry)
+        self.add_array(path, metadata)
+        return TransactionArray(self, path)
 
     # --- chunks
 
