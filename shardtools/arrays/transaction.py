@@ -117,6 +117,7 @@ class Transaction(TransactionNodes):
                 message=self._message,
                 author=self._author,
                 id=self.id,
+                describe=self.describe_conflict,
             )
             return self._result
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shardtools.arrays.conflict_words import describe_conflict
 from shardtools.arrays.metadata import ArrayMetadata, group_document, parse_array
 from shardtools.arrays.names import document_key, parents_of
 from shardtools.arrays.transaction_keys import merged_nodes
 from shardtools.arrays.write_buffer import WriteBuffer
 from shardtools.errors import ExistsError, JobError
+from shardtools.log.commit import Write
 from shardtools.log.log import Snapshot
 
 if TYPE_CHECKING:
@@ -28,7 +30,10 @@ class TransactionNodes(ABC):
         self.documents: dict[str, bytes | None] = {}
         """The documents that were written, by path; None for those that were removed."""
         self._added: set[str] = set()
+        self._created: set[str] = set()
         self._metadata: dict[str, ArrayMetadata] = {}
+        self._known: dict[str, ArrayMetadata] = {}
+        """The arrays that were used, as they were at first."""
         self._reads: set[str] = set()
 
     @abstractmethod
@@ -97,6 +102,7 @@ class TransactionNodes(ABC):
                 known = parse_array(self._existing(path), self.hub.url, path)
                 known.check_chunk(self.base.log.place.options.limits, self.hub.url, path)
                 self._metadata[path] = known
+                self._known.setdefault(path, known)
             return known
 
     def _existing(self, path: str) -> bytes:
@@ -116,6 +122,8 @@ class TransactionNodes(ABC):
             metadata.check_chunk(self.base.log.place.options.limits, self.hub.url, path)
             self._check_new(path)
             self._add_parents(path)
+            self._created.add(path)
+            self._known.setdefault(path, metadata)
             self.documents[path], self._metadata[path] = metadata.document, metadata
 
     def _check_new(self, path: str) -> None:
@@ -142,6 +150,7 @@ class TransactionNodes(ABC):
             self._reads.add(document_key(parent))
             document = self.document(parent)
             if document is None:
+                self._created.add(parent)
                 self.documents[parent] = group_document()
             elif parent:
                 self._check_group(parent, document)
@@ -211,3 +220,7 @@ class TransactionNodes(ABC):
                 self.documents[other + node[len(path) :]] = document
             for key, entry in entries.items():
                 self.buffer.put_change(other + key[len(path) :], entry)
+
+    def describe_conflict(self, write: Write, keys: Sequence[str]) -> str:
+        """Return what another write has done to keys that this depends on, as far as it is known without a request."""
+        return describe_conflict(write, keys, self._known, self._created)

@@ -51,6 +51,18 @@ _UNMERGED = 32
 
 Rewrite = Callable[[Snapshot], list[SegmentPlace]]
 
+Describe = Callable[[Write, Sequence[str]], str]
+"""Returns what another write has done to some keys, such as "changed a, b"."""
+
+
+def list_some(names: Sequence[str]) -> str:
+    """Return the first three names, and how many there are besides."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def _describe_keys(write: Write, keys: Sequence[str]) -> str:
+    return f"changed {list_some(keys)}"
+
 
 def commit(
     base: Snapshot,
@@ -61,11 +73,13 @@ def commit(
     message: str = "",
     author: str = "",
     id: str | None = None,
+    describe: Describe = _describe_keys,
 ) -> Snapshot:
     """Write ``changes``, made on top of ``base``, and return the snapshot that has them.
 
     ``removed`` are prefixes whose keys are removed before the changes are made. ``reads`` are keys that the changes
-    depend on. Bytes of the changes lie in objects ``data/ID/…`` already, ``id`` being that of this write.
+    depend on. Bytes of the changes lie in objects ``data/ID/…`` already, ``id`` being that of this write. ``describe``
+    says in a `ConflictError` what the other has done.
 
     Raises:
         JobError: ``base`` is a tag or a numbered commit, or a key or prefix cannot be one.
@@ -85,7 +99,7 @@ def commit(
         touched = tuple(sorted(changes)) if len(changes) <= LISTED else None
         write = Write(id, message, author, now(), segment, touched, tuple(sorted(removed)), tuple(sorted(set(reads))))
         mine = Footprint(frozenset(changes), write.removed, frozenset(write.reads))
-        return _Committer(base, write, mine).run()
+        return _Committer(base, write, mine, describe=describe).run()
 
 
 def replace_segments(base: Snapshot, rewrite: Rewrite, *, message: str = "", author: str = "") -> Snapshot:
@@ -138,12 +152,20 @@ class _Rewriting:
 class _Committer:
     """Brings one write into a branch; ``rewriting``, if it replaces the list of segments."""
 
-    def __init__(self, base: Snapshot, write: Write, mine: Footprint = NOTHING, rewriting: _Rewriting | None = None):
+    def __init__(
+        self,
+        base: Snapshot,
+        write: Write,
+        mine: Footprint = NOTHING,
+        rewriting: _Rewriting | None = None,
+        describe: Describe = _describe_keys,
+    ):
         self._base = base
         self._log = base.log
         self._place = base.log.place
         self._write = write
         self._mine = mine
+        self._describe = describe
         self._rewriting = rewriting
         self._alone = rewriting is not None or self._place.single_writer
         self._merged: dict[tuple[str, ...], SegmentPlace] = {}
@@ -190,7 +212,7 @@ class _Committer:
                 return head, head
             for write in head.commit.writes:
                 if keys := collisions(self._mine, write, self._place.root):
-                    raise _conflict(self._place, head, write, keys)
+                    raise _conflict(self._place, head, write, self._describe(write, keys))
         return head, None
 
     def build(self, head: Snapshot) -> Commit:
@@ -235,11 +257,10 @@ class _Committer:
             logger.debug("no hint was written: %s", error)
 
 
-def _conflict(place: Place, head: Snapshot, write: Write, keys: Sequence[str]) -> ConflictError:
-    shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3:,} more" if len(keys) > 3 else "")
+def _conflict(place: Place, head: Snapshot, write: Write, what: str) -> ConflictError:
     who = f" by {write.author}" if write.author else ""
     return ConflictError(
-        f"commit {head.number} of {head.branch.name}{who} has changed {shown}",
+        f"commit {head.number} of {head.branch.name}{who} has {what}",
         url=place.root,
         fix="read it again (refresh) and make the change on top of it",
     )

@@ -240,7 +240,7 @@ def test_an_array_that_others_have_removed(hub: st.Hub) -> None:
     array = hub.load("x")
     del hub["x"]
     assert array[0].tolist() == [5] * 4
-    with pytest.raises(ShardtoolsError, match="commit 2 of main has changed"):
+    with pytest.raises(ShardtoolsError, match="commit 2 of main has removed x; read it again"):
         array[0] = 1
     with pytest.raises(NotFoundError, match="there is no array x in main"):
         array.refresh()
