@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from operator import index
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -22,6 +22,19 @@ Shape = tuple[int, ...]
 
 _MAX_SIZE = 2**63 - 1
 """The largest size of an axis, so that every position is an int64."""
+
+
+class Attributes(dict[str, Any]):
+    """The attributes of an array: a dict that raises a TypeError if it is changed, as nobody else would see it."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("attrs cannot be changed in place: use array.set_attrs({**array.attrs, NAME: VALUE})")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Attributes, (dict(self),)
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,12 @@ def _codec_names(codecs: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def _as_shape(shape: Sequence[int] | int) -> Shape:
-    sizes = tuple(map(index, shape)) if np.iterable(shape) else (index(shape),)
+    try:
+        sizes = tuple(map(index, shape)) if np.iterable(shape) else (index(shape),)
+    except TypeError as error:
+        fix = "to store values, call hub.array(NAME, like=VALUES) and hub.fill(NAME, VALUES)"
+        shown = " ".join(f"{shape!r:.60}".split())
+        raise TypeError(f"a shape must be an int or a tuple of ints, not {shown}: {fix}") from error
     if any(not 0 <= size <= _MAX_SIZE for size in sizes):
         raise ValueError(f"the sizes of axes must be from 0 to 2**63 - 1, not {sizes}")
     return sizes
@@ -192,7 +210,7 @@ def parse_array(document: bytes, url: str, member: str | None = None) -> ArrayMe
             chunks=tuple(array.shards or array.chunks),
             dtype=np.dtype(array.dtype),
             fill_value=array.fill_value,
-            attributes=dict(body.get("attributes", {})),
+            attributes=Attributes(body.get("attributes", {})),
             dimension_names=None if names is None else tuple(names),
             prefix=_prefix(encoding["name"], separator, len(array.shape)),
             separator=separator,

@@ -99,7 +99,7 @@ class ArrayLike(NDArrayOperatorsMixin):
         Raises:
             ValueError: always.
         """
-        raise ValueError("the truth value of a view is ambiguous: use len(view), view.any() or view.all()")
+        raise ValueError("the truth value is ambiguous: use len(), any() or all()")
 
     def __contains__(self, value: object) -> bool:
         """Return whether any element equals ``value``, as numpy does."""
@@ -118,7 +118,7 @@ class ArrayLike(NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Load the view for a comparison, up to `LOAD_LIMIT`; raise for every other operation."""
         if ufunc not in _COMPARISONS or method != "__call__" or "out" in kwargs:
-            raise TypeError(f"np.{ufunc.__name__} would load all samples: take np.asarray of what you need first")
+            raise TypeError(f"np.{ufunc.__name__} would load all of it: take np.asarray of what you need first")
         return ufunc(*_loaded(inputs, f"np.{ufunc.__name__}"), **kwargs)
 
 

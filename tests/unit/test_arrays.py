@@ -239,6 +239,22 @@ def _delete(name: str) -> Callable[[Transaction], None]:
     return lambda t: t.__delitem__(name)
 
 
+def test_attributes_cannot_be_changed_in_place(hub: st.Hub) -> None:
+    array = hub.array("x", shape=2, attributes={"unit": "m"})
+    for change in (lambda: array.attrs.update(a=1), lambda: array.attrs.__setitem__("a", 1), array.attrs.clear):
+        with pytest.raises(TypeError, match=r"attrs cannot be changed in place: use array\.set_attrs\("):
+            change()
+    assert pickle.loads(pickle.dumps(array.attrs)) == array.attrs == {"unit": "m"}
+    array.set_attrs({**array.attrs, "a": 1})
+    assert array.attrs == {"unit": "m", "a": 1}
+
+
+@pytest.mark.parametrize("values", [[[1, 2], [3, 4]], np.ones((2, 2)), "12", 1.5])
+def test_values_are_no_shape(hub: st.Hub, values: Any) -> None:
+    with pytest.raises(TypeError, match=r"a shape must be an int or a tuple of ints, not .*like=VALUES"):
+        hub.array("x", values)
+
+
 def _fill(array: TransactionArray) -> None:
     array[...] = 1
 
