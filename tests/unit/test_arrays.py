@@ -239,6 +239,16 @@ def _delete(name: str) -> Callable[[Transaction], None]:
     return lambda t: t.__delitem__(name)
 
 
+def test_the_version_of_an_array_names_the_same_commit_of_others(hub: st.Hub) -> None:
+    hub.array("labels", shape=2, dtype="int32")[:] = 1
+    hub.array("images:try", shape=2)
+    images = hub.load("images:try")
+    hub.load("labels:try")[:] = 2
+    hub.load("labels")[:] = 3
+    assert hub.load(f"labels:{images.version}")[:].tolist() == [1, 1]
+    assert hub.load("labels:try")[:].tolist() == [2, 2]
+
+
 def test_attributes_cannot_be_changed_in_place(hub: st.Hub) -> None:
     array = hub.array("x", shape=2, attributes={"unit": "m"})
     for change in (lambda: array.attrs.update(a=1), lambda: array.attrs.__setitem__("a", 1), array.attrs.clear):
