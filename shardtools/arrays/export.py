@@ -52,7 +52,7 @@ class Exported:
         found = self.snapshot.find([key])
         if not found:
             name = self.path or "arrays"
-            fix = "hub.list() says which arrays there are"
+            fix = "see which arrays there are: hub.list(VERSION), htarray ls PLACE VERSION"
             raise NotFoundError(f"there is no {name} in this version", url=self.snapshot.log.place.root, fix=fix)
         found |= dict(self.snapshot.scan(f"{key}/"))
         data = read_entries(self.snapshot.log.place, found)

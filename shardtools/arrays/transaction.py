@@ -71,6 +71,10 @@ class Transaction(TransactionNodes):
             raise JobError("the transaction is not committed", fix="leave its context first")
         return self._result
 
+    def __repr__(self) -> str:
+        state = "committed" if self._result is not None else "ended" if self._ended else "open"
+        return f"<Transaction {state}, begun on {self.base.branch.name}@{self.base.number} of {self.hub.url}>"
+
     def __enter__(self) -> Self:
         return self
 

@@ -249,6 +249,18 @@ def test_the_version_of_an_array_names_the_same_commit_of_others(hub: st.Hub) ->
     assert hub.load("labels:try")[:].tolist() == [2, 2]
 
 
+def test_a_transaction_shows_its_state(hub: st.Hub) -> None:
+    hub.array("x", shape=2)
+    left, failed = hub.transaction(), hub.transaction()
+    assert repr(left) == f"<Transaction open, begun on main@0 of {hub.url}>"
+    with left:
+        left["x"][0] = 1
+    with pytest.raises(ZeroDivisionError), failed:
+        failed["x"][0] = 1 / 0
+    assert repr(left).startswith("<Transaction committed,")
+    assert repr(failed).startswith("<Transaction ended,")
+
+
 def test_attributes_cannot_be_changed_in_place(hub: st.Hub) -> None:
     array = hub.array("x", shape=2, attributes={"unit": "m"})
     for change in (lambda: array.attrs.update(a=1), lambda: array.attrs.__setitem__("a", 1), array.attrs.clear):
