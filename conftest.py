@@ -1,4 +1,4 @@
-"""What the examples in the docstrings of ``shardtools.programs`` find in their folder."""
+"""What the examples in docstrings that read or write files find in their folder."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def examples_folder(request: pytest.FixtureRequest) -> None:
-    """Let an example run in a folder with ``texts/``, which is uploaded as ``train-@2.tar``."""
-    if not (isinstance(request.node, pytest.DoctestItem) and request.node.name.startswith("shardtools.programs")):
+    """Let examples run in a new folder; those of programs find ``texts/`` there, uploaded as ``train-@2.tar``."""
+    name = request.node.name if isinstance(request.node, pytest.DoctestItem) else ""
+    if not name.startswith(("shardtools.programs", "shardtools.arrays")):
+        return
+    folder = request.getfixturevalue("tmp_path")
+    request.getfixturevalue("monkeypatch").chdir(folder)
+    if name.startswith("shardtools.arrays"):
         return
     import shardtools as st
 
-    folder = request.getfixturevalue("tmp_path")
-    request.getfixturevalue("monkeypatch").chdir(folder)
     (folder / "texts").mkdir()
     for i, word in enumerate(("ape", "bee", "cat", "dog")):
         (folder / "texts" / f"{word}.txt").write_text(f"a {word}")

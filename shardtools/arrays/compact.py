@@ -23,6 +23,7 @@ from shardtools.log.place import Place
 from shardtools.log.reading import Segment, find, merged
 from shardtools.log.segment import Block, Change
 from shardtools.log.segment_writer import blocks_of, stream_segment, write_segment
+from shardtools.log.started import Started
 from shardtools.log.upkeep import settled
 
 SHARD_SIZE = 1 << 30
@@ -70,7 +71,7 @@ def compact(
     place, old = base.log.place, places_of(base)
     if _is_compact(base):
         return CompactResult(base, 0, 0, 0)
-    id = new_id()
+    id, started = new_id(), Started()
     with place.using(), DataWriter(place, id, _PREFIX, shard_size) as writer:
         runs = _Runs(place, id, writer)
         for keys in in_grid_order(base, arrays):
@@ -92,7 +93,7 @@ def compact(
         return [stream_segment(place, f"data/{new_id()}/merged", moved), *there[many:]] if many else there
 
     with place.using():
-        result = replace_segments(base, rewrite, message="compact", author=author)
+        result = replace_segments(base, rewrite, message="compact", author=author, started=started)
     return CompactResult(result, runs.count, writer.nbytes, writer.shards)
 
 

@@ -36,16 +36,6 @@ class CopiedObject:
     size: int | None = None
 
 
-def names_of(place: Place, commit: Commit) -> set[str]:
-    """Return the names of the objects that a commit needs; indexes of segments are read."""
-    found = set()
-    with place.using():
-        for segment in commit.segments:
-            found.add(segment.name)
-            found.update(Segment(place.root, segment).index().objects)
-    return found
-
-
 def objects_of(place: Place, commits: Sequence[Commit], known: set[str]) -> list[CopiedObject]:
     """Return the objects that commits need, without those that are ``known``, to which they are added.
 

@@ -32,16 +32,25 @@ def expire(head: Snapshot, keep: int | None, older_than: str | None) -> int:
 
 def _first_since(head: Snapshot, age: str) -> int:
     """Return the number of the first commit that is younger than an age; that of the newest one if none is."""
-    match = re.fullmatch(r"(\d+)([hdw])", age)
-    if match is None:
-        raise JobError(f"{age} is not an age", fix="write it as 12h, 30d or 8w")
-    oldest = datetime.datetime.now(datetime.UTC) - datetime.timedelta(**{_UNITS[match[2]]: int(match[1])})
+    oldest = datetime.datetime.now(datetime.UTC) - parse_age(age)
     first = head.number
     for commit in head.history():
         if commit.branch != head.branch.name or _time(commit.writes[-1].time) < oldest:
             break
         first = commit.number
     return first
+
+
+def parse_age(age: str) -> datetime.timedelta:
+    """Return an age that is written as ``12h``, ``30d`` or ``8w``.
+
+    Raises:
+        JobError: it is none.
+    """
+    match = re.fullmatch(r"(\d{1,5})([hdw])", age)
+    if match is None:
+        raise JobError(f"{age} is not an age", fix="write it as 12h, 30d or 8w")
+    return datetime.timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _time(text: str) -> datetime.datetime:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shardtools.arrays.importing import ImportResult
     from shardtools.arrays.verify import VerifyResult
     from shardtools.engine import ClusterLike
+    from shardtools.log.garbage import Collected
 
 Advance = Callable[[int, int], object]
 """Called with the chunks and bytes that were done since it was last called."""
@@ -100,6 +101,27 @@ class HubUpkeep:
         from shardtools.arrays.expire import expire
 
         return expire(self._branch_of(version), keep, older_than)
+
+    def gc(self, grace: str = "1d") -> Collected:
+        """Delete data that no version needs, and that no version needed in an earlier run either, ``grace`` ago.
+
+        So two runs are needed before anything is deleted. What a version, a tag, a branch or a proposal needs stays. A
+        transaction that is going on for longer than ``grace`` may lose its data; then it fails when it commits. The
+        clock of this machine must be right.
+
+        Args:
+            grace: at least an hour: ``"1h"``, ``"30d"``.
+
+        Raises:
+            JobError: ``grace`` is less than an hour, or none.
+            RefusedError: the storage does not list.
+            ConflictError: another gc is running.
+            CorruptError: what says what is needed is damaged or gone. Nothing is deleted.
+        """
+        from shardtools.arrays.expire import parse_age
+        from shardtools.log.garbage import collect
+
+        return collect(self._hub().log, parse_age(grace))
 
     def metadata_of_all(self, version: str | None = None) -> Iterator[tuple[str, ArrayMetadata]]:
         """Yield the names of all arrays of a version, sorted, and what is known of them."""

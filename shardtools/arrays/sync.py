@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from shardtools.arrays.chunk_reader import THREADS, run_each
-from shardtools.arrays.copying import copy_object, names_of, objects_of
+from shardtools.arrays.copying import copy_object, objects_of
 from shardtools.engine import Task
 from shardtools.engine import ordered as engine
 from shardtools.errors import (
@@ -27,6 +28,8 @@ from shardtools.errors import (
     UnavailableError,
 )
 from shardtools.log.commit import FORMAT, Commit, Parent, parse_commit
+from shardtools.log.expiry import object_names
+from shardtools.log.garbage import claim, id_of
 from shardtools.log.log import MAIN, Branch, Log, Snapshot, Tag, as_parent
 from shardtools.log.place import MARK
 from shardtools.storage import read_limited, read_optional
@@ -274,7 +277,7 @@ class _Run:
             self._create(f"branches/{MAIN}", self._read(f"branches/{MAIN}"))
         for head in heads:
             if head.commit is not None:
-                self._known |= names_of(self._target, head.commit)
+                self._known |= object_names(self._target, head.commit)
 
     def bring(self, step: _Step) -> None:
         """Bring the commits of a branch.
@@ -290,13 +293,13 @@ class _Run:
             names = [f"log/{name}/{number:020d}" for number in numbers]
             bodies = list(run_each(self._read, names, THREADS))
             commits = [self._parse(*named) for named in zip(names, bodies, strict=True)]
-            self._copy([commit for commit in commits if step.is_live(commit.number)])
-            for path, body, commit in zip(names, bodies, commits, strict=True):
-                if commit.parent != before:
-                    raise _altered(self._source.root + path)
-                before = Parent(name, commit.number, commit.digest)
-                self._create(path, body)
-                self._count(commits=1)
+            with self._copied([commit for commit in commits if step.is_live(commit.number)]):
+                for path, body, commit in zip(names, bodies, commits, strict=True):
+                    if commit.parent != before:
+                        raise _altered(self._source.root + path)
+                    before = Parent(name, commit.number, commit.digest)
+                    self._create(path, body)
+                    self._count(commits=1)
             if numbers.start < step.first:
                 self._expire(name, min(step.first, step.last + 1))
             self.finish()
@@ -309,8 +312,8 @@ class _Run:
             commit = self._source.read_commit(tag.commit.branch, tag.commit.number)
         if commit is None or commit.digest != tag.commit.digest:
             raise _altered(self._source.commit_url(tag.commit.branch, tag.commit.number))
-        self._copy([commit])
-        self._create(f"tags/{tag.name}", self._read(f"tags/{tag.name}"))
+        with self._copied([commit]):
+            self._create(f"tags/{tag.name}", self._read(f"tags/{tag.name}"))
         self._count(tags=1)
 
     def finish(self) -> None:
@@ -321,11 +324,17 @@ class _Run:
 
     # --- objects
 
-    def _copy(self, commits: Sequence[Commit]) -> None:
-        """Copy what commits need and the target lacks."""
+    @contextmanager
+    def _copied(self, commits: Sequence[Commit]) -> Iterator[None]:
+        """A context in which what commits need is at the target, where no gc deletes it."""
         wanted = objects_of(self._source, commits, self._known)
-        tasks = [Task(copy_object, (self._source, self._target, some), some.name) for some in wanted]
-        engine.run_each(tasks, lambda _, size: self._count(objects=int(size > 0), nbytes=size), jobs=THREADS)
+        if not wanted:
+            yield
+            return
+        with self._target.using(), claim(self._target, (id_of(some.name) for some in wanted), again=True):
+            tasks = [Task(copy_object, (self._source, self._target, some), some.name) for some in wanted]
+            engine.run_each(tasks, lambda _, size: self._count(objects=int(size > 0), nbytes=size), jobs=THREADS)
+            yield
 
     def _read(self, name: str) -> bytes:
         url = self._source.root + name

@@ -32,6 +32,7 @@ from shardtools.arrays.write_buffer import WriteBuffer
 from shardtools.errors import ConflictError, JobError
 from shardtools.log.committing import commit
 from shardtools.log.log import Snapshot, new_id
+from shardtools.log.started import Started
 
 if TYPE_CHECKING:
     from shardtools.arrays.hub import Hub
@@ -52,6 +53,7 @@ class Transaction(TransactionNodes):
             raise JobError(what, url=base.log.place.root, fix=fix)
         check_texts(message, author)
         self.id = new_id()
+        self._started = Started()
         super().__init__(hub, base, WriteBuffer(base, self.id, hub.cache))
         self._message, self._author = message, author
         self._owner, self._process = threading.get_ident(), os.getpid()
@@ -122,6 +124,7 @@ class Transaction(TransactionNodes):
                 author=self._author,
                 id=self.id,
                 describe=self.describe_conflict,
+                started=self._started,
             )
             return self._result
 

@@ -228,6 +228,20 @@ def expire(line: ArrayLine, version: str | None, keep: int | None, older_than: s
 
 @main.command()
 @array_options
+@click.option("--grace", metavar="AGE", default="1d", show_default=True, help="At least 1h; or 12h, 30d, 8w.")
+def gc(line: ArrayLine, grace: str) -> None:
+    """Delete data that no version needs, and needed AGE ago when gc ran before."""
+
+    def work() -> None:
+        found = line.hub().gc(grace)
+        done = f"{count(found.deleted, 'folder')} deleted ({count(found.objects, 'object')})"
+        line.say(f"{done}, {found.waiting:,} may be in a run {grace} later")
+
+    _run(line, work)
+
+
+@main.command()
+@array_options
 @click.argument("version", required=False)
 def verify(line: ArrayLine, version: str | None) -> None:
     """Read all chunks of VERSION, check and decode them."""

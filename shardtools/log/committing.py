@@ -21,6 +21,7 @@ from shardtools.errors import (
     StorageError,
     UnavailableError,
 )
+from shardtools.log import garbage
 from shardtools.log.commit import (
     FORMAT,
     Commit,
@@ -29,6 +30,7 @@ from shardtools.log.commit import (
     dump_commit,
 )
 from shardtools.log.conflict import NOTHING, Footprint, collisions
+from shardtools.log.expiry import object_names
 from shardtools.log.log import Snapshot, as_parent, new_id, now, places_of
 from shardtools.log.merging import merge_tail
 from shardtools.log.names import check_key
@@ -36,6 +38,7 @@ from shardtools.log.place import Place
 from shardtools.log.proposals import Proposal, Queue
 from shardtools.log.segment import Change
 from shardtools.log.segment_writer import write_segment
+from shardtools.log.started import Started
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +77,13 @@ def commit(
     author: str = "",
     id: str | None = None,
     describe: Describe = _describe_keys,
+    started: Started | None = None,
 ) -> Snapshot:
     """Write ``changes``, made on top of ``base``, and return the snapshot that has them.
 
     ``removed`` are prefixes whose keys are removed before the changes are made. ``reads`` are keys that the changes
-    depend on. Bytes of the changes lie in objects ``data/ID/…`` already, ``id`` being that of this write. ``describe``
-    says in a `ConflictError` what the other has done.
+    depend on. Bytes of the changes lie in objects ``data/ID/…`` already, ``id`` being that of this write, which were
+    written since it ``started``. ``describe`` says in a `ConflictError` what the other has done.
 
     Raises:
         JobError: ``base`` is a tag or a numbered commit, or a key or prefix cannot be one.
@@ -99,16 +103,18 @@ def commit(
         touched = tuple(sorted(changes)) if len(changes) <= LISTED else None
         write = Write(id, message, author, now(), segment, touched, tuple(sorted(removed)), tuple(sorted(set(reads))))
         mine = Footprint(frozenset(changes), write.removed, frozenset(write.reads))
-        return _Committer(base, write, mine, describe=describe).run()
+        return _Committer(base, write, mine, describe=describe, started=started).run()
 
 
-def replace_segments(base: Snapshot, rewrite: Rewrite, *, message: str = "", author: str = "") -> Snapshot:
+def replace_segments(
+    base: Snapshot, rewrite: Rewrite, *, message: str = "", author: str = "", started: Started | None = None
+) -> Snapshot:
     """Replace the list of live segments, and return the snapshot that has the new one; no key is touched.
 
     ``rewrite`` returns the new list for a snapshot: other segments with the same keys, for it neither collides with
     other writes nor do they with it. What it leaves alone at the end of the list, and what others have committed
     meanwhile, stays. If they have merged what was rewritten, it is called again with the newer snapshot. If it returns
-    the old list, there is no commit.
+    the old list, there is no commit. Nothing that they refer to is older than when this ``started``.
 
     Raises:
         JobError: ``base`` is a tag or a numbered commit.
@@ -120,7 +126,7 @@ def replace_segments(base: Snapshot, rewrite: Rewrite, *, message: str = "", aut
         rewriting = _Rewriting(rewrite)
         if rewriting.segments(base) == places_of(base):
             return base
-        return _Committer(base, write, rewriting=rewriting).run()
+        return _Committer(base, write, rewriting=rewriting, started=started).run()
 
 
 def _check_open(base: Snapshot) -> None:
@@ -157,8 +163,10 @@ class _Committer:
         base: Snapshot,
         write: Write,
         mine: Footprint = NOTHING,
+        *,
         rewriting: _Rewriting | None = None,
         describe: Describe = _describe_keys,
+        started: Started | None = None,
     ):
         self._base = base
         self._log = base.log
@@ -167,6 +175,7 @@ class _Committer:
         self._mine = mine
         self._describe = describe
         self._rewriting = rewriting
+        self._started = started or Started()
         self._alone = rewriting is not None or self._place.single_writer
         self._merged: dict[tuple[str, ...], SegmentPlace] = {}
         self.queue = Queue(base.log, base.branch.name, Proposal(base.number, write))
@@ -182,7 +191,7 @@ class _Committer:
                     return done
                 if self.queue.proposed and not self.queue.await_turn(head):
                     continue
-                if self._create(self.build(head)):
+                if self._create_safely(self.build(head), head):
                     return self._created(head)
                 if not self._alone:
                     self._log.contended = _CONTENDED
@@ -230,6 +239,16 @@ class _Committer:
             if not self.queue.proposed or len(places) > _UNMERGED:
                 places = merge_tail(self._place, places, self._merged)
         return Commit(head.branch.name, head.number + 1, as_parent(head.commit), tuple(writes), tuple(places))
+
+    def _create_safely(self, made: Commit, head: Snapshot) -> bool:
+        """Create a commit as `_create` does. After a long time what it refers to is claimed before."""
+        if self._started.elapsed() < garbage.CLAIM_AFTER:
+            return self._create(made)
+        names = object_names(self._place, made)
+        if head.commit is not None:
+            names -= object_names(self._place, head.commit)
+        with garbage.claim(self._place, map(garbage.id_of, names)):
+            return self._create(made)
 
     def _create(self, made: Commit) -> bool:
         """Create a commit, and return whether it is this one that was created."""

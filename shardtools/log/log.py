@@ -315,6 +315,9 @@ class Log:
             step //= 2
             if place.has_commit(name, newest + step):
                 newest += step
+        if newest < branch.start and place.has_commit(name, branch.start + 1):
+            url = place.commit_url(name, branch.start)
+            raise CorruptError("the first commit is gone", url=url, fix="restore it from a copy")
         self._known[name] = newest
         return newest
 

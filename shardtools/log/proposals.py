@@ -23,7 +23,7 @@ from shardtools.storage import check_stop, current_options, follow, get_storage,
 from shardtools.urls import name_of
 
 _TAKEN_ALONG = 64
-_TOO_OLD = 64
+TOO_OLD = 64
 """A proposal is not taken along when its base is so many commits ago: its writer is gone."""
 
 _READERS = 8
@@ -108,7 +108,7 @@ class Queue:
             number, _, id = name.partition("-")
             if not number.isdecimal() or name in self._finished:
                 continue
-            if int(number) <= head.number - _TOO_OLD or id in _ids(self._since(int(number), head)):
+            if int(number) <= head.number - TOO_OLD or id in _ids(self._since(int(number), head)):
                 self._finished.add(name)
             else:
                 waiting.append(name)

@@ -6,6 +6,7 @@ from shardtools.log.commit import SegmentPlace
 from shardtools.log.committing import replace_segments
 from shardtools.log.log import Snapshot, places_of
 from shardtools.log.merging import merge_segments
+from shardtools.log.started import Started
 
 _LEFT = 16
 
@@ -18,7 +19,7 @@ def compact_segments(base: Snapshot, *, message: str = "compact", author: str = 
     Raises:
         JobError: ``base`` is a tag or a numbered commit.
     """
-    tries = 0
+    tries, started = 0, Started()
 
     def rewrite(snapshot: Snapshot) -> list[SegmentPlace]:
         nonlocal tries
@@ -29,7 +30,7 @@ def compact_segments(base: Snapshot, *, message: str = "compact", author: str = 
             return places
         return [merge_segments(snapshot.log.place, places[:many], oldest=True), *places[many:]]
 
-    return replace_segments(base, rewrite, message=message, author=author)
+    return replace_segments(base, rewrite, message=message, author=author, started=started)
 
 
 def settled(places: list[SegmentPlace]) -> int:

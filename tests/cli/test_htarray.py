@@ -92,6 +92,7 @@ def test_upkeep(place: Path) -> None:
     assert htarray(place, "expire", "hub", "--keep", "2") == ["main can be read from @2 on"]
     assert "has expired" in failing(place, "info", "hub", "g/x@1")
     assert "nothing says which commits expire" in failing(place, "expire", "hub", status=2)
+    assert htarray(place, "gc", "hub")[0].startswith("0 folders deleted (0 objects)")
     assert "soon is not an age" in failing(place, "expire", "hub", "--older-than", "soon", status=2)
     [shard] = (place / "hub" / "data").glob("*/chunks-0000.tar")
     shard.write_bytes(shard.read_bytes()[:-12000])
