@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.arrays.array_parts import OrthogonalIndex, PointIndex, Rows
-from shardtools.arrays.chunks import load_chunks, read
+from shardtools.arrays.chunks import READERS, load_chunks, read
 from shardtools.arrays.grid import Piece, Selected, Shape, select
 from shardtools.arrays.metadata import ArrayMetadata, parse_array
 from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.errors import ConflictError
 from shardtools.log.log import Snapshot
+from shardtools.urls import is_local
 from shardtools.view import reductions
 from shardtools.view.array_like import ArrayLike
 
@@ -57,6 +58,11 @@ class ChunkedArray(ArrayLike):
     @abstractmethod
     def load_pieces(self, pieces: Sequence[Piece]) -> Sequence[Array | None]:
         """Return the chunks of pieces; None for those that were never written."""
+
+    @property
+    def readers(self) -> int:
+        """How many threads read."""
+        return 1
 
     @property
     def shape(self) -> Shape:
@@ -129,7 +135,7 @@ class ChunkedArray(ArrayLike):
 
     def read_selection(self, selection: Selected) -> Array:
         """Return the block that a selection makes."""
-        return read(selection, self.metadata, self.load_pieces)
+        return read(selection, self.metadata, self.load_pieces, self.readers)
 
     @property
     def oindex(self) -> OrthogonalIndex:
@@ -273,6 +279,10 @@ class HubArray(ChunkedArray):
     def load_pieces(self, pieces: Sequence[Piece]) -> Sequence[Array | None]:
         snapshot, metadata = self._open()
         return load_chunks(snapshot.log.place, snapshot.find, self.path, metadata, pieces, self.hub.cache)
+
+    @property
+    def readers(self) -> int:
+        return 1 if is_local(self.hub.url) else READERS
 
     def as_now(self) -> HubArray:
         return HubArray(self.hub, self._seen[0], self.path, self._seen[1])

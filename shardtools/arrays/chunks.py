@@ -7,6 +7,7 @@ Selection -> pieces, a batch at a time -> chunks -> block
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from math import prod
 from typing import Any
@@ -22,6 +23,7 @@ from shardtools.log.place import Place
 from shardtools.log.segment import Entry
 from shardtools.lru import LRU
 from shardtools.processors import processors
+from shardtools.storage import current_options, follow
 
 Array = npt.NDArray[Any]
 Find = Callable[[Iterable[str]], Mapping[str, Entry]]
@@ -34,6 +36,12 @@ Cache = LRU[Entry, Array]
 
 BATCH = 1 << 26
 """Decoded bytes that are loaded at a time, besides the result."""
+
+PART = 1 << 23
+"""Decoded bytes that each of several readers loads at a time."""
+
+READERS = 3
+"""Readers of arrays that lie on a server."""
 
 LARGE = 1 << 17
 """Bytes of a chunk from which on it is worth a thread to pack or unpack it."""
@@ -82,15 +90,41 @@ def load_chunks(
     return [chunks.get(key) for key in keys]
 
 
-def read(selection: Selected, metadata: ArrayMetadata, load: Load) -> Array:
-    """Return the block that a selection makes; chunks that were never written have the fill value."""
+def read(selection: Selected, metadata: ArrayMetadata, load: Load, readers: int = 1) -> Array:
+    """Return the block that a selection makes; chunks that were never written have the fill value.
+
+    Several ``readers``, threads, take a smaller part at a time: some wait for a server while others copy.
+    """
     block = np.empty(selection.block, metadata.dtype)
     nbytes = max(prod(metadata.chunks) * metadata.dtype.itemsize, 1)
     rest = pieces(selection, metadata.shape, metadata.chunks)
-    while batch := list(islice(rest, max(BATCH // nbytes, 1))):
+    size = max((BATCH if readers < 2 else PART) // nbytes, 1)
+
+    def place(batch: Sequence[Piece]) -> None:
         for piece, chunk in zip(batch, load(batch), strict=True):
             block[piece.outer] = metadata.fill_value if chunk is None else chunk[piece.inner]
+
+    batches = iter(lambda: list(islice(rest, size)), [])
+    first = next(batches, None)
+    if first is not None:
+        second = next(batches, None) if readers > 1 else None
+        if second is None:
+            for batch in (first, *batches):
+                place(batch)
+        else:
+            _in_threads(place, (first, second, *batches), readers)
     return block
+
+
+def _in_threads(place: Callable[[Sequence[Piece]], None], batches: Iterable[Sequence[Piece]], readers: int) -> None:
+    with ThreadPoolExecutor(readers, "shardtools-hub", follow, (current_options(),)) as pool:
+        done = [pool.submit(place, batch) for batch in batches]
+        try:
+            for future in done:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def as_block(selection: Selected, values: Any, dtype: np.dtype[Any]) -> Array:

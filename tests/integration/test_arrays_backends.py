@@ -211,6 +211,22 @@ def test_objects_that_are_deleted_by_hand(hub: st.Hub) -> None:
         list(st.hub(hub.url).history())
 
 
+def test_a_large_slice_is_read_by_several_threads(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).integers(0, 255, (40, 1 << 20), np.uint8)
+    with nginx_server(tmp_path / "web") as server:
+        local = st.hub(str(server.root / "hub")).array("x", shape=(44, 1 << 20), chunks=(1, 1 << 20), dtype="uint8")
+        local[:40] = values
+        far = st.hub(f"{server.url}hub").load("x")
+        np.testing.assert_array_equal(far[3:], np.concatenate([values[3:], np.zeros((4, 1 << 20), np.uint8)]))
+        np.testing.assert_array_equal(far[::-1, 5:9][4:], values[::-1, 5:9])
+        [entry] = local.snapshot.find(["x/c/20/0"]).values()
+        shard = server.root / "hub" / entry.name
+        data = shard.read_bytes()
+        shard.write_bytes(data[: entry.offset] + bytes([data[entry.offset] ^ 1]) + data[entry.offset + 1 :])
+        with pytest.raises(CorruptError, match=r"\[x/c/20/0\]: it is damaged"):
+            far[:]
+
+
 def test_a_full_disk_in_the_middle_of_a_transaction(tmp_path: Path) -> None:
     hub = st.hub(str(tmp_path / "hub"))
     array = hub.array("x", shape=4, chunks=2, dtype="int32")
