@@ -213,7 +213,7 @@ def test_objects_that_are_deleted_by_hand(hub: st.Hub) -> None:
 
 def test_a_large_slice_is_read_by_several_threads(tmp_path: Path) -> None:
     values = np.random.default_rng(3).integers(0, 255, (40, 1 << 20), np.uint8)
-    with nginx_server(tmp_path / "web") as server:
+    with nginx_server(tmp_path) as server:
         local = st.hub(str(server.root / "hub")).array("x", shape=(44, 1 << 20), chunks=(1, 1 << 20), dtype="uint8")
         local[:40] = values
         far = st.hub(f"{server.url}hub").load("x")
