@@ -224,7 +224,7 @@ def test_a_large_slice_is_read_by_several_threads(tmp_path: Path) -> None:
         data = shard.read_bytes()
         shard.write_bytes(data[: entry.offset] + bytes([data[entry.offset] ^ 1]) + data[entry.offset + 1 :])
         with pytest.raises(CorruptError, match=r"\[x/c/20/0\]: it is damaged"):
-            far[:]
+            st.hub(f"{server.url}hub").load("x")[:]
 
 
 def test_a_full_disk_in_the_middle_of_a_transaction(tmp_path: Path) -> None:
