@@ -184,7 +184,7 @@ class _Committer:
         head = self._base
         try:
             if self._log.contended and not self._alone:
-                self.queue.propose()
+                self._propose()
             while True:
                 head, done = self._catch_up(head)
                 if done is not None:
@@ -195,7 +195,7 @@ class _Committer:
                     return self._created(head)
                 if not self._alone:
                     self._log.contended = _CONTENDED
-                    self.queue.propose()
+                    self._propose()
         finally:
             self.queue.leave()
 
@@ -239,6 +239,11 @@ class _Committer:
             if not self.queue.proposed or len(places) > _UNMERGED:
                 places = merge_tail(self._place, places, self._merged)
         return Commit(head.branch.name, head.number + 1, as_parent(head.commit), tuple(writes), tuple(places))
+
+    def _propose(self) -> None:
+        """Let others take the write along, unless it must claim its data: they do not look whether a gc deleted it."""
+        if self._started.elapsed() < garbage.CLAIM_AFTER:
+            self.queue.propose()
 
     def _create_safely(self, made: Commit, head: Snapshot) -> bool:
         """Create a commit as `_create` does. After a long time what it refers to is claimed before."""

@@ -9,8 +9,9 @@ writes the record first, and then looks for claims. Whatever the order, one of b
 collector keeps the folder, the write fails. (Dekker's algorithm, with objects in place of variables.) What brings data
 from another place claims it before it looks what is there already.
 
-A proposal that waits may be committed by others, so its folder is kept. Nobody commits one whose base is `TOO_OLD`
-commits ago, so that its writer must claim; then it is no longer looked at.
+Who takes a proposal along does not claim its folder, so a write that must claim is not proposed. A proposal that waits
+may be committed by others, so its folder is kept. Nobody commits one whose base is `TOO_OLD` commits ago, so that its
+writer must claim; then it is no longer looked at.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import shardtools as st
 from shardtools.errors import ConflictError, CorruptError, JobError
 from shardtools.log import garbage
 from shardtools.log.garbage import Collected, collect
+from shardtools.log.proposals import Queue
 
 DAY = datetime.timedelta(days=1)
 BEGIN = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -120,6 +121,33 @@ def test_a_slow_write_that_commits_while_a_run_goes_on(hub: st.Hub, monkeypatch:
     assert hub.verify().problems == ()
     # Before the record is written, in `_needed`, it is in time; afterwards it sees the record.
     assert ("refused" in outcome) == (step != "_needed")
+
+
+def test_a_slow_write_that_lost_its_data_is_not_taken_along(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes it along is quick itself, and does not look whether the data of others is there."""
+    hub.array("y", shape=4, chunks=2, dtype="int32")[:] = 1
+    slow = hub.transaction()
+    slow["x"][:] = 2
+    slow.buffer.flush()
+    slow.buffer.writer.finish()
+    run(hub, 0)
+    assert run(hub, 1).deleted == 1
+    monkeypatch.setattr(slow._started, "elapsed", lambda: 2 * DAY.total_seconds())
+    hub.log.contended = 3  # as after lost races
+    real = Queue.propose
+
+    def another_commits_next(queue: Queue) -> None:
+        real(queue)
+        if queue._mine.write.id == slow.id:
+            other = st.hub(hub.url)
+            other.log.contended = 3
+            other.load("y")[:] = 9
+
+    monkeypatch.setattr(Queue, "propose", another_commits_next)
+    with pytest.raises(ConflictError, match="data of this write was deleted by a gc"):
+        slow.commit()
+    assert hub.verify().problems == ()
+    assert hub.load("x")[:].tolist() == [1, 1, 1, 1]
 
 
 def test_a_claim_is_respected(hub: st.Hub) -> None:
