@@ -16,7 +16,6 @@ from shardtools.arrays.dask_arrays import is_dask
 from shardtools.engine import ClusterLike, Task
 from shardtools.engine.ordered import run_each
 from shardtools.errors import JobError
-from shardtools.view.array_like import ArrayLike
 
 if TYPE_CHECKING:
     from shardtools.arrays.array import HubArray
@@ -25,12 +24,9 @@ if TYPE_CHECKING:
 _ROWS = 1 << 24
 """Decoded bytes of the rows that one task writes, about."""
 
-_CHUNK = 1 << 20
-"""Decoded bytes of a chunk of samples, about."""
-
 
 def shape_like(values: Any) -> tuple[tuple[int, ...], Any, tuple[int, ...] | None]:
-    """Return the shape and type of an array, and the chunks that fit it; None for zarr's choice.
+    """Return the shape and type of an array, and the chunks that it has; None if it has none.
 
     Raises:
         JobError: it has none.
@@ -43,9 +39,6 @@ def shape_like(values: Any) -> tuple[tuple[int, ...], Any, tuple[int, ...] | Non
         return shape, array.dtype, tuple(map(int, values.chunksize))
     if isinstance(chunks := getattr(values, "chunks", None), tuple) and all(isinstance(size, int) for size in chunks):
         return shape, array.dtype, chunks
-    if isinstance(values, ArrayLike):  # whole samples
-        row = max(prod(shape[1:]) * array.dtype.itemsize, 1)
-        return shape, array.dtype, (min(max(_CHUNK // row, 1), max(shape[0], 1)), *(max(size, 1) for size in shape[1:]))
     return shape, array.dtype, None
 
 

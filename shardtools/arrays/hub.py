@@ -213,7 +213,8 @@ class Hub(HubUpkeep, HubSync):
         Args:
             name: ``NAME`` or ``NAME:BRANCH``. A branch that there is not begins at the newest commit of ``main``.
             shape: the size of each axis.
-            chunks: the shape of a chunk, which is what is written and read at once; by default zarr's choice.
+            chunks: the shape of a chunk, which is what is written and read at once; by default whole rows,
+                about 1 MiB of them.
             dtype: the type of the elements, by default float64.
             like: an array that has the shape, type and chunks that are not given: of numpy, Dask, Zarr or a hub, or a
                 view of a dataset's samples. Its values are written by `fill`.

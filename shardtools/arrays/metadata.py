@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from operator import index
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from shardtools.json_text import parse_json
 from shardtools.limits import Limits
 
 Shape = tuple[int, ...]
+
+_CHUNK = 1 << 20
+_LARGEST_ROW = 1 << 24
 
 _MAX_SIZE = 2**63 - 1
 """The largest size of an axis, so that every position is an int64."""
@@ -137,7 +140,7 @@ def create_array(
         zarr.create_array(
             store,
             shape=sizes,
-            chunks="auto" if chunks is None else _as_chunks(chunks, len(sizes)),
+            chunks=_default_chunks(sizes, dtype, options) if chunks is None else _as_chunks(chunks, len(sizes)),
             dtype=dtype,
             attributes=None if attributes is None else dict(attributes),
             dimension_names=None if dimension_names is None else list(dimension_names),
@@ -167,6 +170,21 @@ def _as_shape(shape: Sequence[int] | int) -> Shape:
     if any(not 0 <= size <= _MAX_SIZE for size in sizes):
         raise ValueError(f"the sizes of axes must be from 0 to 2**63 - 1, not {sizes}")
     return sizes
+
+
+def _default_chunks(shape: Shape, dtype: Any, options: Mapping[str, Any]) -> Shape | Literal["auto"]:
+    """Return a shape of chunks: whole rows of about 1 MiB together, for arrays are read and written by rows.
+
+    Where a row is larger than 16 MiB, or its size is unknown, zarr chooses.
+    """
+    try:
+        itemsize = np.dtype(dtype).itemsize
+    except TypeError:
+        itemsize = 0
+    row = prod(shape[1:]) * itemsize
+    if not shape or not 0 < row <= _LARGEST_ROW or options.get("shards") is not None:
+        return "auto"
+    return (min(max(_CHUNK // row, 1), max(shape[0], 1)), *shape[1:])
 
 
 def _as_chunks(chunks: Sequence[int] | int, ndim: int) -> Shape:

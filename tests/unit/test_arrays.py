@@ -171,6 +171,21 @@ def test_an_array_travels(filled: tuple[st.HubArray, Array]) -> None:
     np.testing.assert_array_equal(copy[...], expected)
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "chunks"),
+    [
+        ((50_000, 28, 28, 1), "uint8", (1337, 28, 28, 1)),
+        ((10_000_000_000, 512, 512, 3), "uint8", (1, 512, 512, 3)),
+        ((10, 3), "int32", (10, 3)),
+        ((1_000_000,), "float64", (131_072,)),
+    ],
+)
+def test_chunks_are_whole_rows_by_default(
+    hub: st.Hub, shape: tuple[int, ...], dtype: str, chunks: tuple[int, ...]
+) -> None:
+    assert hub.array("x", shape=shape, dtype=dtype).chunks == chunks
+
+
 def test_a_huge_array_costs_nothing(hub: st.Hub) -> None:
     big = hub.array("big", shape=(10_000_000_000, 512, 512, 3), chunks=(1, 512, 512, 3), dtype="uint8")
     big[9_999_999_999, 5, 5] = 3
