@@ -316,6 +316,8 @@ class Log:
             if place.has_commit(name, newest + step):
                 newest += step
         if newest < branch.start and place.has_commit(name, branch.start + 1):
+            if place.has_commit(name, branch.start):  # others have made both since the first look
+                return self._newest(branch)
             url = place.commit_url(name, branch.start)
             raise CorruptError("the first commit is gone", url=url, fix="restore it from a copy")
         self._known[name] = newest

@@ -13,6 +13,8 @@ import shardtools as st
 from shardtools.errors import ConflictError, CorruptError, JobError
 from shardtools.log import garbage
 from shardtools.log.garbage import Collected, collect
+from shardtools.log.log import Log
+from shardtools.log.place import Place
 from shardtools.log.proposals import Queue
 
 DAY = datetime.timedelta(days=1)
@@ -210,6 +212,18 @@ def test_a_branch_whose_first_commit_is_gone_is_not_taken_for_an_empty_one(hub: 
     Path(hub.url, "log/main", f"{0:020d}").unlink()
     with pytest.raises(CorruptError, match=f"log/main/{0:020d}: the first commit is gone; restore it from a copy"):
         st.hub(hub.url).array("y", shape=4, chunks=2, dtype="int32")
+
+
+def test_commits_that_others_make_during_the_first_look(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = Place.has_commit, []
+
+    def has_commit(place: Place, branch: str, number: int) -> bool:
+        asked.append(number)
+        return len(asked) > 1 and real(place, branch, number)
+
+    monkeypatch.setattr(Place, "has_commit", has_commit)
+    assert Log.open(hub.url).head().number == 1
+    assert asked[0] == 0
 
 
 def test_grace_is_an_hour_at_least(hub: st.Hub) -> None:
