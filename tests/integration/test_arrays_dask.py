@@ -22,11 +22,8 @@ from distributed import Client
 import shardtools as st
 from shardtools.arrays.worker_array import WorkerArray
 from shardtools.errors import ConflictError, CorruptError, JobError
+from tests.backends import BACKENDS, running
 from tests.dask_cluster import DaskCluster, dask_cluster
-from tests.gcs_servers import strict_gcs
-from tests.gcs_servers import use_environment as use_gcs
-from tests.moto_server import moto_server
-from tests.moto_server import use_environment as use_s3
 from tests.servers import nginx_server
 
 Array = npt.NDArray[Any]
@@ -157,22 +154,10 @@ def test_workers_that_write_one_chunk_by_way_of_zarr(client: Client, hub: st.Hub
             client.submit(zarr.create_group, t.store(), path="g", pure=False).result()
 
 
-@pytest.fixture(scope="module", params=["local", "nginx", "s3", "gs"])
+@pytest.fixture(scope="module", params=BACKENDS)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        if request.param == "local":
-            yield str(tmp_path_factory.mktemp("hub"))
-        elif request.param == "nginx":
-            yield request.getfixturevalue("nginx_url").rstrip("/")
-        elif request.param == "s3":
-            with moto_server() as moto:
-                moto.client().create_bucket(Bucket="bucket")
-                use_s3(monkeypatch, moto.environment())
-                yield "s3://bucket"
-        else:
-            with strict_gcs("bucket") as gcs:
-                use_gcs(monkeypatch, {"STORAGE_EMULATOR_HOST": gcs.url})
-                yield "gs://bucket"
+    with running(request.param, tmp_path_factory.mktemp("hub")) as url:
+        yield url
 
 
 def test_parts_on_all_storages(place: str) -> None:

@@ -10,35 +10,17 @@ from pathlib import Path
 import pytest
 
 from shardtools.log.log import Log
-from tests.gcs_servers import strict_gcs
-from tests.gcs_servers import use_environment as use_gcs
+from tests.backends import BACKENDS, running
 from tests.log_writers import acknowledged, let_go, run_writers, start_writer
-from tests.moto_server import moto_server
-from tests.moto_server import use_environment as use_s3
-from tests.servers import nginx_server
 
 ROOT = Path(__file__).resolve().parents[2]
-BACKENDS = ("local", "nginx", "s3", "gs")
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a folder on one of the backends."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        if request.param == "local":
-            yield str(tmp_path_factory.mktemp("log"))
-        elif request.param == "nginx":
-            with nginx_server(tmp_path_factory.mktemp("log")) as nginx:
-                yield nginx.url.rstrip("/")
-        elif request.param == "s3":
-            with moto_server() as moto:
-                moto.client().create_bucket(Bucket="bucket")
-                use_s3(monkeypatch, moto.environment())
-                yield "s3://bucket"
-        else:
-            with strict_gcs("bucket") as gcs:
-                use_gcs(monkeypatch, {"STORAGE_EMULATOR_HOST": gcs.url})
-                yield "gs://bucket"
+    with running(request.param, tmp_path_factory.mktemp("log")) as url:
+        yield url
 
 
 @pytest.fixture
