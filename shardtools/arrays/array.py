@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.arrays.array_parts import OrthogonalIndex, PointIndex, Rows
+from shardtools.arrays.array_parts import OrthogonalIndex, PointIndex, RowRange
 from shardtools.arrays.chunks import READERS, load_chunks, read
-from shardtools.arrays.grid import Piece, Selected, Shape, select
+from shardtools.arrays.grid import ChunkPiece, Selected, Shape, select
 from shardtools.arrays.metadata import ArrayMetadata, parse_array
 from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.errors import ConflictError
@@ -56,7 +56,7 @@ class ChunkedArray(ArrayLike):
         """Write a selection."""
 
     @abstractmethod
-    def load_pieces(self, pieces: Sequence[Piece]) -> Sequence[Array | None]:
+    def load_pieces(self, pieces: Sequence[ChunkPiece]) -> Sequence[Array | None]:
         """Return the chunks of pieces; None for those that were never written."""
 
     @property
@@ -162,7 +162,7 @@ class ChunkedArray(ArrayLike):
         loaded: Array = self[...]
         return loaded if dtype is None else loaded.astype(dtype, copy=False)
 
-    def pieces(self, size: int) -> Iterator[Rows]:
+    def pieces(self, size: int) -> Iterator[RowRange]:
         """Yield the array in parts along the first axis: whole chunks of about 32 MiB, whatever ``size`` is."""
         if not self.shape:
             raise TypeError("an array without axes has no parts: take array[()]")
@@ -170,7 +170,7 @@ class ChunkedArray(ArrayLike):
         height = now.chunks[0]
         row = max(now.nbytes // max(len(now), 1), 1)
         step = max(_BATCH // (row * height), 1) * height
-        return (Rows(now, at, min(at + step, len(now))) for at in range(0, max(len(now), 1), step))
+        return (RowRange(now, at, min(at + step, len(now))) for at in range(0, max(len(now), 1), step))
 
     def to_dask(self, chunks: Any = None) -> Any:
         """Return a Dask array, whose chunks, by default those of this array, are read when they are computed."""
@@ -276,7 +276,7 @@ class HubArray(ChunkedArray):
         """The branch and number of the commit that is seen, such as ``main@17``."""
         return f"{self.snapshot.branch.name}@{self.snapshot.number}"
 
-    def load_pieces(self, pieces: Sequence[Piece]) -> Sequence[Array | None]:
+    def load_pieces(self, pieces: Sequence[ChunkPiece]) -> Sequence[Array | None]:
         snapshot, metadata = self._open()
         return load_chunks(snapshot.log.place, snapshot.find, self.path, metadata, pieces, self.hub.cache)
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
-class Rows(ArrayLike):
-    """Rows of an array that are loaded when they are needed: a part of a reduction."""
+class RowRange(ArrayLike):
+    """RowRange of an array that are loaded when they are needed: a part of a reduction."""
 
     def __init__(self, array: ChunkedArray, start: int, stop: int):
         self._array, self._start, self._stop = array, start, stop
@@ -38,9 +38,9 @@ class Rows(ArrayLike):
         loaded = np.asarray(self._array[self._start : self._stop])
         return loaded if dtype is None else loaded.astype(dtype, copy=False)
 
-    def pieces(self, size: int) -> Iterator[Rows]:
+    def pieces(self, size: int) -> Iterator[RowRange]:
         return (
-            Rows(self._array, at, min(at + size, self._stop)) for at in range(self._start, max(self._stop, 1), size)
+            RowRange(self._array, at, min(at + size, self._stop)) for at in range(self._start, max(self._stop, 1), size)
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.arrays.chunk_reader import read_entries, run_each
-from shardtools.arrays.grid import Piece, Selected, Shape, pieces
+from shardtools.arrays.grid import ChunkPiece, Selected, Shape, pieces
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.errors import CorruptError
 from shardtools.log.place import Place
@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 Find = Callable[[Iterable[str]], Mapping[str, Entry]]
 """Returns where the bytes of keys lie; those that there are not are left out."""
 
-Load = Callable[[Sequence[Piece]], Sequence[Array | None]]
+Load = Callable[[Sequence[ChunkPiece]], Sequence[Array | None]]
 """Returns the chunks of pieces; None for those that were never written."""
 
 Cache = LRU[Entry, Array]
@@ -48,7 +48,7 @@ LARGE = 1 << 17
 
 
 def load_chunks(
-    place: Place, find: Find, path: str, metadata: ArrayMetadata, wanted: Sequence[Piece], cache: Cache
+    place: Place, find: Find, path: str, metadata: ArrayMetadata, wanted: Sequence[ChunkPiece], cache: Cache
 ) -> list[Array | None]:
     """Return the chunks of pieces, which may be read-only; None for those that were never written.
 
@@ -100,7 +100,7 @@ def read(selection: Selected, metadata: ArrayMetadata, load: Load, readers: int 
     rest = pieces(selection, metadata.shape, metadata.chunks)
     size = max((BATCH if readers < 2 else PART) // nbytes, 1)
 
-    def place(batch: Sequence[Piece]) -> None:
+    def place(batch: Sequence[ChunkPiece]) -> None:
         for piece, chunk in zip(batch, load(batch), strict=True):
             block[piece.outer] = metadata.fill_value if chunk is None else chunk[piece.inner]
 
@@ -116,7 +116,9 @@ def read(selection: Selected, metadata: ArrayMetadata, load: Load, readers: int 
     return block
 
 
-def _in_threads(place: Callable[[Sequence[Piece]], None], batches: Iterable[Sequence[Piece]], readers: int) -> None:
+def _in_threads(
+    place: Callable[[Sequence[ChunkPiece]], None], batches: Iterable[Sequence[ChunkPiece]], readers: int
+) -> None:
     with ThreadPoolExecutor(readers, "shardtools-hub", follow, (current_options(),)) as pool:
         done = [pool.submit(place, batch) for batch in batches]
         try:
@@ -141,7 +143,7 @@ def as_block(selection: Selected, values: Any, dtype: np.dtype[Any]) -> Array:
     return selection.spread(array)
 
 
-def full_chunk(block: Array, piece: Piece, metadata: ArrayMetadata) -> Array:
+def full_chunk(block: Array, piece: ChunkPiece, metadata: ArrayMetadata) -> Array:
     """Return the whole chunk of a piece that is all of what lies in the array; beyond it is the fill value."""
     part = block[(*piece.outer, ...)]
     if part.shape == metadata.chunks and all(isinstance(inner, slice) for inner in piece.inner):

@@ -21,7 +21,7 @@ from shardtools.log.log import Snapshot, new_id, places_of
 from shardtools.log.merging import merge_segments
 from shardtools.log.place import Place
 from shardtools.log.reading import Segment, find, merged
-from shardtools.log.segment import Block, Change
+from shardtools.log.segment import Change, SegmentBlock
 from shardtools.log.segment_writer import blocks_of, stream_segment, write_segment
 from shardtools.log.started import Started
 from shardtools.log.upkeep import settled
@@ -109,7 +109,7 @@ def _is_compact(snapshot: Snapshot) -> bool:
 
 def _moved(
     place: Place, there: Sequence[SegmentPlace], old: Sequence[SegmentPlace], new: SegmentPlace
-) -> Iterator[Block]:
+) -> Iterator[SegmentBlock]:
     """Yield the entries of segments, of which those that were copied have the place of the copy."""
     before, after = [Segment(place.root, segment) for segment in old], Segment(place.root, new)
 

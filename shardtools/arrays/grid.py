@@ -1,7 +1,7 @@
 """Which chunks an index selects, and which part of each: numpy's indexing on a regular grid.
 
     index, shape -> Selection: for each axis a range or a list of positions, and how the result is shaped
-    Selection, chunks -> Piece: the coordinates of a chunk, the part of it, and the part of the result
+    Selection, chunks -> ChunkPiece: the coordinates of a chunk, the part of it, and the part of the result
 
 Axes are independent of each other (orthogonal indexing). With at most one list or mask this is numpy's indexing.
 """
@@ -38,7 +38,7 @@ class AxisPiece:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ChunkPiece:
     """The part of a chunk that an index selects, and where in the block it goes."""
 
     coordinates: Shape
@@ -291,7 +291,7 @@ def _positions(part: Any, axis: int, size: int) -> Ints:
     return np.where(found < 0, found + size, found)
 
 
-def pieces(selection: Selected, shape: Shape, chunks: Shape) -> Iterator[Piece]:
+def pieces(selection: Selected, shape: Shape, chunks: Shape) -> Iterator[ChunkPiece]:
     """Yield the part of each chunk that is selected, in the order of the grid."""
     if isinstance(selection, PointSelection):
         yield from _point_pieces(selection.positions, chunks)
@@ -304,17 +304,17 @@ def pieces(selection: Selected, shape: Shape, chunks: Shape) -> Iterator[Piece]:
         if lists:
             inner, outer = _outer_index(inner, chunks), _outer_index(outer, selection.block)
         whole = all(piece.whole for piece in combination)
-        yield Piece(tuple(piece.chunk for piece in combination), inner, outer, whole)
+        yield ChunkPiece(tuple(piece.chunk for piece in combination), inner, outer, whole)
 
 
-def _point_pieces(positions: Ints, chunks: Shape) -> Iterator[Piece]:
+def _point_pieces(positions: Ints, chunks: Shape) -> Iterator[ChunkPiece]:
     sizes = np.array(chunks, np.int64)[:, None]
     numbers = positions // sizes
     order = np.lexsort(numbers[::-1]) if len(numbers) else np.arange(positions.shape[1])
     numbers, inside = numbers[:, order], (positions % sizes)[:, order]
     starts = np.flatnonzero(np.concatenate([[True], (np.diff(numbers) != 0).any(axis=0)])[: len(order)])
     for start, stop in pairwise([*starts.tolist(), len(order)]):
-        yield Piece(tuple(numbers[:, start].tolist()), tuple(inside[:, start:stop]), (order[start:stop],), False)
+        yield ChunkPiece(tuple(numbers[:, start].tolist()), tuple(inside[:, start:stop]), (order[start:stop],), False)
 
 
 def count_pieces(selection: Selection, chunks: Shape) -> int:

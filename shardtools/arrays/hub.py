@@ -20,7 +20,7 @@ from shardtools.arrays.hub_upkeep import HubUpkeep
 from shardtools.arrays.keys import SnapshotKeys
 from shardtools.arrays.metadata import ArrayMetadata, create_array, parse_array, parse_node
 from shardtools.arrays.names import document_key, path_of_document, split_version
-from shardtools.arrays.settings import Settings
+from shardtools.arrays.settings import HubSettings
 from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.arrays.transaction import Transaction
 from shardtools.errors import ConflictError, ConflictUnsupportedError, ExistsError, NotFoundError, RefusedError
@@ -49,7 +49,7 @@ class Hub(HubUpkeep, HubSync):
     or ``mnist/train@17``, for a commit. Without one it is the branch ``main``.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: HubSettings):
         """Users call `shardtools.hub` instead."""
         self._settings = settings
         self._options = settings.options()
@@ -380,7 +380,7 @@ def open_hub(
         timeout: how many seconds to wait for a server.
         limits: the largest sizes of data that are held in memory.
     """
-    return Hub(Settings(str(url), cache, retries, timeout, memory, single_writer, limits))
+    return Hub(HubSettings(str(url), cache, retries, timeout, memory, single_writer, limits))
 
 
 def _check_same(there: ArrayMetadata, wanted: ArrayMetadata, path: str, url: str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shardtools.arrays.importing import ImportResult
     from shardtools.arrays.verify import VerifyResult
     from shardtools.engine import ClusterLike
-    from shardtools.log.garbage import Collected
+    from shardtools.log.garbage import CollectResult
 
 Advance = Callable[[int, int], object]
 """Called with the chunks and bytes that were done since it was last called."""
@@ -102,7 +102,7 @@ class HubUpkeep:
 
         return expire(self._branch_of(version), keep, older_than)
 
-    def gc(self, grace: str = "1d") -> Collected:
+    def gc(self, grace: str = "1d") -> CollectResult:
         """Delete data that no version needs, and that no version needed in an earlier run either, ``grace`` ago.
 
         So two runs are needed before anything is deleted. What a version, a tag, a branch or a proposal needs stays. A

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from shardtools.arrays.chunks import full_chunk
 from shardtools.arrays.data_writer import DataWriter
-from shardtools.arrays.grid import Piece, Shape
+from shardtools.arrays.grid import ChunkPiece, Shape
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.arrays.names import check_path
 from shardtools.errors import ConflictError, CorruptError, NotFoundError, RefusedError
@@ -72,7 +72,7 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Part:
+class WorkerPart:
     """What one write of another process consists of; see `PartOf`."""
 
     name: str
@@ -98,7 +98,7 @@ class PartOf:
         return self.hub.place
 
 
-def write_part(target: PartOf, path: str, metadata: ArrayMetadata, block: Array, some: Sequence[Piece]) -> None:
+def write_part(target: PartOf, path: str, metadata: ArrayMetadata, block: Array, some: Sequence[ChunkPiece]) -> None:
     """Write pieces of a block as one part.
 
     Raises:
@@ -172,7 +172,7 @@ def close_parts(place: Place, id: str) -> None:
         place.put(f"data/{id}/{_CLOSED}", b"\n")
 
 
-def read_parts(place: Place, id: str, known: Collection[str] = ()) -> Iterator[Part]:
+def read_parts(place: Place, id: str, known: Collection[str] = ()) -> Iterator[WorkerPart]:
     """Yield the parts of a transaction, sorted by name, without those whose names are ``known``.
 
     Raises:
@@ -195,13 +195,13 @@ def read_parts(place: Place, id: str, known: Collection[str] = ()) -> Iterator[P
             yield _parse(data, url)
 
 
-def _parse(data: bytes, url: str) -> Part:
+def _parse(data: bytes, url: str) -> WorkerPart:
     line, _, body = data.partition(b"\n")
     try:
         head = json.loads(line)
         if head["format"] != _FORMAT or head["sha256"] != hashlib.sha256(body).hexdigest():
             raise ValueError("its checksum does not match")
-        return Part(
+        return WorkerPart(
             name_of(url),
             check_path(head["path"]),
             int(head["removals"]),

@@ -11,7 +11,7 @@ from shardtools.storage import StorageOptions
 
 
 @dataclass(frozen=True)
-class Settings:
+class HubSettings:
     """What a hub was opened with: enough to open it in another process."""
 
     url: str

@@ -106,7 +106,7 @@ def sync(
     wanted = _choose(source, branches, tags)
     steps = [_plan(source, target, branch, wanted) for branch in wanted.in_order()]
     new_tags = [tag for tag in wanted.tags if _is_new(tag, target)]
-    run = _Run(source, target, progress)
+    run = _Transfer(source, target, progress)
     run.begin([step.there for step in steps if step.there is not None])
     for step in steps:
         run.bring(step)
@@ -259,7 +259,7 @@ def _name(commit: Parent | None) -> str:
 # --- bringing it
 
 
-class _Run:
+class _Transfer:
     """Brings commits and tags, and counts what was done."""
 
     def __init__(self, source: Log, target: Log, progress: Progress | None):

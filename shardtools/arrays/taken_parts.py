@@ -15,10 +15,10 @@ import google_crc32c
 import numpy as np
 
 from shardtools.arrays.chunk_reader import read_entries
-from shardtools.arrays.grid import Piece
+from shardtools.arrays.grid import ChunkPiece
 from shardtools.arrays.marks import Worker
 from shardtools.arrays.metadata import ArrayMetadata
-from shardtools.arrays.parts import NONE, Part, Patch, Seen, WholeChunk, close_parts, read_parts
+from shardtools.arrays.parts import NONE, Patch, Seen, WholeChunk, WorkerPart, close_parts, read_parts
 from shardtools.arrays.write_buffer import WriteBuffer, key_of
 from shardtools.errors import ConflictError
 from shardtools.log.segment import Entry
@@ -57,7 +57,7 @@ class TakenParts:
                     paths.add(part.path)
         return paths
 
-    def _take(self, part: Part) -> None:
+    def _take(self, part: WorkerPart) -> None:
         buffer = self._buffer
         if f"{part.path}/".startswith(tuple(buffer.removed[part.removals :]) or ("\0",)):
             what = f"a worker has written to {part.path} while this transaction has removed it"
@@ -94,7 +94,7 @@ class TakenParts:
         return bool(np.array_equal(first, second, equal_nan=metadata.dtype.kind in "fc"))
 
     def _take_patch(self, path: str, patch: Patch, metadata: ArrayMetadata, worker: Worker) -> None:
-        piece = Piece(patch.coordinates, patch.inner, (...,), False)
+        piece = ChunkPiece(patch.coordinates, patch.inner, (...,), False)
         self._buffer.mark(key_of(path, metadata, piece), patch.inner, metadata.chunks, worker)
         self._buffer.change(path, metadata, [piece], patch.values(metadata))
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from shardtools.arrays.array import ChunkedArray
 from shardtools.arrays.dask_arrays import is_dask, store
-from shardtools.arrays.grid import Piece, Selected, Shape, select
+from shardtools.arrays.grid import ChunkPiece, Selected, Shape, select
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.arrays.open_transactions import open_transaction
 from shardtools.arrays.parts import PartOf
@@ -43,7 +43,7 @@ class TransactionArray(ChunkedArray):
     def metadata(self) -> ArrayMetadata:
         return self._transaction.metadata(self.path)
 
-    def load_pieces(self, pieces: Sequence[Piece]) -> Sequence[Array | None]:
+    def load_pieces(self, pieces: Sequence[ChunkPiece]) -> Sequence[Array | None]:
         self._transaction.check_readable()
         return self._transaction.buffer.load(self.path, self.metadata, pieces)
 
@@ -116,7 +116,7 @@ class TransactionArray(ChunkedArray):
                 continue
             inside[key] = entry
             if any(new < before for new, before in zip(kept, was, strict=True)):
-                [chunk] = buffer.load(self.path, old, [Piece(coordinates, (), (), False)])
+                [chunk] = buffer.load(self.path, old, [ChunkPiece(coordinates, (), (), False)])
                 assert chunk is not None
                 fresh = np.full(old.chunks, old.fill_value, old.dtype)
                 part = tuple(map(slice, kept))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from shardtools.arrays.chunk_reader import run_each
 from shardtools.arrays.chunks import BATCH, LARGE, Cache, full_chunk, load_chunks
 from shardtools.arrays.data_writer import DataWriter
-from shardtools.arrays.grid import Piece, Shape
+from shardtools.arrays.grid import ChunkPiece, Shape
 from shardtools.arrays.marks import Marks, Writer
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.errors import ConflictError
@@ -85,7 +85,7 @@ class WriteBuffer:
                 if change is not None and key.startswith(prefix):
                     yield key, change
 
-    def load(self, path: str, metadata: ArrayMetadata, wanted: Sequence[Piece]) -> list[Array | None]:
+    def load(self, path: str, metadata: ArrayMetadata, wanted: Sequence[ChunkPiece]) -> list[Array | None]:
         """Return the chunks of pieces; None for those that were never written."""
         with self.lock:
             keys = [key_of(path, metadata, piece) for piece in wanted]
@@ -110,7 +110,7 @@ class WriteBuffer:
         path: str,
         metadata: ArrayMetadata,
         block: Array,
-        pieces: Iterator[Piece],
+        pieces: Iterator[ChunkPiece],
         check: Callable[[], object],
         *,
         writer: Writer | None = None,
@@ -124,7 +124,7 @@ class WriteBuffer:
         """
         nbytes = prod(metadata.chunks) * metadata.dtype.itemsize
 
-        def pack(piece: Piece) -> bytes:
+        def pack(piece: ChunkPiece) -> bytes:
             return metadata.codec.encode(full_chunk(block, piece, metadata))
 
         while batch := list(islice(pieces, max(BATCH // max(nbytes, 1), 1))):
@@ -139,7 +139,7 @@ class WriteBuffer:
                     self.put(key_of(path, metadata, piece), data)
                 self.change(path, metadata, [piece for piece in batch if not piece.whole], block)
 
-    def change(self, path: str, metadata: ArrayMetadata, pieces: Sequence[Piece], block: Array) -> None:
+    def change(self, path: str, metadata: ArrayMetadata, pieces: Sequence[ChunkPiece], block: Array) -> None:
         """Write parts of chunks, which are read first."""
         with self.lock:
             keys = [key_of(path, metadata, piece) for piece in pieces]
@@ -228,6 +228,6 @@ class WriteBuffer:
         self._packed, self._packed_bytes = {}, 0
 
 
-def key_of(path: str, metadata: ArrayMetadata, piece: Piece) -> str:
+def key_of(path: str, metadata: ArrayMetadata, piece: ChunkPiece) -> str:
     """Return the key of a piece's chunk."""
     return f"{path}/{metadata.chunk_name(piece.coordinates)}"

@@ -43,7 +43,7 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
-class Collected:
+class CollectResult:
     """What a run did: ``waiting`` folders are not needed and may be deleted later, ``deleted`` ones are gone."""
 
     waiting: int
@@ -61,7 +61,7 @@ class _Record:
     is_done: bool = False
 
 
-def collect(log: Log, grace: datetime.timedelta = GRACE, *, now: datetime.datetime | None = None) -> Collected:
+def collect(log: Log, grace: datetime.timedelta = GRACE, *, now: datetime.datetime | None = None) -> CollectResult:
     """Delete what was found to be of no use at least ``grace`` ago, and still is; and note what is now.
 
     ``now`` is the time of this run, by default that of this machine's clock, which must be right.
@@ -85,7 +85,7 @@ def collect(log: Log, grace: datetime.timedelta = GRACE, *, now: datetime.dateti
         objects = sum(_delete(place, id) for id in sorted(doomed - kept))
         _delete_dead_proposals(place)
         place.put(f"{_record_name(len(records))}.done", b'{"format": 1}\n')
-    return Collected(len(unreferenced - doomed), len(doomed - kept), objects)
+    return CollectResult(len(unreferenced - doomed), len(doomed - kept), objects)
 
 
 def _needed(place: Place) -> frozenset[str]:

@@ -8,7 +8,7 @@ from shardtools.log.commit import SegmentPlace
 from shardtools.log.log import new_id
 from shardtools.log.place import Place
 from shardtools.log.reading import Segment, merged
-from shardtools.log.segment import Block
+from shardtools.log.segment import SegmentBlock
 from shardtools.log.segment_writer import stream_segment
 
 MERGED_INLINE = 1 << 20
@@ -51,6 +51,6 @@ def merge_segments(place: Place, segments: Sequence[SegmentPlace], *, oldest: bo
     return stream_segment(place, f"data/{new_id()}/merged", _present(blocks) if oldest else blocks, removed)
 
 
-def _present(blocks: Iterator[Block]) -> Iterator[Block]:
+def _present(blocks: Iterator[SegmentBlock]) -> Iterator[SegmentBlock]:
     for block in blocks:
         yield block[block.rows["object"] > 0]

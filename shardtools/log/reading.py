@@ -11,7 +11,7 @@ import numpy as np
 
 from shardtools.errors import CorruptError, NotFoundError
 from shardtools.log.commit import SegmentPlace
-from shardtools.log.segment import ROW, Block, Change, Entry, SegmentIndex, encode_keys, parse_block, parse_index
+from shardtools.log.segment import ROW, Change, Entry, SegmentBlock, SegmentIndex, encode_keys, parse_block, parse_index
 from shardtools.lru import LRU
 from shardtools.storage import ByteRange, get_storage
 
@@ -22,7 +22,7 @@ _TOGETHER = 16
 """So many blocks are read in one request by those who need all of them."""
 
 _INDEXES: LRU[str, SegmentIndex] = LRU(32 << 20, lambda index: index.nbytes)
-_BLOCKS: LRU[tuple[str, int], Block] = LRU(64 << 20, lambda block: block.nbytes)
+_BLOCKS: LRU[tuple[str, int], SegmentBlock] = LRU(64 << 20, lambda block: block.nbytes)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Segment:
                 _BLOCKS.put((self.url, number), parse_block(part, number, index, self.url))
         return _INDEXES.put(self.url, index)
 
-    def blocks(self, numbers: Iterable[int], *, keep: bool = True) -> dict[int, Block]:
+    def blocks(self, numbers: Iterable[int], *, keep: bool = True) -> dict[int, SegmentBlock]:
         """Return some blocks by their numbers; those that are not in memory are read in one request.
 
         Those that were read are to be kept in memory, with ``keep``.
@@ -94,7 +94,7 @@ class Segment:
             found.update(zip(compress(names[start:stop], there.tolist()), changes, strict=True))
         return found
 
-    def scan(self, prefix: str = "", *, keep: bool = True) -> Iterator[Block]:
+    def scan(self, prefix: str = "", *, keep: bool = True) -> Iterator[SegmentBlock]:
         """Yield the entries whose keys begin with ``prefix``, in blocks. The more are used, the more are read ahead."""
         numbers, together = self.index().blocks_of(prefix), 1
         while numbers:
@@ -127,7 +127,7 @@ def find(segments: Sequence[Segment], keys: Iterable[str]) -> dict[str, Entry]:
     return found
 
 
-def merged(segments: Sequence[Segment], prefix: str = "", *, keep: bool = True) -> Iterator[Block]:
+def merged(segments: Sequence[Segment], prefix: str = "", *, keep: bool = True) -> Iterator[SegmentBlock]:
     """Yield the entries of neighbouring segments as if they were one, whose keys begin with ``prefix``.
 
     ``segments``: the oldest first. It takes the memory of some blocks of each.
@@ -148,13 +148,13 @@ def merged(segments: Sequence[Segment], prefix: str = "", *, keep: bool = True) 
         yield _newest([run.take(last) for run in reversed(runs) if run.block], objects)
 
 
-_NONE = Block(encode_keys([]), np.empty(0, ROW), ())
+_NONE = SegmentBlock(encode_keys([]), np.empty(0, ROW), ())
 
 
 class _Run:
     """The entries of one of the segments that are merged; ``before`` are the objects of those before it."""
 
-    def __init__(self, blocks: Iterator[Block], before: int):
+    def __init__(self, blocks: Iterator[SegmentBlock], before: int):
         self._blocks = blocks
         self._before = before
         self.hidden: tuple[str, ...] = ()
@@ -169,19 +169,19 @@ class _Run:
             self.block = block.without(self.hidden)
         return True
 
-    def take(self, last: bytes) -> Block:
+    def take(self, last: bytes) -> SegmentBlock:
         """Take the entries up to the key ``last``."""
         taken, self.block = self.block.split(last)
         rows = taken.rows.copy()
         rows["object"][rows["object"] > 0] += self._before
-        return Block(taken.keys, rows, taken.objects)
+        return SegmentBlock(taken.keys, rows, taken.objects)
 
 
-def _newest(parts: Sequence[Block], objects: tuple[str, ...]) -> Block:
+def _newest(parts: Sequence[SegmentBlock], objects: tuple[str, ...]) -> SegmentBlock:
     """Return the entries of ``parts``, the newest first, as one block, in which each key is once."""
     keys = np.concatenate([part.keys for part in parts])
     rows = np.concatenate([part.rows for part in parts])
     order = np.argsort(keys, kind="stable")  # of equal keys the newest comes first
     keys = keys[order]
     first = np.concatenate(([True], keys[1:] != keys[:-1]))
-    return Block(keys[first], rows[order[first]], objects)
+    return SegmentBlock(keys[first], rows[order[first]], objects)

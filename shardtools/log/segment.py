@@ -62,7 +62,7 @@ Change = Entry | None
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class SegmentBlock:
     """Entries as columns: ``keys`` in UTF-8, sorted, and for each a row of ``rows``.
 
     The object of a row is a number: 1 is the first of ``objects``, and 0 says that the key is removed.
@@ -75,8 +75,8 @@ class Block:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, some: slice | Mask) -> Block:
-        return Block(self.keys[some], self.rows[some], self.objects)
+    def __getitem__(self, some: slice | Mask) -> SegmentBlock:
+        return SegmentBlock(self.keys[some], self.rows[some], self.objects)
 
     def find(self, keys: Keys) -> tuple[Mask, Iterator[Change]]:
         """Return which of ``keys`` it has, and their changes."""
@@ -94,18 +94,18 @@ class Block:
         """Return the keys as texts."""
         return [key.decode() for key in self.keys.tolist()]
 
-    def of_prefix(self, prefix: str) -> Block:
+    def of_prefix(self, prefix: str) -> SegmentBlock:
         """Return the entries whose keys begin with ``prefix``."""
         return self[np.char.startswith(self.keys, encode_key(prefix))] if prefix else self
 
-    def without(self, prefixes: Sequence[str]) -> Block:
+    def without(self, prefixes: Sequence[str]) -> SegmentBlock:
         """Return the entries whose keys begin with none of ``prefixes``."""
         kept = np.ones(len(self), bool)
         for prefix in prefixes:
             kept &= ~np.char.startswith(self.keys, encode_key(prefix))
         return self[kept]
 
-    def split(self, last: bytes) -> tuple[Block, Block]:
+    def split(self, last: bytes) -> tuple[SegmentBlock, SegmentBlock]:
         """Return the entries up to the key ``last``, and those after it."""
         place = int(np.searchsorted(self.keys, last, "right"))
         return self[:place], self[place:]
@@ -193,7 +193,7 @@ def parse_index(data: bytes, url: str) -> SegmentIndex:
     return index
 
 
-def parse_block(data: bytes, number: int, index: SegmentIndex, url: str) -> Block:
+def parse_block(data: bytes, number: int, index: SegmentIndex, url: str) -> SegmentBlock:
     """Return block ``number`` of a segment.
 
     Raises:
@@ -215,7 +215,7 @@ def parse_block(data: bytes, number: int, index: SegmentIndex, url: str) -> Bloc
         raise damaged(url)
     if rows["object"].max() > len(index.objects) or max(rows["offset"].max(), rows["size"].max()) > _MAX_PLACE:
         raise damaged(url)
-    return Block(keys, rows, index.objects)
+    return SegmentBlock(keys, rows, index.objects)
 
 
 def ascending(keys: Keys) -> bool:

@@ -12,7 +12,7 @@ import zstandard
 
 from shardtools.log.commit import SegmentPlace
 from shardtools.log.place import Place
-from shardtools.log.segment import BLOCK, HEAD, ROW, Block, Change, Keys, Rows, ascending, encode_keys
+from shardtools.log.segment import BLOCK, HEAD, ROW, Change, Keys, Rows, SegmentBlock, ascending, encode_keys
 from shardtools.storage import Sink, get_storage
 
 
@@ -23,7 +23,9 @@ def write_segment(
     return stream_segment(place, f"data/{id}/{name}", blocks_of(sorted(changes.items())), removed)
 
 
-def stream_segment(place: Place, path: str, blocks: Iterable[Block], removed: Iterable[str] = ()) -> SegmentPlace:
+def stream_segment(
+    place: Place, path: str, blocks: Iterable[SegmentBlock], removed: Iterable[str] = ()
+) -> SegmentPlace:
     """Write the segment of ``blocks``, each after the one before it, and return where it lies.
 
     It takes the memory of a few blocks and of the segment's index, however many blocks there are.
@@ -39,7 +41,7 @@ def stream_segment(place: Place, path: str, blocks: Iterable[Block], removed: It
         return writer.finish(path, removed)
 
 
-def blocks_of(changes: Iterable[tuple[str, Change]]) -> Iterator[Block]:
+def blocks_of(changes: Iterable[tuple[str, Change]]) -> Iterator[SegmentBlock]:
     """Yield keys and their changes, which are in the order of the keys, as blocks.
 
     >>> [len(block) for block in blocks_of((f"{i:04d}", None) for i in range(3000))]
@@ -54,7 +56,7 @@ def blocks_of(changes: Iterable[tuple[str, Change]]) -> Iterator[Block]:
             else (0, numbers.setdefault(change.name, len(numbers) + 1), change.offset, change.size, change.crc32c)
             for _, change in some
         ]
-        yield Block(encode_keys(key for key, _ in some), np.array(rows, ROW), tuple(numbers))
+        yield SegmentBlock(encode_keys(key for key, _ in some), np.array(rows, ROW), tuple(numbers))
 
 
 class SegmentWriter:
@@ -70,7 +72,7 @@ class SegmentWriter:
         self._offset = 0
         self._count = 0
 
-    def add(self, block: Block) -> None:
+    def add(self, block: SegmentBlock) -> None:
         """Add entries; their keys come after all that were added before.
 
         Raises:
@@ -99,7 +101,7 @@ class SegmentWriter:
         self._sink.write(packed)
         return SegmentPlace(name, self._offset + len(packed), self._offset, self._count, google_crc32c.value(packed))
 
-    def _renumbered(self, block: Block) -> Rows:
+    def _renumbered(self, block: SegmentBlock) -> Rows:
         """Return the rows of a block with the numbers that its objects have in this segment."""
         used, places = np.unique(block.rows["object"], return_inverse=True)
         own = [self._number(block.objects[number - 1]) if number else 0 for number in used.tolist()]

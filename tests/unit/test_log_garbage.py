@@ -12,7 +12,7 @@ import pytest
 import shardtools as st
 from shardtools.errors import ConflictError, CorruptError, JobError
 from shardtools.log import garbage
-from shardtools.log.garbage import Collected, collect
+from shardtools.log.garbage import CollectResult, collect
 from shardtools.log.log import Log
 from shardtools.log.place import Place
 from shardtools.log.proposals import Queue
@@ -32,7 +32,7 @@ def data_of(hub: st.Hub) -> set[str]:
     return {str(path.relative_to(hub.url)) for path in Path(hub.url, "data").rglob("*") if path.is_file()}
 
 
-def run(hub: st.Hub, days: float) -> Collected:
+def run(hub: st.Hub, days: float) -> CollectResult:
     return collect(hub.log, DAY, now=BEGIN + days * DAY)
 
 
@@ -48,10 +48,10 @@ def abandon(hub: st.Hub) -> str:
 def test_what_was_abandoned_is_deleted_in_the_second_run(hub: st.Hub) -> None:
     needed = data_of(hub)
     id = abandon(hub)
-    assert run(hub, 0) == Collected(waiting=1, deleted=0, objects=0)
-    assert run(hub, 0.9) == Collected(waiting=1, deleted=0, objects=0)
+    assert run(hub, 0) == CollectResult(waiting=1, deleted=0, objects=0)
+    assert run(hub, 0.9) == CollectResult(waiting=1, deleted=0, objects=0)
     assert f"data/{id}/0000.tar" in data_of(hub)
-    assert run(hub, 1) == Collected(waiting=0, deleted=1, objects=1)
+    assert run(hub, 1) == CollectResult(waiting=0, deleted=1, objects=1)
     assert data_of(hub) == needed
     assert hub.load("x")[:].tolist() == [1, 1, 1, 1]
 
