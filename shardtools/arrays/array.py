@@ -22,8 +22,7 @@ from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.errors import ConflictError
 from shardtools.log.log import Snapshot
 from shardtools.urls import is_local
-from shardtools.view import reductions
-from shardtools.view.array_like import ArrayLike
+from shardtools.view.reducible import Reducible
 
 if TYPE_CHECKING:
     from shardtools.arrays.hub import Hub
@@ -38,7 +37,7 @@ _ATTEMPTS = 20
 """How often an append is made anew when others append at the same time."""
 
 
-class ChunkedArray(ArrayLike):
+class ChunkedArray(Reducible):
     """What arrays of a snapshot and of a transaction have in common: all that reads.
 
     Basic indexing, one list or mask, and lists for all axes are as in numpy. ``oindex`` takes a list for each axis.
@@ -192,40 +191,6 @@ class ChunkedArray(ArrayLike):
         from shardtools.tensorflow import to_tf
 
         return to_tf(self, **options)
-
-    # --- reductions, a few parts in memory at a time
-
-    def sum(self, axis: Any = None) -> Any:
-        """Return the sum, with the type that numpy gives it."""
-        return reductions.reduce(self, "sum", axis)
-
-    def min(self, axis: Any = None) -> Any:
-        """Return the smallest element."""
-        return reductions.reduce(self, "min", axis)
-
-    def max(self, axis: Any = None) -> Any:
-        """Return the largest element."""
-        return reductions.reduce(self, "max", axis)
-
-    def any(self, axis: Any = None) -> Any:
-        """Return whether any element is true."""
-        return reductions.reduce(self, "any", axis)
-
-    def all(self, axis: Any = None) -> Any:
-        """Return whether all elements are true."""
-        return reductions.reduce(self, "all", axis)
-
-    def mean(self, axis: Any = None) -> Any:
-        """Return the mean."""
-        return reductions.moments(self, axis).mean
-
-    def var(self, axis: Any = None, ddof: int = 0) -> Any:
-        """Return the variance."""
-        return reductions.moments(self, axis).variance(ddof)
-
-    def std(self, axis: Any = None, ddof: int = 0) -> Any:
-        """Return the standard deviation."""
-        return np.sqrt(self.var(axis, ddof))
 
 
 class HubArray(ChunkedArray):

@@ -6,4 +6,5 @@ ragged.py       slices as lists, for samples of different shapes
 array_like.py   numpy's functions and Python's operators on a view
 stacking.py     stacks the values of samples to one array
 reductions.py   sums, extremes and moments, a batch of samples at a time
+reducible.py    the methods that arrays of hubs have, too
 """

@@ -29,10 +29,9 @@ from shardtools.shards.fields import decode_by, extension, kind_of
 from shardtools.shards.names import case_hint
 from shardtools.storage import follow, using
 from shardtools.types import Ints
-from shardtools.view import reductions
-from shardtools.view.array_like import ArrayLike
 from shardtools.view.index_parts import is_basic, is_full, is_mask
 from shardtools.view.ragged import Ragged
+from shardtools.view.reducible import Reducible
 from shardtools.view.stacking import UnequalShapes, as_array, resized, stack
 
 BATCH = 256
@@ -42,7 +41,7 @@ Array = npt.NDArray[Any]
 Decode = Callable[[bytes], Any]
 
 
-class FieldView(ArrayLike):
+class FieldView(Reducible):
     """The field ``field`` of the samples of a dataset.
 
     ``decode`` is "auto", a function of bytes, or None for bytes. "auto" decodes by the field's extension: images, npy
@@ -353,37 +352,3 @@ class FieldView(ArrayLike):
             bounds = np.unique([0, *inside.tolist(), len(indexes)]).tolist()
         for start, stop in pairwise(bounds):
             yield from ((at, min(at + batch, stop)) for at in range(start, stop, batch))
-
-    # --- reductions, with a few batches in memory at a time
-
-    def sum(self, axis: Any = None) -> Any:
-        """Return the sum, with the type that numpy gives it."""
-        return reductions.reduce(self, "sum", axis)
-
-    def min(self, axis: Any = None) -> Any:
-        """Return the smallest element."""
-        return reductions.reduce(self, "min", axis)
-
-    def max(self, axis: Any = None) -> Any:
-        """Return the largest element."""
-        return reductions.reduce(self, "max", axis)
-
-    def any(self, axis: Any = None) -> Any:
-        """Return whether any element is true."""
-        return reductions.reduce(self, "any", axis)
-
-    def all(self, axis: Any = None) -> Any:
-        """Return whether all elements are true."""
-        return reductions.reduce(self, "all", axis)
-
-    def mean(self, axis: Any = None) -> Any:
-        """Return the mean."""
-        return reductions.moments(self, axis).mean
-
-    def var(self, axis: Any = None, ddof: int = 0) -> Any:
-        """Return the variance."""
-        return reductions.moments(self, axis).variance(ddof)
-
-    def std(self, axis: Any = None, ddof: int = 0) -> Any:
-        """Return the standard deviation."""
-        return np.sqrt(self.var(axis, ddof))
