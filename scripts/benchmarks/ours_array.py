@@ -198,7 +198,7 @@ def make_large(url: str, count: int) -> None:
     import numpy as np
 
     import shardtools
-    from shardtools.log.segment import ROW, Block
+    from shardtools.log.segment import ROW, SegmentBlock
     from shardtools.log.segment_writer import stream_segment
     from shardtools.log.upkeep import replace_segments
 
@@ -206,12 +206,12 @@ def make_large(url: str, count: int) -> None:
     array = hub.array("x", (FIRST + count, 16), (1, 16), "uint8", compressors=None)
     data = f"data/{32 * '0'}/0000.tar"
 
-    def blocks() -> Iterator[Block]:
+    def blocks() -> Iterator[SegmentBlock]:
         for start in range(0, count, 1 << 16):
             numbers = np.arange(start, min(start + (1 << 16), count))
             rows = np.zeros(len(numbers), ROW)
             rows["object"], rows["offset"], rows["size"], rows["crc32c"] = 1, 512 + 1024 * numbers, 16, 2**31
-            yield Block(np.array([b"x/c/%d/0" % (FIRST + i) for i in numbers.tolist()]), rows, (data,))
+            yield SegmentBlock(np.array([b"x/c/%d/0" % (FIRST + i) for i in numbers.tolist()]), rows, (data,))
 
     place = stream_segment(hub.place, f"data/{32 * '1'}/segment", blocks())
     there = array.snapshot

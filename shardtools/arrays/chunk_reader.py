@@ -40,20 +40,13 @@ def read_entries(place: Place, entries: Mapping[str, Entry]) -> dict[str, bytes]
         CorruptError: an object is gone, too short, or damaged.
         StorageError: it cannot be read.
     """
-    by_object: defaultdict[str, list[str]] = defaultdict(list)
-    for key, entry in entries.items():
-        by_object[entry.name].append(key)
-    jobs = [(place.root + name, keys) for name, keys in by_object.items()]
     found: dict[str, bytes] = {}
-    with place.using():
-
-        def read(job: tuple[str, Sequence[str]]) -> list[bytes]:
-            url, keys = job
-            return _read_object(url, [entries[key] for key in keys], keys)
-
-        for (url, keys), values in zip(jobs, run_each(read, jobs, _threads(place)), strict=True):
-            _check(url, keys, [entries[key].crc32c for key in keys], values)
-            found.update(zip(keys, values, strict=True))
+    for (key, entry), data in zip(entries.items(), read_parts(place, list(entries.items())), strict=True):
+        if google_crc32c.value(data) != entry.crc32c:
+            url = place.root + entry.name
+            _files.pop(url)
+            raise CorruptError("it is damaged: its CRC-32C does not match", url=url, member=key, fix=_FIX)
+        found[key] = data
     return found
 
 
@@ -113,11 +106,3 @@ def _read_object(url: str, entries: Sequence[Entry], keys: Sequence[str]) -> lis
 
 def _open(url: str) -> OpenFile:
     return _files.get(url) or _files.put(url, open_file(url))
-
-
-def _check(url: str, keys: Sequence[str], checksums: Sequence[int], values: Sequence[bytes]) -> None:
-    checksum = google_crc32c.value
-    for key, expected, data in zip(keys, checksums, values, strict=True):
-        if checksum(data) != expected:
-            _files.pop(url)
-            raise CorruptError("it is damaged: its CRC-32C does not match", url=url, member=key, fix=_FIX)

@@ -7,7 +7,6 @@ Selection -> pieces, a batch at a time -> chunks -> block
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from math import prod
 from typing import Any
@@ -23,7 +22,6 @@ from shardtools.log.place import Place
 from shardtools.log.segment import Entry
 from shardtools.lru import LRU
 from shardtools.processors import processors
-from shardtools.storage import current_options, follow
 
 Array = npt.NDArray[Any]
 Find = Callable[[Iterable[str]], Mapping[str, Entry]]
@@ -105,28 +103,13 @@ def read(selection: Selected, metadata: ArrayMetadata, load: Load, readers: int 
             block[piece.outer] = metadata.fill_value if chunk is None else chunk[piece.inner]
 
     batches = iter(lambda: list(islice(rest, size)), [])
-    first = next(batches, None)
-    if first is not None:
-        second = next(batches, None) if readers > 1 else None
-        if second is None:
-            for batch in (first, *batches):
-                place(batch)
-        else:
-            _in_threads(place, (first, second, *batches), readers)
+    if readers < 2:
+        for batch in batches:
+            place(batch)
+    else:
+        for _ in run_each(place, list(batches), readers):
+            pass
     return block
-
-
-def _in_threads(
-    place: Callable[[Sequence[ChunkPiece]], None], batches: Iterable[Sequence[ChunkPiece]], readers: int
-) -> None:
-    with ThreadPoolExecutor(readers, "shardtools-hub", follow, (current_options(),)) as pool:
-        done = [pool.submit(place, batch) for batch in batches]
-        try:
-            for future in done:
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def as_block(selection: Selected, values: Any, dtype: np.dtype[Any]) -> Array:

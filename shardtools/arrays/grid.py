@@ -317,14 +317,6 @@ def _point_pieces(positions: Ints, chunks: Shape) -> Iterator[ChunkPiece]:
         yield ChunkPiece(tuple(numbers[:, start].tolist()), tuple(inside[:, start:stop]), (order[start:stop],), False)
 
 
-def count_pieces(selection: Selection, chunks: Shape) -> int:
-    """Return how many chunks are selected, at most."""
-    return prod(
-        min(len(axis), (axis[-1] // chunk - axis[0] // chunk + 1) if isinstance(axis, range) and axis else len(axis))
-        for axis, chunk in zip(selection.axes, chunks, strict=True)
-    )
-
-
 def _axis_pieces(positions: range | Ints, size: int, chunk: int) -> Iterator[AxisPiece]:
     if isinstance(positions, range):
         yield from _range_pieces(positions, size, chunk)
