@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.arrays.array_parts import OrthogonalIndex, PointIndex, RowRange
+from shardtools.arrays.array_parts import Indexer, RowRange
 from shardtools.arrays.chunks import READERS, load_chunks, read
-from shardtools.arrays.grid import ChunkPiece, Selected, Shape, select
+from shardtools.arrays.grid import ChunkPiece, Selected, Shape, select, select_orthogonal, select_points
 from shardtools.arrays.metadata import ArrayMetadata, parse_array
 from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.errors import ConflictError
@@ -137,14 +137,14 @@ class ChunkedArray(Reducible):
         return read(selection, self.metadata, self.load_pieces, self.readers)
 
     @property
-    def oindex(self) -> OrthogonalIndex:
+    def oindex(self) -> Indexer:
         """Indexing with a list or mask for each axis by itself, as ``numpy.ix_``."""
-        return OrthogonalIndex(self)
+        return Indexer(self, select_orthogonal)
 
     @property
-    def vindex(self) -> PointIndex:
+    def vindex(self) -> Indexer:
         """Indexing with lists for all axes, which together are the points."""
-        return PointIndex(self)
+        return Indexer(self, select_points)
 
     def __iter__(self) -> Iterator[Any]:
         for part in self.pieces(1):

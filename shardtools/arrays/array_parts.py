@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.arrays.grid import select_orthogonal, select_points
+from shardtools.arrays.grid import Selected, Shape
 from shardtools.view.array_like import ArrayLike
 
 if TYPE_CHECKING:
@@ -44,41 +44,21 @@ class RowRange(ArrayLike):
         )
 
 
-class OrthogonalIndex:
-    """``array.oindex``."""
+class Indexer:
+    """``array.oindex`` or ``array.vindex``: indexing by another rule, ``select``, than that of ``array[...]``."""
 
-    def __init__(self, array: ChunkedArray):
-        self._array = array
+    def __init__(self, array: ChunkedArray, select: Callable[[Any, Shape], Selected]):
+        self._array, self._select = array, select
 
     def __getitem__(self, index: Any) -> Array:
-        """Return what is selected, each axis by itself.
+        """Return what is selected.
 
         Raises:
             IndexError: it is out of range, or not allowed.
         """
         now = self._array.as_now()
-        selection = select_orthogonal(index, now.shape)
+        selection = self._select(index, now.shape)
         return selection.result(now.read_selection(selection))
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        self._array.write(select_orthogonal(index, self._array.shape), values)
-
-
-class PointIndex:
-    """``array.vindex``."""
-
-    def __init__(self, array: ChunkedArray):
-        self._array = array
-
-    def __getitem__(self, index: Any) -> Array:
-        """Return the elements at some points, given as a list of positions for each axis.
-
-        Raises:
-            IndexError: it is out of range, or not allowed.
-        """
-        now = self._array.as_now()
-        selection = select_points(index, now.shape)
-        return selection.result(now.read_selection(selection))
-
-    def __setitem__(self, index: Any, values: Any) -> None:
-        self._array.write(select_points(index, self._array.shape), values)
+        self._array.write(self._select(index, self._array.shape), values)

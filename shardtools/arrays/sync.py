@@ -213,8 +213,7 @@ def _plan(source: Log, target: Log, branch: Branch, wanted: _Wanted) -> _Step:
 def first_of(log: Log, branch: str) -> int:
     """Return the number of the first commit of a branch that has not expired."""
     with log.place.using():
-        first = log.place.read_document(f"expired/{branch}", lambda body: int(body["first"]))
-    return first or 0
+        return log.first_kept(branch)
 
 
 def _digest(log: Log, branch: str, number: int) -> str | None:
