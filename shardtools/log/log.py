@@ -179,11 +179,9 @@ class Log:
             JobError: this cannot be its name.
             ExistsError: there is a branch or a tag of this name.
         """
-        self._check_new(name)
         number = start.number if start.commit is None else start.commit.number
         made = Branch(name, number + 1, as_parent(start.commit))
-        with self.place.using():
-            self._create(f"branches/{name}", _branch_document(made), f"there is a branch {name} already")
+        self._create("branches", name, _branch_document(made))
         return Snapshot(self, made, start.commit)
 
     def tag(self, name: str, snapshot: Snapshot, *, message: str = "", author: str = "") -> Tag:
@@ -193,14 +191,12 @@ class Log:
             JobError: this cannot be its name, or there is no commit yet.
             ExistsError: there is a branch or a tag of this name.
         """
-        self._check_new(name)
         parent = as_parent(snapshot.commit)
         if parent is None:
             raise JobError("there is no commit yet that could have a tag", fix="write something first")
         tag = Tag(name, parent, message, author, now())
         body = {"format": FORMAT, "commit": vars(parent), "message": message, "author": author, "time": tag.time}
-        with self.place.using():
-            self._create(f"tags/{name}", body, f"there is a tag {name} already, and tags stay as they are")
+        self._create("tags", name, body)
         return tag
 
     def branches(self) -> list[str]:
@@ -335,23 +331,22 @@ class Log:
 
     # --- names
 
-    def _check_new(self, name: str) -> None:
+    def _create(self, folder: str, name: str, body: dict[str, Any]) -> None:
+        """Create a branch or a tag, of a name that neither a branch nor a tag has."""
         try:
             check_reference(name)
         except ValueError as error:
             fix = "use up to 100 letters, digits and . _ + -, and begin with a letter or digit"
             raise JobError(str(error), fix=fix) from error
         with self.place.using():
-            if self.find_tag(name) is not None:
-                raise ExistsError(f"there is a tag {name} already", url=self.place.root, fix="choose another name")
-            if self.find_branch(name) is not None:
-                raise ExistsError(f"there is a branch {name} already", url=self.place.root, fix="choose another name")
-
-    def _create(self, name: str, body: dict[str, Any], what: str) -> None:
-        try:
-            self.place.create_document(name, body)
-        except ExistsError as error:
-            raise ExistsError(what, url=self.place.root, fix="choose another name") from error
+            there = "tag" if self.find_tag(name) else "branch" if self.find_branch(name) else None
+            try:
+                if there is None:
+                    self.place.create_document(f"{folder}/{name}", body)
+                    return
+            except ExistsError:  # another process was faster
+                there = "tag" if folder == "tags" else "branch"
+        raise ExistsError(f"there is a {there} {name} already", url=self.place.root, fix="choose another name")
 
     def _unknown(self, version: str) -> NotFoundError:
         there = "the storage does not list what there is"
