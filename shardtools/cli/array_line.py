@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shardtools.cli.common import tell
-from shardtools.cli.options import Function, add_options
+from shardtools.cli.options import PATIENCE_OPTIONS, Function, add_options
 from shardtools.units import format_count, format_size
 
 if TYPE_CHECKING:
@@ -22,22 +22,7 @@ if TYPE_CHECKING:
 _MINUTE = 60.0
 
 OPTIONS = [
-    click.option(
-        "--retries",
-        type=click.IntRange(min=0),
-        default=5,
-        metavar="N",
-        show_default=True,
-        help="How often in a row to retry after a temporary failure of a server.",
-    ),
-    click.option(
-        "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        default=60.0,
-        metavar="SECONDS",
-        show_default=True,
-        help="How long to wait for the next bytes from a server.",
-    ),
+    *PATIENCE_OPTIONS,
     click.option("--cache", metavar="DIR[:SIZE]", help="A local folder that keeps what is read from servers."),
     click.option("-q", "--quiet", is_flag=True, help="Show errors and results only: no progress, no summary."),
     click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors."),

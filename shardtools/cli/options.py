@@ -49,14 +49,7 @@ _RESUME_OPTIONS = [
         help="Keep the shards that an earlier run of the same job has completed; make the others.",
     ),
 ]
-_STORAGE_OPTIONS = [
-    click.option(
-        "--on-error",
-        type=click.Choice(["fail", "skip"]),
-        default="fail",
-        show_default=True,
-        help="At a bad sample or shard: stop, or skip it and report it.",
-    ),
+PATIENCE_OPTIONS = [
     click.option(
         "--retries",
         type=click.IntRange(min=0),
@@ -73,6 +66,18 @@ _STORAGE_OPTIONS = [
         show_default=True,
         help="How long to wait for the next bytes from a server.",
     ),
+]
+"""How patient a command is with servers."""
+
+_STORAGE_OPTIONS = [
+    click.option(
+        "--on-error",
+        type=click.Choice(["fail", "skip"]),
+        default="fail",
+        show_default=True,
+        help="At a bad sample or shard: stop, or skip it and report it.",
+    ),
+    *PATIENCE_OPTIONS,
     click.option(
         "--cache",
         metavar="DIR[:SIZE]",
