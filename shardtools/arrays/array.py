@@ -255,11 +255,13 @@ class HubArray(ChunkedArray):
     def refresh(self) -> HubArray:
         """Go on to the newest commit of the branch, and return the array. A tag or a number stays what it is."""
         if self.snapshot.fixed is None:
-            self._move_to(self.snapshot.log.head(self.snapshot.branch.name))
+            snapshot = self.snapshot.log.head(self.snapshot.branch.name)
+            self._seen = snapshot, self.hub.read_array(snapshot, self.path)
         return self
 
-    def _move_to(self, snapshot: Snapshot) -> None:
-        self._seen = snapshot, self.hub.read_array(snapshot, self.path)
+    def _follow(self, transaction: Transaction) -> None:
+        """Go on to the commit of an own transaction, which collides with all that change the document: it is known."""
+        self._seen = transaction.result, transaction.metadata(self.path)
 
     # --- writing: each is one commit
 
@@ -272,13 +274,13 @@ class HubArray(ChunkedArray):
         """
         with self._begin("write") as transaction:
             transaction[self.path][index] = values
-        self._move_to(transaction.result)
+        self._follow(transaction)
 
     def write(self, selection: Selected, values: Any) -> None:
         """Write a selection, as one commit."""
         with self._begin("write") as transaction:
             transaction[self.path].write(selection, values)
-        self._move_to(transaction.result)
+        self._follow(transaction)
 
     def append(self, values: Any) -> None:
         """Make the first axis longer by some rows and write them there, as one commit.
@@ -297,20 +299,20 @@ class HubArray(ChunkedArray):
                     raise
                 self.refresh()
             else:
-                self._move_to(transaction.result)
+                self._follow(transaction)
                 return
 
     def resize(self, shape: Sequence[int]) -> None:
         """Give the array another shape, as one commit. What lies outside of it is removed for good."""
         with self._begin("resize") as transaction:
             transaction[self.path].resize(shape)
-        self._move_to(transaction.result)
+        self._follow(transaction)
 
     def set_attrs(self, attributes: Mapping[str, Any]) -> None:
         """Give the array other attributes, as one commit."""
         with self._begin("set attributes of") as transaction:
             transaction[self.path].set_attrs(attributes)
-        self._move_to(transaction.result)
+        self._follow(transaction)
 
     def _begin(self, what: str) -> Transaction:
         return self.hub.begin(self.snapshot, f"{what} {self.path}")
