@@ -315,7 +315,10 @@ class HubArray(ChunkedArray):
         self._follow(transaction)
 
     def _begin(self, what: str) -> Transaction:
-        return self.hub.begin(self.snapshot, f"{what} {self.path}")
+        snapshot, metadata = self._open()
+        transaction = self.hub.begin(snapshot, f"{what} {self.path}")
+        transaction.know(self.path, metadata)
+        return transaction
 
     def __repr__(self) -> str:
         return f"<HubArray {self.path}:{self.version} {self.shape} {self.dtype}, chunks {self.chunks}>"

@@ -98,12 +98,20 @@ class TransactionNodes(ABC):
             NotFoundError: there is none.
         """
         with self._lock:
-            if (known := self._metadata.get(path)) is None:
-                known = parse_array(self._existing(path), self.hub.url, path)
-                known.check_chunk(self.base.log.place.options.limits, self.hub.url, path)
-                self._metadata[path] = known
-                self._known.setdefault(path, known)
-            return known
+            if path not in self._metadata:
+                self.know(path, parse_array(self._existing(path), self.hub.url, path))
+            return self._metadata[path]
+
+    def know(self, path: str, metadata: ArrayMetadata) -> None:
+        """Take the metadata of an array, which then need not be read.
+
+        Raises:
+            LimitError: its chunks are larger than they may be.
+        """
+        with self._lock:
+            metadata.check_chunk(self.base.log.place.options.limits, self.hub.url, path)
+            self._metadata[path] = metadata
+            self._known.setdefault(path, metadata)
 
     def _existing(self, path: str) -> bytes:
         document = self.document(path)
