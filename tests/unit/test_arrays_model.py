@@ -365,6 +365,6 @@ def arrays_of(state: State) -> list[str]:
 
 
 Model.TestCase.settings = settings(
-    max_examples=8, stateful_step_count=30, deadline=None, phases=[Phase.explicit, Phase.generate]
+    max_examples=20, stateful_step_count=50, deadline=None, phases=[Phase.explicit, Phase.generate]
 )
 TestModel = Model.TestCase

@@ -6,6 +6,7 @@ import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,8 +157,33 @@ def test_a_claim_is_respected(hub: st.Hub) -> None:
     id = abandon(hub)
     run(hub, 0)
     with garbage.claim(hub.log.place, [id]):
-        assert run(hub, 1).deleted == 0
+        assert run(hub, 1) == CollectResult(waiting=0, deleted=0, objects=0)
+    assert f"data/{id}/0000.tar" in data_of(hub)
     assert run(hub, 2).deleted == 1
+    assert f"data/{id}/0000.tar" not in data_of(hub)
+
+
+def test_what_was_committed_after_the_record_was_written_is_kept(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that had claimed its data before the run is committed, and its claim is gone, when the run reads on."""
+    monkeypatch.setattr(garbage, "CLAIM_AFTER", 0)
+    slow = hub.transaction()
+    slow["x"][:] = 2
+    slow.buffer.flush()
+    slow.buffer.writer.finish()
+    run(hub, 0)
+    with garbage.claim(hub.log.place, [slow.id]):
+        real = garbage._write_record
+
+        def and_commit(*arguments: Any) -> None:
+            monkeypatch.setattr(garbage, "CLAIM_AFTER", 1e9)  # it has claimed
+            slow.commit()
+            real(*arguments)
+
+        monkeypatch.setattr(garbage, "_write_record", and_commit)
+        monkeypatch.setattr(garbage, "_claimed", lambda place: frozenset())
+        assert run(hub, 1).deleted == 0
+    assert hub.load("x")[:].tolist() == [2, 2, 2, 2]
+    assert hub.verify().problems == ()
 
 
 def test_a_run_that_was_killed_is_finished_by_the_next(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
