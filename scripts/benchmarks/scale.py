@@ -1,0 +1,42 @@
+"""The suite `scale`: how the client of each program grows from 1,000 to 100,000 shards.
+
+Every request takes 20 ms, and tasks do nothing (`slow.py`, `ours_scale.py`). A client that grows linearly handles as
+many shards a second of the large dataset as of the small one. What lies behind a rate is how many requests there were.
+Run it with ``--repeat 1``: a table takes up to two minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from benchmarks.model import Row, Table, Target
+
+OURS = "benchmarks.ours_scale:"
+
+
+def tables(scale: str) -> list[Table]:
+    small, large = (1_000, 100_000) if scale == "full" else (100, 1_000)
+    plan = "htshuffle before its first task"
+    programs: list[tuple[str, str, str, dict[str, object]]] = [
+        ("map", "htmapper", "map_client", {}),
+        ("overwrite", "htmapper --overwrite of a larger dataset", "map_client", {"mode": "overwrite"}),
+        ("upload", "htupload after its source was listed", "upload_client", {}),
+        ("index", "htindex of shards with sidecars", "index_client", {}),
+        ("extract", "htextract --keys", "extract_client", {}),
+        ("plan", f"{plan}, with a manifest", "exchange_plan", {"place": "indexed"}),
+        ("plan-bare", f"{plan}, without a manifest", "exchange_plan", {"place": "bare"}),
+        ("plan-star", f"{plan}, of x-*.tar", "exchange_plan", {"place": "bare", "star": True}),
+    ]
+    return [*(growth(*row, small, large) for row in programs), scheduler(scale)]
+
+
+def growth(name: str, title: str, call: str, arguments: Mapping[str, object], small: int, large: int) -> Table:
+    """Return a table of the large dataset against the small one; a rate that falls by a tenth is not linear."""
+    rows = tuple(Row(f"{shards:,} shards", OURS + call, {"shards": shards, **arguments}) for shards in (large, small))
+    targets = (Target(rows[0].name, 0.9, rows[1].name), Target(rows[0].name, 30, figure="seconds"))
+    return Table(name, f"The client of {title}", rows, targets, counts="shards")
+
+
+def scheduler(scale: str) -> Table:
+    row = Row("two workers", OURS + "scheduler", {"tasks": 20_000 if scale == "full" else 1_000})
+    return Table("scheduler", "Tasks that do nothing through a Dask scheduler", (row,), (), counts="tasks")
