@@ -18,6 +18,7 @@ from shardtools.arrays.array_parts import Indexer, RowRange
 from shardtools.arrays.chunks import READERS, load_chunks, read
 from shardtools.arrays.grid import ChunkPiece, Selected, Shape, select, select_orthogonal, select_points
 from shardtools.arrays.metadata import ArrayMetadata, parse_array
+from shardtools.arrays.names import document_key
 from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.errors import ConflictError
 from shardtools.log.log import Snapshot
@@ -260,8 +261,10 @@ class HubArray(ChunkedArray):
         return self
 
     def _follow(self, transaction: Transaction) -> None:
-        """Go on to the commit of an own transaction, which collides with all that change the document: it is known."""
-        self._seen = transaction.result, transaction.metadata(self.path)
+        """Go on to the commit of an own transaction. The document is known, unless others have changed it meanwhile."""
+        result = transaction.result
+        known = not transaction.others_changed(document_key(self.path))
+        self._seen = result, transaction.metadata(self.path) if known else self.hub.read_array(result, self.path)
 
     # --- writing: each is one commit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.arrays.names import DOCUMENT, document_key, parents_of, path_of_document
@@ -10,39 +11,45 @@ from shardtools.log.commit import Write
 from shardtools.log.committing import list_some
 
 
-def describe_conflict(
-    write: Write, keys: Sequence[str], arrays: Mapping[str, ArrayMetadata], created: Collection[str]
-) -> str:
-    """Return what ``write`` has done to ``keys``, which a transaction depends on.
+@dataclass(frozen=True)
+class Known:
+    """What a transaction knows: ``arrays`` it has used, paths it has ``created``, ``paths`` of all its documents."""
 
-    ``arrays`` are those that the transaction knows, ``created`` the paths of what it creates itself.
-    """
+    arrays: Mapping[str, ArrayMetadata]
+    created: Collection[str]
+    paths: Collection[str]
+
+    def node_of(self, key: str) -> str | None:
+        """Return the path of the array, or else of the node, that a key is in."""
+        parents = parents_of(key)[::-1]
+        found = (path for paths in (self.arrays, self.paths) for path in parents if path in paths)
+        return next(found, None)
+
+
+def describe_conflict(write: Write, keys: Sequence[str], known: Known) -> str:
+    """Return what ``write`` has done to ``keys``, which a transaction depends on."""
     verbs: dict[str, dict[str, None]] = {"created": {}, "removed": {}, "changed": {}}
-    for verb, what in _phrases(write, keys, arrays, created):
+    for verb, what in _phrases(write, keys, known):
         verbs[verb][what] = None
     return " and ".join(f"{verb} {list_some(list(what))}" for verb, what in verbs.items() if what)
 
 
-def _phrases(
-    write: Write, keys: Sequence[str], arrays: Mapping[str, ArrayMetadata], created: Collection[str]
-) -> Iterator[tuple[str, str]]:
+def _phrases(write: Write, keys: Sequence[str], known: Known) -> Iterator[tuple[str, str]]:
     for key in keys:
         is_document = key == DOCUMENT or key.startswith(f"{DOCUMENT}/")
-        path = path_of_document(key).rstrip("/") if is_document else _array_of(key, arrays)
+        path = path_of_document(key).rstrip("/") if is_document else known.node_of(key)
         if path is None:
             yield "changed", key
         elif f"{document_key(path)}/".startswith(write.removed):
             yield "removed", path
-        elif not is_document:
-            yield "changed", _elements(path, key, arrays[path])
-        elif path in created:
+        elif path in known.created and is_document:
             yield "created", path
+        elif path not in known.arrays:
+            yield "changed", path or "the root group"
+        elif is_document or f"{path}/" in write.removed:
+            yield "changed", f"the shape or attributes of {path}"
         else:
-            yield "changed", f"the shape or attributes of {path}" if path in arrays else path or "the root group"
-
-
-def _array_of(key: str, arrays: Mapping[str, ArrayMetadata]) -> str | None:
-    return next((path for path in reversed(parents_of(key)) if path in arrays), None)
+            yield "changed", _elements(path, key, known.arrays[path])
 
 
 def _elements(path: str, key: str, metadata: ArrayMetadata) -> str:

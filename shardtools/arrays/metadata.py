@@ -246,6 +246,33 @@ def _prefix(encoding: str, separator: str, ndim: int) -> str:
     raise ValueError(f"unknown chunk key encoding {encoding}")
 
 
+def keeps_chunks(before: bytes, after: bytes | None) -> bool:
+    """Return whether chunks mean the same with another document, None if it is removed.
+
+    So they do if nothing but attributes differs and the shape is no smaller. A group has no chunks.
+
+    >>> small, large = (create_array(rows, 2, "uint8").document for rows in (3, 9))
+    >>> keeps_chunks(small, large), keeps_chunks(large, small), keeps_chunks(small, None)
+    (True, False, False)
+    """
+    try:
+        old = parse_json(before)
+    except CorruptError:
+        return False
+    if not isinstance(old, dict) or old.get("node_type") != "array":
+        return True
+    if after is None:
+        return False
+    new = json.loads(after)
+    shape, larger = (body.get("shape", ()) for body in (old, new))
+    is_no_smaller = len(shape) == len(larger) and all(a <= b for a, b in zip(shape, larger, strict=True))
+    return is_no_smaller and _layout(old) == _layout(new)
+
+
+def _layout(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name not in ("shape", "attributes", "dimension_names")}
+
+
 def parse_node(document: bytes, url: str, member: str | None = None) -> dict[str, Any]:
     """Return the contents of the document of an array or a group.
 

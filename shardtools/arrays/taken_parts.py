@@ -34,28 +34,24 @@ class TakenParts:
         self._names: set[str] = set()
         self._chunks: dict[str, Entry | None] = {}
 
-    def close(self) -> set[str]:
+    def close(self) -> None:
         """Take over what is there, and let workers that come later know that they are too late; see `take`."""
-        if not self.sent:
-            return set()
-        close_parts(self._buffer.place, self._id)
-        return self.take()
+        if self.sent:
+            close_parts(self._buffer.place, self._id)
+            self.take()
 
-    def take(self) -> set[str]:
-        """Take over the parts that are new, and return the paths of their arrays.
+    def take(self) -> None:
+        """Take over the parts that are new.
 
         Raises:
             ConflictError: two workers have written the same elements, or a chunk was changed after one has read it.
             RefusedError: the storage does not list.
         """
-        paths: set[str] = set()
         if self.sent:
             with self._buffer.lock:
                 for part in read_parts(self._buffer.place, self._id, self._names):
                     self._take(part)
                     self._names.add(part.name)
-                    paths.add(part.path)
-        return paths
 
     def _take(self, part: WorkerPart) -> None:
         buffer = self._buffer

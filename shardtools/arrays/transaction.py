@@ -101,7 +101,7 @@ class Transaction(TransactionNodes):
             self._ended = True
             buffer = self.buffer
             try:
-                self._reads.update(map(document_key, self.parts.close()))
+                self.parts.close()
                 for path in sorted(self._added):
                     self._add_parents(path)
                 buffer.flush()
@@ -127,6 +127,16 @@ class Transaction(TransactionNodes):
                 started=self._started,
             )
             return self._result
+
+    def others_changed(self, key: str) -> bool:
+        """Return whether others may have changed a key between the commit that this began on and its own one."""
+        for made in self.result.history() if self.result is not self.base else ():
+            others = (write for write in made.writes if write.id != self.id)
+            if any(write.touched is None or key in write.touched for write in others):
+                return True
+            if made.number <= self.base.number + 1:
+                break
+        return False
 
     def check_open(self) -> None:
         """Raise if nothing can be written to the transaction here.
@@ -212,7 +222,7 @@ class Transaction(TransactionNodes):
         """
         metadata = self.metadata(path)
         block = as_block(selection, values, metadata.dtype)
-        self.depend_on(path)
+        self.check_open()
 
         def check() -> None:
             self.check_open()
@@ -226,12 +236,6 @@ class Transaction(TransactionNodes):
         some = pieces(selection, metadata.shape, metadata.chunks)
         self.buffer.write(path, metadata, block, some, check, writer=writer)
 
-    def depend_on(self, path: str) -> None:
-        """Note that what is written depends on the document of an array: nobody else may change it meanwhile."""
-        with self._lock:
-            self.check_open()
-            self._reads.add(document_key(path))
-
     def send(self) -> PartOf:
         """Return what another process needs that writes for this transaction."""
         with self._lock:
@@ -241,4 +245,4 @@ class Transaction(TransactionNodes):
     def take_parts(self) -> None:
         """Take over what other processes have written so far."""
         with self._lock:
-            self._reads.update(map(document_key, self.parts.take()))
+            self.parts.take()

@@ -99,10 +99,7 @@ class TransactionArray(ChunkedArray):
             self._replace(old.with_shape(sizes))
 
     def _clear_beyond(self, shape: Shape, old: ArrayMetadata) -> None:
-        """Remove chunks outside of a shape, and give elements of others that are outside the fill value.
-
-        All chunks are removed and those inside put back, so that it collides with any that others write meanwhile.
-        """
+        """Remove chunks outside of a shape, and give elements of others that are outside the fill value."""
         buffer = self._transaction.buffer
         inside: dict[str, Entry] = {}
         for key, entry in list(buffer.scan(f"{self.path}/")):
@@ -122,9 +119,7 @@ class TransactionArray(ChunkedArray):
                 part = tuple(map(slice, kept))
                 fresh[part] = chunk[part]
                 inside[key] = buffer.writer.add(key, old.codec.encode(fresh))
-        buffer.remove_all(f"{self.path}/")
-        for key, entry in inside.items():
-            buffer.put_change(key, entry)
+        buffer.replace_all(f"{self.path}/", inside)
 
     def set_attrs(self, attributes: Mapping[str, Any]) -> None:
         """Give the array other attributes."""

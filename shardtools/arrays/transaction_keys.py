@@ -93,19 +93,6 @@ class WritableKeys(Keys):
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self._reads = Reads()
-        self._arrays: dict[str, bool] = {}
-
-    def _array_of(self, key: str) -> str | None:
-        """Return the path of the array that a chunk is of, None if it is of none."""
-        parts = key.split("/")
-        for count in range(1, len(parts)):
-            path = "/".join(parts[:count])
-            if path not in self._arrays:
-                document = self._document(path)
-                self._arrays[path] = document is not None and self.hub.is_array(document, path)
-            if self._arrays[path]:
-                return path
-        return None
 
     def note_reads(
         self, keys: Iterable[str], held: Mapping[str, bytes], entries: Mapping[str, Entry], reader: Reader
@@ -169,7 +156,6 @@ class TransactionKeys(WritableKeys):
         if node is None:
             self._write(found, data)
         else:
-            self._arrays.clear()
             self._transaction.add_node(node, data)
 
     def delete(self, key: str) -> None:
@@ -178,11 +164,9 @@ class TransactionKeys(WritableKeys):
             if node is None:
                 self._write(found, None)
             elif self._transaction.document(node) is not None:
-                self._arrays.clear()
                 self._transaction.remove_document(node)
 
     def delete_all(self, path: str) -> None:
-        self._arrays.clear()
         with self._buffer.lock:
             for node in [path] if path else sorted({node.partition("/")[0] for node in self.nodes("") if node}):
                 self._transaction.remove(node)
@@ -198,10 +182,7 @@ class TransactionKeys(WritableKeys):
             ConflictError: it is no longer what somebody has read who may be the one that writes it.
         """
         with self._buffer.lock:
-            if (array := self._array_of(key)) is not None:
-                self._transaction.depend_on(array)
-            else:
-                self._transaction.check_open()
+            self._transaction.check_open()
             if seen := self._reads.of(key):
                 now, new = fingerprint(self._buffer, key), NONE if data is None else google_crc32c.value(data)
                 if now == new:
@@ -250,6 +231,7 @@ class WorkerKeys(WritableKeys):
         self._at, self._target, self._documents, self._removed = at, target, documents, removed
         self._written: dict[str, Entry | None] = {}
         self._first: dict[str, Seen] = {}
+        self._arrays: dict[str, bool] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -315,6 +297,18 @@ class WorkerKeys(WritableKeys):
             self._reads.written(found, what)
             first = self._first.setdefault(found, what)  # so that a task that runs twice writes the same
             self._written[found] = write_chunk(self._target, path, found, data, first)
+
+    def _array_of(self, key: str) -> str | None:
+        """Return the path of the array that a chunk is of, None if it is of none."""
+        parts = key.split("/")
+        for count in range(1, len(parts)):
+            path = "/".join(parts[:count])
+            if path not in self._arrays:
+                document = self._document(path)
+                self._arrays[path] = document is not None and self.hub.is_array(document, path)
+            if self._arrays[path]:
+                return path
+        return None
 
     def _document(self, path: str) -> bytes | None:
         return self._documents[path] if path in self._documents else self.hub.read_document(self._base, path)

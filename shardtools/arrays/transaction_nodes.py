@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shardtools.arrays.conflict_words import describe_conflict
-from shardtools.arrays.metadata import ArrayMetadata, group_document, parse_array
+from shardtools.arrays.conflict_words import Known, describe_conflict
+from shardtools.arrays.metadata import ArrayMetadata, group_document, keeps_chunks, parse_array
 from shardtools.arrays.names import document_key, parents_of
 from shardtools.arrays.transaction_keys import merged_nodes
 from shardtools.arrays.write_buffer import WriteBuffer
@@ -88,6 +88,7 @@ class TransactionNodes(ABC):
                     raise ExistsError(f"{path} is a group with something in it", url=self.hub.url, fix=_OTHER_NAME)
             for parent in filter(None, parents_of(path)):
                 self._check_group(parent, self.document(parent))
+            self._own_chunks(path, document)
             self.set_document(path, document)
             self._added.add(path)
 
@@ -184,9 +185,20 @@ class TransactionNodes(ABC):
         """Remove the document of a node, and nothing of what is in it."""
         with self._lock:
             self.check_open()
+            self._own_chunks(path, None)
             self.documents[path] = None
             self._metadata.pop(path, None)
             self._added.discard(path)
+
+    def _own_chunks(self, path: str, document: bytes | None) -> None:
+        """Take over the chunks of an array if they may mean something else with a new document, or none.
+
+        It then collides with others who write chunks meanwhile, as they go by the old one.
+        """
+        before = self.document(path)
+        if before is not None and not keeps_chunks(before, document):
+            self.take_parts()
+            self.buffer.replace_all(f"{path}/", dict(self.buffer.scan(f"{path}/")))
 
     def remove(self, path: str) -> None:
         """Remove a node, whether it has a document or not, and all that is in it."""
@@ -231,4 +243,4 @@ class TransactionNodes(ABC):
 
     def describe_conflict(self, write: Write, keys: Sequence[str]) -> str:
         """Return what another write has done to keys that this depends on, as far as it is known without a request."""
-        return describe_conflict(write, keys, self._known, self._created)
+        return describe_conflict(write, keys, Known(self._known, self._created, self.documents))

@@ -8,7 +8,7 @@ read -> `_open`, `_packed`, `changes`, the snapshot: the first that has it
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import prod
 from typing import Any
@@ -203,6 +203,13 @@ class WriteBuffer:
             self.changes = {key: change for key, change in self.changes.items() if not key.startswith(prefix)}
             self._marks = {key: marks for key, marks in self._marks.items() if not key.startswith(prefix)}
             self.removed.append(prefix)
+
+    def replace_all(self, prefix: str, entries: Mapping[str, Entry]) -> None:
+        """Let these keys be all that begin with ``prefix``, which collides with whatever others write there."""
+        with self.lock:
+            self.remove_all(prefix)
+            for key, entry in entries.items():
+                self.put_change(key, entry)
 
     def _drop(self, key: str) -> None:
         if (data := self._packed.pop(key, None)) is not None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import re
 import subprocess
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ import pytest
 import zarr
 
 import shardtools as st
-from shardtools.arrays.transaction import Transaction
-from shardtools.arrays.transaction_array import TransactionArray
 from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError, NotFoundError, SpecError
 
 Array = npt.NDArray[Any]
@@ -250,10 +246,6 @@ def test_a_transaction_that_failed_cannot_be_read(hub: st.Hub) -> None:
         array[0]
 
 
-def _delete(name: str) -> Callable[[Transaction], None]:
-    return lambda t: t.__delitem__(name)
-
-
 def test_the_version_of_an_array_names_the_same_commit_of_others(hub: st.Hub) -> None:
     hub.array("labels", shape=2, dtype="int32")[:] = 1
     hub.array("images:try", shape=2)
@@ -290,70 +282,6 @@ def test_attributes_cannot_be_changed_in_place(hub: st.Hub) -> None:
 def test_values_are_no_shape(hub: st.Hub, values: Any) -> None:
     with pytest.raises(TypeError, match=r"a shape must be an int or a tuple of ints, not .*like=VALUES"):
         hub.array("x", values)
-
-
-def _fill(array: TransactionArray) -> None:
-    array[...] = 1
-
-
-def _set(name: str, value: int) -> Callable[[Transaction], None]:
-    return lambda t: t[name].__setitem__(..., value)
-
-
-@pytest.mark.parametrize(
-    ("theirs", "mine", "what"),
-    [
-        (lambda t: t["x"].set_attrs({"a": 1}), _set("x", 1), "changed the shape or attributes of x"),
-        (lambda t: t["x"].set_attrs({"a": 1}), lambda t: t["x"].set_attrs({}), "changed the shape or attributes of x"),
-        (lambda t: t["x"].resize((9, 2)), lambda t: t["x"].resize((8, 2)), "changed the shape or attributes of x"),
-        (_delete("x"), _set("x", 1), "removed x"),
-        (lambda t: t.move("x", "z"), _set("x", 1), "removed x"),
-        (lambda t: t.array("y", 2), lambda t: t.array("y", 3), "created y"),
-        (lambda t: _fill(t.array("y", 2)), lambda t: _fill(t.array("y", 2)), "created y and changed y[0:2]"),
-        (lambda t: t.array("g/a", 2), lambda t: t.array("g/b", 2), "created g"),
-        (_set("x", 2), _set("x", 1), "changed x[0:2, 0:2], x[2:4, 0:2], x[4:6, 0:2] and 1 more"),
-        (_set("scalar", 2), _set("scalar", 1), "changed scalar[()]"),
-    ],
-)
-def test_a_conflict_says_what_the_other_has_changed(
-    hub: st.Hub, theirs: Callable[[Transaction], None], mine: Callable[[Transaction], None], what: str
-) -> None:
-    hub.array("x", shape=(7, 2), chunks=2, dtype="int32")
-    hub.array("scalar", shape=(), dtype="int32")
-    ours = hub.transaction()
-    mine(ours)
-    with hub.transaction(author="ann") as t:
-        theirs(t)
-    with pytest.raises(ConflictError, match=re.escape(f"commit 2 of main by ann has {what}; read it again")):
-        ours.commit()
-
-
-def test_a_group_is_not_removed_while_others_create_something_in_it(hub: st.Hub) -> None:
-    hub.array("g/x", shape=4, chunks=2, dtype="int32")
-    removing, creating = hub.transaction(), hub.transaction()
-    del removing["g"]
-    creating.array("g/y", shape=2, dtype="int32")
-    creating.commit()
-    with pytest.raises(ConflictError, match=r"has changed g/y"):
-        removing.commit()
-    removing, creating = hub.transaction(), hub.transaction()
-    del removing["g"]
-    creating.array("g/z", shape=2, dtype="int32")
-    removing.commit()
-    with pytest.raises(ConflictError, match=r"has removed g"):
-        creating.commit()
-    assert hub.list() == []
-
-
-def test_an_array_is_not_cut_while_others_write_what_is_cut(hub: st.Hub) -> None:
-    array = hub.array("x", shape=8, chunks=2, dtype="int32")
-    other = hub.load("x")
-    array[6] = 5
-    with pytest.raises(ConflictError, match=r"has changed x\[6:8\];"):
-        other.resize([3])
-    other.refresh().resize([3])
-    other.resize([8])
-    assert other[:].tolist() == [0] * 8
 
 
 def test_what_there_is_not_cannot_be_removed_or_moved(hub: st.Hub, tmp_path: Path) -> None:

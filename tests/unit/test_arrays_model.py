@@ -88,15 +88,14 @@ def create(path: str, size: int) -> Step:
     return step
 
 
-def write(path: str, rows: slice, values: npt.NDArray[np.int32]) -> Step:
+def write(path: str, rows: range, values: npt.NDArray[np.int32]) -> Step:
     def step(state: State, changes: Changes) -> None:
         node = state[path]
         assert node.values is not None
-        node.values[rows] = values
-        numbers = {row // CHUNK for row in range(*rows.indices(len(node.values)))}
+        node.values[list(rows)] = values
+        numbers = {row // CHUNK for row in rows}
         node.chunks |= numbers
         changes.keys |= {f"{path}/c/{number}" for number in numbers}
-        changes.reads.add(document(path))
 
     return step
 
@@ -255,7 +254,7 @@ class Model(RuleBasedStateMachine):
             array = self.hubs[hub].load(f"{path}:{branch}")
             array[row] = number
             changes = Changes()
-            write(path, slice(row, row + 1), np.array([number], np.int32))(state, changes)
+            write(path, range(row, row + 1), np.array([number], np.int32))(state, changes)
             versions.append(Version(array.version, state, changes))
 
     # --- what is done in a transaction
@@ -287,9 +286,10 @@ class Model(RuleBasedStateMachine):
         if (found := self.some_array(data)) is None:
             return
         writing, path, values = found
-        rows = data.draw(some.slices(len(values)))
-        new = (np.arange(len(range(*rows.indices(len(values))))) + number).astype(np.int32)
-        writing.transaction[path][rows] = new
+        part = data.draw(some.slices(len(values)))
+        rows = range(*part.indices(len(values)))
+        new = (np.arange(len(rows)) + number).astype(np.int32)
+        writing.transaction[path][part] = new
         writing.do(write(path, rows, new))
         np.testing.assert_array_equal(writing.transaction[path][:], values)
 
@@ -309,7 +309,8 @@ class Model(RuleBasedStateMachine):
             writing.transaction[path].append(np.arange(count, dtype=np.int32))
             writing.do(resize(path, len(values) + count))
             if count:
-                writing.do(write(path, slice(len(values), None), np.arange(count, dtype=np.int32)))
+                rows = range(len(values), len(values) + count)
+                writing.do(write(path, rows, np.arange(count, dtype=np.int32)))
 
     @rule(data=some.data(), number=some.integers(0, 9))
     @precondition(lambda self: self.writing)
