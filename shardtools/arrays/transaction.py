@@ -59,7 +59,7 @@ class Transaction(TransactionNodes):
         self._owner, self._process = threading.get_ident(), os.getpid()
         self.parts = TakenParts(self.buffer, self.id, self.metadata)
         self._result: Snapshot | None = None
-        self._ended = False
+        self._begun = self._ended = False
         note_transaction(self)
 
     @property
@@ -74,11 +74,12 @@ class Transaction(TransactionNodes):
         return self._result
 
     def __repr__(self) -> str:
-        state = "committed" if self._result is not None else "ended" if self._ended else "open"
-        return f"<Transaction {state}, begun on {self.base.branch.name}@{self.base.number} of {self.hub.url}>"
+        is_open = "open" if self._begun else "not begun"
+        state = "committed" if self._result is not None else "ended" if self._ended else is_open
+        return f"<Transaction {state}, of {self.hub.url}, on {self.base.branch.name}@{self.base.number}>"
 
     def __enter__(self) -> Self:
-        return self
+        return self.begin()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with self._lock:
@@ -87,6 +88,11 @@ class Transaction(TransactionNodes):
                 self.buffer.writer.abort(error)
         if error is None and self._result is None:
             self.commit()
+
+    def begin(self) -> Self:
+        """Begin what `commit` ends, where ``with`` cannot be used, and return the transaction."""
+        self._begun = True
+        return self
 
     def commit(self) -> Snapshot:
         """Make one commit of all that was written, and return the snapshot after it.
@@ -142,8 +148,11 @@ class Transaction(TransactionNodes):
         """Raise if nothing can be written to the transaction here.
 
         Raises:
-            JobError: it has ended, or this is a fork of its process.
+            JobError: it has not begun, or has ended, or this is a fork of its process.
         """
+        if not self._begun:
+            fix = "write in its context, with hub.transaction() as t: …; or call t.begin() before and t.commit() after"
+            raise JobError("the transaction has not begun, so that nothing would be committed", fix=fix)
         if self._ended:
             raise JobError("the transaction has ended", fix="begin another one")
         if self._process != os.getpid():
@@ -239,6 +248,7 @@ class Transaction(TransactionNodes):
     def send(self) -> PartOf:
         """Return what another process needs that writes for this transaction."""
         with self._lock:
+            self.check_open()
             self.parts.sent += 1
             return PartOf(self.hub, self.id, len(self.buffer.removed), self.parts.sent)
 

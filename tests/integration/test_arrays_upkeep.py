@@ -224,7 +224,7 @@ class TestCompact:
 
     def test_writers_that_began_before_it_neither_fail_nor_lose(self, hub: st.Hub) -> None:
         expected = make(hub)
-        transaction = hub.transaction("slow")
+        transaction = hub.transaction("slow").begin()
         transaction["y"][2] = 55
         hub.compact()
         transaction.commit()

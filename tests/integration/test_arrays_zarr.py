@@ -69,7 +69,7 @@ class TestStore(StoreTests[HubStore, Buffer]):
 
     @pytest.fixture
     def store_kwargs(self, hub: st.Hub) -> Iterator[dict[str, Any]]:
-        transaction = hub.transaction()
+        transaction = hub.transaction().begin()
         transaction.keys = AnyDocument(transaction)
         yield {"keys": transaction.keys}
 

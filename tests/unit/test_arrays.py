@@ -224,7 +224,7 @@ def test_a_chunk_that_is_damaged_or_gone_is_an_error(filled: tuple[st.HubArray, 
 
 def test_what_a_thread_writes_at_the_end_of_a_transaction_is_not_lost_silently(hub: st.Hub) -> None:
     hub.array("x", shape=4, chunks=2, dtype="int32")
-    t = hub.transaction()
+    t = hub.transaction().begin()
     array = t["x"]
     array[0] = 1
     t.commit()
@@ -236,9 +236,34 @@ def test_what_a_thread_writes_at_the_end_of_a_transaction_is_not_lost_silently(h
     assert hub.load("x")[:].tolist() == [1, 0, 0, 0]
 
 
-def test_a_transaction_that_failed_cannot_be_read(hub: st.Hub) -> None:
+def test_a_transaction_outside_of_its_context_cannot_be_written(hub: st.Hub) -> None:
     hub.array("x", shape=4, chunks=2, dtype="int32")
     t = hub.transaction()
+    assert t["x"][:].tolist() == [0] * 4
+    for write in (
+        lambda: t["x"].__setitem__(0, 1),
+        lambda: t["x"].append([1]),
+        lambda: t.array("y", 2),
+        lambda: t.group("g"),
+        lambda: t.move("x", "y"),
+        lambda: t.__delitem__("x"),
+        lambda: zarr.create_array(t.store(), name="y", shape=2, dtype="int32"),
+        lambda: pickle.dumps(t["x"]),
+        lambda: t.commit(),
+    ):
+        with pytest.raises(
+            JobError, match=r"has not begun, .*: …; or call t\.begin\(\) before and t\.commit\(\) after"
+        ):
+            write()
+    t.begin()["x"][0] = 1
+    t.commit()
+    assert hub.load("x")[:].tolist() == [1, 0, 0, 0]
+    assert hub.list() == ["x"]
+
+
+def test_a_transaction_that_failed_cannot_be_read(hub: st.Hub) -> None:
+    hub.array("x", shape=4, chunks=2, dtype="int32")
+    t = hub.transaction().begin()
     array = t["x"]
     with pytest.raises(ZeroDivisionError), t:
         array[:] = 1 / 0
@@ -259,8 +284,9 @@ def test_the_version_of_an_array_names_the_same_commit_of_others(hub: st.Hub) ->
 def test_a_transaction_shows_its_state(hub: st.Hub) -> None:
     hub.array("x", shape=2)
     left, failed = hub.transaction(), hub.transaction()
-    assert repr(left) == f"<Transaction open, begun on main@0 of {hub.url}>"
+    assert repr(left) == f"<Transaction not begun, of {hub.url}, on main@0>"
     with left:
+        assert repr(left) == f"<Transaction open, of {hub.url}, on main@0>"
         left["x"][0] = 1
     with pytest.raises(ZeroDivisionError), failed:
         failed["x"][0] = 1 / 0
@@ -300,7 +326,7 @@ def test_what_there_is_not_cannot_be_removed_or_moved(hub: st.Hub, tmp_path: Pat
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (50, 3)], ids=str)
 def test_reductions_are_those_of_numpy(hub: st.Hub, shape: tuple[int, ...], dtype: str) -> None:
     expected = random(*shape).astype(dtype)
-    array = hub.transaction().array("x", shape=shape, chunks=tuple(min(n, 7) or 1 for n in shape), dtype=dtype)
+    array = hub.transaction().begin().array("x", shape=shape, chunks=tuple(min(n, 7) or 1 for n in shape), dtype=dtype)
     array[...] = expected
     with np.errstate(all="ignore"), pytest.warns() if expected.size < 2 else nullcontext():
         for axis in (None, *range(len(shape))):

@@ -31,7 +31,7 @@ def hub(tmp_path: Path) -> st.Hub:
 
 
 def begin(hub: st.Hub, shard_size: int) -> Transaction:
-    t = hub.transaction()
+    t = hub.transaction().begin()
     t.buffer.writer = DataWriter(hub.place, t.id, shard_size=shard_size)
     return t
 
@@ -116,7 +116,7 @@ def test_appends_of_threads_make_one_array(hub: st.Hub) -> None:
 
 
 def test_a_thread_that_writes_too_late_is_told(hub: st.Hub) -> None:
-    t = hub.transaction()
+    t = hub.transaction().begin()
     array = t["x"]
     packing, ended = threading.Event(), threading.Event()
 

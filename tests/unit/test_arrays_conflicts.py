@@ -66,7 +66,7 @@ def test_a_conflict_says_what_the_other_has_changed(
     hub.array("x", shape=(7, 2), chunks=2, dtype="int32")
     hub.array("scalar", shape=(), dtype="int32")
     hub.array("g/x", shape=2, dtype="int32")
-    ours = hub.transaction()
+    ours = hub.transaction().begin()
     mine(ours)
     with hub.transaction(author="ann") as t:
         theirs(t)
@@ -93,7 +93,7 @@ def test_writers_of_chunks_follow_those_who_make_an_array_larger(hub: st.Hub) ->
 def test_two_who_append_collide_and_so_do_writers_of_the_last_chunk(hub: st.Hub) -> None:
     hub.array("x", shape=4, chunks=3, dtype="int32")
     for mine in (lambda t: t["x"].append([5]), lambda t: t["x"].__setitem__(3, 6)):
-        ours = hub.transaction()
+        ours = hub.transaction().begin()
         mine(ours)
         hub.load("x").append([7])
         with pytest.raises(ConflictError):
@@ -119,7 +119,7 @@ def test_whoever_changes_what_chunks_mean_collides_with_their_writers(
     hub: st.Hub, change: Callable[[HubStore], object], *, ours_first: bool
 ) -> None:
     hub.array("x", shape=4, chunks=2, dtype="int32")[:2] = 1
-    writing, changing = hub.transaction(), hub.transaction()
+    writing, changing = hub.transaction().begin(), hub.transaction().begin()
     writing["x"][2:] = 2
     change(changing.store())
     first, second = (writing, changing) if ours_first else (changing, writing)
@@ -130,13 +130,13 @@ def test_whoever_changes_what_chunks_mean_collides_with_their_writers(
 
 def test_a_group_is_not_removed_while_others_create_something_in_it(hub: st.Hub) -> None:
     hub.array("g/x", shape=4, chunks=2, dtype="int32")
-    removing, creating = hub.transaction(), hub.transaction()
+    removing, creating = hub.transaction().begin(), hub.transaction().begin()
     del removing["g"]
     creating.array("g/y", shape=2, dtype="int32")
     creating.commit()
     with pytest.raises(ConflictError, match=r"has changed g/y"):
         removing.commit()
-    removing, creating = hub.transaction(), hub.transaction()
+    removing, creating = hub.transaction().begin(), hub.transaction().begin()
     del removing["g"]
     creating.array("g/z", shape=2, dtype="int32")
     removing.commit()

@@ -195,7 +195,7 @@ class Model(RuleBasedStateMachine):
     def begin(self, data: some.DataObject, hub: int) -> None:
         branch = data.draw(some.sampled_from(sorted(self.branches)))
         versions = self.branches[branch]
-        transaction = self.hubs[hub].transaction(version=branch)
+        transaction = self.hubs[hub].transaction(version=branch).begin()
         self.writing.append(Writing(transaction, branch, len(versions), copy.deepcopy(versions[-1].state)))
 
     @rule(data=some.data(), hub=some.integers(0, 1))

@@ -186,7 +186,7 @@ def shape_of(array: Array, index: Any) -> tuple[int, ...]:
 @QUICK
 @given(options=cases(), data=some.data())
 def test_an_array_is_written_and_read_as_one_of_numpy(hub: st.Hub, options: dict[str, Any], data: Any) -> None:
-    array = hub.transaction().array("x", **options)
+    array = hub.transaction().begin().array("x", **options)
     expected = np.full(array.shape, array.fill_value, array.dtype)
     for _ in range(data.draw(some.integers(0, 3))):
         index = data.draw(indexes(expected.shape))

@@ -39,7 +39,7 @@ def run(hub: st.Hub, days: float) -> CollectResult:
 
 def abandon(hub: st.Hub) -> str:
     """Write to a transaction that is never committed, as one whose process is killed; return its id."""
-    transaction = hub.transaction()
+    transaction = hub.transaction().begin()
     transaction["x"][:] = 2
     transaction.buffer.flush()
     transaction.buffer.writer.finish()
@@ -82,7 +82,7 @@ def test_versions_tags_and_branches_keep_their_data(hub: st.Hub) -> None:
 
 def test_a_slow_write_that_lost_its_data_fails(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "CLAIM_AFTER", 0)
-    slow = hub.transaction()
+    slow = hub.transaction().begin()
     slow["x"][:] = 2
     slow.buffer.flush()
     slow.buffer.writer.finish()
@@ -100,7 +100,7 @@ def test_a_slow_write_that_lost_its_data_fails(hub: st.Hub, monkeypatch: pytest.
 def test_a_slow_write_that_commits_while_a_run_goes_on(hub: st.Hub, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """It commits just before a step of the run: then it has its data, or it fails; in no case is a commit damaged."""
     monkeypatch.setattr(garbage, "CLAIM_AFTER", 0)
-    slow = hub.transaction()
+    slow = hub.transaction().begin()
     slow["x"][:] = 2
     slow.buffer.flush()
     slow.buffer.writer.finish()
@@ -129,7 +129,7 @@ def test_a_slow_write_that_commits_while_a_run_goes_on(hub: st.Hub, monkeypatch:
 def test_a_slow_write_that_lost_its_data_is_not_taken_along(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who takes it along is quick itself, and does not look whether the data of others is there."""
     hub.array("y", shape=4, chunks=2, dtype="int32")[:] = 1
-    slow = hub.transaction()
+    slow = hub.transaction().begin()
     slow["x"][:] = 2
     slow.buffer.flush()
     slow.buffer.writer.finish()
@@ -166,7 +166,7 @@ def test_a_claim_is_respected(hub: st.Hub) -> None:
 def test_what_was_committed_after_the_record_was_written_is_kept(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that had claimed its data before the run is committed, and its claim is gone, when the run reads on."""
     monkeypatch.setattr(garbage, "CLAIM_AFTER", 0)
-    slow = hub.transaction()
+    slow = hub.transaction().begin()
     slow["x"][:] = 2
     slow.buffer.flush()
     slow.buffer.writer.finish()
