@@ -8,7 +8,8 @@
     run.py         a run: sorted samples as one object of the spill, any range of which can be read
     run_table.py   what is known of the samples of a run besides their bytes
 
-    cuts.py        where each output begins in each run
+    cuts.py        where each output begins in each run; for more samples than one process can plan, in batches:
+    splits.py      orders that part all runs into batches; boundaries.py, a task for each batch
     gather.py      pass 2, a task for each output: a range of every run -> merged -> shard
     duplicates.py  samples of one output with the same key; merge.py joins them, reduce.py calls the user's function
 

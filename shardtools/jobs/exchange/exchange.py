@@ -1,6 +1,7 @@
 """The job of an exchange: both passes, locks, resuming, the manifest, and the end of the spill.
 
-plan -> groups -> collect -> runs -> cuts -> gather -> outputs -> comparison of contents -> manifest -> spill removed
+plan -> groups -> collect -> runs -> splits -> cuts -> gather -> outputs -> comparison of contents -> manifest
+     -> spill removed
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from shardtools import engine
 from shardtools.engine.ordered import run_each
 from shardtools.errors import CorruptError, redact
+from shardtools.jobs.batches import batches
+from shardtools.jobs.exchange.boundaries import CutTask, boundaries_url, cut_batch, find_boundaries
 from shardtools.jobs.exchange.collect import CollectTask, collect
-from shardtools.jobs.exchange.cuts import cuts, ranks
+from shardtools.jobs.exchange.cuts import ranks
 from shardtools.jobs.exchange.gather import GatherTask, gather
 from shardtools.jobs.exchange.notes import Collected, GatherPlan, write_plan
 from shardtools.jobs.exchange.plan import ExchangePlan, count_outputs, look_at_outputs
 from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.spill import is_private, make_private, remove_spill
+from shardtools.jobs.exchange.splits import LocateTask, choose_splits, is_single, locate, read_some_orders
+from shardtools.jobs.exchange.threads import each, waits
 from shardtools.jobs.lock import JobLock, locked
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import remove
@@ -32,6 +39,17 @@ from shardtools.shards.manifest import build_manifest, write_manifest
 from shardtools.spec import Destination
 from shardtools.storage import get_storage, using
 from shardtools.urls import beside, folder_of
+
+ORDER_BYTES = 128
+"""What a sample takes in the memory of who finds where outputs begin."""
+
+LEAST_BATCH, MOST_BATCH = 1 << 14, 1 << 20
+"""Between these is how many samples have their orders held at a time: by a task, or by the client for a small job."""
+
+MOST_BATCHES = 1 << 12
+
+MOST_CUTS = 1 << 22
+"""Up to so many runs times outputs are planned by the client."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
     if plan.destination.is_auto:
         samples, size = sum(part.samples for part in collected), sum(part.size for part in collected)
         plan = _look_again(plan, plan.destination.resolve(count_outputs(plan.exchange, samples, size)), options)
-    gather_plan = _cut(plan, runs, sum(part.samples for part in collected))
+    gather_plan = _cut(plan, runs, terms)
     results = _gather(plan, gather_plan, terms, events.on_output)
     _compare(plan, collected, results)
     job = _job(plan)
@@ -128,6 +146,7 @@ def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
     write_manifest(plan.destination, build_manifest(plan.destination, entries, job, plan.facts))
     remove(plan.replaced)
     noted = [f"{plan.spill}group-{index:06d}.json" for index in range(len(plan.groups))]
+    noted += [boundaries_url(plan.spill, batch) for batch in range(len(gather_plan.cuts)) if gather_plan.outputs]
     remove_spill(plan.spill, [*(run.url for run in runs), *noted])
     before = [Skipped(redact(url), key, reason) for part in collected for url, key, reason in part.skipped]
     return JobResult(plan.destination.spec, results, before, sum(part.others for part in collected), job)
@@ -138,12 +157,28 @@ def _look_again(plan: ExchangePlan, destination: Destination, options: RunOption
     return replace(plan, destination=destination, existing=existing, replaced=replaced)
 
 
-def _cut(plan: ExchangePlan, runs: tuple[Run, ...], samples: int) -> GatherPlan:
-    """Return which samples of each run go to which output."""
-    parted = cuts([run.read_orders() for run in runs], ranks(samples, plan.destination.count or 1))
-    return GatherPlan(
-        runs, parted, tuple(entry.url for entry in plan.inputs), tuple(entry.source for entry in plan.inputs)
-    )
+def _cut(plan: ExchangePlan, runs: tuple[Run, ...], terms: _Terms) -> GatherPlan:
+    """Return which samples of each run go to which output, or to which batch of samples if they are too many to plan.
+
+    Then tasks have found where each batch begins.
+    """
+    outputs = plan.destination.count or 1
+    counts = np.array([run.count for run in runs], np.int64)
+    samples, nothing = int(counts.sum()), np.zeros(len(runs), np.int64)
+    shards, sources = tuple(entry.url for entry in plan.inputs), tuple(entry.source for entry in plan.inputs)
+    most = min(max(plan.share // ORDER_BYTES, LEAST_BATCH), MOST_BATCH)
+    if samples <= most and len(runs) * outputs <= MOST_CUTS:
+        rows = find_boundaries(runs, nothing, counts, ranks(samples, outputs))
+        return GatherPlan(runs, rows, shards, sources)
+    some = each(lambda run: read_some_orders(run, len(runs)), runs, waits=waits(runs))
+    splits = tuple(choose_splits(some, min(-(-samples // most), MOST_BATCHES)))
+    tasks = [
+        engine.Task(locate, (LocateTask(part, splits),), part[0].url, terms.options.storage)
+        for part in (runs[at:stop] for at, stop in batches(counts, most))
+    ]
+    places = np.concatenate(_run_all(tasks, terms, lambda _: None))
+    single = tuple(batch for batch in range(len(splits)) if is_single(splits, batch))
+    return GatherPlan(runs, np.vstack((places.T, counts)), shards, sources, outputs, single)
 
 
 def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
@@ -224,10 +259,10 @@ def _gather(
 ) -> list[ShardResult]:
     options = terms.options
     url = f"{plan.spill}plan.npz"
-    job = digest(
-        {"job": plan.fingerprint, "outputs": plan.destination.count, "runs": [run.url for run in gather_plan.runs]}
-    )
+    runs = [[run.url, run.count, run.data_bytes] for run in gather_plan.runs]
+    job = digest({"job": plan.fingerprint, "outputs": plan.destination.count, "runs": runs})
     write_plan(url, gather_plan)
+    _find_boundaries(url, gather_plan, job, terms)
     tasks = [
         engine.Task(
             gather,
@@ -249,6 +284,16 @@ def _gather(
         for index, target in enumerate(targets(plan.destination, options, set(plan.existing), plan.replaced))
     ]
     return _run_all(tasks, terms, on_done)
+
+
+def _find_boundaries(url: str, plan: GatherPlan, job: str, terms: _Terms) -> None:
+    """Let tasks find where the outputs of each batch begin, if there are batches."""
+    tasks = [
+        engine.Task(cut_batch, (CutTask(url, job, batch),), boundaries_url(url, batch), terms.options.storage)
+        for batch in range(len(plan.cuts) - 1)
+        if plan.outputs and plan.ranks_of(batch)
+    ]
+    _run_all(tasks, terms, lambda _: None)
 
 
 def _compare(plan: ExchangePlan, collected: Sequence[Collected], results: Sequence[ShardResult]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from shardtools.engine import check_cancelled
 from shardtools.errors import CorruptError, ShardtoolsError
 from shardtools.jobs.batches import batches
+from shardtools.jobs.exchange.boundaries import read_bounds
 from shardtools.jobs.exchange.collect import SMALL, share_of
 from shardtools.jobs.exchange.contents import compose, records_of
 from shardtools.jobs.exchange.duplicates import DuplicatePolicy, choose
@@ -21,6 +22,7 @@ from shardtools.jobs.exchange.merge import Merger
 from shardtools.jobs.exchange.notes import GatherPlan, read_plan
 from shardtools.jobs.exchange.reduce import REDUCE, Reducer
 from shardtools.jobs.exchange.run_table import RunTable, content_hash, sums_of
+from shardtools.jobs.exchange.threads import each, waits
 from shardtools.jobs.target import Counts, ShardResult, Target, commit, earlier_sidecar, is_own, shard_result
 from shardtools.shards.columns import join, spread
 from shardtools.shards.output import SpanWriter
@@ -77,21 +79,22 @@ def gather(task: GatherTask) -> ShardResult:
     if sidecar is not None and is_own(sidecar, task.target, task.fingerprint):
         return shard_result("", 0, task.target.url, sidecar, resumed=True)
     plan = read_plan(task.plan, task.job)
-    output = find_samples(plan, task.index)
+    output = find_samples(plan, *read_bounds(task.plan, plan, task.index))
     policy = task.policy
     write = _write_reduced if policy.reduce else _write_merged if policy.merge else _write
     sidecar = commit(task.target, lambda sink: write(task, plan, output, sink))
     return shard_result("", output.samples.size, task.target.url, sidecar)
 
 
-def find_samples(plan: GatherPlan, index: int) -> OutputSamples:
-    """Return the samples of the output at ``index``, in their order."""
-    low, high = plan.cuts[index], plan.cuts[index + 1]
-    parts, runs = [], []
-    for i in np.flatnonzero(high > low).tolist():
-        check_cancelled()
-        parts.append(plan.runs[i].read_table(int(low[i]), int(high[i])))
-        runs.append(np.full(len(parts[-1]), i, np.int64))
+def find_samples(plan: GatherPlan, low: Ints, high: Ints) -> OutputSamples:
+    """Return the samples ``low`` to ``high`` of each run, in their order."""
+
+    def read(i: int) -> RunTable:
+        return plan.runs[i].read_table(int(low[i]), int(high[i]))
+
+    filled = np.flatnonzero(high > low).tolist()
+    parts = each(read, filled, waits=waits(plan.runs))
+    runs = [np.full(len(part), i, np.int64) for i, part in zip(filled, parts, strict=True)]
     together = RunTable.join(parts)
     places = together.places
     base = np.lexsort((places["index"], places["ordinal"]))  # samples with equal order keep the order of the input
@@ -137,12 +140,15 @@ def _read(plan: GatherPlan, output: OutputSamples, start: int, stop: int, togeth
     runs, sums, table = output.runs[start:stop], output.samples.sums[start:stop], output.samples.table
     begins, ends = table.start[start:stop], table.stop[start:stop]
     sizes = ends - begins
-    bodies: list[Any] = [None] * len(plan.runs)
+    bodies: dict[int, Any] = {}
     at = np.empty(len(runs), np.int64)
     out = np.empty((int(sizes.sum()) // BLOCK, BLOCK), np.uint8) if together else None
     places = np.cumsum(sizes) - sizes
-    for index in np.unique(runs).tolist():
-        rows = np.flatnonzero(runs == index)
+    by_run = np.argsort(runs, kind="stable")
+    parted = np.split(by_run, np.flatnonzero(np.diff(runs[by_run])) + 1)
+
+    def take(rows: Ints) -> None:
+        index = int(runs[rows[0]])
         first, last = int(begins[rows].min()), int(ends[rows].max())
         run = plan.runs[index]
         data = run.read_data(first, last)
@@ -157,6 +163,8 @@ def _read(plan: GatherPlan, output: OutputSamples, start: int, stop: int, togeth
             out[spread(places[rows] // BLOCK, sizes[rows] // BLOCK)] = blocks[source]
         else:
             bodies[index] = data
+
+    each(take, parted, waits=waits(plan.runs))
     if out is not None:
         return SpanBatch(start, stop - start, [out.reshape(-1).data])
     stops = (at + sizes).tolist()

@@ -22,6 +22,7 @@ from shardtools.jobs.exchange.run import Run
 from shardtools.json_text import parse_json
 from shardtools.shards.names import wrong_fields
 from shardtools.shards.npy import load_npz
+from shardtools.spec import MAX_SHARDS
 from shardtools.storage import get_storage
 from shardtools.types import Ints
 from shardtools.urls import folder_of
@@ -48,12 +49,34 @@ class GatherPlan:
     """The ``runs``, where each output begins in each of them (``cuts``), and the URLs of the input ``shards``.
 
     ``sources`` has for each input shard the index of the source that it belongs to, in the order the user named them.
+    If ``outputs`` is not 0, there are so many, and ``cuts`` says instead where each batch of samples begins (see
+    splits.py); where the outputs begin is written down for each batch (see boundaries.py). All samples of a ``single``
+    batch have the same order.
     """
 
     runs: tuple[Run, ...]
     cuts: Ints
     shards: tuple[str, ...]
     sources: tuple[int, ...]
+    outputs: int = 0
+    single: tuple[int, ...] = ()
+
+    def ranks_of(self, batch: int) -> list[int]:
+        """Return which samples of a batch are the first of an output."""
+        samples, start = int(self.cuts[-1].sum()), int(self.cuts[batch].sum())
+        outputs = range(self._first_in(batch), self._first_in(batch + 1))
+        return [samples * output // self.outputs - start for output in outputs]
+
+    def _first_in(self, batch: int) -> int:
+        """Return the first output that does not begin before a batch."""
+        return -(-int(self.cuts[batch].sum()) * self.outputs // max(int(self.cuts[-1].sum()), 1))
+
+    def batch_of(self, output: int) -> tuple[int, int]:
+        """Return the batch in which an output begins, and how many outputs begin in it before."""
+        samples = int(self.cuts[-1].sum())
+        starts = self.cuts.sum(axis=1)
+        batch = int(np.searchsorted(starts, samples * output // self.outputs, "right")) - 1
+        return batch, output - self._first_in(batch)
 
 
 def write_collected(url: str, done: Collected, of: Mapping[str, Any]) -> None:
@@ -89,7 +112,8 @@ def read_collected(url: str, of: Mapping[str, Any]) -> Collected | None:
 
 def write_plan(url: str, plan: GatherPlan) -> None:
     """Write a plan, for the tasks to read."""
-    facts = {"runs": [asdict(run) for run in plan.runs], "shards": plan.shards, "sources": plan.sources}
+    facts: dict[str, Any] = {"runs": [asdict(run) for run in plan.runs], "shards": plan.shards, "sources": plan.sources}
+    facts |= {"outputs": plan.outputs, "single": plan.single}
     file = BytesIO()
     text = np.frombuffer(json.dumps(facts).encode("utf-8", "surrogateescape"), np.uint8)
     np.savez(file, cuts=plan.cuts, told=text)
@@ -124,7 +148,10 @@ def _parse_plan(arrays: Mapping[str, Any], url: str) -> GatherPlan:
     rises = cuts.ndim == 2 and len(cuts) and cuts.shape[1] == len(runs) and (np.diff(cuts, axis=0) >= 0).all()
     if not rises or (cuts[0] != 0).any() or (cuts[-1] != counts).any() or len(sources) != len(shards):
         raise ValueError("its cuts are not those of its runs")
-    return GatherPlan(runs, cuts, shards, sources)
+    outputs = _count(facts.get("outputs"))
+    if outputs > MAX_SHARDS:
+        raise ValueError("it has too many outputs")
+    return GatherPlan(runs, cuts, shards, sources, outputs, tuple(map(_count, _list(facts.get("single")))))
 
 
 def _run(entry: Any, folder: str) -> Run:
@@ -136,7 +163,7 @@ def _run(entry: Any, folder: str) -> Run:
     names = tuple(map(_text, _list(noted["fields"])))
     if folder_of(url) != folder or wrong_fields(names):
         raise ValueError("a run is outside the spill, or has fields that are not valid")
-    numbers = ("count", "data_bytes", "order_bytes", "key_bytes", "members")
+    numbers = ("count", "data_bytes", "order_bytes", "key_bytes", "members", "sampled", "sampled_bytes")
     return Run(url=url, fields=names, **{name: _count(noted[name]) for name in numbers})
 
 

@@ -1,9 +1,9 @@
 """A run: sorted samples as one object of the spill, any range of which can be read.
 
-    spans, end to end | orders | ends of orders | rows | members | keys
+    spans, end to end | orders | ends of orders | rows | members | keys | some of the orders | their ends
 
 All but the spans, the orders and the keys have a fixed width, so that the offset of each part follows from the few
-numbers of a `Run`.
+numbers of a `Run`. Some of the orders are repeated at the end, at equal distances: who plans reads these only.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ MEMBER = np.dtype([("head", "<u8"), ("size", "<u8"), ("field", "<u4"), ("crc32",
 ROW = np.dtype([("key_end", "<u8"), ("member_end", "<u8"), ("data_end", "<u8"), ("sum", "<u8"), ("place", PLACE)])
 _END = np.dtype("<u8")
 
+SAMPLED = 1024
+"""How many orders of a run are repeated at its end, at most."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -42,6 +45,8 @@ class Run:
     order_bytes: int
     key_bytes: int
     members: int
+    sampled: int
+    sampled_bytes: int
     fields: tuple[str, ...]
 
     @property
@@ -65,15 +70,50 @@ class Run:
         return self._members_at + self.members * MEMBER.itemsize
 
     @property
-    def filesize(self) -> int:
-        """Bytes of the object."""
+    def _sampled_at(self) -> int:
         return self._keys_at + self.key_bytes
 
-    def read_orders(self) -> Texts:
-        """Return the orders of all samples."""
-        parts = [ByteRange(self._orders_at, self._order_ends_at), ByteRange(self._order_ends_at, self._rows_at)]
-        data, ends = get_storage(self.url).read_ranges(self.url, parts)
-        return Texts(np.frombuffer(data, np.uint8), np.frombuffer(ends, _END).astype(np.int64))
+    @property
+    def filesize(self) -> int:
+        """Bytes of the object."""
+        return self._sampled_at + self.sampled_bytes + self.sampled * _END.itemsize
+
+    def read_orders(self, start: int = 0, stop: int | None = None) -> Texts:
+        """Return the orders of all samples, or of samples ``start`` to ``stop``.
+
+        Raises:
+            StorageError: they cannot be read.
+            CorruptError: they were damaged.
+        """
+        stop = self.count if stop is None else stop
+        storage, before = get_storage(self.url), max(start - 1, 0)
+        rows = ByteRange(self._order_ends_at + before * _END.itemsize, self._order_ends_at + stop * _END.itemsize)
+        if (start, stop) == (0, self.count):
+            data, part = storage.read_ranges(self.url, [ByteRange(self._orders_at, self._order_ends_at), rows])
+            return self._texts(data, np.frombuffer(part, _END).astype(np.int64))
+        [part] = storage.read_ranges(self.url, [rows])
+        ends = _with_start(np.frombuffer(part, _END), start)
+        self._check_ends(ends, self.order_bytes)
+        wanted = ByteRange(self._orders_at + int(ends[0]), self._orders_at + int(ends[-1]))
+        [data] = storage.read_ranges(self.url, [wanted])
+        return self._texts(data, ends[1:] - ends[0])
+
+    def read_sampled(self) -> Texts:
+        """Return the orders of samples ``sampled_rows(count)``.
+
+        Raises:
+            StorageError: they cannot be read.
+            CorruptError: they were damaged.
+        """
+        [body] = get_storage(self.url).read_ranges(self.url, [ByteRange(self._sampled_at, self.filesize)])
+        data, ends = body[: self.sampled_bytes], np.frombuffer(body, _END, self.sampled, self.sampled_bytes)
+        return self._texts(data, ends.astype(np.int64))
+
+    def _texts(self, data: bytes, ends: Ints) -> Texts:
+        """Return a column, after checking it."""
+        if len(ends) and (ends[-1] != len(data) or ends[0] < 0 or (np.diff(ends) < 0).any()):
+            raise self._damaged()
+        return Texts(np.frombuffer(data, np.uint8), ends)
 
     def read_table(self, start: int, stop: int) -> RunTable:
         """Return what is known of samples ``start`` to ``stop``.
@@ -165,12 +205,23 @@ def _with_start(ends: npt.NDArray[Any], start: int) -> Ints:
     return whole if start else with_zero(whole)
 
 
+def sampled_rows(count: int) -> Ints:
+    """Return which of the orders of a run of so many samples are repeated at its end.
+
+    >>> sampled_rows(3).tolist(), sampled_rows(4096)[:3].tolist()
+    ([0, 1, 2], [0, 4, 8])
+    """
+    some = min(count, SAMPLED)
+    return np.arange(some, dtype=np.int64) * count // max(some, 1)
+
+
 def write_run(url: str, samples: RunTable, spans: Iterable[Sequence[Any]]) -> Run:
     """Write samples, which are in order, as a run; ``spans`` gives their bytes, some at a time."""
     table, orders = samples.table, samples.orders
     assert table.crc32 is not None
+    some_orders = orders.take(sampled_rows(len(samples)))
     sizes = (samples.size, len(orders.data), len(table.keys.data), len(table.field))
-    run = Run(url, len(samples), *sizes, table.fields)
+    run = Run(url, len(samples), *sizes, len(some_orders), len(some_orders.data), table.fields)
     rows = np.empty(len(samples), ROW)
     rows["key_end"] = table.keys.ends
     rows["member_end"] = table.first[1:]
@@ -188,6 +239,7 @@ def write_run(url: str, samples: RunTable, spans: Iterable[Sequence[Any]]) -> Ru
             sink.writelines(some)
         tail: list[Bytes] = [np.ascontiguousarray(orders.data)]
         tail += [part.view(np.uint8).reshape(-1) for part in (ends, rows, members) if len(part)]
-        tail.append(np.ascontiguousarray(table.keys.data))
+        tail += [np.ascontiguousarray(table.keys.data), some_orders.data]
+        tail.append(some_orders.ends.astype(_END).view(np.uint8))
         sink.writelines([part.data for part in tail if len(part)])
     return run

@@ -102,6 +102,6 @@ def remove_spill(place: str, names: Iterable[str]) -> None:
     storage = get_storage(place)
     known = {*names, f"{place}plan.npz", f"{place}job.json"}
     with suppress(RefusedError):  # it does not list
-        known |= set(storage.list(f"{place}group-"))
+        known |= {*storage.list(f"{place}group-"), *storage.list(f"{place}boundaries-")}
     for url in sorted(known):
         storage.delete(url)

@@ -1,0 +1,45 @@
+"""Calls that wait for a server, several at a time; each task of an exchange reads many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import TypeVar
+
+from shardtools.engine import check_cancelled
+from shardtools.jobs.exchange.run import Run
+from shardtools.urls import is_local
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+THREADS = 16
+"""How many runs a task reads at a time from a server."""
+
+
+def each(call: Callable[[T], R], items: Sequence[T], *, waits: bool) -> list[R]:
+    """Return the results of calls, in order: several at a time if each ``waits`` for a server.
+
+    Raises:
+        Cancelled: the task is to end.
+        Exception: the first error.
+    """
+
+    def guarded(item: T) -> R:
+        check_cancelled()
+        return call(item)
+
+    if not waits or len(items) < 2:
+        return [guarded(item) for item in items]
+    pool = ThreadPoolExecutor(min(THREADS, len(items)), "shardtools-runs")
+    try:
+        futures = [pool.submit(copy_context().run, guarded, item) for item in items]
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def waits(runs: Sequence[Run]) -> bool:
+    """Return whether who reads runs waits for a server; they are all in one spill."""
+    return bool(runs) and not is_local(runs[0].url)
