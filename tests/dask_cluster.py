@@ -42,10 +42,13 @@ def dask_cluster(
     scheduler_env: Mapping[str, str] | None = None,
     worker_env: Mapping[str, str] | None = None,
     threads: int = 1,
+    protocol: str = "tcp",
+    port: int = 0,
 ) -> Iterator[DaskCluster]:
     """Run a scheduler and so many workers of ``threads`` each, without nannies; stop them by their process ids.
 
-    The tests can be imported there. ``scheduler_env`` and ``worker_env`` are added to their environments.
+    The scheduler listens with the scheme ``protocol``, at any port that is free if ``port`` is 0. The tests can be
+    imported there. ``scheduler_env`` and ``worker_env`` are added to their environments.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shardtools-dask-")))
@@ -66,8 +69,8 @@ def dask_cluster(
             return process
 
         file = folder / "scheduler.json"
-        local = ("--host", "127.0.0.1", "--no-dashboard")
-        scheduler = start(scheduler_env, "scheduler", *local, "--port", "0", "--scheduler-file", str(file))
+        local = ("--host", "127.0.0.1", "--protocol", protocol, "--no-dashboard")
+        scheduler = start(scheduler_env, "scheduler", *local, "--port", str(port), "--scheduler-file", str(file))
         wait_until(lambda: scheduler.poll() is not None or _read_address(file), "the Dask scheduler")
         address = _read_address(file)
         options = ("--nthreads", str(threads), "--no-nanny", "--memory-limit", "0", "--local-directory", str(folder))

@@ -9,11 +9,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 import click
 
+from shardtools.engine.notes import notes
 from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, printable
 from shardtools.redaction import conceal, remember
 
@@ -33,6 +35,10 @@ class Line(Protocol):
         """The shards that were named."""
 
     @property
+    def quiet(self) -> bool:
+        """Whether only errors are shown."""
+
+    @property
     def verbose(self) -> bool:
         """Whether tracebacks are shown."""
 
@@ -49,6 +55,7 @@ def run_command(program: str, line: Line, work: Callable[[], int], *, resumes: b
 
     _open_standard_streams()
     _hide_secrets()
+    _show_notes(program, line)
     interrupted = _INTERRUPTED.format(program, " with --resume to continue" if resumes else "")
     _end_cleanly_on_signals(interrupted)
     for stream in (sys.stdout, sys.stderr):
@@ -98,6 +105,31 @@ def _hide_secrets() -> None:
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Concealing())
     sys.excepthook = _show_exception
+
+
+class _Notes(logging.Handler):
+    def __init__(self, program: str):
+        super().__init__()
+        self._program = program
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with _bars_aside():
+            tell(f"{self._program}: {record.getMessage()}", err=True)
+
+
+def _bars_aside() -> AbstractContextManager[object]:
+    """Return a context in which lines can be written to a terminal that shows a bar of progress."""
+    if "tqdm" not in sys.modules:
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm.external_write_mode(file=sys.stderr)
+
+
+def _show_notes(program: str, line: Line) -> None:
+    """Show what a user of a cluster wants to know while a job runs, in the lines of this command."""
+    notes.setLevel(logging.ERROR if line.quiet else logging.DEBUG if line.verbose else logging.INFO)
+    notes.handlers = [_Notes(program)]
 
 
 def _show_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from shardtools import __version__
+from shardtools.engine import WAIT_SECONDS
 from shardtools.errors import SpecError
 from shardtools.urls import at_home
 
@@ -31,7 +32,16 @@ _RUN_OPTIONS = [
         metavar="WHERE",
         show_default=True,
         help="Where tasks run: 'threads' or 'processes' of this machine, or a Dask cluster, given by the HOST:PORT "
-        "of its scheduler or by a scheduler FILE.",
+        "or SCHEME://HOST:PORT of its scheduler, by a scheduler FILE, by 'auto' (Dask's own configuration), or by "
+        "MODULE:CALLABLE or FILE.py:CALLABLE, which returns a Dask client or cluster.",
+    ),
+    click.option(
+        "--wait",
+        type=click.FloatRange(min=0),
+        default=WAIT_SECONDS,
+        metavar="SECONDS",
+        show_default=True,
+        help="How long to wait for the scheduler, and for workers while there are none.",
     ),
     click.option(
         "-j",
@@ -116,6 +126,7 @@ class CommandLine:
     sources: tuple[str, ...]
     cluster: str
     jobs: int | None
+    wait: float
     overwrite: bool
     on_error: OnError
     retries: int
@@ -133,6 +144,8 @@ class CommandLine:
     def run_options(self, *named: str | None) -> RunOptions:
         """Return the options of the job, for a user who also names ``named``; storage follows them until the end.
 
+        What they open is closed then.
+
         Raises:
             SpecError: a limit or the cache makes no sense.
         """
@@ -142,6 +155,7 @@ class CommandLine:
         options = run_options(
             cluster=self.cluster,
             jobs=self.jobs,
+            wait=self.wait,
             overwrite=self.overwrite,
             resume=self.resume,
             on_error=self.on_error,
@@ -153,7 +167,9 @@ class CommandLine:
             limits=_limits(self.maxima),
         )
         options = naming(options, self.sources, self.destination, *named)
-        click.get_current_context().with_resource(using(options.storage))
+        context = click.get_current_context()
+        context.with_resource(using(options.storage))
+        context.call_on_close(options.close)
         return options
 
 

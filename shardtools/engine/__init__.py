@@ -11,7 +11,9 @@ ends it cleanly wherever it runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
+from shardtools.engine.connection import WAIT_SECONDS, Connection
 from shardtools.engine.task import (
     Cancelled,
     ClusterLike,
@@ -28,8 +30,10 @@ from shardtools.errors import EngineError
 from shardtools.processors import processors
 
 __all__ = [
+    "WAIT_SECONDS",
     "Cancelled",
     "ClusterLike",
+    "Connection",
     "Done",
     "Need",
     "RemoteTraceback",
@@ -52,11 +56,12 @@ def run(
 ) -> None:
     """Run ``tasks``, about in order, and call ``on_done`` in this thread with each one that has finished.
 
-    ``cluster`` is ``"threads"``, ``"processes"`` (of this machine), the ``HOST:PORT`` of a Dask scheduler (``tcp://``
-    or ``tls://`` may stand before it), the path of a Dask scheduler file, or a `distributed.Client` or Dask cluster
-    (such as a `LocalCluster`), which stays open. At most ``jobs`` tasks run at a time; the
-    default is the number of processors here, or all threads of the cluster. On a cluster every worker must meet
-    ``needs``: they are called there before any task is sent, and before each task, as workers may join later.
+    ``cluster`` is ``"threads"``, ``"processes"`` (of this machine), or a Dask cluster: a `Connection`, which several
+    runs can share, or what it takes, which is then connected to for this run only: the ``HOST:PORT`` of a scheduler,
+    with any scheme of Dask before it (``tls://``), a scheduler file, ``"auto"`` (Dask's own configuration),
+    ``MODULE:CALLABLE`` or ``FILE.py:CALLABLE``, a `distributed.Client` or a Dask cluster. At most ``jobs`` tasks run at
+    a time; the default is the number of processors here, or all threads of the cluster. On a cluster every worker must
+    meet ``needs``: they are called there before any task is sent, and before each task, as workers may join later.
 
     With ``stop_on_error`` the first error stops the run: no further task starts, running tasks are cancelled, and `run`
     returns when they have ended; it does not raise the error. Cancelled tasks are not reported. If ``on_done`` raises,
@@ -87,11 +92,12 @@ def run(
         return
 
     from shardtools.engine.cluster_run import ClusterRun
-    from shardtools.engine.connect import connected, local_processes
+    from shardtools.engine.connect import check_workers, local_processes
 
     if cluster == "processes":
-        with local_processes(workers) as client:
-            ClusterRun(client, state, None).run()
-    else:
-        with connected(cluster, needs) as client:
-            ClusterRun(client, state, jobs, needs).run()
+        with local_processes(workers) as client, Connection(client) as local:
+            ClusterRun(local, state, None).run()
+        return
+    with nullcontext(cluster) if isinstance(cluster, Connection) else Connection(cluster) as connection:
+        check_workers(connection.client(), connection.where, needs, connection.wait)
+        ClusterRun(connection, state, jobs, needs).run()

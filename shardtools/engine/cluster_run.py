@@ -13,16 +13,15 @@ import dask
 from distributed.scheduler import KilledWorker
 
 from shardtools import __version__
-from shardtools.engine.connect import INSTALL, address_of, check_workers
+from shardtools.engine.connect import INSTALL, check_workers
+from shardtools.engine.connection import Connection
+from shardtools.engine.patience import Patience
 from shardtools.engine.remote import PickledOutcome, pickle_task, stop_here, unpickle_outcome, work_remotely
 from shardtools.engine.task import Need, Outcome, RunState, Task
 from shardtools.errors import EngineError, SchedulerError
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
-
-LOST_SECONDS = 30
-"""How long a cluster may be without any worker in the middle of a run."""
+    from distributed import Future
 
 COUNT_SECONDS = 5
 """How often the cluster's threads are counted."""
@@ -41,9 +40,10 @@ class ClusterRun:
     each task. A worker with another version of shardtools ends the run, whenever it joins.
     """
 
-    def __init__(self, client: Client, state: RunState, jobs: int | None, needs: Sequence[Need] = ()):
-        self._client = client
-        self._address = address_of(client)
+    def __init__(self, connection: Connection, state: RunState, jobs: int | None, needs: Sequence[Need] = ()):
+        self._connection = connection
+        self._client = connection.client()
+        self._address = connection.where
         self._state = state
         self._jobs = jobs
         self._needs = needs
@@ -53,7 +53,8 @@ class ClusterRun:
         self._shared: dict[int, tuple[bytes, Future]] = {}
         self._sent = 0
         self._limit = 0
-        self._counted = self._seen = time.monotonic() - COUNT_SECONDS
+        self._counted = time.monotonic() - COUNT_SECONDS
+        self._away: Patience | None = None
 
     def run(self) -> None:
         """Run the tasks.
@@ -116,12 +117,23 @@ class ClusterRun:
         threads = sum(self._client.nthreads().values())
         self._counted = now
         if threads or not self._sent:
-            self._seen = now
-        elif now > self._seen + LOST_SECONDS:
+            self._away = None
+        else:
+            self._await_workers()
+        self._limit = min(max(32, 3 * threads), self._jobs or len(self._state.tasks))
+
+    def _await_workers(self) -> None:
+        """Note that there are no workers.
+
+        Raises:
+            SchedulerError: that has been so for too long.
+        """
+        self._away = self._away or Patience(self._connection.wait)
+        self._away.note(f"workers of the scheduler at {self._address}, which have all left")
+        if not self._away.left:
             raise SchedulerError(
                 f"all workers have left the scheduler at {self._address}", fix="start workers, and go on with --resume"
             )
-        self._limit = min(max(32, 3 * threads), self._jobs or len(self._state.tasks))
 
     def _await_batch(self, seconds: float) -> list[Future]:
         """Return the futures that have finished, after waiting for the first at most ``seconds``."""
@@ -156,7 +168,9 @@ class ClusterRun:
         version = getattr(answer, "version", None)
         if version == __version__ or isinstance(answer, KilledWorker):
             return
-        check_workers(self._client, self._address, ())  # its error names the worker, if it is still there
+        check_workers(
+            self._client, self._address, (), self._connection.wait
+        )  # its error names the worker, if it is still there
         if isinstance(answer, PickledOutcome):
             raise SchedulerError(
                 f"a worker of {self._address} had another shardtools: {version} there, {__version__} here",

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 import os
 import pkgutil
-import re
 import socket
-import time
+import ssl
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING
 
 from distributed import Client, LocalCluster
-from distributed.deploy import Cluster
+from distributed.comm import CommClosedError, connect
+from distributed.security import Security
+from distributed.utils import LoopRunner
 
 from shardtools import __version__
 from shardtools.engine.interrupt import sigint_held
+from shardtools.engine.patience import Patience
+from shardtools.engine.places import NotYet, Place, find_place
 from shardtools.engine.remote import check_needs
-from shardtools.engine.task import ClusterLike, Need
+from shardtools.engine.task import Need
+from shardtools.engine.tls import CERT, ENCRYPTED, describe_refusal, no_tls, security_for
 from shardtools.errors import EngineError, SchedulerError, ShardtoolsError
 
+if TYPE_CHECKING:
+    from distributed.deploy import Cluster
+
 CONNECT_SECONDS = 5
-"""How long a scheduler may take to answer, and then to have a worker."""
+"""How long a scheduler may take to answer an attempt to connect."""
 
 INSTALL = "install shardtools there from the same checkout or wheel as here, with `pip install PATH`"
 
-_ADDRESS = re.compile(r"(tcp://|tls://)?(?:\[([^\]/\s]+)\]|([^:/\s]+)):(\d{1,5})")
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado.application")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """A context in which Dask does not log: an `EngineError` says more, or it is normal at the end of a run."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -54,7 +62,7 @@ def local_processes(workers: int) -> Iterator[Client]:
     Raises:
         EngineError: they cannot be started.
     """
-    with _quiet(), ExitStack() as stack:
+    with quiet(), ExitStack() as stack:
         try:
             resource_tracker.ensure_running()  # multiprocessing would unblock the signal when it starts this one
             with sigint_held():
@@ -75,29 +83,7 @@ def local_processes(workers: int) -> Iterator[Client]:
         yield client
 
 
-@contextmanager
-def connected(cluster: ClusterLike, needs: Sequence[Need] = ()) -> Iterator[Client]:
-    """A context that gives a client of a scheduler with usable workers; ``cluster`` is as in `run`.
-
-    A client or cluster of the caller stays open; a client that is made here is closed.
-
-    Raises:
-        SchedulerError: no scheduler answers, it has no workers, or shardtools is not the same there as here.
-        ShardtoolsError: a worker does not meet ``needs``.
-    """
-    with _quiet(), ExitStack() as stack:
-        client = cluster if isinstance(cluster, Client) else stack.enter_context(_connect(cluster))
-        _refuse_unusable(client)
-        check_workers(client, cluster if isinstance(cluster, str) else address_of(client), needs)
-        yield client
-
-
-def address_of(client: Client) -> str:
-    """Return the address of a client's scheduler, for messages."""
-    return client.scheduler.address if client.scheduler else "?"
-
-
-def _refuse_unusable(client: Client) -> None:
+def refuse_unusable(client: Client) -> None:
     """Raise if tasks cannot be run with a client.
 
     Raises:
@@ -109,87 +95,124 @@ def _refuse_unusable(client: Client) -> None:
         raise SchedulerError(f"the Dask client is {client.status}", fix="give one that is connected to a scheduler")
 
 
-def _connect(cluster: str | Cluster) -> Client:
-    """Return a new client of the scheduler of a cluster, at an address or of a scheduler file.
+def client_of(cluster: Cluster) -> Client:
+    """Return a new client of a cluster.
 
     Raises:
-        SchedulerError: no scheduler answers there.
+        SchedulerError: its scheduler does not answer.
     """
-    place = _read_address(cluster) if isinstance(cluster, str) else cluster
     try:
-        if isinstance(place, str):
-            _await_answer(place)
-        return Client(place, timeout=CONNECT_SECONDS, set_as_default=False)
+        return Client(cluster, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise SchedulerError(
-            f"no Dask scheduler answers at {cluster}",
-            fix="start one with `dask scheduler`, or leave out -c",
-        ) from error
+        fix = "give a cluster that is not closed"
+        raise SchedulerError(f"no Dask scheduler answers at {cluster}", fix=fix) from error
 
 
-def _read_address(cluster: str) -> str:
-    """Return the address of a scheduler: ``cluster`` itself, or the one in the scheduler file of this name."""
-    if os.path.isfile(cluster):
-        try:
-            with open(cluster, encoding="utf-8") as file:
-                return str(json.load(file)["address"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SchedulerError(
-                "this is not a Dask scheduler file", url=cluster, fix="write one with `dask scheduler --scheduler-file`"
-            ) from error
-    match = _ADDRESS.fullmatch(cluster)
-    if not match or int(match[4]) > 65535:
-        raise SchedulerError(
-            f"{cluster!r} is neither an address nor a scheduler file",
-            fix="give threads, processes, HOST:PORT or the path of a scheduler file",
-        )
-    return cluster
+def connect_to(text: str, wait: float, security: Security | None = None) -> Client:
+    """Return a new client of the scheduler at a place that `find_place` understands, after at most ``wait`` seconds.
 
-
-def _await_answer(address: str) -> None:
-    """Wait until the server at the address sends its first byte, as a scheduler does; Dask waits for it without end.
+    ``security`` is used instead of that of Dask's configuration.
 
     Raises:
-        OSError: nothing listens there, or it sends nothing.
+        SchedulerError: no scheduler answers there in time, or it cannot be used.
     """
-    match = _ADDRESS.fullmatch(address)
-    if not match or match[1] == "tls://":
-        return
-    deadline = time.monotonic() + CONNECT_SECONDS
+    patience = Patience(wait)
     while True:
         try:
-            left = max(0.1, deadline - time.monotonic())
-            with socket.create_connection((match[2] or match[3], int(match[4])), timeout=left) as connection:
-                if not connection.recv(1):
-                    raise ConnectionResetError("the connection was closed at once")
+            return _attempt(text, security)
+        except NotYet as error:
+            if not patience.pause(error.awaited):
+                fix = "start one with `dask scheduler`, wait longer with --wait, or leave out -c"
+                raise SchedulerError(error.failure, fix=fix) from error
+        except SchedulerError:
+            raise
+        except (ImportError, RuntimeError, TypeError, ValueError, Warning) as error:
+            raise SchedulerError(f"the scheduler at {text} cannot be used: {error}") from error
+
+
+def _attempt(text: str, security: Security | None) -> Client:
+    place = find_place(text)
+    trusted = security or security_for(place.address, place.scheme)
+    try:
+        _await_answer(place, trusted, text)
+        return Client(place.address, timeout=CONNECT_SECONDS, security=trusted, set_as_default=False)
+    except SchedulerError:
+        raise
+    except OSError as error:
+        at = f"at {text} ({_reason_of(error, place)})"
+        raise NotYet(f"the scheduler {at}", f"no Dask scheduler answers {at}") from error
+
+
+def _await_answer(place: Place, security: Security, where: str) -> None:
+    """Return when a scheduler has answered as one. Dask's client would wait for the first answer without end.
+
+    Raises:
+        OSError: nothing listens there, or it does not answer in time.
+        SchedulerError: TLS cannot be agreed on.
+    """
+
+    async def knock() -> None:
+        arguments = security.get_connection_args("client")
+        comm = await asyncio.wait_for(connect(place.address, CONNECT_SECONDS, **arguments), 1.5 * CONNECT_SECONDS)
+        await comm.close()
+
+    runner = LoopRunner()
+    runner.start()
+    try:
+        runner.run_sync(knock)
+    except Exception as error:
+        for link in _chain(error):
+            if isinstance(link, ssl.SSLError) and not isinstance(link, ssl.SSLEOFError):
+                raise describe_refusal(where, link) from error
+        if place.scheme in ENCRYPTED and "cannot convert to SSL" in str(error):  # it has spoken first
+            raise no_tls(where) from error
+        raise
+    finally:
+        runner.stop()
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what led to it."""
+    link: BaseException | None = error
+    for _ in range(20):
+        if link is None:
             return
-        except ConnectionRefusedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)  # it may be about to start
+        yield link
+        link = link.__cause__ or link.__context__
 
 
-def check_workers(client: Client, cluster: str, needs: Sequence[Need]) -> None:
+def _reason_of(error: OSError, place: Place) -> str:
+    """Return in a few words why a scheduler could not be reached."""
+    links = list(_chain(error))
+    if any(isinstance(link, socket.gaierror) for link in links):
+        return "its name is unknown"
+    text = " ".join(str(link) for link in links)
+    if "refused" in text:
+        return "nothing listens there"
+    if any(isinstance(link, CommClosedError | ssl.SSLEOFError) for link in links):
+        hints = {"tcp": "; one with TLS has an address tls://HOST:PORT", "tls": f"; perhaps it does not accept {CERT}"}
+        return f"the connection was closed{hints.get(place.scheme, '')}"
+    return "there is no answer"
+
+
+def check_workers(client: Client, where: str, needs: Sequence[Need], wait: float) -> None:
     """Check that there are workers, that all processes have this version of shardtools, and that ``needs`` are met.
+
+    If there are no workers yet, wait for the first. A cluster that grows with its work is given some.
 
     Raises:
         SchedulerError: there are no workers, or a process has another version of shardtools, or none.
         ShardtoolsError: a need is not met at a worker.
     """
-    try:
-        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-    except TimeoutError as error:
-        address = f"--scheduler-file {cluster}" if os.path.isfile(cluster) else cluster
-        raise SchedulerError(
-            f"the scheduler at {cluster} has no workers", fix=f"start some with `dask worker {address}`"
-        ) from error
     # Only functions of the standard library can be sent to a process that may not have shardtools.
     question, argument = pkgutil.resolve_name, "shardtools:__version__"
+    if not client.nthreads():
+        _await_workers(client, where, wait)
     try:
         answer = client.run_on_scheduler(question, argument)
     except ImportError as error:
         answer = error
-    _check_version(f"the scheduler at {cluster}", answer)
+    _check_version(f"the scheduler at {where}", answer)
     for worker, answer in client.run(question, argument, on_error="return").items():
         _check_version(f"the worker at {worker}", answer)
     if needs:
@@ -197,7 +220,26 @@ def check_workers(client: Client, cluster: str, needs: Sequence[Need]) -> None:
             if isinstance(answer, ShardtoolsError):
                 raise answer
             if isinstance(answer, Exception) and not isinstance(answer, OSError):  # as above
-                raise SchedulerError(f"the workers of {cluster} cannot be asked: {answer}") from answer
+                raise SchedulerError(f"the workers of {where} cannot be asked: {answer}") from answer
+
+
+def _await_workers(client: Client, where: str, wait: float) -> None:
+    """Wait for the first worker, with a task that makes a cluster start one that otherwise would not.
+
+    Raises:
+        SchedulerError: none comes.
+    """
+    patience = Patience(wait)
+    task = client.submit(os.getpid, key=f"shardtools-hello-{uuid.uuid4().hex}")
+    try:
+        while not client.nthreads():
+            if not patience.pause(f"workers of the scheduler at {where}"):
+                worker = f"--scheduler-file {where}" if os.path.isfile(where) else client.scheduler.address
+                raise SchedulerError(
+                    f"the scheduler at {where} has no workers", fix=f"start some with `dask worker {worker}`"
+                )
+    finally:
+        task.release()
 
 
 def _check_version(place: str, answer: object) -> None:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from distributed import Client
     from distributed.deploy import Cluster
 
-ClusterLike: TypeAlias = "str | Client | Cluster"
-"""Where tasks run: ``"threads"``, ``"processes"``, ``HOST:PORT``, a scheduler file, a Dask client or a Dask cluster."""
+    from shardtools.engine.connection import Connection
+
+ClusterLike: TypeAlias = "str | Client | Cluster | Connection"
+"""Where tasks run: ``"threads"``, ``"processes"``, or a Dask cluster, as `shardtools.engine.connection` takes it."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from os.path import commonprefix
 from typing import Literal
 from urllib.parse import unquote
 
-from shardtools.engine import ClusterLike
+from shardtools.engine import ClusterLike, Connection
 from shardtools.errors import JobError, OutputExistsError, RefusedError
 from shardtools.shards.packers import packer_for
 from shardtools.shards.sidecar import sidecar_url
@@ -26,8 +26,8 @@ OnError = Literal["fail", "skip"]
 class RunOptions:
     """How a job is run.
 
-    ``cluster`` is ``"threads"``, ``"processes"``, the ``HOST:PORT`` of a Dask scheduler, a scheduler file, or a Dask
-    client or cluster, which stays open, and ``jobs`` the number of tasks at a time (None: one for each processor).
+    ``cluster`` is ``"threads"``, ``"processes"`` or what `shardtools.engine.run` takes for a Dask cluster, and ``jobs``
+    the number of tasks at a time (None: one for each processor).
     ``overwrite`` replaces outputs that exist; ``resume`` keeps those that this very job has completed and makes the
     others. ``on_error`` says whether a sample or shard that fails ends the job, or is skipped and reported. ``report``
     is the URL of a JSON report, or None.
@@ -45,6 +45,11 @@ class RunOptions:
     def on_this_machine(self) -> bool:
         """Whether all tasks run on this machine: on no Dask cluster that others have started."""
         return self.cluster in ("threads", "processes")
+
+    def close(self) -> None:
+        """Close the connection to a cluster, if there is one."""
+        if isinstance(self.cluster, Connection):
+            self.cluster.close()
 
 
 def check_outputs(sources: Sequence[str], destination: Destination, report: str | None = None) -> None:

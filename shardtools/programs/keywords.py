@@ -18,9 +18,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class ReadKeywords(TypedDict, total=False):
     """How a function runs that reads shards.
 
-    ``cluster``: ``"threads"`` (the default), ``"processes"``, the ``HOST:PORT`` of a Dask scheduler, a scheduler file,
+    ``cluster``: ``"threads"`` (the default), ``"processes"``, or a Dask cluster: its scheduler's ``HOST:PORT``, with
+    any scheme of Dask before it, a scheduler file, ``"auto"`` (the client that Dask uses already, or the scheduler in
+    its configuration), ``"MODULE:CALLABLE"`` or ``"FILE.py:CALLABLE"``, whose client or cluster is closed at the end,
     or a `distributed.Client` or Dask cluster, which stays open.
     ``jobs``: work on so many shards at a time (None: the number of processors).
+    ``wait``: how many seconds to wait for the scheduler, and for a worker while there is none (300).
     ``overwrite``: replace outputs that exist.
     ``on_error``: ``"fail"`` at the first bad sample or shard (the default), or ``"skip"`` such and report them.
     ``report``: the URL of a JSON report.
@@ -33,6 +36,7 @@ class ReadKeywords(TypedDict, total=False):
 
     cluster: ClusterLike
     jobs: int | None
+    wait: float
     overwrite: bool
     on_error: OnError
     report: str | None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_args
 
-from shardtools.engine import ClusterLike
+from shardtools.engine import WAIT_SECONDS, ClusterLike, Connection
 from shardtools.errors import JobError, ShardtoolsError
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.limits import DEFAULT_LIMITS, Limits
@@ -38,6 +38,7 @@ def run_options(
     *,
     cluster: ClusterLike = "threads",
     jobs: int | None = None,
+    wait: float = WAIT_SECONDS,
     overwrite: bool = False,
     resume: bool = False,
     on_error: OnError = "fail",
@@ -48,10 +49,10 @@ def run_options(
     verify: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> RunOptions:
-    """Return the options of a job. A cache has the same folder in any working folder.
+    """Return the options of a job. A cache has the same folder in any working folder. A cluster is not connected yet.
 
     Raises:
-        JobError: ``on_error`` or ``jobs`` makes no sense.
+        JobError: ``on_error``, ``jobs`` or ``wait`` makes no sense.
         SpecError: ``cache`` makes no sense.
         ValueError: ``retries`` or ``timeout`` makes no sense.
     """
@@ -61,9 +62,12 @@ def run_options(
     for name, value in (("overwrite", overwrite), ("resume", resume), ("verify", verify)):
         _check_type(name, value, bool)
     _check_type("timeout", timeout, int, float)
+    _check_type("wait", wait, int, float)
+    if not wait >= 0:
+        raise JobError(f"--wait {wait} is too small", fix="give 0 or more seconds")
     _check_type("limits", limits, Limits)
     return RunOptions(
-        cluster=at_home(cluster) if isinstance(cluster, str) else cluster,
+        cluster=_connection(cluster, wait),
         jobs=jobs,
         overwrite=overwrite,
         resume=resume,
@@ -71,6 +75,13 @@ def run_options(
         report=None if report is None else at_home(report),
         storage=StorageOptions(retries, timeout, _cache(cache), verify, limits),
     )
+
+
+def _connection(cluster: ClusterLike, wait: float) -> ClusterLike:
+    """Return what all runs of a job share: one connection, if there is a cluster."""
+    if isinstance(cluster, Connection) or cluster in ("threads", "processes"):
+        return cluster
+    return Connection(at_home(cluster) if isinstance(cluster, str) else cluster, wait)
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,8 @@ def called(
         if suggested is error:
             raise
         raise suggested from error
+    finally:
+        options.close()
 
 
 def specs_of(sources: Specs) -> list[str]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from shardtools.engine.notes import notes
+
 HTMAPPER = str(Path(sys.executable).parent / "htmapper")
 SECRET = "s3cr3t"
 """The password that tests use; no output may ever have it."""
@@ -82,11 +84,14 @@ def _as_before(folder: Path) -> Iterator[None]:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = [signal.getsignal(name) for name in signals]
     before = os.getcwd()
+    level, shown = notes.level, notes.handlers
     os.chdir(folder)
     try:
         yield
     finally:
         os.chdir(before)
+        notes.setLevel(level)
+        notes.handlers = shown
         for name, handler in zip(signals, handlers, strict=True):
             signal.signal(name, handler)
 

@@ -204,14 +204,16 @@ class TestCluster:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{taken.getsockname()[1]}"
-            message = call("-c", address, "-p", "same.py", "in-@3.tar", "out-@3.tar", cwd=dataset).error()
+            message = call(
+                "-c", address, "--wait", "0", "-p", "same.py", "in-@3.tar", "out-@3.tar", cwd=dataset
+            ).error()
         assert not (dataset / "out-0.tar").exists()
-        assert message == f"no Dask scheduler answers at {address}; start one with `dask scheduler`, or leave out -c"
+        assert message.startswith(f"no Dask scheduler answers at {address} (nothing listens there); start one with ")
 
-    @pytest.mark.parametrize("cluster", ["thread", "no-such-file.json", "localhost", "localhost:port", ""])
+    @pytest.mark.parametrize("cluster", ["thread", "localhost", "host:port:1", ""])
     def test_no_address(self, cluster: str, dataset: Path) -> None:
         message = fails(dataset, "-c", cluster, "in-@3.tar", "out-@3.tar", status=1)
-        assert message.startswith(f"{cluster!r} is neither an address nor a scheduler file; give threads, ")
+        assert message.startswith(f"{cluster!r} names no Dask cluster; give threads, ")
 
     def test_old_dataset_survives_it(self, dataset: Path) -> None:
         """Nothing is deleted for an overwrite that does not even start."""
