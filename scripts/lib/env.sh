@@ -75,18 +75,28 @@ ensure_tensorflow() {
         echo "pip could not install tensorflow-cpu; its tests will be skipped" >&2
 }
 
-ensure_nginx() {
-    local sudo=()
-    command -v nginx >/dev/null && return
-    command -v apt-get >/dev/null || fail "nginx is missing and there is no apt-get here; install nginx"
+# ensure_program PROGRAM PACKAGE: install the Debian package that has a program, unless the program is here.
+ensure_program() {
+    local program=$1 package=$2 sudo=()
+    command -v "$program" >/dev/null && return
+    command -v apt-get >/dev/null || fail "$program is missing and there is no apt-get here; install $program"
     if ((EUID != 0)); then
-        command -v sudo >/dev/null || fail "nginx is missing; install it as root: apt-get install nginx-light"
+        command -v sudo >/dev/null || fail "$program is missing; install it as root: apt-get install $package"
         sudo=(sudo)
         [[ -t 0 ]] && sudo -v || sudo=(sudo -n)
     fi
-    echo "installing nginx"
+    echo "installing $package"
     quietly "${sudo[@]}" apt-get update -q || echo "apt-get update failed; trying with the lists that are here" >&2
     quietly "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -q -y --no-install-recommends nginx-light ||
-        fail "apt-get could not install nginx; install it as root: apt-get install nginx-light"
+        apt-get install -q -y --no-install-recommends "$package" ||
+        fail "apt-get could not install $package; install it as root: apt-get install $package"
+}
+
+ensure_nginx() {
+    ensure_program nginx nginx-light
+}
+
+# `ip`, for networks of namespaces, if it can be installed: their tests are skipped without it.
+ensure_ip() {
+    (ensure_program ip iproute2) || true
 }

@@ -39,7 +39,8 @@ class TestPages:
         assert find_broken_links(page) == []
 
     def test_files_that_it_names_exist(self, page: Path) -> None:
-        named = re.findall(r"`((?:shardtools|scripts|examples|docs|nginx|tests)/[\w./-]*)[ `]", page.read_text("utf-8"))
+        folders = "shardtools|scripts|examples|docs|nginx|deploy|tests"
+        named = re.findall(rf"`((?:{folders})/[\w./-]*)[ `]", page.read_text("utf-8"))
         assert [name for name in named if not (ROOT / name).exists()] == []
 
 
