@@ -204,7 +204,8 @@ class HubUpkeep:
         """Copy arrays from a Zarr directory or a .npy or .npz file into new ones, as one commit.
 
         Args:
-            source: a path, or a URL that zarr can open (through fsspec). Versions 2 and 3 of Zarr.
+            source: a path, a URL of http, s3 or gs, or another one that fsspec can open for zarr. Versions 2 and 3 of
+                Zarr. If a server does not list, groups need consolidated metadata.
             name: the new array or group; ``NAME:BRANCH``, or ``:BRANCH`` for the top of a branch. By default a
                 hierarchy is imported as it is.
             author: who does it.

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shardtools.arrays.chunk_order import batched
-from shardtools.arrays.chunk_reader import run_each
+from shardtools.arrays.chunk_reader import THREADS, run_each
 from shardtools.arrays.exporting import split_selector
 from shardtools.arrays.metadata import ArrayMetadata, create_array, group_document, parse_array
-from shardtools.errors import CorruptError, JobError, NotFoundError, StorageError
+from shardtools.errors import CorruptError, JobError, NotFoundError, ShardtoolsError, StorageError
 from shardtools.processors import processors
-from shardtools.storage import get_storage, using
-from shardtools.urls import absolute, at_home, is_local, name_of, path_of
+from shardtools.schemes import SERVERS
+from shardtools.storage import StorageOptions, get_storage, using
+from shardtools.urls import absolute, at_home, is_local, name_of, path_of, scheme_of
 
 if TYPE_CHECKING:
     from shardtools.arrays.hub import Hub
@@ -88,7 +89,7 @@ def _import_file(hub: Hub, url: str, name: str, author: str, advance: Advance) -
 
 
 def _import_zarr(hub: Hub, url: str, name: str, author: str, advance: Advance) -> ImportResult:
-    root = _open(url)
+    root = _open(url, hub.options.naming(url))
     path, version = split_selector(hub, name)
     arrays, chunks, nbytes = [], 0, 0
     with hub.transaction(f"import {name_of(url.rstrip('/'))}", author=author, version=version) as transaction:
@@ -112,10 +113,12 @@ def _import_zarr(hub: Hub, url: str, name: str, author: str, advance: Advance) -
     return ImportResult(tuple(arrays), chunks, nbytes)
 
 
-def _open(url: str) -> Any:
+def _open(url: str, options: StorageOptions) -> Any:
     import zarr
 
-    place = path_of(url) if is_local(url) else url
+    from shardtools.arrays.url_store import UrlStore
+
+    place: Any = path_of(url) if is_local(url) else UrlStore(url, options) if scheme_of(url) in SERVERS else url
     try:
         return zarr.open(place, mode="r")
     except FileNotFoundError as error:
@@ -123,8 +126,10 @@ def _open(url: str) -> Any:
     except ImportError as error:
         fix = "pip install fsspec, and what it needs for this kind of URL"
         raise JobError(f"zarr cannot open this: {error}", url=url, fix=fix) from error
+    except ShardtoolsError:
+        raise
     except Exception as error:  # zarr and what it reads through raise many kinds
-        what = f"zarr cannot open this: {type(error).__name__}: {error}"
+        what = f"zarr cannot open this: {type(error).__name__}: {' '.join(str(error).split())}"
         raise StorageError(what, url=url, fix="see whether zarr.open can") from error
 
 
@@ -132,13 +137,16 @@ def _nodes(root: Any) -> Iterator[tuple[str, Any]]:
     """Yield the paths of a node and of all that is in it, sorted, and the nodes."""
     yield "", root
     if not hasattr(root, "shape"):
+        if not root.store.supports_listing and root.metadata.consolidated_metadata is None:
+            what = "the server does not list what is in a group, and it has no consolidated metadata"
+            raise JobError(what, url=str(root.store), fix="name one array, or consolidate the metadata there")
         yield from sorted(root.members(max_depth=None), key=lambda item: str(item[0]))
 
 
 def _copy(transaction: Transaction, path: str, source: _Source, some: list[tuple[int, ...]]) -> tuple[int, int]:
     """Write some chunks; return how many there are, and their bytes."""
     metadata = source.metadata
-    bodies = run_each(source.packed, some, processors())
+    bodies = run_each(source.packed, some, processors() if source.is_local else THREADS)
     count = nbytes = 0
     for coordinates, data in zip(some, bodies, strict=True):
         if data is not None:
@@ -152,6 +160,7 @@ class _Source:
 
     def __init__(self, array: Any, url: str):
         self._array, self._url = array, url
+        self.is_local = is_local(url)
         self._is_3 = array.metadata.zarr_format == 3
         self._prefix = f"{array.path}/" if array.path else ""
         self.metadata = self._metadata()
@@ -225,6 +234,8 @@ class _Source:
                 for number, chunk in zip(coordinates, metadata.chunks, strict=True)
             )
             values = np.asarray(self._array[region])
+        except StorageError:
+            raise
         except Exception as error:  # codecs raise many kinds
             what = f"the chunk cannot be decoded: {error}"
             raise CorruptError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ import zarr
 from PIL import Image
 
 import shardtools as st
-from shardtools.errors import CorruptError, ExistsError, JobError, NotFoundError
+from shardtools.errors import CorruptError, ExistsError, JobError, NotFoundError, UnavailableError
+from shardtools.storage import get_storage
+from tests.backends import running
 from tests.datasets import write_shard
+from tests.recording_server import recording_server
 
 Array = npt.NDArray[Any]
 
@@ -102,6 +106,19 @@ def write_zarr(path: Path, version: Any, store: Any = None) -> dict[str, Array]:
     return {"g/x": np.concatenate([values, np.full((3, 10), np.nan, "float32")]), "scalar": np.array(5, "int32")}
 
 
+@pytest.fixture(scope="module", params=["nginx", "s3", "gs"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(request.param, tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+def upload(folder: Path, url: str) -> None:
+    for path in filter(Path.is_file, folder.rglob("*")):
+        target = f"{url}/{path.relative_to(folder)}"
+        with get_storage(target).create(target) as sink:
+            sink.write(path.read_bytes())
+
+
 def check(hub: st.Hub, expected: dict[str, Array], prefix: str = "") -> None:
     for name, values in expected.items():
         np.testing.assert_array_equal(np.asarray(hub.load(prefix + name)), values, strict=True)
@@ -155,6 +172,39 @@ class TestZarr:
         with pytest.raises(CorruptError, match=r"\[g/x/c/0/0\]: the chunk cannot be decoded: not zstd"):
             hub.import_from(str(tmp_path / "z"), "again")
         assert len(list(hub.history())) == 1
+
+    @pytest.mark.parametrize("version", [2, 3])
+    def test_from_a_server(self, hub: st.Hub, tmp_path: Path, server: str, version: int) -> None:
+        expected = write_zarr(tmp_path / "z", version)
+        upload(tmp_path / "z", f"{server}/z{version}")
+        result = hub.import_from(f"{server}/z{version}")
+        assert (result.arrays, result.chunks) == (("g/x", "scalar"), 21)
+        check(hub, expected)
+        hub.import_from(f"{server}/z{version}/g/x", "alone")
+        check(hub, {"alone": expected["g/x"]})
+        with pytest.raises(NotFoundError, match="there is no Zarr array or group; check the path"):
+            hub.import_from(f"{server}/nothing", "y")
+
+    def test_from_a_server_that_does_not_list(self, hub: st.Hub, tmp_path: Path) -> None:
+        with recording_server(tmp_path) as server:
+            expected = write_zarr(server.root / "z", 3)
+            with pytest.raises(JobError, match=r"does not list what is in a group.*name one array, or consolidate"):
+                hub.import_from(f"{server.url}z")
+            assert hub.import_from(f"{server.url}z/g/x", "x").chunks == 20
+            check(hub, {"x": expected["g/x"]})
+            with pytest.warns(UserWarning, match="Consolidated metadata is currently not part"):
+                zarr.consolidate_metadata(server.root / "z")
+            hub.import_from(f"{server.url}z")
+            check(hub, expected)
+
+    def test_a_server_that_does_not_answer_is_no_damage(self, hub: st.Hub, tmp_path: Path) -> None:
+        with recording_server(tmp_path) as server:
+            write_zarr(server.root / "z", 3)
+            url = f"{server.url}z/g/x"
+            hub.import_from(url, "x")
+        with pytest.raises(UnavailableError):
+            st.hub(hub.url, retries=0).import_from(url, "y")
+        assert hub.list() == ["x"]
 
     def test_killed_half_way_nothing_is_there(self, hub: st.Hub, tmp_path: Path) -> None:
         expected = write_zarr(tmp_path / "z", 3)
