@@ -17,6 +17,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -180,7 +181,7 @@ def strict_gcs(*buckets: str) -> Iterator[StrictGcs]:
             query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
             match = re.fullmatch(r"(/upload|/download)?/storage/v1/b/([^/]+)(/o(?:/(.+))?)?", parts.path)
             if match is None:
-                return _failure(404, "no such method")
+                return self._by_path(unquote(parts.path)) or _failure(404, "no such method")
             kind, bucket, objects, name = match[1], unquote(match[2]), match[3], match[4] and unquote(match[4])
             with server.lock:
                 if bucket not in server.buckets:
@@ -192,6 +193,13 @@ def strict_gcs(*buckets: str) -> Iterator[StrictGcs]:
                 if name is None:
                     return self._list(bucket, query)
                 return self._object(bucket, name, query)
+
+        def _by_path(self, path: str) -> _Answer | None:
+            """Return an object by the XML API, as far as Icechunk needs it to read."""
+            bucket, _, name = path.removeprefix("/").partition("/")
+            with server.lock:
+                found = server.buckets.get(bucket, {}).get(name)
+            return self._media(found) if found is not None and self.command in ("GET", "HEAD") else None
 
         def _object(self, bucket: str, name: str, query: dict[str, str]) -> _Answer:
             found = server.buckets[bucket].get(name)
@@ -211,6 +219,8 @@ def strict_gcs(*buckets: str) -> Iterator[StrictGcs]:
                 "x-goog-generation": str(found.generation),
                 "x-goog-stored-content-length": str(size),
                 "x-goog-hash": f"crc32c={crc32c(found.data)}",
+                "ETag": f'"{found.generation}"',
+                "Last-Modified": formatdate(usegmt=True),
             }
             if found.encoding:
                 if "gzip" not in self.headers.get("Accept-Encoding", ""):

@@ -96,7 +96,7 @@ def export_icechunk(source: Exported, destination: str, advance: Advance) -> Exp
         _check_readable(session.store, source, destination)
         session.commit(f"references to {redact(place.root)} {_version(source)}")
     except icechunk.IcechunkError as error:
-        what = f"Icechunk fails: {_first_line(str(error))}"
+        what = f"Icechunk fails: {_describe(str(error))}"
         raise JobError(what, url=destination, fix="see what it can read and write, or write a .json file") from error
     return ExportResult(destination, count, 0)
 
@@ -111,9 +111,14 @@ class _Container:
     credentials: Any
 
 
-def _first_line(text: str) -> str:
-    """Return what an error of Icechunk's says, without the frame that it draws around it."""
-    return next((line for part in text.splitlines() if (line := part.strip(" │|x×\n"))), "no reason given")
+def _describe(text: str) -> str:
+    """Return what an error of Icechunk's says, and its last cause, without the frame that it draws around them.
+
+    >>> _describe("  x no chunk\\n  |\\n  |-> no chunk\\n  |-> no answer\\n  `-> 403 Forbidden\\n")
+    'no chunk: 403 Forbidden'
+    """
+    lines = [line for part in text.splitlines() if (line := part.lstrip(" │|x×`├╰─▶->").strip())]
+    return ": ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else "no reason given"
 
 
 def _check_readable(store: Any, source: Exported, destination: str) -> None:

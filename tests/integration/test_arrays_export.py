@@ -22,6 +22,8 @@ import zarr
 import shardtools as st
 from shardtools.errors import ExistsError, JobError, NotFoundError
 from shardtools.storage import ByteRange, get_storage
+from tests.gcs_servers import strict_gcs
+from tests.gcs_servers import use_environment as use_gcs
 from tests.moto_server import moto_server
 from tests.moto_server import use_environment as use_s3
 from tests.servers import nginx_server
@@ -51,7 +53,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> st.Hub:
     return make(str(tmp_path_factory.mktemp("place") / "hub with space"))
 
 
-@pytest.fixture(scope="module", params=["local", "nginx", "s3"])
+def icechunk_environment(url: str) -> dict[str, str]:
+    """Return what leads Icechunk to a server for gs: URLs, without credentials."""
+    names = ("client_email", "private_key", "private_key_id")
+    account = {"type": "service_account", "gcs_base_url": url, "disable_oauth": True, **dict.fromkeys(names, "")}
+    return {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account), "GOOGLE_ALLOW_HTTP": "true"}
+
+
+@pytest.fixture(scope="module", params=["local", "nginx", "s3", "gs"])
 def served(request: pytest.FixtureRequest, hub: st.Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st.Hub]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         if request.param == "local":
@@ -59,11 +68,15 @@ def served(request: pytest.FixtureRequest, hub: st.Hub, tmp_path_factory: pytest
         elif request.param == "nginx":
             with nginx_server(tmp_path_factory.mktemp("served")) as nginx:
                 yield make(f"{nginx.url}hub")
-        else:
+        elif request.param == "s3":
             with moto_server() as moto:
                 moto.client().create_bucket(Bucket="bucket")
                 use_s3(monkeypatch, moto.environment())
                 yield make("s3://bucket/hub")
+        else:
+            with strict_gcs("bucket") as gcs:
+                use_gcs(monkeypatch, {"STORAGE_EMULATOR_HOST": gcs.url, **icechunk_environment(gcs.url)})
+                yield make("gs://bucket/hub")
 
 
 def check(group: Any) -> None:
@@ -170,7 +183,7 @@ class TestKerchunk:
         url, offset, size = references["refs"]["g/x/c/0/0"]
         [entry] = served.snapshot("v1").find(["g/x/c/0/0"]).values()
         assert url.endswith(entry.name) and (offset, size) == (entry.offset, entry.size)
-        if url.startswith("s3:"):  # fsspec's own library for S3 is not installed
+        if url.startswith(("s3:", "gs:")):  # fsspec's own libraries for these are not installed
             [data] = get_storage(url).read_ranges(url, [ByteRange(offset, offset + size)])
             assert google_crc32c.value(data) == entry.crc32c
         else:
@@ -189,7 +202,8 @@ def opened(storage: Any) -> Any:
     config = icechunk.Repository.fetch_config(storage)
     assert config is not None and config.virtual_chunk_containers is not None
     [root] = config.virtual_chunk_containers
-    credentials = icechunk.s3_from_env_credentials() if root.startswith("s3:") else None
+    from_environment = {"s3": icechunk.s3_from_env_credentials, "gs": icechunk.gcs_from_env_credentials}
+    credentials = from_environment.get(root[:2], lambda: None)()
     access = icechunk.containers_credentials({root: credentials})
     repository = icechunk.Repository.open(storage, authorize_virtual_chunk_access=access)
     return zarr.open_group(repository.readonly_session("main").store, mode="r")
@@ -206,6 +220,15 @@ class TestIcechunk:
         check(opened(icechunk.local_filesystem_storage(str(tmp_path / "refs.icechunk"))))
         with pytest.raises(ExistsError, match="there is a repository already"):
             served.export(":v1", str(tmp_path / "refs.icechunk"))
+
+    def test_what_icechunk_may_not_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with strict_gcs("bucket") as gcs:
+            use_gcs(monkeypatch, {"STORAGE_EMULATOR_HOST": gcs.url, **icechunk_environment(gcs.url)})
+            hub = make("gs://bucket/hub")
+            monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", "nonsense")
+            with pytest.raises(JobError, match=r"Icechunk fails: .+: .+; see what it can read") as caught:
+                hub.export(":v1", str(tmp_path / "refs.icechunk"))
+            assert "\n" not in str(caught.value)
 
     def test_beside_the_place(self, served: st.Hub) -> None:
         url = f"{served.url.rstrip('/')}.icechunk"
