@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -94,8 +96,17 @@ class PartOf:
 
     @property
     def place(self) -> Place:
-        """Where the parts go."""
-        return self.hub.place
+        """Where the parts go.
+
+        Raises:
+            NotFoundError: this machine does not see it.
+        """
+        try:
+            return self.hub.place
+        except NotFoundError as error:
+            what = f"a worker does not see the place of the arrays, process {os.getpid()} on {socket.gethostname()}"
+            fix = "use a folder that all machines share, or a server"
+            raise NotFoundError(what, url=self.hub.url, fix=fix) from error
 
 
 def write_part(target: PartOf, path: str, metadata: ArrayMetadata, block: Array, some: Sequence[ChunkPiece]) -> None:
