@@ -8,11 +8,14 @@ What is listed and cannot be read, or is not what was written, is an error. It i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import google_crc32c
+import numpy as np
+import numpy.typing as npt
 
 from shardtools.errors import CorruptError, NotFoundError, RefusedError, StorageError
 from shardtools.log.place import Place
@@ -22,6 +25,7 @@ from shardtools.storage import ByteRange, current_options, follow, get_storage
 from shardtools.storage.open_files import OpenFile, open_file
 from shardtools.urls import is_local
 
+Array = npt.NDArray[Any]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -42,10 +46,7 @@ def read_entries(place: Place, entries: Mapping[str, Entry]) -> dict[str, bytes]
     """
     found: dict[str, bytes] = {}
     for (key, entry), data in zip(entries.items(), read_parts(place, list(entries.items())), strict=True):
-        if google_crc32c.value(data) != entry.crc32c:
-            url = place.root + entry.name
-            _files.pop(url)
-            raise CorruptError("it is damaged: its CRC-32C does not match", url=url, member=key, fix=_FIX)
+        _check(place, key, entry, data)
         found[key] = data
     return found
 
@@ -57,22 +58,61 @@ def read_parts(place: Place, parts: Sequence[tuple[str, Entry]]) -> list[bytes]:
         CorruptError: an object is gone or too short.
         StorageError: it cannot be read.
     """
-    by_object: defaultdict[str, list[int]] = defaultdict(list)
-    for number, (_, entry) in enumerate(parts):
-        by_object[entry.name].append(number)
     found = [b""] * len(parts)
-    with place.using():
 
-        def read(job: tuple[str, Sequence[int]]) -> list[bytes]:
-            name, numbers = job
-            keys, entries = zip(*(parts[number] for number in numbers), strict=True)
-            return _read_object(place.root + name, entries, keys)
+    def read(url: str, numbers: Sequence[int]) -> None:
+        entries = [parts[number][1] for number in numbers]
+        starts, stops = [entry.offset for entry in entries], [entry.offset + entry.size for entry in entries]
+        with _meaning(url, parts[numbers[0]][0]):
+            if is_local(url):
+                values = _open(url).read_many(starts, stops)
+            else:
+                values = get_storage(url).read_ranges(url, list(map(ByteRange, starts, stops)))
+        for number, value in zip(numbers, values, strict=True):
+            found[number] = value
 
-        jobs = list(by_object.items())
-        for (_, numbers), values in zip(jobs, run_each(read, jobs, _threads(place)), strict=True):
-            for number, value in zip(numbers, values, strict=True):
-                found[number] = value
+    _each_object(place, [entry for _, entry in parts], read)
     return found
+
+
+def fill_arrays(place: Place, parts: Sequence[tuple[str, Entry, Array]]) -> None:
+    """Read the bytes of keys, checked against their CRC-32C, into arrays of as many bytes, which lie in one piece.
+
+    Raises as `read_entries` does.
+    """
+
+    def read(url: str, numbers: Sequence[int]) -> None:
+        keys, entries, targets = zip(*(parts[number] for number in numbers), strict=True)
+        bodies = [target.reshape(-1).view(np.uint8) for target in targets]
+        with _meaning(url, keys[0]):
+            if is_local(url):
+                file = _open(url)
+                for entry, body in zip(entries, bodies, strict=True):
+                    file.read_into(entry.offset, body.data)
+            else:
+                get_storage(url).read_into(url, [entry.offset for entry in entries], [body.data for body in bodies])
+        for key, entry, body in zip(keys, entries, bodies, strict=True):
+            _check(place, key, entry, body)
+
+    _each_object(place, [entry for _, entry, _ in parts], read)
+
+
+def _each_object(place: Place, entries: Sequence[Entry], read: Callable[[str, Sequence[int]], None]) -> None:
+    """Call ``read`` with the URL of each object and the numbers of its entries, for several at a time on a server."""
+    by_object: defaultdict[str, list[int]] = defaultdict(list)
+    for number, entry in enumerate(entries):
+        by_object[entry.name].append(number)
+    with place.using():
+        jobs = list(by_object.items())
+        for _ in run_each(lambda job: read(place.root + job[0], job[1]), jobs, _threads(place)):
+            pass
+
+
+def _check(place: Place, key: str, entry: Entry, data: bytes | Array) -> None:
+    if google_crc32c.value(data) != entry.crc32c:
+        url = place.root + entry.name
+        _files.pop(url)
+        raise CorruptError("it is damaged: its CRC-32C does not match", url=url, member=key, fix=_FIX)
 
 
 def _threads(place: Place) -> int:
@@ -87,12 +127,11 @@ def run_each(call: Callable[[T], R], jobs: Sequence[T], threads: int) -> Iterabl
         return list(pool.map(call, jobs))
 
 
-def _read_object(url: str, entries: Sequence[Entry], keys: Sequence[str]) -> list[bytes]:
-    starts, stops = [entry.offset for entry in entries], [entry.offset + entry.size for entry in entries]
+@contextmanager
+def _meaning(url: str, key: str) -> Iterator[None]:
+    """A context that says what it means for a key that the object at ``url`` cannot be read."""
     try:
-        if is_local(url):
-            return _open(url).read_many(starts, stops)
-        return get_storage(url).read_ranges(url, list(map(ByteRange, starts, stops)))
+        yield
     except StorageError as error:
         _files.pop(url)
         if isinstance(error, NotFoundError):
@@ -101,7 +140,7 @@ def _read_object(url: str, entries: Sequence[Entry], keys: Sequence[str]) -> lis
             what = "the data shard is shorter than when it was written"
         else:
             raise
-        raise CorruptError(what, url=url, member=keys[0], fix=_FIX) from error
+        raise CorruptError(what, url=url, member=key, fix=_FIX) from error
 
 
 def _open(url: str) -> OpenFile:

@@ -7,6 +7,7 @@ Selection -> pieces, a batch at a time -> chunks -> block
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from math import prod
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.arrays.chunk_reader import read_entries, run_each
+from shardtools.arrays.chunk_reader import fill_arrays, read_entries, run_each
 from shardtools.arrays.grid import ChunkPiece, Selected, Shape, pieces
 from shardtools.arrays.metadata import ArrayMetadata
 from shardtools.errors import CorruptError
@@ -50,7 +51,8 @@ def load_chunks(
 ) -> list[Array | None]:
     """Return the chunks of pieces, which may be read-only; None for those that were never written.
 
-    Those of which only a part is wanted are kept in ``cache``.
+    A piece with a ``target`` may have been read to it, which is returned then. Those of which only a part is wanted are
+    kept in ``cache``.
 
     Raises:
         CorruptError: one that was written cannot be read, or is damaged.
@@ -67,25 +69,37 @@ def load_chunks(
             missing[key] = entry
     if missing:
         metadata.check_chunk(place.options.limits, place.root, path)
-        data = read_entries(place, missing)
-        decode = metadata.codec.decode
-        nbytes = prod(metadata.chunks) * metadata.dtype.itemsize
-
-        def unpack(key: str) -> Array:
-            try:
-                return decode(data[key])
-            except ValueError as error:
-                url = place.root + missing[key].name
-                fix = "see what wrote it, or read an earlier version"
-                raise CorruptError(f"the chunk cannot be decoded: {error}", url=url, member=key, fix=fix) from error
-
-        chunks.update(
-            zip(missing, run_each(unpack, list(missing), processors() if nbytes >= LARGE else 1), strict=True)
-        )
+    direct = {
+        key: piece.target
+        for key, piece in zip(keys, wanted, strict=True)
+        if piece.target is not None and key in missing and missing[key].size == piece.target.nbytes
+    }
+    if direct:
+        fill_arrays(place, [(key, missing.pop(key), target) for key, target in direct.items()])
+        chunks |= direct
+    if missing:
+        chunks |= _read_chunks(place, metadata, missing)
         for key, piece in zip(keys, wanted, strict=True):
             if not piece.whole and key in missing:
                 cache.put(missing[key], chunks[key])
     return [chunks.get(key) for key in keys]
+
+
+def _read_chunks(place: Place, metadata: ArrayMetadata, entries: Mapping[str, Entry]) -> dict[str, Array]:
+    data = read_entries(place, entries)
+    decode = metadata.codec.decode
+    nbytes = prod(metadata.chunks) * metadata.dtype.itemsize
+
+    def unpack(key: str) -> Array:
+        try:
+            return decode(data[key])
+        except ValueError as error:
+            url = place.root + entries[key].name
+            fix = "see what wrote it, or read an earlier version"
+            raise CorruptError(f"the chunk cannot be decoded: {error}", url=url, member=key, fix=fix) from error
+
+    keys = list(entries)
+    return dict(zip(keys, run_each(unpack, keys, processors() if nbytes >= LARGE else 1), strict=True))
 
 
 def read(selection: Selected, metadata: ArrayMetadata, load: Load, readers: int = 1) -> Array:
@@ -96,11 +110,15 @@ def read(selection: Selected, metadata: ArrayMetadata, load: Load, readers: int 
     block = np.empty(selection.block, metadata.dtype)
     nbytes = max(prod(metadata.chunks) * metadata.dtype.itemsize, 1)
     rest = pieces(selection, metadata.shape, metadata.chunks)
-    size = max((BATCH if readers < 2 else PART) // nbytes, 1)
+    direct = nbytes >= LARGE and metadata.codec.is_raw
+    size = max((BATCH if direct or readers < 2 else PART) // nbytes, 1)
 
     def place(batch: Sequence[ChunkPiece]) -> None:
+        if direct:
+            batch = [replace(piece, target=_target(block, piece, metadata.chunks)) for piece in batch]
         for piece, chunk in zip(batch, load(batch), strict=True):
-            block[piece.outer] = metadata.fill_value if chunk is None else chunk[piece.inner]
+            if chunk is None or chunk is not piece.target:
+                block[piece.outer] = metadata.fill_value if chunk is None else chunk[piece.inner]
 
     batches = iter(lambda: list(islice(rest, size)), [])
     if readers < 2:
@@ -110,6 +128,14 @@ def read(selection: Selected, metadata: ArrayMetadata, load: Load, readers: int 
         for _ in run_each(place, list(batches), readers):
             pass
     return block
+
+
+def _target(block: Array, piece: ChunkPiece, chunks: Shape) -> Array | None:
+    """Return the part of a block that has all bytes of a chunk, in their order; None if there is none."""
+    if not piece.whole or not all(isinstance(part, slice) for part in (*piece.inner, *piece.outer)):
+        return None
+    target = block[piece.outer]
+    return target if target.shape == chunks and target.flags.c_contiguous else None
 
 
 def as_block(selection: Selected, values: Any, dtype: np.dtype[Any]) -> Array:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import google_crc32c
 import numpy as np
@@ -40,6 +40,10 @@ _MAX_UNPACKED = 1 << 30
 
 class ChunkCodec(Protocol):
     """How the chunks of an array become bytes."""
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the bytes of a chunk are those of numpy in this machine's memory."""
 
     def decode(self, data: bytes) -> Array:
         """Return a chunk, which may be read-only.
@@ -145,6 +149,10 @@ class PlainCodec:
         """Bytes of a chunk."""
         return prod(self.chunks) * self.dtype.itemsize
 
+    @property
+    def is_raw(self) -> bool:
+        return not self.stages and self.dtype.isnative
+
     def decode(self, data: bytes) -> Array:
         nbytes = self.nbytes
         data = _unpack(data, self.stages, _packed_limit(nbytes))
@@ -225,6 +233,7 @@ class ZarrCodec:
     stages: tuple[_Stage, ...]
     limit: int
     inner: InnerChunks | None
+    is_raw: ClassVar[bool] = False
 
     def decode(self, data: bytes) -> Array:
         data = _unpack(data, self.stages, self.limit)

@@ -9,7 +9,7 @@ Axes are independent of each other (orthogonal indexing). With at most one list 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise, product
 from math import prod
 from typing import Any
@@ -39,12 +39,16 @@ class AxisPiece:
 
 @dataclass(frozen=True)
 class ChunkPiece:
-    """The part of a chunk that an index selects, and where in the block it goes."""
+    """The part of a chunk that an index selects, and where in the block it goes.
+
+    ``target`` is that place in the block, if the chunk may be read right to it.
+    """
 
     coordinates: Shape
     inner: tuple[Any, ...]
     outer: tuple[Any, ...]
     whole: bool
+    target: Array | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

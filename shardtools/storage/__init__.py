@@ -1,6 +1,7 @@
 """Bytes at a URL: one small contract, one backend per scheme.
 
-    url -> get_storage(url) -> Storage -> open, read, read_ranges, create, create_exclusive, stat, list, folders, delete
+    url -> get_storage(url) -> Storage -> open, read, read_ranges, read_into, stat, list, folders
+                                          create, create_exclusive, delete
 
 A backend is a module of this package that subclasses `Storage`; `get_storage` imports it when the first URL of its
 scheme is seen, so that a scheme's SDK costs nothing to those who do not use it. Every backend passes the tests in
@@ -187,6 +188,16 @@ class Storage(ABC):
             RefusedError: a range reaches past the object's end.
             ChangedError: the object changed between two parts of the answer.
         """
+
+    def read_into(self, url: str, starts: Sequence[int], buffers: Sequence[memoryview]) -> None:
+        """Fill each of ``buffers``, which are of bytes, with those of the object from its ``start`` on.
+
+        It does what `read_ranges` does and raises what that raises, and saves a copy or two of large parts where it
+        can. After an error nobody knows what the buffers hold.
+        """
+        ranges = [ByteRange(start, start + len(buffer)) for start, buffer in zip(starts, buffers, strict=True)]
+        for buffer, data in zip(buffers, self.read_ranges(url, ranges), strict=True):
+            buffer[:] = data
 
     @abstractmethod
     def create(self, url: str) -> AbstractContextManager[Sink]:

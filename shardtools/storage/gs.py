@@ -20,7 +20,7 @@ from shardtools.errors import NotFoundError
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
 from shardtools.storage.gs_client import GsClient, object_path, odd_answer, split_url
 from shardtools.storage.gs_upload import create_once, resumable_sink
-from shardtools.storage.http_ranges import read_ranges
+from shardtools.storage.http_ranges import fill, read_ranges
 from shardtools.storage.http_stream import ObjectStream
 from shardtools.storage.listing import Pages
 from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
@@ -45,6 +45,11 @@ class GsStorage(Storage):
     def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
         split_url(url)
         return read_ranges(self._client, url, ranges)
+
+    def read_into(self, url: str, starts: Sequence[int], buffers: Sequence[memoryview]) -> None:
+        split_url(url)
+        if not fill(self._client, url, starts, buffers):
+            super().read_into(url, starts, buffers)
 
     @contextmanager
     def create(self, url: str) -> Iterator[Sink]:

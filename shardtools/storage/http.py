@@ -19,7 +19,7 @@ from shardtools.errors import NotFoundError, RefusedError
 from shardtools.json_text import parse_json
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
 from shardtools.storage.http_client import Meaning, is_part, read_whole, timeouts
-from shardtools.storage.http_ranges import read_ranges
+from shardtools.storage.http_ranges import fill, read_ranges
 from shardtools.storage.http_session import HttpClient
 from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.http_upload import Spool, create_once, remove, store
@@ -53,6 +53,10 @@ class HttpStorage(Storage):
 
     def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
         return read_ranges(self._client, url, ranges)
+
+    def read_into(self, url: str, starts: Sequence[int], buffers: Sequence[memoryview]) -> None:
+        if not fill(self._client, url, starts, buffers):
+            super().read_into(url, starts, buffers)
 
     @contextmanager
     def create(self, url: str) -> Iterator[Sink]:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from types import MappingProxyType
 from typing import ClassVar, TypeVar
 from urllib.parse import urlsplit
@@ -62,6 +62,7 @@ _BAD_URLS = (
     LocationValueError,
 )
 
+_TOO_LATE = "the server did not answer in time"
 _METHOD_FIX = "see that it does at this place (nginx: dav_methods PUT DELETE MKCOL COPY MOVE)"
 _CREDENTIALS_FIX = "check the credentials, and what they allow"
 MEANINGS: Mapping[int, Meaning] = MappingProxyType(
@@ -237,7 +238,7 @@ def connection_error(error: BaseException, url: str) -> Exception:
                 return TransientError("the name of the host could not be looked up")
             return UnavailableError("the host is unknown", url=url, fix="check the URL")
         if isinstance(link, (failures.ReadTimeout, ReadTimeoutError)):
-            return TransientError("the server did not answer in time")
+            return TransientError(_TOO_LATE)
         if isinstance(link, (failures.ConnectTimeout, TimeoutError)):
             return TransientError("connecting to the server took too long")
         if isinstance(link, ConnectionRefusedError):
@@ -322,6 +323,27 @@ def read_whole(response: requests.Response, url: str) -> bytes:
     response._content = b"".join(pieces)
     response._content_consumed = True  # type: ignore[attr-defined]
     return response.content
+
+
+def receive_into(response: requests.Response, buffer: memoryview) -> int:
+    """Fill a buffer with the bytes of a body that follow; return how many there are, fewer only at its end.
+
+    `network_errors` is around it. The ``readinto`` of urllib3 reads bytes and copies them; that of Python's
+    http.client, which lies below, lets the system write into the buffer.
+    """
+    raw = response.raw
+    below = getattr(raw, "_fp", None)
+    if not isinstance(below, HTTPResponse):
+        data = raw.read(len(buffer), decode_content=False)
+        buffer[: len(data)] = data
+        return len(data)
+    try:
+        count = below.readinto(buffer)
+    except TimeoutError as error:
+        raise TransientError(_TOO_LATE) from error
+    if below.isclosed():
+        raw.release_conn()
+    return count
 
 
 def discard(response: requests.Response) -> None:

@@ -12,19 +12,24 @@ import socket
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import requests
 
 from shardtools.errors import ChangedError
 from shardtools.storage import ByteRange, Stat
 from shardtools.storage.http_client import Client, body_length, content_range, network_errors
 from shardtools.storage.http_stream import ObjectStream, head
-from shardtools.storage.ranges import cut, group, merge, past_end
+from shardtools.storage.ranges import coalesce, cut, group, merge, past_end
 from shardtools.storage.retry import TransientError
 from shardtools.urls import server_of
 
 GROUP_COUNT = 100
 """Ranges in one request: some servers refuse more than 200, or headers of more than 8 KiB."""
+
+IN_PLACE = 1 << 18
+"""Bytes from which on a span is read into the caller's buffers, by a request of its own."""
 
 _PART_HEAD = 4096
 """Bytes that the head of a part has at most, with what separates it from the part before."""
@@ -48,15 +53,63 @@ def read_ranges(client: Client, url: str, ranges: Sequence[ByteRange]) -> list[b
         return []
     spans = merge(ranges, client.coalescing.gap)
     fetched = _read_spans(client, url, spans) if spans else [_Fetched(head(client, url), [], [])]
-    sizes = {part.stat.size for part in fetched} - {None}
-    if len(sizes) > 1 or len({part.stat.validator for part in fetched}) > 1:
-        raise ChangedError("the object was replaced while it was read", url=url, fix="run again")
-    size = sizes.pop() if sizes else None
+    size = _size_of_all([part.stat for part in fetched], url)
     last = max(ranges, key=lambda part: part.stop)
     if size is not None and last.stop > size:  # only an empty range can still do that
         raise past_end(last, size, url)
     bodies = {span.start: body for part in fetched for span, body in zip(part.spans, part.bodies, strict=True)}
     return cut(ranges, spans, [bodies[span.start] for span in spans])
+
+
+def fill(client: Client, url: str, starts: Sequence[int], buffers: Sequence[memoryview]) -> bool:
+    """Fill large buffers with what an object has from their ``starts`` on, as the bytes arrive, without a copy.
+
+    Return False, and the buffers are still to be filled, if they are small or overlap: then `read_ranges` does better.
+    So it does where the server does not send parts.
+    """
+    start = np.array(starts, np.int64)
+    stop = start + np.array([len(buffer) for buffer in buffers], np.int64)
+    order = np.argsort(start, kind="stable")
+    spans = coalesce(start, stop, client.coalescing.gap)
+    if int((stop - start).sum()) < IN_PLACE * max(len(spans), 1) or (start[order[1:]] < stop[order[:-1]]).any():
+        return False
+    runs: list[list[tuple[int, memoryview]]] = [[] for _ in range(len(spans))]
+    for number in order.tolist():
+        if len(buffers[number]):
+            runs[int(spans.span[number])].append((starts[number], buffers[number]))
+    alone = len(runs) == 1
+    found = [_fill_run(client, url, runs[0], alone)] if alone else client.map(partial(_fill_run, client, url), runs)
+    stats = [stat for stat in found if stat is not None]
+    if len(stats) < len(found):
+        return False
+    _size_of_all(stats, url)
+    return True
+
+
+def _fill_run(client: Client, url: str, run: Sequence[tuple[int, memoryview]], alone: bool = False) -> Stat | None:
+    """Fill buffers, in order, by one request; None if the server sends the whole object, unless this is ``alone``."""
+    start, stop = run[0][0], run[-1][0] + len(run[-1][1])
+    with ObjectStream(client, url, ByteRange(start, stop)) as stream:
+        if not stream.ranged and not alone:
+            return None
+        position = start
+        for at, buffer in run:
+            stream.skip(at - position)
+            stream.readinto(buffer)
+            position = at + len(buffer)
+        return stream.stat
+
+
+def _size_of_all(stats: Sequence[Stat], url: str) -> int | None:
+    """Return the size of an object of which several answers tell, None if none does.
+
+    Raises:
+        ChangedError: they are about different versions.
+    """
+    sizes = {stat.size for stat in stats} - {None}
+    if len(sizes) > 1 or len({stat.validator for stat in stats}) > 1:
+        raise ChangedError("the object was replaced while it was read", url=url, fix="run again")
+    return sizes.pop() if sizes else None
 
 
 def _read_spans(client: Client, url: str, spans: Sequence[ByteRange]) -> list[_Fetched]:

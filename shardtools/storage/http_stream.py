@@ -12,16 +12,22 @@ from requests import Response
 
 from shardtools.errors import ChangedError, RefusedError, UnavailableError
 from shardtools.storage import ByteRange, Stat, Stream
-from shardtools.storage.http_client import Client, body_length, content_range, is_part, network_errors
+from shardtools.storage.http_client import (
+    Client,
+    body_length,
+    content_range,
+    is_part,
+    network_errors,
+    receive_into,
+)
 from shardtools.storage.ranges import past_end
 from shardtools.storage.retry import Budget, TransientError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# urllib3's readinto copies twice and more; reading pieces of this size and copying each while it is in the processor's
-# cache is nearly as fast as reading from the socket into the buffer. A connection that breaks loses the piece that is
-# being read, so that a larger one might never come through on a bad line.
+# A connection that breaks loses the piece that is being read, so that a larger one might never come through on a bad
+# line.
 _PIECE = 1 << 20
 
 
@@ -78,10 +84,9 @@ class ObjectStream(Stream):
         view = memoryview(buffer).cast("B")
         filled = 0
         while filled < len(view):
-            data = self._next(min(len(view) - filled, _PIECE))
+            data = self._next(min(len(view) - filled, _PIECE), view[filled:])
             if not data:
                 break
-            view[filled : filled + len(data)] = data
             filled += len(data)
         return filled
 
@@ -92,7 +97,7 @@ class ObjectStream(Stream):
         """Return the next ``count`` bytes, fewer only at the end; all that are left for None."""
         data = self._next(_PIECE if count is None else min(count, _PIECE))
         if len(data) == count or not data:
-            return data
+            return bytes(data)
         whole = BytesIO()  # grows without a copy, and gives away its bytes without one
         whole.write(data)
         while data := self._next(_PIECE if count is None else min(count - whole.tell(), _PIECE)):
@@ -110,8 +115,8 @@ class ObjectStream(Stream):
         self._drop()
         super().close()
 
-    def _next(self, count: int) -> bytes:
-        """Return up to ``count`` of the bytes that follow, b"" at the end."""
+    def _next(self, count: int, into: memoryview | None = None) -> bytes | memoryview:
+        """Return up to ``count`` of the bytes that follow, none at the end; with ``into`` they are at its beginning."""
         if self.closed:
             raise ValueError("read of a closed stream")
         while count:
@@ -120,7 +125,7 @@ class ObjectStream(Stream):
                 if count == 0:
                     break
             try:
-                data = self._receive(count)
+                data = self._receive(count, into)
             except TransientError as error:
                 self._recover(error)
                 continue
@@ -130,7 +135,7 @@ class ObjectStream(Stream):
             return data
         return b""
 
-    def _receive(self, count: int) -> bytes:
+    def _receive(self, count: int, into: memoryview | None) -> bytes | memoryview:
         if self._response is None:
             self._response = self._request()
         with network_errors(self._url):
@@ -139,12 +144,15 @@ class ObjectStream(Stream):
                 if not data:
                     break
                 self._behind -= len(data)
-            data = self._response.raw.read(count, decode_content=False)
+            if into is None:
+                data = self._response.raw.read(count, decode_content=False)
+            else:
+                data = into[: receive_into(self._response, into[:count])]
         if not data and (self._stop is not None or self._behind):
             if self._span is not None and self.stat.size is None:
                 raise past_end(self._span, None, self._url)
             raise TransientError("the answer ended too early")
-        return bytes(data)
+        return data
 
     def _recover(self, error: TransientError) -> None:
         """Get ready for another attempt, from where this one stopped."""

@@ -100,6 +100,13 @@ class LocalStorage(Storage):
             _check_same(_describe(before), _describe(file.status()), url)
         return parts
 
+    def read_into(self, url: str, starts: Sequence[int], buffers: Sequence[memoryview]) -> None:
+        with OpenFile(open_regular(path_of(url), url, streams=True), url) as file:
+            before = file.status()
+            for start, buffer in zip(starts, buffers, strict=True):
+                file.read_into(start, buffer)
+            _check_same(_describe(before), _describe(file.status()), url)
+
     @contextmanager
     def create(self, url: str) -> Iterator[FileSink]:
         if (fd := _open_device(url)) is not None:

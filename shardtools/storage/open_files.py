@@ -88,8 +88,19 @@ class OpenFile:
             pieces.append(os.pread(self.descriptor, stop - at, at))
             at += len(pieces[-1])
         if at < stop:
-            raise StorageError("the file was cut off", url=self.url, fix="let its writer finish, then run again")
+            raise _cut_off(self.url)
         return b"".join(pieces)
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill a buffer with the bytes from ``start`` on. Raises as `read` does."""
+        stop = start + len(buffer)
+        if stop > self.size:
+            raise past_end(ByteRange(start, stop), self.size, self.url)
+        with os_errors(self.url):
+            while buffer:
+                if not (count := os.preadv(self.descriptor, [buffer], stop - len(buffer))):
+                    raise _cut_off(self.url)
+                buffer = buffer[count:]
 
     def read_many(self, starts: Sequence[int], stops: Sequence[int]) -> list[bytes]:
         """Return the bytes of some ranges, as they are: none are joined. Raises as `read` does."""
@@ -112,6 +123,10 @@ class OpenFile:
         with os_errors(self.url):
             mapped = mmap.mmap(self.descriptor, stop - start + before, flags, mmap.PROT_READ, offset=start - before)
         return memoryview(mapped)[before:]
+
+
+def _cut_off(url: str) -> StorageError:
+    return StorageError("the file was cut off", url=url, fix="let its writer finish, then run again")
 
 
 def open_file(url: str, path: str | None = None, *, size: int | None = None) -> OpenFile:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 from shardtools.errors import NotFoundError
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
-from shardtools.storage.http_ranges import read_ranges
+from shardtools.storage.http_ranges import fill, read_ranges
 from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.listing import Pages
 from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
@@ -46,6 +46,11 @@ class S3Storage(Storage):
     def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
         split_url(url)
         return read_ranges(self._client, url, ranges)
+
+    def read_into(self, url: str, starts: Sequence[int], buffers: Sequence[memoryview]) -> None:
+        split_url(url)
+        if not fill(self._client, url, starts, buffers):
+            super().read_into(url, starts, buffers)
 
     @contextmanager
     def create(self, url: str) -> Iterator[Sink]:

@@ -271,9 +271,37 @@ class StorageContract:
 
         check()
 
+    @pytest.mark.parametrize(
+        "bounds",
+        [
+            [(5, 1_000_000), (1_000_512, 2_000_000), (2_000_000, 3_000_000)],
+            [(4_000_000, 5 << 20), (0, 1_000_000), (2_000_000, 2_000_000), (1_000_512, 2_500_000)],
+            [(0, 2_000_000), (1_000_000, 3_000_000)],
+        ],
+    )
+    def test_large_ranges(self, place: Place, bounds: list[tuple[int, int]]) -> None:
+        url = place.put("x.tar", MEGABYTES)
+        assert self._ranges(place, url, bounds) == [MEGABYTES[start:stop] for start, stop in bounds]
+
+    @pytest.mark.parametrize("start", [0, 4_000_000, 6_000_000])
+    def test_a_buffer_past_the_end_is_an_error(self, place: Place, start: int) -> None:
+        url = place.put("x.tar", MEGABYTES)
+        buffers = [memoryview(bytearray(1_000_000)), memoryview(bytearray((5 << 20) + 1 - start % 5_000_000))]
+        with pytest.raises(RefusedError, match=r"x\.tar: bytes \d+ to \d+ were asked for and it has 5242880"):
+            place.storage.read_into(url, [1_000_000, start], buffers)
+
+    def test_a_buffer_of_nothing_there(self, place: Place) -> None:
+        with pytest.raises(NotFoundError):
+            place.storage.read_into(place.url("none.tar"), [0], [memoryview(bytearray(1_000_000))])
+
     @staticmethod
     def _ranges(place: Place, url: str, bounds: list[tuple[int, int]] | list[list[int]]) -> list[bytes]:
-        return place.storage.read_ranges(url, [ByteRange(start, stop) for start, stop in bounds])
+        """Return the bytes of ranges, which `read_into` must have put into buffers, too."""
+        parts = place.storage.read_ranges(url, [ByteRange(start, stop) for start, stop in bounds])
+        buffers = [bytearray(len(part)) for part in parts]
+        place.storage.read_into(url, [start for start, _ in bounds], [memoryview(buffer) for buffer in buffers])
+        assert buffers == parts
+        return parts
 
     # --- create
 

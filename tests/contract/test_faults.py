@@ -225,6 +225,16 @@ class TestReading:
         assert line.storage.read(line.url("x.tar")) == MEGABYTES
         assert line.waits == WAITS[:1] and line.count(line.reads) == 2
 
+    @pytest.mark.parametrize("stall", [False, True])
+    def test_a_buffer_is_filled_through_a_broken_connection(self, connect: Lines, stall: bool) -> None:
+        faults = [Fault(reads(connect), after=after, of_body=True, stall=stall) for after in (1_500_000, 700_000)]
+        line = connect(*faults, timeout=0.5)
+        line.put("x.tar", MEGABYTES)
+        buffers = [bytearray(1_000_000), bytearray(2_000_000)]
+        line.storage.read_into(line.url("x.tar"), [5, 1_000_517], [memoryview(buffer) for buffer in buffers])
+        assert buffers == [MEGABYTES[5:1_000_005], MEGABYTES[1_000_517:3_000_517]]
+        assert line.count(line.reads) == 3 and not line.proxy.faults
+
     def test_busy_three_times(self, connect: Lines) -> None:
         busy = Fault(reads(connect), answer=canned("503 Slow Down"))
         line = connect(busy, busy, busy)

@@ -249,6 +249,16 @@ class TestServersThatCanDoLess:
         with pytest.raises(RefusedError, match="asked for"):
             storage.read_ranges(plain.url + "x.tar", [ByteRange(99_990, 100_001)])
 
+    @pytest.mark.parametrize("chunked", [False, True])
+    @pytest.mark.parametrize("starts", [[7], [7, 2_000_000]])
+    def test_buffers_from_a_server_that_sends_whole_objects_only(
+        self, plain: PlainServer, storage: HttpStorage, starts: list[int], chunked: bool
+    ) -> None:
+        plain.chunked, plain.objects["x.tar"] = chunked, MEGABYTES
+        buffers = [bytearray(900_000) for _ in starts]
+        storage.read_into(plain.url + "x.tar", starts, [memoryview(buffer) for buffer in buffers])
+        assert buffers == [MEGABYTES[start : start + 900_000] for start in starts]
+
     @pytest.mark.parametrize("ranges", [False, True])
     def test_a_drop_between_chunks(self, plain: PlainServer, storage: HttpStorage, ranges: bool) -> None:
         plain.chunked, plain.cut_after, plain.ranges = True, 50_000, ranges

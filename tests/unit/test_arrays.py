@@ -69,6 +69,16 @@ def test_indexing_is_that_of_numpy(filled: tuple[st.HubArray, Array], index: Any
     np.testing.assert_array_equal(array[index], expected[index], strict=True)
 
 
+@pytest.mark.parametrize("index", INDEXES, ids=str)
+@pytest.mark.parametrize("dtype", ["<i4", ">i4", "bool", "complex128"])
+def test_whole_chunks_are_read_in_place(hub: st.Hub, index: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardtools.arrays.chunks.LARGE", 1)
+    array = hub.array("x", shape=(50, 28, 3), chunks=(7, 28, 3), dtype=dtype, fill_value=1, compressors=None)
+    expected = np.full((50, 28, 3), 1, dtype)
+    array[7:] = expected[7:] = random(43, 28, 3)
+    np.testing.assert_array_equal(array[index], expected[index])
+
+
 @pytest.mark.parametrize("index", [index for index in INDEXES if index is not POINTS], ids=str)
 def test_assigning_is_that_of_numpy(filled: tuple[st.HubArray, Array], index: Any) -> None:
     array, expected = filled
@@ -206,8 +216,14 @@ def test_what_there_is_not(hub: st.Hub) -> None:
         hub.array("größe/x", shape=5, chunks=2, dtype="int32")
 
 
-def test_a_chunk_that_is_damaged_or_gone_is_an_error(filled: tuple[st.HubArray, Array], tmp_path: Path) -> None:
-    array, _ = filled
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_chunk_that_is_damaged_or_gone_is_an_error(
+    hub: st.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
+    if in_place:
+        monkeypatch.setattr("shardtools.arrays.chunks.LARGE", 1)
+    array = hub.array("a/x", shape=(50, 28, 3), chunks=(1, 28, 3), dtype="uint8", compressors=None)
+    array[:2] = random(2, 28, 3)
     [entry] = array.snapshot.find(["a/x/c/0/0/0"]).values()
     shard, at = tmp_path / "hub" / entry.name, entry.offset
     whole = shard.read_bytes()
