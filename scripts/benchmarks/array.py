@@ -16,6 +16,8 @@ PEERS = "benchmarks.peers_array:"
 IMAGE = (64, 64, 3)
 """A chunk of 12 kB."""
 
+PROCESSES = 4
+
 MEGABYTE = (512, 512, 4)
 
 
@@ -97,7 +99,7 @@ def slice_http(name: str, what: str, layout: Layout) -> Table:
     size = layout.rows // 2 * layout.row_bytes
     same = "as many bytes as the array has in memory" if layout.packed else ""
     rows = (
-        Row("shardtools", OURS + "slice_http", work),
+        Row("shardtools", OURS + "slice_http", work, "read once before, as by the others, so that memory was used"),
         Row("curl", PEERS + "curl", {"size": size}, same, in_process=False),
         Row("zarr", PEERS + "slice_http", {**work, "library": "zarr"}, "on obstore"),
         Row("TensorStore", PEERS + "slice_http", {**work, "library": "tensorstore"}),
@@ -109,12 +111,15 @@ def slice_http(name: str, what: str, layout: Layout) -> Table:
 
 def processes_http(layout: Layout) -> Table:
     count = layout.rows // 2
+    size = count * layout.row_bytes
+    work = {**of(layout), "count": count, "processes": PROCESSES}
     rows = (
-        Row("shardtools", OURS + "processes_http", {**of(layout), "count": count, "processes": 4}, in_process=False),
-        Row("curl", PEERS + "curl", {"size": count * layout.row_bytes, "processes": 4}, in_process=False),
+        Row("shardtools", OURS + "processes_http", work, in_process=False),
+        Row("curl", PEERS + "curl", {"size": size, "processes": PROCESSES}, in_process=False),
     )
-    title = f"The same slice of {count * layout.row_bytes / 1e6:,.0f} MB, not packed, in four processes"
-    return Table("processes-http", title, rows, (Target("shardtools", 0.8, "curl"),), counts="MB")
+    title = f"The same slice of {size / 1e6:,.0f} MB, not packed, in four processes"
+    targets = (Target("shardtools", 0.8, "curl"),)
+    return Table("processes-http", title, rows, targets, counts="MB")
 
 
 def open_http(layout: Layout) -> Table:
