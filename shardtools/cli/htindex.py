@@ -14,6 +14,7 @@ from shardtools.errors import redact
 from shardtools.units import format_count, format_seconds
 
 if TYPE_CHECKING:
+    from shardtools.jobs.table.run import TableResult
     from shardtools.programs.index import Export, IndexResult
 
 EPILOG = """\b
@@ -21,6 +22,8 @@ Examples:
   htindex train-@1000.tgz              a sidecar for each shard that has none, and the manifest
   htindex --check train-@1000.tgz      read all shards, and check that their sidecars are right
   htindex --overwrite train-@1000.tgz  make all of them again
+  htindex --table train-@1000.tgz      also train-@1000.tgz.parquet, a row for each sample
+  htindex --table -f cls -f txt:200 train-@1000.tgz   with these values, and of txt the first 200 characters
   htindex --export wids train-@8.tar   train-wids.json, the shard index that wids reads
   htindex --export dali train-@8.tar   train-0.idx and so on, as DALI's wds2idx writes them
 
@@ -28,6 +31,10 @@ The index of a shard is its sidecar (train-0000.tgz.index.npz). It says where ea
 of the shard can be read without the rest. The manifest (train-@1000.tgz.json) has the number of samples in each shard.
 htupload, htmapper, htshuffle and htsort write both. htindex is for shards that other programs have made; it reads each
 of them once.
+
+The table is a Parquet file beside the manifest. It has the key of each sample, its place, the size and checksum of its
+fields, and the values of fields: of -f FIELD, or by default of text, numbers and JSON of up to 1 KB on average. Each
+path of JSON is a column, such as json.width. A table that fits is kept, and a run that was stopped continues.
 
 --export does not read shards that have sidecars. An index for DALI lists the members of samples, without a leading ./
 in their names. An error is raised for what these programs cannot read: compressed shards, names with spaces (DALI), and
@@ -50,21 +57,41 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with shards skipped, 130 interrup
     metavar="FILE",
     help="With --export wids: the index to write.  [default: NAME-wids.json beside the shards]",
 )
+@click.option("--table", is_flag=True, help="Also make the dataset's table, a Parquet file with a row for each sample.")
+@click.option(
+    "-f",
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="FIELD[:N]",
+    help="With --table: a field, or a path such as json.width, whose values the table has; of a text the first N "
+    "characters. May be repeated.",
+)
 @reading_options
-def main(line: CommandLine, check: bool, export: Export | None, output: str | None) -> None:
+def main(
+    line: CommandLine, check: bool, export: Export | None, output: str | None, table: bool, fields: tuple[str, ...]
+) -> None:
     """Write an index beside each shard of SRC, which says where its samples are, and a manifest."""
-    run_command("htindex", line, lambda: _index(line, check, export, output), resumes=False)
+    if fields and not table:
+        raise click.UsageError("-f needs --table")
+    wanted = (fields or True) if table else False
+    run_command("htindex", line, lambda: _index(line, check, export, output, wanted), resumes=False)
 
 
-def _index(line: CommandLine, check: bool, export: Export | None, output: str | None) -> int:
+def _index(
+    line: CommandLine, check: bool, export: Export | None, output: str | None, table: bool | tuple[str, ...]
+) -> int:
     from shardtools.programs.index import check_index, index_shards
     from shardtools.programs.running import count_shards
 
-    check_index(check=check, overwrite=line.overwrite, export=export, output=output)
+    check_index(check=check, overwrite=line.overwrite, export=export, output=output, table=table)
     options = line.run_options(output)
     started = time.monotonic()
-    with command_progress(count_shards(line.sources, options), line.quiet) as progress:
-        result = index_shards(line.sources, options, progress.advance, check=check, export=export, output=output)
+    rounds = 1 if table is False else 2
+    with command_progress(rounds * count_shards(line.sources, options), line.quiet) as progress:
+        result = index_shards(
+            line.sources, options, progress.advance, check=check, export=export, output=output, table=table
+        )
     if line.report:
         _write_report(line.report, line, result)
     if not line.quiet:
@@ -72,9 +99,18 @@ def _index(line: CommandLine, check: bool, export: Export | None, output: str | 
         whole = f"{format_count(len(result.shards), 'shard')}, {format_count(result.samples, 'sample')}"
         took = format_seconds(time.monotonic() - started)
         tell(f"{' '.join(map(redact, line.sources))}: {whole}, {'some failed' if result.skipped else did} in {took}")
+        if result.table is not None:
+            _tell_table(result.table)
     for entry in result.skipped[:5]:
         tell(f"htindex: skipped: {entry.reason}", err=True)
     return SKIPPED if result.skipped else 0
+
+
+def _tell_table(table: TableResult) -> None:
+    made = "made" if table.made else "is up to date"
+    tell(f"{redact(table.files[0])}: {', '.join(table.columns) or 'no values'}; {made}")
+    for note in table.notes:
+        tell(f"htindex: note: {note}", err=True)
 
 
 def _files(result: IndexResult, export: Export | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
 from shardtools.errors import JobError, redact
@@ -16,16 +16,23 @@ from shardtools.units import format_count
 if TYPE_CHECKING:
     from shardtools.jobs.index import Indexed
     from shardtools.jobs.options import RunOptions
+    from shardtools.jobs.table.run import TableResult
+    from shardtools.jobs.table.shard_rows import Part
+    from shardtools.query.table_file import Asked
 
 Export = Literal["wids", "dali"]
 
 
 @dataclass(frozen=True)
 class IndexResult:
-    """What was found of each shard, and the URLs of the ``files`` that were written for another program."""
+    """What was found of each shard, and the URLs of the ``files`` that were written for another program.
+
+    ``table`` is what became of the dataset's table, None if none was asked for.
+    """
 
     shards: Sequence[Indexed]
     files: Sequence[str] = ()
+    table: TableResult | None = None
 
     def __repr__(self) -> str:
         """Return what a person wants to see of many shards: their sums."""
@@ -59,6 +66,7 @@ def index(
     check: bool = False,
     export: Export | None = None,
     output: str | None = None,
+    table: bool | Sequence[str] = False,
     progress: bool = False,
     **keywords: Unpack[ReadKeywords],
 ) -> IndexResult:
@@ -66,7 +74,8 @@ def index(
 
     What is there is kept, but with ``overwrite``. ``check`` compares it with the shards instead, and writes nothing.
     ``export`` writes what the sidecars say as ``"wids"`` or ``"dali"`` reads it; ``output`` is the index for wids.
-    ``progress`` shows a bar.
+    ``table`` makes the dataset's table, a Parquet file beside the manifest with a row for each sample: with the values
+    of its small fields, or of those that are listed, as ``["cls", "json", "txt:200"]``. ``progress`` shows a bar.
 
     See `shardtools.programs.keywords.ReadKeywords` for ``keywords``.
 
@@ -80,14 +89,21 @@ def index(
     >>> result = st.index("train-@2.tar", overwrite=True)
     >>> len(result.shards), result.samples, result.made
     (2, 4, 2)
+    >>> st.index("train-@2.tar", table=True).table.columns
+    ('cls', 'txt')
     """
     with called(index, sources, None, output, **keywords) as call:
-        check_index(check=check, overwrite=call.options.overwrite, export=export, output=output)
-        with python_progress(count_shards(call.sources, call.options), progress) as bar:
-            return index_shards(call.sources, call.options, bar.advance, check=check, export=export, output=output)
+        check_index(check=check, overwrite=call.options.overwrite, export=export, output=output, table=table)
+        rounds = 1 if table is False else 2
+        with python_progress(rounds * count_shards(call.sources, call.options), progress) as bar:
+            return index_shards(
+                call.sources, call.options, bar.advance, check=check, export=export, output=output, table=table
+            )
 
 
-def check_index(*, check: bool, overwrite: bool, export: Export | None, output: str | None) -> None:
+def check_index(
+    *, check: bool, overwrite: bool, export: Export | None, output: str | None, table: bool | Sequence[str] = False
+) -> None:
     """Raise if the options make no sense together.
 
     Raises:
@@ -98,6 +114,9 @@ def check_index(*, check: bool, overwrite: bool, export: Export | None, output: 
     if check and (overwrite or export):
         other = "--overwrite" if overwrite else "--export"
         raise JobError(f"--check and {other} cannot be used together", fix="give one of them")
+    if table is not False and (check or export):
+        other = "--check" if check else "--export"
+        raise JobError(f"--table and {other} cannot be used together", fix="give one of them")
     if output is not None and export != "wids":
         raise JobError("--output needs --export wids", fix="add --export wids, or leave out --output")
 
@@ -110,9 +129,12 @@ def index_shards(
     check: bool,
     export: Export | None,
     output: str | None,
+    table: bool | Sequence[str] = False,
 ) -> IndexResult:
     """Do what `index` does; ``advance`` is told of each shard's samples and bytes."""
     from shardtools.jobs import index as job
+
+    asked = _asked(sources, table)
 
     def on_shard(shard: Indexed) -> None:
         entry = shard.entry
@@ -120,4 +142,46 @@ def index_shards(
 
     if export:
         return IndexResult(*job.export(sources, export, output=output, options=options, on_shard=on_shard))
-    return IndexResult(job.index(sources, check=check, options=options, on_shard=on_shard))
+    result = IndexResult(job.index(sources, check=check, options=options, on_shard=on_shard))
+    return result if table is False else _with_table(sources, result, asked, options, advance)
+
+
+def _asked(sources: str | Sequence[str], table: bool | Sequence[str]) -> tuple[Asked, ...] | None:
+    """Return what is to be in a table, None for the small fields.
+
+    Raises:
+        JobError: it is not written as it must be, or the sources are not one dataset.
+    """
+    if isinstance(table, bool) and not table:
+        return None
+    from shardtools.jobs.table.run import check_spec
+    from shardtools.query.table_file import parse_asked
+
+    check_spec([sources] if isinstance(sources, str) else sources)
+    if isinstance(table, bool):
+        return None
+    try:
+        return parse_asked([table] if isinstance(table, str) else table)
+    except ValueError as error:
+        raise JobError(f"the fields of a table are wrong: {error}", fix="write them as cls, json or txt:200") from error
+
+
+def _with_table(
+    sources: str | Sequence[str],
+    result: IndexResult,
+    asked: tuple[Asked, ...] | None,
+    options: RunOptions,
+    advance: Callable[[int, int], None],
+) -> IndexResult:
+    """Make the table of shards that have sidecars now; there is none if a shard has failed."""
+    from shardtools.jobs.table.run import check_spec, make_table
+
+    if result.skipped:
+        return result
+
+    def on_part(part: Part) -> None:
+        advance(part.state.samples, part.state.filesize)
+
+    entries = [shard.entry for shard in result.shards if shard.entry is not None]
+    destination = check_spec([sources] if isinstance(sources, str) else sources)
+    return replace(result, table=make_table(destination, entries, asked, options, on_part))

@@ -31,6 +31,7 @@ BASE = [
     "shards",
     "engine",
     "log",
+    "query",
 ]
 READING = ["dataset", "view", "loader", "torch", "tensorflow", "reading"]
 WRITING = ["sources", "jobs"]
@@ -50,6 +51,7 @@ HEAVY = {
     "webdataset",
     "torch",
     "zarr",
+    "duckdb",
 }
 
 

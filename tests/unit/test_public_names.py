@@ -124,7 +124,7 @@ PAIRS: list[tuple[str, list[Callable[..., Any]], dict[str, str], set[str]]] = [
     ("htupload", [st.upload], {}, set()),
     ("htshuffle", [st.shuffle, exchange_settings], {}, set()),
     ("htsort", [st.sort, exchange_settings], {}, set()),
-    ("htindex", [st.index], {}, set()),
+    ("htindex", [st.index], {}, {"fields"}),
     (
         "htextract",
         [st.extract, _extract, st.stats, st.count],
@@ -133,7 +133,7 @@ PAIRS: list[tuple[str, list[Callable[..., Any]], dict[str, str], set[str]]] = [
     ),
 ]
 """Each program, the functions that have its options, which of them have other names, and which are of commands alone:
-`Dataset` has samples, and keys are what `extract` gives without fields."""
+`Dataset` has samples, keys are what `extract` gives without fields, and the fields of `index` are its ``table``."""
 
 
 @pytest.mark.parametrize(("program", "functions", "names", "own"), PAIRS, ids=[pair[0] for pair in PAIRS])

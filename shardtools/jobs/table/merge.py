@@ -1,0 +1,268 @@
+"""Parts become a table: one type for each column, and groups of rows that follow shards.
+
+    what all parts have -> the columns of the table
+    parts, in order -> rows in these columns -> groups of some shards -> Parquet files
+
+Keys, places and sizes change little from row to row, so differences are stored; values that repeat get a dictionary.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from shardtools.errors import JobError
+from shardtools.jobs.table.shard_rows import MOST_PATHS, Part, read_part
+from shardtools.query.kinds import Kind, Kinds
+from shardtools.query.names import content_of
+from shardtools.query.table_file import ENTRY, AnyTable, Asked, TableFacts, table_url
+from shardtools.storage import Sink, get_storage
+
+GROUP_ROWS = 100_000
+"""Rows from which on a group ends with its shard."""
+
+FILE_ROWS = 50_000_000
+"""Rows from which on another file begins."""
+
+_AHEAD = 4
+_LEVEL = 3
+_REPEATED = 4
+"""Values that occur so often, on average, get a dictionary."""
+
+_PLACES = (("key", "string"), ("shard", "int32"), ("row", "int32"), ("block", "int64"), ("blocks", "int64"))
+_MEASURES = (("offset", "int64"), ("size", "int64"), ("crc32", "uint32"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The columns of a table by name, with their types, and what it says of itself; ``left_out`` are notes."""
+
+    columns: dict[str, str]
+    facts: TableFacts
+    left_out: tuple[str, ...]
+
+
+def plan_table(parts: Sequence[Part], asked: tuple[Asked, ...] | None) -> Plan:
+    """Return the plan of the table that has all rows of ``parts``; ``asked`` is what a user has asked for.
+
+    Raises:
+        JobError: a JSON field that was asked for has too many paths.
+    """
+    columns, notes = dict(_PLACES), []
+    fields = sorted({field for part in parts for field in part.fields})
+    kinds = _join_kinds(parts)
+    for field in _crowded(parts, kinds):
+        what = f"the field {field} has more than {MOST_PATHS:,} paths"
+        if asked is not None:
+            raise JobError(what, fix=f"ask for some of them, such as -f {field}.PATH")
+        notes.append(f"{what}, which are left out; ask for some of them with -f {field}.PATH")
+        kinds = {name: kind for name, kind in kinds.items() if not name.startswith(f"{field}.")}
+    wanted = {f"{measure}.{field}": type_ for field in fields for measure, type_ in _MEASURES}
+    wanted |= {name: _TYPES[kind] for name, kind in kinds.items()}
+    taken = {name.lower() for name in columns}
+    for name, type_ in wanted.items():
+        if name.lower() in taken:
+            notes.append(f"the column {name} is left out: another one has this name")
+        else:
+            taken.add(name.lower())
+            columns[name] = type_
+    facts = TableFacts(
+        shards=tuple(part.state for part in parts),
+        kinds={name: kind for name, kind in kinds.items() if columns.get(name) == _TYPES[kind]},
+        asked=asked,
+        cut=tuple(sorted({name for part in parts for name in part.cut})),
+        files=tuple(map(_samples, _files(parts))),
+        wrong=_add([part.wrong for part in parts]),
+    )
+    return Plan(columns, facts, tuple(notes))
+
+
+_TYPES: dict[Kind, str] = {
+    "bool": "bool_",
+    "int": "int64",
+    "huge": "decimal128",
+    "float": "float64",
+    "text": "string",
+}
+
+
+def _join_kinds(parts: Sequence[Part]) -> dict[str, Kind]:
+    found: dict[str, list[Kinds]] = {}
+    for part in parts:
+        for name, kinds in part.kinds.items():
+            found.setdefault(name, []).append(kinds)
+    return {name: Kinds.join(some).kind for name, some in found.items()}
+
+
+def _crowded(parts: Sequence[Part], kinds: dict[str, Kind]) -> list[str]:
+    """Return the JSON fields with too many paths, in a shard or in all."""
+    fields = sorted({field for part in parts for field in part.fields if content_of(field) == "JSON"})
+    crowded = {field for part in parts for field in part.crowded}
+    return [
+        field
+        for field in fields
+        if field in crowded or sum(name.startswith(f"{field}.") for name in kinds) > MOST_PATHS
+    ]
+
+
+def _add(counts: Sequence[Any]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for count in counts:
+        for name, number in count.items():
+            total[name] = total.get(name, 0) + number
+    return dict(sorted(total.items()))
+
+
+def _files(parts: Sequence[Part]) -> list[list[Part]]:
+    """Return the parts of each file of the table."""
+    files: list[list[Part]] = [[]]
+    rows = 0
+    for part in parts:
+        if rows >= FILE_ROWS:
+            files.append([])
+            rows = 0
+        files[-1].append(part)
+        rows += part.state.samples
+    return files
+
+
+def _samples(parts: Sequence[Part]) -> int:
+    return sum(part.state.samples for part in parts)
+
+
+# --- writing
+
+
+def write_table(spec: str, parts: Sequence[Part], plan: Plan) -> list[str]:
+    """Write the table of the dataset ``spec``, and return the URLs of its files. The first is written last.
+
+    Raises:
+        StorageError: a part cannot be read, or a file cannot be written.
+    """
+    files = _files(parts)
+    urls = [table_url(spec, number) for number in range(len(files))]
+    for url, some in reversed(list(zip(urls, files, strict=True))):
+        with get_storage(url).create(url) as sink:
+            _write_file(sink, some, plan)
+    return urls
+
+
+def _write_file(sink: Sink, parts: Sequence[Part], plan: Plan) -> None:
+    from pyarrow import parquet
+
+    schema = _schema(plan)
+    file = _Forward(sink)
+    writer: Any = None
+    try:
+        for group in _groups(_rows(parts, schema)):
+            writer = writer or parquet.ParquetWriter(file, schema, **_how(group))
+            writer.write_table(group, row_group_size=2 * GROUP_ROWS)
+        writer = writer or parquet.ParquetWriter(file, schema)
+    except BaseException:
+        file.give_up()
+        raise
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _schema(plan: Plan) -> Any:
+    import pyarrow
+
+    def type_of(name: str) -> Any:
+        return pyarrow.decimal128(38, 0) if name == "decimal128" else getattr(pyarrow, name)()
+
+    fields = [pyarrow.field(name, type_of(type_)) for name, type_ in plan.columns.items()]
+    return pyarrow.schema(fields, {ENTRY: plan.facts.dump()})
+
+
+def _rows(parts: Sequence[Part], schema: Any) -> Iterator[AnyTable]:
+    """Yield the rows of parts, in order, with the columns of the table; some are read ahead."""
+    with ThreadPoolExecutor(_AHEAD, "shardtools-table") as pool:
+        waiting = iter(parts)
+        queue = [pool.submit(copy_context().run, read_part, part.part) for part in islice(waiting, _AHEAD)]
+        while queue:
+            table = queue.pop(0).result()
+            queue += [pool.submit(copy_context().run, read_part, part.part) for part in islice(waiting, 1)]
+            yield _conformed(table, schema)
+
+
+def _conformed(table: AnyTable, schema: Any) -> AnyTable:
+    import pyarrow
+
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pyarrow.nulls(len(table), field.type))
+        else:
+            column = table.column(field.name)
+            columns.append(column if column.type == field.type else column.cast(field.type))
+    return pyarrow.table(columns, schema=schema)
+
+
+def _groups(tables: Iterator[AnyTable]) -> Iterator[AnyTable]:
+    """Yield the rows of some tables at a time."""
+    import pyarrow
+
+    held: list[AnyTable] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= GROUP_ROWS:
+            yield pyarrow.concat_tables(held)
+            held = []
+    if held:
+        yield pyarrow.concat_tables(held)
+
+
+def _how(group: AnyTable) -> dict[str, Any]:
+    """Return how columns like those of ``group`` are written most compactly."""
+    import pyarrow
+    from pyarrow import compute
+
+    dictionary, encodings = [], {}
+    for name in group.column_names:
+        column = group.column(name)
+        steady = name in dict(_PLACES)
+        if not steady and compute.count_distinct(column).as_py() * _REPEATED <= len(column):
+            dictionary.append(name)
+        elif column.type == pyarrow.string():
+            encodings[name] = "DELTA_BYTE_ARRAY" if name == "key" else "DELTA_LENGTH_BYTE_ARRAY"
+        elif column.type in (pyarrow.int32(), pyarrow.int64()):
+            encodings[name] = "DELTA_BINARY_PACKED"
+    return {
+        "use_dictionary": dictionary,
+        "column_encoding": encodings,
+        "compression": "zstd",
+        "compression_level": _LEVEL,
+        "data_page_version": "2.0",
+    }
+
+
+class _Forward(io.RawIOBase):
+    """A sink as a file that is written forward."""
+
+    def __init__(self, sink: Sink):
+        super().__init__()
+        self._sink: Sink | None = sink
+        self._size = 0
+
+    def give_up(self) -> None:
+        """Write nothing more: pyarrow writes the end of a file when it is closed, whatever happened."""
+        self._sink = None
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._size
+
+    def write(self, data: Any, /) -> int:
+        if self._sink is not None:
+            self._sink.write(data)
+        self._size += len(data)
+        return len(data)

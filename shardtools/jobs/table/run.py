@@ -1,0 +1,172 @@
+"""htindex --table as a function: the table of a dataset that has all sidecars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardtools import engine
+from shardtools.errors import CorruptError, JobError, NotFoundError, SpecError
+from shardtools.jobs.options import RunOptions
+from shardtools.jobs.ordered import run_in_order
+from shardtools.jobs.table.merge import plan_table, write_table
+from shardtools.jobs.table.shard_rows import Part, PartTask, write_part
+from shardtools.query.names import content_of, find_source
+from shardtools.query.table_file import Asked, ShardState, TableFacts, read_facts, table_url
+from shardtools.shards.fields import kind_of
+from shardtools.shards.manifest import ShardEntry
+from shardtools.shards.sidecar import read_sidecar
+from shardtools.spec import Destination
+from shardtools.storage import get_storage, using
+from shardtools.urls import beside, folder_of, name_of
+
+SMALL = 1024
+"""The mean bytes of a field up to which a table has its values by default."""
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """The files of a table, the number of its samples, whether it was ``made`` now, and notes about it."""
+
+    files: tuple[str, ...]
+    samples: int
+    columns: tuple[str, ...]
+    made: bool
+    notes: tuple[str, ...] = ()
+
+
+def check_spec(sources: Sequence[str]) -> Destination:
+    """Return the dataset that a table is for.
+
+    Raises:
+        JobError: the sources are not one dataset with a manifest.
+    """
+    fix = "give one spec, such as train-@1000.tgz"
+    if len(sources) != 1 or any(letter in sources[0] for letter in "*{") or "::" in sources[0] or sources[0] == "-":
+        raise JobError("a table is for one dataset", fix=fix)
+    try:
+        return Destination(sources[0])
+    except SpecError as error:
+        raise JobError("a table is for one dataset", fix=fix) from error
+
+
+def make_table(
+    destination: Destination,
+    entries: Sequence[ShardEntry],
+    asked: tuple[Asked, ...] | None,
+    options: RunOptions,
+    on_shard: Callable[[Part], None] | None = None,
+) -> TableResult:
+    """Make the table of a dataset, whose shards have these ``entries``, unless it has one that fits.
+
+    ``asked`` is what it has of fields; None for the fields that have few bytes.
+
+    Raises:
+        JobError: a field does not exist, or pyarrow is not installed.
+        ShardtoolsError: the first error of a shard.
+    """
+    _check_pyarrow()
+    with using(options.storage):
+        states = tuple(ShardState(name_of(one.url), one.filesize, one.checksum, one.nsamples) for one in entries)
+        there = None if options.overwrite else _there(destination.spec)
+        if there is not None and (there.shards, there.asked) == (states, asked):
+            urls = tuple(table_url(destination.spec, number) for number in range(len(there.files)))
+            return TableResult(urls, there.samples, tuple(there.kinds), made=False)
+        _check_fields(asked, entries)
+        chosen = _small_fields(entries) if asked is None else asked
+        parts = _make_parts(destination, entries, chosen, options, on_shard)
+        _check_columns(asked, parts)
+        plan = plan_table(parts, asked)
+        files = write_table(destination.spec, parts, plan)
+        _delete([part.part for part in parts])
+    notes = (*(f"{count:,} values left out: {what}" for what, count in plan.facts.wrong.items()), *plan.left_out)
+    return TableResult(tuple(files), plan.facts.samples, tuple(plan.facts.kinds), made=True, notes=notes)
+
+
+def _check_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise JobError("a table needs pyarrow", fix="install it: pip install 'shardtools[parquet]'") from error
+
+
+def _there(spec: str) -> TableFacts | None:
+    try:
+        return read_facts(table_url(spec))
+    except (NotFoundError, CorruptError):
+        return None
+
+
+def _check_fields(asked: tuple[Asked, ...] | None, entries: Sequence[ShardEntry]) -> None:
+    """Raise if a field was asked for that does not exist, or has no values for a table.
+
+    Raises:
+        JobError: it was.
+    """
+    fields = sorted({field for entry in entries for field in entry.fields})
+    for one in asked or ():
+        source = find_source(one.name, fields)
+        if source is None or not source.needs_data:
+            there = ", ".join(field for field in fields if content_of(field)) or "none"
+            raise JobError(f"{one.name} is not a field with values", fix=f"there are these fields with values: {there}")
+
+
+def _check_columns(asked: tuple[Asked, ...] | None, parts: Sequence[Part]) -> None:
+    """Raise if a path of JSON was asked for that no sample has.
+
+    Raises:
+        JobError: it was.
+    """
+    fields = sorted({field for part in parts for field in part.fields})
+    for one in asked or ():
+        source = find_source(one.name, fields)
+        if (
+            source
+            and source.what == "path"
+            and not any(f"{source.field}.{source.path}" in part.kinds for part in parts)
+        ):
+            raise JobError(f"no sample has {one.name}", fix=f"look at the field {source.field} with htextract")
+
+
+def _small_fields(entries: Sequence[ShardEntry]) -> tuple[Asked, ...]:
+    """Return the fields of text, numbers and JSON that are small in the first shard that has samples."""
+    entry = next((entry for entry in entries if entry.nsamples), None)
+    sidecar = None if entry is None else read_sidecar(entry.url, entry.filesize)
+    if sidecar is None:
+        return ()
+    table = sidecar.table
+    counts = np.bincount(table.field, minlength=len(table.fields))
+    sizes = np.bincount(table.field, weights=table.size, minlength=len(table.fields))
+    means = dict(zip(table.fields, sizes / np.maximum(counts, 1), strict=True))
+    return tuple(
+        Asked(field)
+        for field in sorted(means)
+        if kind_of(field) in ("text", "number", "JSON") and not field.endswith(".gz") and means[field] <= SMALL
+    )
+
+
+def _make_parts(
+    destination: Destination,
+    entries: Sequence[ShardEntry],
+    asked: tuple[Asked, ...],
+    options: RunOptions,
+    on_shard: Callable[[Part], None] | None,
+) -> list[Part]:
+    parts: list[Part] = []
+    tasks = []
+    for number, entry in enumerate(entries):
+        url = beside(destination.spec, f".part-{number:06d}.parquet")
+        task = PartTask(entry.url, number, url, asked, anew=options.overwrite)
+        tasks.append(engine.Task(write_part, (task,), entry.url, options.storage))
+    run_in_order(tasks, parts.append, options, on_shard, [folder_of(destination.spec)])
+    return parts
+
+
+def _delete(urls: Sequence[str]) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        for done in [pool.submit(copy_context().run, get_storage(url).delete, url) for url in urls]:
+            done.result()

@@ -1,0 +1,13 @@
+"""Questions about the samples of a dataset, in the SQL of DuckDB.
+
+    values of small fields, as bytes -> columns with types -> a condition on them -> the rows that it picks
+
+duck.py        one DuckDB for each process, without files, network and settings of its own
+names.py       which column a name in SQL stands for: ``key``, ``cls``, ``json.width``, ``size.jpg``
+kinds.py       the types of columns, and of columns that several shards have
+json_paths.py  the paths of JSON texts, and what is at them
+values.py      samples -> columns in DuckDB
+condition.py   one boolean expression -> the rows of samples for which it is true
+
+DuckDB does what is done for each sample: it parses JSON, converts and compares. Python touches names only.
+"""

@@ -1,0 +1,230 @@
+"""A condition on samples: one boolean expression in DuckDB's SQL, such as ``cls = 7 and json.width >= 512``.
+
+    text -> DuckDB's parser -> Condition: its columns, and SQL with plain names for them
+    samples, batch by batch -> their columns -> the rows for which it is true
+
+The text may come from anyone. It is refused unless it is one expression without queries, and DuckDB runs it where it
+can reach nothing but the columns.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from shardtools.errors import JobError
+from shardtools.query.duck import session
+from shardtools.query.names import SHOWN, Source, content_of, find_source
+from shardtools.query.values import Columns, Loader, Samples
+from shardtools.types import Ints
+
+BATCH = 64 << 20
+"""The bytes of fields that are looked at together."""
+
+_FORM = "write it as in \"cls = 7 and json.width >= 512 and txt like '%dog%'\""
+
+_REFUSED = {
+    "SUBQUERY": "a query",
+    "WINDOW": "a window function",
+    "STAR": "*",
+    "PARAMETER": "a parameter",
+    "LAMBDA": "a lambda",
+    "LAMBDA_REF": "a lambda",
+    "DEFAULT": "a default",
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition as it was written, the ``columns`` that it names, and its ``sql``, in which these are c0, c1, ..."""
+
+    text: str
+    columns: tuple[str, ...]
+    sql: str
+
+    def sources(self, fields: Sequence[str]) -> dict[str, Source]:
+        """Return where the columns come from, for samples that have ``fields``, without those that they do not have."""
+        found = {name: find_source(name, fields) for name in self.columns}
+        return {name: source for name, source in found.items() if source is not None}
+
+    def fields(self, fields: Sequence[str]) -> tuple[str, ...]:
+        """Return the fields of which the data must be read, of samples that have ``fields``."""
+        return tuple(dict.fromkeys(source.field for source in self.sources(fields).values() if source.needs_data))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows of samples for which a condition is true, and which of its columns they have.
+
+    ``paths`` are the columns of JSON that they have, a few of them, for messages.
+    """
+
+    rows: Ints
+    columns: frozenset[str] = frozenset()
+    paths: tuple[str, ...] = ()
+
+
+def parse_condition(text: str) -> Condition:
+    """Return the condition that is written in ``text``.
+
+    Raises:
+        JobError: it is not one boolean expression.
+
+    >>> condition = parse_condition("cls == 7 and not json.a.b like 'x%'")
+    >>> condition.columns
+    ('cls', 'json.a.b')
+    >>> parse_condition("cls = = 7")
+    Traceback (most recent call last):
+    shardtools.errors.JobError: the condition cannot be read: syntax error at or near "=", here: cls = ^= 7
+    """
+    if not text.strip():
+        raise JobError("the condition is empty", fix=_FORM)
+    head = "SELECT (\n"
+    with session() as connection:
+        [(answer,)] = connection.execute("SELECT json_serialize_sql(?)", [f"{head}{text}\n)"]).fetchall()
+        tree = json.loads(answer)
+        if tree["error"]:
+            raise _unreadable(text, tree, len(head.encode()))
+        [(empty,)] = connection.execute("SELECT json_serialize_sql('SELECT 1')").fetchall()
+        expression = _only_expression(text, tree["statements"], json.loads(empty)["statements"])
+        names: dict[str, str] = {}
+        _rename(text, expression, names)
+        [(sql,)] = connection.execute("SELECT json_deserialize_sql(?)", [json.dumps(tree)]).fetchall()
+    return Condition(text, tuple(names), sql.removeprefix("SELECT "))
+
+
+def _unreadable(text: str, tree: Mapping[str, Any], head: int) -> JobError:
+    what = f"the condition cannot be read: {tree['error_message']}"
+    if tree.get("error_type") != "parser":
+        return JobError("the condition is not one expression", fix=_FORM)
+    data, at = text.encode(), int(tree.get("position") or 0) - head
+    if 0 <= at < len(data):
+        what = f"{what}, here: {data[:at].decode(errors='replace')}^{data[at:].decode(errors='replace')}"
+    return JobError(what)
+
+
+def _only_expression(text: str, found: Sequence[Any], empty: Sequence[Any]) -> Any:
+    """Return the expression of the statement ``SELECT expression``.
+
+    Raises:
+        JobError: there is more than that.
+    """
+    if len(found) == 1 and found[0]["node"]["type"] == "SELECT_NODE" and len(found[0]["node"]["select_list"]) == 1:
+        node, plain = dict(found[0]["node"]), dict(empty[0]["node"])
+        [expression] = node.pop("select_list")
+        plain.pop("select_list")
+        for part in (node, plain):  # it says where in the text it is
+            part["from_table"] = {**part["from_table"], "query_location": None, "query_location_length": None}
+        if node == plain and not expression.get("alias"):
+            return expression
+    raise JobError(f"the condition is not one expression: {text}", fix=_FORM)
+
+
+def _rename(text: str, node: Any, names: dict[str, str]) -> None:
+    """Give each column within an expression a plain name, and collect them in ``names``.
+
+    Raises:
+        JobError: there is something else than columns, constants, and functions of these.
+    """
+    if isinstance(node, list):
+        for part in node:
+            _rename(text, part, names)
+    elif isinstance(node, dict):
+        kind = node.get("class")
+        if kind in _REFUSED:
+            raise JobError(f"the condition has {_REFUSED[kind]}, which it may not: {text}", fix=_FORM)
+        if kind == "COLUMN_REF":
+            name = ".".join(node["column_names"])
+            node["column_names"] = [names.setdefault(name, f"c{len(names)}")]
+        for part in node.values():
+            _rename(text, part, names)
+
+
+def find_rows(condition: Condition, samples: Samples) -> Answer:
+    """Return the rows, of those of ``samples``, for which the condition is true.
+
+    Raises:
+        JobError: the condition does not fit the types of its columns.
+        StorageError, ShardError: the data of fields cannot be read.
+    """
+    rows, columns, paths = [np.empty(0, np.int64)], set[str](), dict[str, None]()
+    for start, part in _batches(condition, samples):
+        answer = _find(condition, part)
+        rows.append(answer.rows + start)
+        columns |= answer.columns
+        paths |= dict.fromkeys(answer.paths)
+    return Answer(np.concatenate(rows), frozenset(columns), tuple(paths))
+
+
+def _batches(condition: Condition, samples: Samples) -> Iterator[tuple[int, Samples]]:
+    """Yield samples in batches, each with its first row."""
+    table = samples.table
+    sizes = np.zeros(len(table), np.int64)
+    for field in condition.fields(table.fields):
+        members = table.members_of(field)
+        sizes[members >= 0] += table.size[members[members >= 0]]
+    numbers = np.cumsum(sizes) // BATCH
+    bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(table)]
+    if len(bounds) == 2:
+        yield 0, samples
+        return
+    for start, stop in pairwise(bounds):
+        yield start, samples.slice(start, stop)
+
+
+def _find(condition: Condition, samples: Samples) -> Answer:
+    import duckdb
+
+    fields = samples.table.fields
+    sources = condition.sources(fields)
+    paths: dict[str, list[str]] = {}
+    for source in sources.values():
+        if source.needs_data and content_of(source.field) == "JSON":
+            paths.setdefault(source.field, []).extend([_column_of(source)] if source.what == "path" else [])
+    own = dict.fromkeys(source for source in sources.values() if not source.needs_data)
+    with session() as connection:
+        loader = Loader(connection, samples)
+        columns = loader.load(condition.fields(fields), own, paths)
+        present = {name: column for name, source in sources.items() if (column := _column_of(source)) in columns.found}
+        try:
+            rows = _run(connection, condition, columns, present)
+        except duckdb.Error as error:
+            raise _misfit(condition, str(error)) from error
+    return Answer(rows, frozenset(present), tuple(loader.paths[:SHOWN]))
+
+
+def _misfit(condition: Condition, message: str) -> JobError:
+    """Return the error for a condition that DuckDB refuses, with the names that columns have for the user."""
+    what = message.partition("\n")[0]
+    what = re.sub(r"\bc([0-9]+)\b", lambda match: condition.columns[int(match[1])], what.partition(": ")[2] or what)
+    return JobError(f"the condition does not fit its columns: {what}, in: {condition.text}")
+
+
+def _column_of(source: Source) -> str:
+    """Return the name that `Loader` gives a column."""
+    if source.what == "path":
+        return f"{source.field}.{source.path}"
+    return source.field if source.what == "value" else f"{source.what}.{source.field}".rstrip(".")
+
+
+def _run(connection: Any, condition: Condition, columns: Columns, present: Mapping[str, str]) -> Ints:
+    parts = ["n"]
+    for number, name in enumerate(condition.columns):
+        column = columns.found.get(present.get(name, ""))
+        if column is None or not column.kinds.found:  # nothing but NULL, of no type
+            parts.append(f"NULL AS c{number}")
+        else:
+            parts.append(f"{column.cast(column.kinds.kind)} AS c{number}")
+    asked = f"(SELECT {', '.join(parts)} FROM read)"
+    if len(present) == len(condition.columns):
+        [row] = connection.execute(f"DESCRIBE SELECT {condition.sql} FROM {asked}").fetchall()
+        if row[1] not in ("BOOLEAN", '"NULL"'):
+            raise JobError(f"the condition is of type {row[1]}, not true or false: {condition.text}", fix=_FORM)
+    found = connection.execute(f"SELECT n FROM {asked} WHERE {condition.sql} ORDER BY n").fetchnumpy()["n"]
+    return np.asarray(found, np.int64)

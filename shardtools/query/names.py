@@ -1,0 +1,99 @@
+"""Which column a name in SQL stands for.
+
+    key, row, shard    of every sample: its key, its row in the shard, the number of the shard
+    size.F, crc32.F    of the field F: the bytes of its data, and their checksum
+    F                  the value of the field F: a number, or text; of a JSON field, its text
+    F.a.b              what the JSON field F has at the path a, b
+
+Names that occur twice mean the first in this order. Small and capital letters make a difference only where two names
+differ in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from shardtools.shards.fields import kind_of
+
+OWN = ("key", "row", "shard")
+"""Columns that every sample has."""
+
+MEASURES = ("size", "crc32")
+"""What is known of each field without its data: ``size.jpg`` is the bytes of the field ``jpg``."""
+
+SHOWN = 30
+"""The most columns that an error lists."""
+
+Content = Literal["number", "text", "JSON"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the values of a column come from.
+
+    ``what`` is one of `OWN`, one of `MEASURES` (of ``field``), ``"value"`` of ``field``, or ``"path"``: ``path`` is the
+    text after the name of the JSON ``field``.
+    """
+
+    what: str
+    field: str = ""
+    path: str = ""
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the data of the field must be read."""
+        return self.what in ("value", "path")
+
+
+def content_of(field: str) -> Content | None:
+    """Return what a field's values are for SQL; None for images, arrays and compressed data.
+
+    >>> [content_of(name) for name in ("cls", "txt", "meta.json", "caption", "seg.png", "json.gz")]
+    ['number', 'text', 'JSON', 'text', None, None]
+    """
+    kind = kind_of(field)
+    if kind in ("image", "array", "arrays") or field.lower().endswith(".gz"):
+        return None
+    return {"number": "number", "JSON": "JSON"}.get(kind, "text")  # type: ignore[return-value]
+
+
+def find_source(name: str, fields: Sequence[str]) -> Source | None:
+    """Return the source of a column, for samples that have ``fields``; None if there is no such column.
+
+    >>> find_source("json.a.b", ["jpg", "json"])
+    Source(what='path', field='json', path='a.b')
+    >>> find_source("size.jpg", ["jpg", "json"]), find_source("jpg", ["jpg"]), find_source("CLS", ["cls"])
+    (Source(what='size', field='jpg', path=''), None, Source(what='value', field='cls', path=''))
+    """
+    return _find(name, fields, str) or _find(name, fields, str.lower)
+
+
+def _find(name: str, fields: Sequence[str], fold: Callable[[str], str]) -> Source | None:
+    if fold(name) in OWN:
+        return Source(fold(name))
+    named = {fold(field): field for field in reversed(fields)}
+    measure, _, rest = name.partition(".")
+    if fold(measure) in MEASURES and fold(rest) in named:
+        return Source(fold(measure), named[fold(rest)])
+    if (field := named.get(fold(name))) is not None and content_of(field) is not None:
+        return Source("value", field)
+    for at in reversed([at for at, letter in enumerate(name) if letter == "."]):
+        if (field := named.get(fold(name[:at]))) is not None and content_of(field) == "JSON":
+            return Source("path", field, name[at + 1 :])
+    return None
+
+
+def list_columns(fields: Iterable[str], paths: Iterable[str] = ()) -> str:
+    """Return the names of columns, as an error lists them: of the fields, and the ``paths``, whole names of columns."""
+    return ", ".join(_some([*OWN, *dict.fromkeys(_columns(sorted(fields))), *sorted(paths)]))
+
+
+def _columns(fields: Sequence[str]) -> Iterator[str]:
+    yield from (field for field in fields if content_of(field) is not None)
+    yield from (f"size.{field}" for field in fields)
+
+
+def _some(names: Sequence[str]) -> Sequence[str]:
+    return names if len(names) <= SHOWN else [*names[:SHOWN], f"and {len(names) - SHOWN:,} more"]
