@@ -6,15 +6,14 @@ The scheduler and the workers are those of daskjob.yaml beside this file. The cl
 It needs `pip install dask-kubernetes`, and the Dask operator in the cluster.
 """
 
+import secrets
 from pathlib import Path
 
 import yaml
 
-NAME = "shardtools"
 
-
-def read_spec(name=NAME):
-    """Return the DaskCluster that daskjob.yaml describes, under another name."""
+def read_spec(name):
+    """Return the DaskCluster that daskjob.yaml describes, under a name of its own."""
     job = yaml.safe_load(Path(__file__).with_name("daskjob.yaml").read_text())
     spec = job["spec"]["cluster"]["spec"]
     spec["scheduler"]["service"]["selector"]["dask.org/cluster-name"] = name
@@ -24,4 +23,4 @@ def read_spec(name=NAME):
 def make_cluster():
     from dask_kubernetes.operator import KubeCluster
 
-    return KubeCluster(custom_cluster_spec=read_spec(), quiet=True)
+    return KubeCluster(custom_cluster_spec=read_spec(f"shardtools-{secrets.token_hex(3)}"), quiet=True)

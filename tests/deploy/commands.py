@@ -54,6 +54,6 @@ def _spaced(line: str) -> str:
     return re.sub(r"([^\s&|;])([;&])(\s|$)", r"\1 \2 \3", line)
 
 
-def code_blocks(page: Path) -> str:
-    """Return the lines of a page that are code for a shell."""
-    return "\n".join(re.findall(r"^```sh\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL))
+def code_blocks(page: Path, language: str = "sh") -> str:
+    """Return the lines of a page that are code in a language."""
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL))

@@ -124,6 +124,11 @@ class TestKubernetes:
             for container in pod["containers"]:
                 parse(container["args"])
 
+    def test_the_other_command_of_the_page_is_right(self) -> None:
+        arguments = yaml.safe_load(code_blocks(ROOT / "docs" / "kubernetes.md", "yaml"))["args"]
+        assert arguments[0] == "htmapper"
+        parse(arguments)
+
     def test_the_page_makes_what_it_refers_to(self, job: Any) -> None:
         page = code_blocks(ROOT / "docs" / "kubernetes.md")
         (container,) = pods_of(job)["worker"]["containers"]

@@ -54,16 +54,13 @@ def shuffled(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if name.startswith("shuffled") and name.endswith(".tar")}
 
 
-def interpolate(text: str, variables: Mapping[str, str] | None = None) -> str:
-    """Return a text of a compose file with the values, or the defaults, of its variables.
+def interpolate(text: str) -> str:
+    """Return a text of a compose file with the defaults of its variables.
 
-    >>> interpolate("-n ${THREADS:-2} ${JOB_DIR:-${PWD}}", {"PWD": "/here"})
-    '-n 2 /here'
+    >>> interpolate("--nthreads ${THREADS:-2} ${PACKAGES:-}")
+    '--nthreads 2 '
     """
-    given = variables or {}
-    while match := re.search(r"\$\{(\w+)(?::-([^${}]*))?\}", text):
-        text = text.replace(match[0], given.get(match[1], match[2] or ""))
-    return text
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
