@@ -19,7 +19,7 @@ from shardtools.arrays.hub_sync import HubSync
 from shardtools.arrays.hub_upkeep import HubUpkeep
 from shardtools.arrays.keys import SnapshotKeys
 from shardtools.arrays.metadata import ArrayMetadata, create_array, parse_array, parse_node
-from shardtools.arrays.names import document_key, path_of_document, split_version
+from shardtools.arrays.names import check_new_version, document_key, path_of_document, split_version
 from shardtools.arrays.settings import HubSettings
 from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.arrays.transaction import Transaction
@@ -263,7 +263,7 @@ class Hub(HubUpkeep, HubSync):
         if "@" in version or log.find_tag(version) is not None:
             return log.resolve(version)
         try:
-            return log.branch(version, log.head())
+            return log.branch(check_new_version(version), log.head())
         except ExistsError:  # another process has just made it
             return log.head(version)
 
@@ -337,16 +337,18 @@ class Hub(HubUpkeep, HubSync):
 
         Raises:
             ExistsError: there is a tag or a branch of this name.
+            JobError: this cannot be its name.
         """
-        return self.log.tag(name, self.snapshot(version), message=message, author=author)
+        return self.log.tag(check_new_version(name), self.snapshot(version), message=message, author=author)
 
     def branch(self, name: str, version: str | None = None) -> None:
         """Make a branch that begins at a version, by default the newest commit of ``main``.
 
         Raises:
             ExistsError: there is a tag or a branch of this name.
+            JobError: this cannot be its name.
         """
-        self.log.branch(name, self.snapshot(version))
+        self.log.branch(check_new_version(name), self.snapshot(version))
 
     def branches(self) -> Sequence[str]:
         """Return the names of the branches, sorted."""

@@ -46,6 +46,18 @@ def split_version(name: str) -> tuple[str, str | None]:
     return check_path(path), version or None
 
 
+def check_new_version(name: str) -> str:
+    """Return the name of a new tag or branch, which must not be taken for the number of a commit.
+
+    Raises:
+        JobError: it is a number.
+    """
+    if isinstance(name, str) and name.isdecimal():
+        what = f"{name} cannot be the name of a tag or a branch: numbers are those of commits, which @{name} names"
+        raise JobError(what, fix=f"use a name such as v{name}")
+    return name
+
+
 def check_path(path: str) -> str:
     """Return the path of an array or group, if it can be one: names that are joined by slashes.
 

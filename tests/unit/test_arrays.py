@@ -15,6 +15,7 @@ import zarr
 
 import shardtools as st
 from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError, NotFoundError, SpecError
+from shardtools.log.log import Log
 
 Array = npt.NDArray[Any]
 
@@ -107,6 +108,19 @@ def test_a_reader_sees_one_commit_until_it_is_refreshed(hub: st.Hub) -> None:
     array[:] = 1
     assert reader[:].tolist() == [0, 0, 0, 0]
     assert reader.refresh()[:].tolist() == [1, 1, 1, 1]
+
+
+def test_numbers_are_no_names_of_tags_or_branches(hub: st.Hub) -> None:
+    hub.array("x", shape=2)
+    for name in (lambda: hub.tag("17"), lambda: hub.branch("17"), lambda: hub.array("x:17", shape=2)):
+        with pytest.raises(JobError, match=r"17 cannot be the name of a tag or a branch: .* @17 names; .* such as v17"):
+            name()
+    hub.tag("17a")
+    assert (hub.branches(), hub.tags()) == (["main"], ["17a"])
+    with pytest.raises(NotFoundError, match="there is no version 17; there is main, 17a, and @N for a commit"):
+        hub.load("x:17")
+    Log.open(hub.url).tag("17", hub.snapshot())  # as it may be at a place that is older
+    assert hub.load("x:17").shape == (2,)
 
 
 def test_a_tag_cannot_be_written(hub: st.Hub) -> None:
