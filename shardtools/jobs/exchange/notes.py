@@ -163,7 +163,7 @@ def _run(entry: Any, folder: str) -> Run:
     names = tuple(map(_text, _list(noted["fields"])))
     if folder_of(url) != folder or wrong_fields(names):
         raise ValueError("a run is outside the spill, or has fields that are not valid")
-    numbers = ("count", "data_bytes", "order_bytes", "key_bytes", "members", "sampled", "sampled_bytes")
+    numbers = ("count", "data_bytes", "order_bytes", "key_bytes", "members", "sampled", "sampled_bytes", "checksum")
     return Run(url=url, fields=names, **{name: _count(noted[name]) for name in numbers})
 
 

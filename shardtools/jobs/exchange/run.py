@@ -1,15 +1,19 @@
 """A run: sorted samples as one object of the spill, any range of which can be read.
 
-    spans, end to end | orders | ends of orders | rows | members | keys | some of the orders | their ends
+    spans, end to end | orders | ends of orders | groups | directory | some of the orders | their ends
+    a group: rows | members | orders | keys
 
-All but the spans, the orders and the keys have a fixed width, so that the offset of each part follows from the few
-numbers of a `Run`. Some of the orders are repeated at the end, at equal distances: who plans reads these only.
+What is known of `GROUP` samples is together, so that one request reads what an output needs to know of its samples, and
+another one their spans. The directory says how much each group has, and is read once. All orders together, and some of
+them, at equal distances, are for those who plan.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,19 +21,27 @@ import numpy.typing as npt
 
 from shardtools.errors import CorruptError
 from shardtools.jobs.exchange.run_table import PLACE, RunTable
-from shardtools.shards.columns import Texts, with_zero
+from shardtools.lru import LRU
+from shardtools.shards.columns import Texts, join, with_zero
 from shardtools.shards.table import ShardTable, lay_out
 from shardtools.shards.tar import BLOCK
 from shardtools.storage import ByteRange, get_storage
 from shardtools.storage.open_files import open_file
-from shardtools.types import Bytes, Ints
+from shardtools.types import Ints
 from shardtools.urls import is_local
 
 MEMBER = np.dtype([("head", "<u8"), ("size", "<u8"), ("field", "<u4"), ("crc32", "<u4")])
 """A member: bytes before its data since the one before in its sample, bytes of data, field, checksum of the data."""
 
-ROW = np.dtype([("key_end", "<u8"), ("member_end", "<u8"), ("data_end", "<u8"), ("sum", "<u8"), ("place", PLACE)])
+ROW = np.dtype([("order", "<u4"), ("key", "<u4"), ("members", "<u4"), ("sum", "<u8"), ("place", PLACE)])
+"""A sample: bytes of its order and of its key, its number of members, the sum of its span, where it comes from."""
+
+GROUP = 256
+"""Samples in a group, except in the last one."""
+
 _END = np.dtype("<u8")
+_ENTRY = 4
+_KEPT_BYTES = 1 << 26
 
 SAMPLED = 1024
 """How many orders of a run are repeated at its end, at most."""
@@ -37,7 +49,7 @@ SAMPLED = 1024
 
 @dataclass(frozen=True)
 class Run:
-    """The object at ``url`` with ``count`` samples, and the sizes of its parts."""
+    """The object at ``url`` with ``count`` samples, the sizes of its parts, and the checksum of its directory."""
 
     url: str
     count: int
@@ -47,6 +59,7 @@ class Run:
     members: int
     sampled: int
     sampled_bytes: int
+    checksum: int
     fields: tuple[str, ...]
 
     @property
@@ -58,20 +71,17 @@ class Run:
         return self._orders_at + self.order_bytes
 
     @property
-    def _rows_at(self) -> int:
+    def _groups_at(self) -> int:
         return self._order_ends_at + self.count * _END.itemsize
 
     @property
-    def _members_at(self) -> int:
-        return self._rows_at + self.count * ROW.itemsize
-
-    @property
-    def _keys_at(self) -> int:
-        return self._members_at + self.members * MEMBER.itemsize
+    def _directory_at(self) -> int:
+        size = self.count * ROW.itemsize + self.members * MEMBER.itemsize + self.order_bytes + self.key_bytes
+        return self._groups_at + size
 
     @property
     def _sampled_at(self) -> int:
-        return self._keys_at + self.key_bytes
+        return self._directory_at + -(-self.count // GROUP) * _ENTRY * _END.itemsize
 
     @property
     def filesize(self) -> int:
@@ -122,49 +132,60 @@ class Run:
             StorageError: it cannot be read.
             CorruptError: it was damaged.
         """
-        storage = get_storage(self.url)
-        before = max(start - 1, 0)
-        ends_part, rows_part = storage.read_ranges(
-            self.url,
-            [
-                ByteRange(self._order_ends_at + before * _END.itemsize, self._order_ends_at + stop * _END.itemsize),
-                ByteRange(self._rows_at + before * ROW.itemsize, self._rows_at + stop * ROW.itemsize),
-            ],
-        )
-        order_ends = _with_start(np.frombuffer(ends_part, _END), start)
-        rows = np.frombuffer(rows_part, ROW)
-        key_ends, member_ends, data_ends = (
-            _with_start(rows[name], start) for name in ("key_end", "member_end", "data_end")
-        )
-        self._check_ends(order_ends, self.order_bytes)
-        self._check_ends(key_ends, self.key_bytes)
-        self._check_ends(member_ends, self.members)
-        self._check_ends(data_ends, self.data_bytes)
-        orders, members, keys = storage.read_ranges(
-            self.url,
-            [
-                ByteRange(self._orders_at + int(order_ends[0]), self._orders_at + int(order_ends[-1])),
-                ByteRange(
-                    self._members_at + int(member_ends[0]) * MEMBER.itemsize,
-                    self._members_at + int(member_ends[-1]) * MEMBER.itemsize,
-                ),
-                ByteRange(self._keys_at + int(key_ends[0]), self._keys_at + int(key_ends[-1])),
-            ],
-        )
-        samples = RunTable(
-            self._table(
-                Texts(np.frombuffer(keys, np.uint8), key_ends[1:] - key_ends[0]),
-                np.diff(member_ends),
-                np.frombuffer(members, MEMBER),
-                int(data_ends[0]),
-            ),
-            Texts(np.frombuffer(orders, np.uint8), order_ends[1:] - order_ends[0]),
-            rows["place"][start - before :],
-            rows["sum"][start - before :].astype(np.uint64),
-        )
-        if not np.array_equal(samples.table.stop, data_ends[1:]):
+        ends = _directories.get(self)
+        if ends is None:
+            ends = _directories.put(self, self._read_directory())
+        first, last = start // GROUP, -(-stop // GROUP)
+        if start == stop:
+            first, last, start, stop = 0, 0, 0, 0
+        rows = np.minimum(np.arange(first, last + 1) * GROUP, self.count)
+        places = ends[first : last + 1] @ np.array([1, 1, MEMBER.itemsize, 0]) + rows * ROW.itemsize + self._groups_at
+        [body] = get_storage(self.url).read_ranges(self.url, [ByteRange(int(places[0]), int(places[-1]))])
+        found = self._parse(body, np.diff(rows), ends[first : last + 1])
+        low, high = start - first * GROUP, stop - first * GROUP
+        table, orders = found.table.slice(low, high), found.orders.slice(low, high)
+        return RunTable(table, orders, found.places[low:high], found.sums[low:high])
+
+    def _read_directory(self) -> Ints:
+        """Return where the orders, keys, members and spans of each group end, after a first row of zeros."""
+        [body] = get_storage(self.url).read_ranges(self.url, [ByteRange(self._directory_at, self._sampled_at)])
+        ends = np.zeros((len(body) // (_ENTRY * _END.itemsize) + 1, _ENTRY), np.int64)
+        ends[1:] = np.frombuffer(body, _END).reshape(-1, _ENTRY)
+        whole = [self.order_bytes, self.key_bytes, self.members, self.data_bytes]
+        if zlib.crc32(body) != self.checksum or (np.diff(ends, axis=0) < 0).any() or ends[-1].tolist() != whole:
             raise self._damaged()
-        return samples
+        return ends
+
+    def _parse(self, body: bytes, counts: Ints, ends: Ints) -> RunTable:
+        """Return the samples of consecutive groups with so many samples each; ``ends`` is their directory."""
+        rows, members, orders, keys = [], [], [], []
+        at = 0
+        for count, (order_bytes, key_bytes, member_count, _) in zip(
+            counts.tolist(), np.diff(ends, axis=0).tolist(), strict=True
+        ):
+            rows.append(np.frombuffer(body, ROW, count, at))
+            at += rows[-1].nbytes
+            members.append(np.frombuffer(body, MEMBER, member_count, at))
+            at += members[-1].nbytes
+            orders.append(np.frombuffer(body, np.uint8, order_bytes, at))
+            keys.append(np.frombuffer(body, np.uint8, key_bytes, at + order_bytes))
+            at += order_bytes + key_bytes
+        row = join(rows, ROW)
+        key_ends, order_ends = np.cumsum(row["key"], dtype=np.int64), np.cumsum(row["order"], dtype=np.int64)
+        in_group = np.cumsum(counts) - 1
+        for column, total in ((order_ends, 0), (key_ends, 1), (np.cumsum(row["members"], dtype=np.int64), 2)):
+            if not np.array_equal(column[in_group], ends[1:, total] - ends[0, total]):
+                raise self._damaged()
+        table = self._table(
+            Texts(join(keys, np.uint8), key_ends),
+            row["members"].astype(np.int64),
+            join(members, MEMBER),
+            int(ends[0, 3]),
+        )
+        if not np.array_equal(table.stop[in_group], ends[1:, 3]):
+            raise self._damaged()
+        orders_of = Texts(join(orders, np.uint8), order_ends)
+        return RunTable(table, orders_of, row["place"], row["sum"].astype(np.uint64))
 
     def _table(self, keys: Texts, counts: Ints, members: npt.NDArray[Any], start: int) -> ShardTable:
         """Return the table of samples whose spans begin at ``start``, after checking it."""
@@ -199,6 +220,10 @@ class Run:
         return CorruptError("the spill was damaged", url=self.url, fix="delete it and run again")
 
 
+_directories: LRU[Run, Ints] = LRU(_KEPT_BYTES, lambda ends: ends.nbytes)
+"""The directories of runs that were read lately: tasks of one process read from the same runs."""
+
+
 def _with_start(ends: npt.NDArray[Any], start: int) -> Ints:
     """Return the bounds of rows from ``start`` on; ``ends`` begins with the end of the row before, if there is one."""
     whole = ends.astype(np.int64)
@@ -218,28 +243,46 @@ def sampled_rows(count: int) -> Ints:
 def write_run(url: str, samples: RunTable, spans: Iterable[Sequence[Any]]) -> Run:
     """Write samples, which are in order, as a run; ``spans`` gives their bytes, some at a time."""
     table, orders = samples.table, samples.orders
-    assert table.crc32 is not None
     some_orders = orders.take(sampled_rows(len(samples)))
+    groups, ends = _groups(samples)
+    directory = ends[1:].astype(_END)
     sizes = (samples.size, len(orders.data), len(table.keys.data), len(table.field))
-    run = Run(url, len(samples), *sizes, len(some_orders), len(some_orders.data), table.fields)
-    rows = np.empty(len(samples), ROW)
-    rows["key_end"] = table.keys.ends
-    rows["member_end"] = table.first[1:]
-    rows["data_end"] = np.cumsum(table.spans)
-    rows["sum"] = samples.sums
-    rows["place"] = samples.places
-    members = np.empty(len(table.field), MEMBER)
-    members["head"] = table.heads
-    members["size"] = table.size
-    members["field"] = table.field
-    members["crc32"] = table.crc32
-    ends = orders.ends.astype(_END)
+    checksum = zlib.crc32(directory.tobytes())
+    run = Run(url, len(samples), *sizes, len(some_orders), len(some_orders.data), checksum, table.fields)
+    tail: list[npt.NDArray[Any]] = [
+        orders.data,
+        orders.ends.astype(_END),
+        *groups,
+        directory,
+        some_orders.data,
+        some_orders.ends.astype(_END),
+    ]
     with get_storage(url).create(url) as sink:
         for some in spans:
             sink.writelines(some)
-        tail: list[Bytes] = [np.ascontiguousarray(orders.data)]
-        tail += [part.view(np.uint8).reshape(-1) for part in (ends, rows, members) if len(part)]
-        tail += [np.ascontiguousarray(table.keys.data), some_orders.data]
-        tail.append(some_orders.ends.astype(_END).view(np.uint8))
-        sink.writelines([part.data for part in tail if len(part)])
+        sink.writelines([np.ascontiguousarray(part).view(np.uint8).reshape(-1).data for part in tail if len(part)])
     return run
+
+
+def _groups(samples: RunTable) -> tuple[list[npt.NDArray[Any]], Ints]:
+    """Return the parts of the groups of a run, in order, and where what they hold ends; see `Run`."""
+    table, orders, keys = samples.table, samples.orders, samples.table.keys
+    assert table.crc32 is not None
+    rows = np.empty(len(samples), ROW)
+    rows["order"], rows["key"], rows["members"] = orders.sizes, keys.sizes, table.counts
+    rows["sum"], rows["place"] = samples.sums, samples.places
+    members = np.empty(len(table.field), MEMBER)
+    members["head"], members["size"], members["field"], members["crc32"] = (
+        table.heads,
+        table.size,
+        table.field,
+        table.crc32,
+    )
+    bounds = np.append(np.arange(0, len(samples), GROUP), len(samples))
+    columns = (with_zero(orders.ends), with_zero(keys.ends), table.first, with_zero(np.cumsum(table.spans)))
+    ends = np.stack([column[bounds] for column in columns], axis=1)
+    parts: list[npt.NDArray[Any]] = []
+    for i, (low, high) in enumerate(pairwise(bounds.tolist())):
+        (a, b), (c, d), (e, f) = zip(ends[i, :3].tolist(), ends[i + 1, :3].tolist(), strict=True)
+        parts += [rows[low:high], members[e:f], orders.data[a:b], keys.data[c:d]]
+    return parts, ends
