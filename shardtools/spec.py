@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import islice
+from itertools import chain, islice
 from urllib.parse import unquote
 
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
@@ -204,27 +204,55 @@ def expand(specs: str | Iterable[str], list_urls: Callable[[str], Sequence[str]]
     >>> expand("/d/{a,b}-{08..10}.tar::/e/@02.tar")[-3:]
     ['/d/b-10.tar', '/e/00.tar', '/e/01.tar']
     """
-    urls: list[str] = []
-    for whole in [specs] if isinstance(specs, str) else (specs := list(specs)):
+    return list(chain.from_iterable(expand_each([specs] if isinstance(specs, str) else specs, list_urls)))
+
+
+def expand_each(specs: Iterable[str], list_urls: Callable[[str], Sequence[str]] | None = None) -> list[list[str]]:
+    """Return the URLs of the shards that each of ``specs`` names; see `expand`.
+
+    >>> expand_each(["/a-@2.tar::/b.tar", "/c.tar"])
+    [['/a-0.tar', '/a-1.tar', '/b.tar'], ['/c.tar']]
+    """
+    wholes = list(specs)
+    check_specs(wholes)
+    named: list[list[str]] = []
+    total = 0
+    for whole in wholes:
+        named.append([])
+        for spec in _flatten(whole):
+            if not spec:
+                raise SpecError("the spec is empty", fix="name at least one shard")
+            for url in map(at_home, _expand_braces(spec)):
+                parts = find_count(url)
+                if total + len(named[-1]) + (_count(parts[1], url) if parts else 1) > MAX_SHARDS:
+                    raise _too_many(spec)
+                for shard in _number(url, parts):
+                    named[-1] += map(absolute, _match_star(shard, list_urls))
+        total += len(named[-1])
+    _check_named(named)
+    return named
+
+
+def check_specs(specs: Iterable[str]) -> None:
+    """Raise if one of ``specs``, before it is split, may have a password that was cut into pieces.
+
+    Raises:
+        SpecError: one may.
+    """
+    for whole in specs:
         _check_whole(whole, _split_list(whole))
         _check_server(whole)
-    for spec in _flatten(specs):
-        if not spec:
-            raise SpecError("the spec is empty", fix="name at least one shard")
-        for url in map(at_home, _expand_braces(spec)):
-            parts = find_count(url)
-            if len(urls) + (_count(parts[1], url) if parts else 1) > MAX_SHARDS:
-                raise _too_many(spec)
-            for shard in _number(url, parts):
-                urls += map(absolute, _match_star(shard, list_urls))
-    if not urls:
-        raise SpecError("the spec names no shards", fix="name at least one shard")
+
+
+def _check_named(named: Iterable[Iterable[str]]) -> None:
+    """Raise if no shard is named, or one is named twice."""
     seen: set[str] = set()
-    for url in urls:
+    for url in chain.from_iterable(named):
         if (same := identity(url)) in seen:
             raise SpecError("this shard is named twice", url=url, fix="name each shard once")
         seen.add(same)
-    return urls
+    if not seen:
+        raise SpecError("the spec names no shards", fix="name at least one shard")
 
 
 class Destination:

@@ -243,7 +243,10 @@ def strict_gcs(*buckets: str) -> Iterator[StrictGcs]:
                 if name.startswith(prefix) and "/" not in name[len(prefix) :] and name > after
             ]
             page = names[:_PAGE]
-            answer: dict[str, Any] = {"items": [{"name": name} for name in page]} if page else {}
+            whole = {name: _entry(bucket, name, server.buckets[bucket][name]) for name in page}
+            fields = re.findall(r"\w+", query.get("fields", "").partition("items(")[2].partition(")")[0])
+            items = [{field: entry[field] for field in fields} for entry in whole.values()]
+            answer: dict[str, Any] = {"items": items} if page and fields else {}
             below = {name[len(prefix) :].partition("/") for name in server.buckets[bucket] if name.startswith(prefix)}
             if folders := sorted({prefix + name + slash for name, slash, _ in below if slash}):
                 answer["prefixes"] = folders

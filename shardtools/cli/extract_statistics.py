@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 def show_statistics(line: CommandLine, own: ExtractLine, options: RunOptions) -> int:
     """Show what the dataset consists of; return the exit status."""
     from shardtools.cli.tables import statistics_table
+    from shardtools.programs.running import named_by
     from shardtools.programs.statistics import find_statistics
     from shardtools.shards.names import case_warnings
 
-    with count_up(line, options, shows=False) as progress:
-        found = find_statistics(line.sources, own.decode, options, progress)
+    named = named_by(line.sources, options)
+    with count_up(line, named, shows=False) as progress:
+        found = find_statistics(named, own.decode, options, progress)
     if own.row_format().name == "jsonl":
         write_lines(own.destination, options, [json.dumps(found.as_json(), ensure_ascii=False)])
     else:
@@ -37,11 +39,13 @@ def show_counts(line: CommandLine, own: ExtractLine, options: RunOptions) -> int
     """Show how often each value occurs; return the exit status."""
     from shardtools.jobs.extraction.formats import RowFormat, encoder
     from shardtools.jobs.extraction.row_batches import RowBatch
+    from shardtools.programs.running import named_by
     from shardtools.programs.statistics import count_values
 
     row_format = own.row_format()
-    with count_up(line, options, shows=False) as progress:
-        found = count_values(line.sources, own.count or "", own.where, options, progress)
+    named = named_by(line.sources, options)
+    with count_up(line, named, shows=False) as progress:
+        found = count_values(named, own.count or "", own.where, options, progress)
     ordered = sorted(found.values.items(), key=lambda item: (-item[1], item[0]))
     if row_format.name == "jsonl":
         lines = [json.dumps(_counted(found, value, count), ensure_ascii=False) for value, count in ordered]
@@ -66,10 +70,12 @@ def _counted(found: ValueCounts, value: str, count: int) -> dict[str, Any]:
 def show_histogram(line: CommandLine, own: ExtractLine, options: RunOptions) -> int:
     """Show how numbers are distributed; return the exit status."""
     from shardtools.cli.tables import histogram
+    from shardtools.programs.running import named_by
     from shardtools.programs.statistics import count_values
 
-    with count_up(line, options, shows=False) as progress:
-        found = count_values(line.sources, own.histogram or "", own.where, options, progress, numbers=True)
+    named = named_by(line.sources, options)
+    with count_up(line, named, shows=False) as progress:
+        found = count_values(named, own.histogram or "", own.where, options, progress, numbers=True)
     if found.values:
         write_lines(own.destination, options, histogram(found.values, _columns(), own.bins))
     return end(line, {"samples": found.samples, "missing": found.missing}, found.skipped)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
     from shardtools.jobs.report import Skipped
     from shardtools.programs.progress import Progress
+    from shardtools.storage.expansion import Sources
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,13 @@ class ExtractLine:
         return row_format(self.destination, self.format, header=self.header, raw=self.raw, base64=self.base64)
 
 
-def count_up(line: CommandLine, options: RunOptions, *, shows: bool) -> Progress:
+def count_up(line: CommandLine, named: Sources, *, shows: bool) -> Progress:
     """Return the progress, which keeps silent where rows appear on the same terminal."""
-    from shardtools.programs.running import count_shards
     from shardtools.storage.pipe import results
 
     stream = results()
     on_terminal = shows and stream is not None and stream.isatty()
-    return command_progress(count_shards(line.sources, options), line.quiet or on_terminal)
+    return command_progress(len(named.urls), line.quiet or on_terminal)
 
 
 def write_lines(output: str, options: RunOptions, lines: Sequence[str]) -> None:

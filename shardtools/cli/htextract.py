@@ -173,13 +173,15 @@ def _mode(own: ExtractLine) -> str:
 def _rows(line: CommandLine, own: ExtractLine, options: RunOptions) -> int:
     from shardtools.jobs.script import read_script
     from shardtools.programs.extract import carry_out, extract_options
+    from shardtools.programs.running import named_by
 
     if own.keys and (own.fields or own.script):
         raise JobError("-f, --keys and -p cannot be used together", fix="choose one of them")
     code = read_script(own.script, own.assignments) if own.script else None
     what = extract_options(own.fields, code, own.where, own.missing, own.limit, own.row_format())
-    with count_up(line, options, shows=own.destination == "-") as progress:
-        result = carry_out(line.sources, what, own.destination, options, progress)
+    named = named_by(line.sources, options)
+    with count_up(line, named, shows=own.destination == "-") as progress:
+        result = carry_out(named, what, own.destination, options, progress)
     if own.destination != "-" and not line.quiet:
         tell(f"{own.output}: {format_count(result.rows, 'row')} of {format_count(result.samples, 'sample')}")
     counts = {"shards": result.shards, "samples": result.samples, "rows": result.rows}

@@ -82,16 +82,15 @@ def _index(
     line: CommandLine, check: bool, export: Export | None, output: str | None, table: bool | tuple[str, ...]
 ) -> int:
     from shardtools.programs.index import check_index, index_shards
-    from shardtools.programs.running import count_shards
+    from shardtools.programs.running import named_by
 
     check_index(check=check, overwrite=line.overwrite, export=export, output=output, table=table)
     options = line.run_options(output)
     started = time.monotonic()
     rounds = 1 if table is False else 2
-    with command_progress(rounds * count_shards(line.sources, options), line.quiet) as progress:
-        result = index_shards(
-            line.sources, options, progress.advance, check=check, export=export, output=output, table=table
-        )
+    named = named_by(line.sources, options)
+    with command_progress(rounds * len(named.urls), line.quiet) as progress:
+        result = index_shards(named, options, progress.advance, check=check, export=export, output=output, table=table)
     if line.report:
         _write_report(line.report, line, result)
     if not line.quiet:

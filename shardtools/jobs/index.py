@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +34,8 @@ from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_
 from shardtools.shards.table import ShardTable
 from shardtools.spec import Destination
 from shardtools.storage import get_storage, using
-from shardtools.storage.expansion import expand_sources
+from shardtools.storage.expansion import Sources, SourceSpecs, look_up
+from shardtools.storage.together import each
 from shardtools.urls import absolute, folder_of, identity, name_of, split_path
 
 Format = Literal["wids", "dali"]
@@ -123,7 +123,7 @@ def _is_alike(there: ShardTable, found: ShardTable) -> bool:
 
 
 def index(
-    sources: str | Sequence[str],
+    sources: SourceSpecs,
     *,
     check: bool = False,
     options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
@@ -139,7 +139,8 @@ def index(
     """
     found: list[Indexed] = []
     with using(options.storage):
-        urls = expand_sources(sources)
+        named = look_up(sources)
+        urls = named.urls
         tasks = [
             engine.Task(
                 index_source, (IndexTask(url, check, options.overwrite, options.on_error),), url, options.storage
@@ -148,12 +149,12 @@ def index(
         ]
         run_in_order(tasks, found.append, options, on_shard, [] if check else map(folder_of, urls))
         if not check:
-            _write_manifest(sources, found)
+            _write_manifest(named, found)
     return found
 
 
-def _write_manifest(sources: str | Sequence[str], found: Sequence[Indexed]) -> None:
-    specs = [sources] if isinstance(sources, str) else list(sources)
+def _write_manifest(sources: Sources, found: Sequence[Indexed]) -> None:
+    specs = sources.specs
     entries = [shard.entry for shard in found if shard.entry is not None]
     if len(specs) != 1 or len(entries) < len(found) or "*" in specs[0] or "{" in specs[0] or "::" in specs[0]:
         return
@@ -207,7 +208,7 @@ def export_source(task: ExportTask) -> Indexed:
 
 
 def export(
-    sources: str | Sequence[str],
+    sources: SourceSpecs,
     format: Format,
     *,
     output: str | None = None,
@@ -226,11 +227,12 @@ def export(
     """
     found: list[Indexed] = []
     with using(options.storage):
-        urls = expand_sources(sources)
+        named = look_up(sources)
+        urls = named.urls
         if output is not None and identity(output) in set(map(identity, urls)):
             raise JobError("the index would replace a shard", url=output, fix="give it a name of its own")
         _refuse_names(urls, format)
-        outputs = [output or _wids_url(sources, urls)] if format == "wids" else _dali_urls(urls)
+        outputs = [output or _wids_url(named.specs, urls)] if format == "wids" else _dali_urls(urls)
         if not options.overwrite:
             _refuse_existing(outputs)
         tasks = [
@@ -270,13 +272,12 @@ def _dali_urls(urls: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _wids_url(sources: str | Sequence[str], urls: Sequence[str]) -> str:
+def _wids_url(specs: Sequence[str], urls: Sequence[str]) -> str:
     """Return the default place of the index for wids: beside the shards.
 
-    >>> _wids_url("/d/train-@2.tgz", ["/d/train-0.tgz", "/d/train-1.tgz"])
+    >>> _wids_url(["/d/train-@2.tgz"], ["/d/train-0.tgz", "/d/train-1.tgz"])
     '/d/train-wids.json'
     """
-    specs = [sources] if isinstance(sources, str) else list(sources)
     try:
         named = Destination(specs[0]).spec if len(specs) == 1 else None
     except SpecError:
@@ -299,11 +300,8 @@ def _stem(name: str) -> str:
 
 
 def _refuse_existing(urls: Sequence[str]) -> None:
-    storages = list(map(get_storage, urls))
-    with ThreadPoolExecutor(16) as pool:
-        found = [
-            url for url, there in zip(urls, pool.map(lambda s, u: s.exists(u), storages, urls), strict=True) if there
-        ]
+    there = each(lambda url: get_storage(url).exists(url), urls)
+    found = [url for url, exists in zip(urls, there, strict=True) if exists]
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise OutputExistsError(f"the output exists{more}", url=found[0], fix="use --overwrite to replace it")

@@ -5,38 +5,37 @@ sources, destination -> one MapTask for each shard -> Plan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from shardtools import engine
 from shardtools.errors import JobError, redact
 from shardtools.jobs.functions import check_sendable
 from shardtools.jobs.map_shard import MapTask, map_shard
-from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
-from shardtools.jobs.replaced import find_replaced
+from shardtools.jobs.options import RunOptions
+from shardtools.jobs.replaced import look_at_outputs
 from shardtools.jobs.run import Plan
 from shardtools.jobs.script import Code, function
 from shardtools.jobs.target import targets
 from shardtools.processors import processors
-from shardtools.shards.manifest import common_facts
+from shardtools.shards.manifest import common_facts, find_manifests
 from shardtools.spec import Destination
 from shardtools.storage import using
-from shardtools.storage.expansion import expand_sources
+from shardtools.storage.expansion import SourceSpecs, look_up
 
 
-def plan_map(sources: str | Sequence[str], destination: str, script: Code, options: RunOptions) -> Plan:
+def plan_map(sources: SourceSpecs, destination: str, script: Code, options: RunOptions) -> Plan:
     """Return what a map would do, after every check that can be made before any work.
 
     Raises:
         SpecError: a spec is wrong.
         JobError: there are not as many outputs as inputs, an output is an input, or the options make no sense.
         OutputExistsError: an output exists, and the options allow neither to replace nor to resume; or there are shards
-            that belong to no known dataset (see `find_replaced`).
+            that belong to no known dataset (see `look_at_outputs`).
         ScriptError: the script cannot be used, or not be sent to where tasks run.
     """
     function(script, "process_sample", "process_samples")
     check_sendable(options, script)
     with using(options.storage):
-        urls = expand_sources(sources)
+        named = look_up(sources)
+        urls = named.urls
         target = Destination(destination).resolve(len(urls))
         if target.count != len(urls):
             raise JobError(
@@ -46,10 +45,8 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Code, optio
             )
         if "-" in (*urls, target.spec) and options.cluster != "threads":
             raise JobError("standard input and output cannot be used on a cluster", fix="leave out -c, or use URLs")
-        check_outputs(urls, target, options.report)
-        existing = refuse_existing(target, options)
-        replaced = find_replaced(target, urls, options)
-        facts = {} if target.spec == "-" else common_facts(sources)
+        existing, replaced = look_at_outputs(target, urls, options)
+        facts = {} if target.spec == "-" else common_facts(find_manifests(named))
     ahead = len(urls) < (options.jobs or processors())
     tasks = [
         MapTask(source, shard, script, on_error=options.on_error, ahead=ahead, has_classes="classes" in facts)
@@ -57,7 +54,7 @@ def plan_map(sources: str | Sequence[str], destination: str, script: Code, optio
     ]
     job = {
         "program": "htmapper",
-        "sources": [redact(spec) for spec in ([sources] if isinstance(sources, str) else sources)],
+        "sources": list(map(redact, named.specs)),
         **script.job(),
     }
     runs = [engine.Task(map_shard, (task,), task.source, options.storage) for task in tasks]

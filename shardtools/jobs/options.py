@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from os.path import commonprefix
+from itertools import chain
 from typing import Literal
 from urllib.parse import unquote
 
@@ -16,8 +14,10 @@ from shardtools.errors import JobError, OutputExistsError, RefusedError
 from shardtools.shards.packers import packer_for
 from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination
-from shardtools.storage import DEFAULT_OPTIONS, Storage, StorageOptions, get_storage
-from shardtools.urls import absolute, folder_of, identity, is_local, name_of
+from shardtools.storage import DEFAULT_OPTIONS, StorageOptions, get_storage
+from shardtools.storage.stats import prefixes_of
+from shardtools.storage.together import each
+from shardtools.urls import absolute, identity, is_local, name_of
 
 OnError = Literal["fail", "skip"]
 
@@ -77,37 +77,44 @@ def _object(url: str) -> str:
     return unquote(identity(url))
 
 
-def existing_outputs(destination: Destination) -> list[str]:
-    """Return the shards, sidecars and manifest of the destination that exist already."""
+def list_outputs(destination: Destination) -> list[str] | None:
+    """Return the URLs that listings have where a destination's shards, sidecars and manifest are or would be.
+
+    None if there are no listings of them.
+    """
+    if destination.spec == "-" or name_of(destination.spec).startswith("."):  # which no listing shows
+        return None
+    storage = get_storage(destination.spec)
+    try:
+        return list(chain.from_iterable(each(storage.list, prefixes_of(_outputs(destination)))))
+    except RefusedError:  # the server does not list
+        return None
+
+
+def _outputs(destination: Destination) -> list[str]:
+    shards = destination.urls()
+    return [*shards, *map(sidecar_url, shards), destination.manifest]
+
+
+def existing_outputs(destination: Destination, listed: Iterable[str] | None) -> list[str]:
+    """Return the shards, sidecars and manifest of the destination that exist already, given `list_outputs` of it."""
     if destination.spec == "-":
         return []
-    shards = destination.urls()
-    wanted = [*shards, *map(sidecar_url, shards), destination.manifest]
-    storage = get_storage(destination.spec)
-    if name_of(destination.spec).startswith("."):  # which no listing shows
-        return _ask_each(storage, wanted)
-    names: set[str] = set()
-    try:
-        for _, urls in groupby(sorted(wanted, key=folder_of), key=folder_of):
-            prefix = commonprefix(list(urls))  # noqa: RUF071 - of texts is what is meant
-            names.update(unquote(identity(url)) for url in storage.list(prefix))
-    except RefusedError:  # the server does not list
-        return _ask_each(storage, wanted)
-    return [url for url in wanted if unquote(identity(url)) in names]
+    wanted = _outputs(destination)
+    if listed is None:
+        storage = get_storage(destination.spec)
+        return [url for url, found in zip(wanted, each(storage.exists, wanted), strict=True) if found]
+    names = {unquote(identity(url)) for url in listed}
+    return [url for url in wanted if unquote(identity(url)) in names] if names else []
 
 
-def _ask_each(storage: Storage, urls: Sequence[str]) -> list[str]:
-    with ThreadPoolExecutor(16) as pool:
-        return [url for url, found in zip(urls, pool.map(storage.exists, urls), strict=True) if found]
-
-
-def refuse_existing(destination: Destination, options: RunOptions) -> list[str]:
-    """Return the outputs that exist, if the options allow that there are any.
+def refuse_existing(destination: Destination, listed: Iterable[str] | None, options: RunOptions) -> list[str]:
+    """Return the outputs that exist, if the options allow that there are any, given `list_outputs` of them.
 
     Raises:
         OutputExistsError: there are some, and they may be neither replaced nor continued.
     """
-    found = existing_outputs(destination)
+    found = existing_outputs(destination, listed)
     if found and not options.overwrite and not options.resume:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise OutputExistsError(

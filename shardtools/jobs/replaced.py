@@ -17,20 +17,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from shardtools.errors import JobError, LimitError, NotFoundError, OutputExistsError, RefusedError
-from shardtools.jobs.options import RunOptions
+from shardtools.errors import JobError, LimitError, NotFoundError, OutputExistsError
+from shardtools.jobs.options import RunOptions, check_outputs, list_outputs, refuse_existing
 from shardtools.json_text import parse_json
 from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination
 from shardtools.storage import get_storage, read_limited
+from shardtools.storage.together import each
 from shardtools.urls import identity, name_of, split_path
 
 _RETIRED = "shardtools-replaced"
-_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,27 @@ class _ShardNames:
     retired: bool
 
 
-def find_replaced(destination: Destination, sources: Iterable[str], options: RunOptions) -> Replaced:
-    """Return what a job to ``destination`` has to remove at its end.
+def look_at_outputs(
+    destination: Destination, sources: Sequence[str], options: RunOptions
+) -> tuple[tuple[str, ...], Replaced]:
+    """Return which outputs exist, and what is removed at the end; the folder of the outputs is listed once.
+
+    Raises:
+        SpecError: the destination's name is not that of a shard.
+        JobError: an output is an input, or the report is one of them, or a source would be removed.
+        OutputExistsError: an output exists, and the options allow neither to replace nor to resume; or there is a shard
+            after the last output that no manifest names.
+    """
+    check_outputs(sources, destination, options.report)
+    listed = list_outputs(destination)
+    existing = tuple(refuse_existing(destination, listed, options))
+    return existing, find_replaced(destination, listed, sources, options)
+
+
+def find_replaced(
+    destination: Destination, listed: Sequence[str] | None, sources: Iterable[str], options: RunOptions
+) -> Replaced:
+    """Return what a job to ``destination`` has to remove at its end, given `list_outputs` of it.
 
     Without ``overwrite`` that is what an earlier job should have removed.
 
@@ -65,14 +83,13 @@ def find_replaced(destination: Destination, sources: Iterable[str], options: Run
     pattern = destination.pattern()
     if pattern is None or not (options.overwrite or options.resume):
         return NOTHING_REPLACED
-    before, width, after = pattern
-    try:
-        numbers, others = _look(destination, before, width, after)
-    except RefusedError:  # the server does not list
+    before, _, after = pattern
+    if listed is None or not _is_listed(destination, before, after):
         following = destination.url(destination.count or 0)
         if options.overwrite and get_storage(following).exists(following):
-            raise _unknown([following]) from None
+            raise _unknown([following])
         return NOTHING_REPLACED
+    numbers, others = _look(destination, pattern, listed)
     found = [manifest for digits in others if (manifest := _read(Destination(f"{before}@{digits}{after}").manifest))]
     old = [manifest for manifest in found if options.overwrite or manifest.retired]
     shards = [destination.url(number) for number in sorted(numbers)]
@@ -84,19 +101,25 @@ def find_replaced(destination: Destination, sources: Iterable[str], options: Run
     return Replaced(ours, tuple(manifest.url for manifest in old))
 
 
-def _look(destination: Destination, before: str, width: int, after: str) -> tuple[list[int], list[str]]:
-    """Return the numbers of shards beyond those of a destination, and the digits in the names of other manifests.
+def _is_listed(destination: Destination, before: str, after: str) -> bool:
+    """Return whether all shards of a pattern are in one listing: in one folder, and not hidden."""
+    return "/" not in _end(destination, after) and not before.rpartition("/")[2].startswith(".")
 
-    Raises:
-        RefusedError: the storage cannot list them.
-    """
-    start, end = before.rpartition("/")[2], after.removesuffix(split_path(destination.spec)[2])
-    if "/" in end or start.startswith("."):
-        raise RefusedError("such names are not listed", url=destination.spec)
+
+def _end(destination: Destination, after: str) -> str:
+    return after.removesuffix(split_path(destination.spec)[2])
+
+
+def _look(
+    destination: Destination, pattern: tuple[str, int, str], listed: Iterable[str]
+) -> tuple[list[int], list[str]]:
+    """Return the numbers of shards beyond those of a destination, and the digits in the names of other manifests."""
+    before, width, after = pattern
+    start, end = before.rpartition("/")[2], _end(destination, after)
     count = destination.count or 0
     name = re.compile(rf"{re.escape(unquote(start))}(@?)([0-9]{{{width}}}){re.escape(unquote(end))}(\.json)?")
     numbers, others = [], []
-    for url in get_storage(destination.spec).list(before):
+    for url in listed:
         match = name.fullmatch(_name(url))
         if match is None or bool(match[1]) != bool(match[3]):
             continue
@@ -160,8 +183,7 @@ def remove(replaced: Replaced) -> None:
         storage.delete(sidecar_url(url))
         storage.delete(url)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(delete, replaced.shards):
-            pass
+    for _ in each(delete, replaced.shards):
+        pass
     for url in replaced.manifests:
         storage.delete(url)

@@ -17,8 +17,8 @@ import numpy as np
 
 from shardtools import engine
 from shardtools.errors import JobError, SpecError, redact
-from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
-from shardtools.jobs.replaced import find_replaced
+from shardtools.jobs.options import RunOptions
+from shardtools.jobs.replaced import look_at_outputs
 from shardtools.jobs.report import JobResult, report_failure, write_report
 from shardtools.jobs.run import Plan, run_plan
 from shardtools.jobs.target import ShardResult, targets
@@ -60,7 +60,7 @@ def plan_upload(source: Source, destination: str, layout: UploadOptions, options
         SpecError: the destination does not fit the options.
         JobError: the options make no sense together, or with this source.
         OutputExistsError: an output exists, and the options allow neither to replace nor to resume; or there are shards
-            that belong to no known dataset (see `find_replaced`).
+            that belong to no known dataset (see `look_at_outputs`).
     """
     _check(source, destination, layout, options)
     with using(options.storage):
@@ -172,9 +172,7 @@ def _plan(source: Source, rows: Ints, destination: Destination, layout: UploadOp
     target = destination.resolve(len(bounds) - 1)
     if target.spec == "-" and options.cluster != "threads":
         raise JobError("standard output is not on the cluster", fix="leave out -c, or use URLs")
-    check_outputs(source.names(), target, options.report)
-    existing = refuse_existing(target, options)
-    replaced = find_replaced(target, source.names(), options)
+    existing, replaced = look_at_outputs(target, source.names(), options)
     ahead = len(bounds) - 1 < (options.jobs or processors())
     tasks = [
         engine.Task(

@@ -13,7 +13,7 @@ from shardtools.jobs.extraction.formats import Binary, FormatName, RowFormat
 from shardtools.jobs.extraction.spill import Spill
 from shardtools.programs.keywords import READ, ReadKeywords, check_keywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
-from shardtools.programs.running import Specs, UserCode, at_least, called, choice, count_shards, read_code, run_options
+from shardtools.programs.running import Specs, UserCode, at_least, called, choice, named_by, read_code, run_options
 from shardtools.shards.names import names_of
 from shardtools.urls import at_home, name_of
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
     from shardtools.jobs.report import Skipped
     from shardtools.jobs.script import Code
+    from shardtools.storage.expansion import SourceSpecs
 
 _ENDINGS: Mapping[str, FormatName] = {
     "": "tsv",
@@ -132,8 +133,9 @@ def _extract(
     with called(extract, sources, None, output, **keywords) as call:
         code = None if function is None else read_code(function, ("extract_sample",), params, version, resumes=False)
         what = extract_options(names_of(fields), code, where, missing, limit, how)
-        with python_progress(count_shards(call.sources, call.options), progress) as shown:
-            return carry_out(call.sources, what, output, call.options, shown)
+        named = named_by(call.sources, call.options)
+        with python_progress(len(named.urls), progress) as shown:
+            return carry_out(named, what, output, call.options, shown)
 
 
 @overload
@@ -252,7 +254,7 @@ def row_format(output: str, chosen: FormatName | None, *, header: bool, raw: boo
 
 
 def carry_out(
-    sources: str | Sequence[str], what: ExtractOptions, output: str, options: RunOptions, progress: Progress
+    sources: SourceSpecs, what: ExtractOptions, output: str, options: RunOptions, progress: Progress
 ) -> ExtractResult:
     """Bring rows out into the file ``output``."""
     from shardtools.jobs.extraction.extract import run_extract

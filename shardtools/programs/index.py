@@ -10,7 +10,7 @@ from shardtools.errors import JobError, redact
 from shardtools.jobs.report import Skipped
 from shardtools.programs.keywords import READ, ReadKeywords, spelled_out
 from shardtools.programs.progress import python_progress
-from shardtools.programs.running import Specs, called, choice, count_shards, run_options
+from shardtools.programs.running import Specs, called, choice, named_by, run_options
 from shardtools.units import format_count
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.table.run import TableResult
     from shardtools.jobs.table.shard_rows import Part
     from shardtools.query.table_file import Asked
+    from shardtools.storage.expansion import Sources
 
 Export = Literal["wids", "dali"]
 
@@ -95,9 +96,10 @@ def index(
     with called(index, sources, None, output, **keywords) as call:
         check_index(check=check, overwrite=call.options.overwrite, export=export, output=output, table=table)
         rounds = 1 if table is False else 2
-        with python_progress(rounds * count_shards(call.sources, call.options), progress) as bar:
+        named = named_by(call.sources, call.options)
+        with python_progress(rounds * len(named.urls), progress) as bar:
             return index_shards(
-                call.sources, call.options, bar.advance, check=check, export=export, output=output, table=table
+                named, call.options, bar.advance, check=check, export=export, output=output, table=table
             )
 
 
@@ -122,7 +124,7 @@ def check_index(
 
 
 def index_shards(
-    sources: str | Sequence[str],
+    sources: Sources,
     options: RunOptions,
     advance: Callable[[int, int], None],
     *,
@@ -134,7 +136,7 @@ def index_shards(
     """Do what `index` does; ``advance`` is told of each shard's samples and bytes."""
     from shardtools.jobs import index as job
 
-    asked = _asked(sources, table)
+    asked = _asked(sources.specs, table)
 
     def on_shard(shard: Indexed) -> None:
         entry = shard.entry
@@ -143,10 +145,10 @@ def index_shards(
     if export:
         return IndexResult(*job.export(sources, export, output=output, options=options, on_shard=on_shard))
     result = IndexResult(job.index(sources, check=check, options=options, on_shard=on_shard))
-    return result if table is False else _with_table(sources, result, asked, options, advance)
+    return result if table is False else _with_table(sources.specs, result, asked, options, advance)
 
 
-def _asked(sources: str | Sequence[str], table: bool | Sequence[str]) -> tuple[Asked, ...] | None:
+def _asked(specs: Sequence[str], table: bool | Sequence[str]) -> tuple[Asked, ...] | None:
     """Return what is to be in a table, None for the small fields.
 
     Raises:
@@ -157,7 +159,7 @@ def _asked(sources: str | Sequence[str], table: bool | Sequence[str]) -> tuple[A
     from shardtools.jobs.table.run import check_spec
     from shardtools.query.table_file import parse_asked
 
-    check_spec([sources] if isinstance(sources, str) else sources)
+    check_spec(specs)
     if isinstance(table, bool):
         return None
     try:
@@ -167,7 +169,7 @@ def _asked(sources: str | Sequence[str], table: bool | Sequence[str]) -> tuple[A
 
 
 def _with_table(
-    sources: str | Sequence[str],
+    specs: Sequence[str],
     result: IndexResult,
     asked: tuple[Asked, ...] | None,
     options: RunOptions,
@@ -183,5 +185,5 @@ def _with_table(
         advance(part.state.samples, part.state.filesize)
 
     entries = [shard.entry for shard in result.shards if shard.entry is not None]
-    destination = check_spec([sources] if isinstance(sources, str) else sources)
+    destination = check_spec(specs)
     return replace(result, table=make_table(destination, entries, asked, options, on_part))

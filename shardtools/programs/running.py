@@ -18,7 +18,7 @@ from shardtools.programs.keywords import WriteKeywords, check_keywords
 from shardtools.programs.suggestions import with_suggestion
 from shardtools.spec import parse_size, parts_of
 from shardtools.storage import StorageOptions, using
-from shardtools.storage.expansion import expand_sources
+from shardtools.storage.expansion import Sources, look_up
 from shardtools.urls import at_home
 
 if TYPE_CHECKING:
@@ -149,10 +149,10 @@ def naming(options: RunOptions, *specs: str | Iterable[str] | None) -> RunOption
     return replace(options, storage=options.storage.naming(*specs, options.report))
 
 
-def count_shards(sources: str | Sequence[str], options: RunOptions) -> int:
-    """Return how many shards specs name."""
+def named_by(specs: Sequence[str], options: RunOptions) -> Sources:
+    """Return the shards that specs name, for the job and for its progress."""
     with using(options.storage):
-        return len(expand_sources(sources))
+        return look_up(specs)
 
 
 def _cache(text: str | None) -> str | None:

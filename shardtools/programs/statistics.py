@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from shardtools.programs.keywords import READ, ReadKeywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
-from shardtools.programs.running import Specs, called, count_shards, run_options
+from shardtools.programs.running import Specs, called, named_by, run_options
 
 if TYPE_CHECKING:
     from shardtools.jobs.extraction.statistics import Statistics, ValueCounts
     from shardtools.jobs.options import RunOptions
+    from shardtools.storage.expansion import SourceSpecs
 
 
 @spelled_out(READ, run_options)
@@ -32,14 +32,13 @@ def stats(
     >>> sum(found.samples), {name: field.total for name, field in found.fields.items()}
     (4, {'cls': 4, 'txt': 20})
     """
-    with (
-        called(stats, sources, **keywords) as call,
-        python_progress(count_shards(call.sources, call.options), progress) as shown,
-    ):
-        return find_statistics(call.sources, decode, call.options, shown)
+    with called(stats, sources, **keywords) as call:
+        named = named_by(call.sources, call.options)
+        with python_progress(len(named.urls), progress) as shown:
+            return find_statistics(named, decode, call.options, shown)
 
 
-def find_statistics(sources: str | Sequence[str], decode: bool, options: RunOptions, progress: Progress) -> Statistics:
+def find_statistics(sources: SourceSpecs, decode: bool, options: RunOptions, progress: Progress) -> Statistics:
     """Return what a dataset consists of."""
     from shardtools.jobs.extraction.statistics import run_statistics
 
@@ -73,15 +72,14 @@ def count(
     >>> st.count("train-@2.tar", "cls").values.most_common()
     [('0', 2), ('1', 2)]
     """
-    with (
-        called(count, sources, **keywords) as call,
-        python_progress(count_shards(call.sources, call.options), progress) as shown,
-    ):
-        return count_values(call.sources, field, where, call.options, shown, numbers=numbers)
+    with called(count, sources, **keywords) as call:
+        named = named_by(call.sources, call.options)
+        with python_progress(len(named.urls), progress) as shown:
+            return count_values(named, field, where, call.options, shown, numbers=numbers)
 
 
 def count_values(
-    sources: str | Sequence[str],
+    sources: SourceSpecs,
     field: str,
     where: str | None,
     options: RunOptions,

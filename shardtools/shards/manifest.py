@@ -5,7 +5,7 @@ they share a folder), ``nsamples``, ``filesize`` and ``checksum``; and for the w
 ``fields`` (how many samples have each), and the ``job`` that wrote it. It is written last, after every shard.
 
     write: shards, job, facts -> build_manifest -> write_manifest
-    read:  URL -> read_manifest -> Manifest; specs of sources -> find_manifests -> common_facts -> the next manifest
+    read:  URL -> read_manifest -> Manifest; sources -> find_manifests -> common_facts -> the next manifest
 
 Every other entry is a fact about the samples, such as ``classes`` (the names of the numbers in the field ``cls``), a
 ``description`` or a ``license``. Facts are copied to the manifests of datasets that are made from this one.
@@ -17,8 +17,6 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -34,8 +32,10 @@ from shardtools.errors import (
     redact,
 )
 from shardtools.json_text import parse_json
-from shardtools.spec import Destination, expand, parts_of
+from shardtools.spec import Destination
 from shardtools.storage import get_storage, read_limited
+from shardtools.storage.expansion import NamedShards, Sources
+from shardtools.storage.together import each
 from shardtools.urls import folder_of, name_of
 
 logger = logging.getLogger(__name__)
@@ -67,13 +67,15 @@ class ShardEntry:
 class Manifest:
     """The manifest at ``url``: the ``names`` of its shards (without folders), and the ``counts`` of their samples.
 
-    ``fields`` says how many samples have each field; None if the manifest does not say. ``facts`` are true of the
-    samples in any dataset, ``job`` describes the job that wrote this one.
+    ``sizes`` are the bytes of the shards as stored, and ``fields`` says how many samples have each field; either is
+    None if the manifest does not say. ``facts`` are true of the samples in any dataset, ``job`` describes the job that
+    wrote this one.
     """
 
     url: str
     names: tuple[str, ...]
     counts: tuple[int, ...]
+    sizes: tuple[int, ...] | None = None
     fields: Mapping[str, int] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     job: Mapping[str, Any] = field(default_factory=dict)
@@ -156,6 +158,7 @@ def _parse(url: str, data: Any) -> Manifest:
     if not isinstance(data, dict) or not isinstance(data.get("shardlist"), list):
         raise _damaged(url, "it has no shardlist")
     names, counts = [], []
+    sizes: list[Any] = []
     for index, entry in enumerate(data["shardlist"]):
         if not isinstance(entry, dict) or not isinstance(entry.get("url"), str):
             raise _damaged(url, f"shard {index} has no url")
@@ -163,6 +166,7 @@ def _parse(url: str, data: Any) -> Manifest:
             raise _damaged(url, f"the nsamples of {name_of(entry['url'])} is not a number of samples")
         names.append(name_of(entry["url"]))
         counts.append(entry["nsamples"])
+        sizes.append(entry.get("filesize"))
     if not _is_count(sum(counts)):
         raise _damaged(url, "it has more samples than can be counted")
     fields, job = data.get("fields"), data.get("job", {})
@@ -176,7 +180,8 @@ def _parse(url: str, data: Any) -> Manifest:
         raise _damaged(url, "its classes are not a list of names")
     if _is_deep(facts):
         raise _damaged(url, f"it is nested more than {_DEEPEST} levels deep")
-    return Manifest(url, tuple(names), tuple(counts), fields or None, facts, job)
+    known = tuple(sizes) if all(map(_is_count, sizes)) else None
+    return Manifest(url, tuple(names), tuple(counts), known, fields or None, facts, job)
 
 
 def _is_count(value: object) -> bool:
@@ -224,36 +229,33 @@ def find_manifest(spec: str, urls: Sequence[str]) -> Manifest | None:
 # --- facts
 
 
-def find_manifests(sources: str | Sequence[str]) -> dict[str, Manifest | None]:
-    """Return the manifest of each spec in some sources, None for a spec without a manifest.
+def find_manifests(sources: Sources) -> dict[str, Manifest | None]:
+    """Return the manifest of each single spec in some sources, None for a spec without a manifest.
 
     Raises:
         StorageError: the storage cannot be reached.
     """
-    specs = parts_of(sources)
-    if len(specs) > _SPECS:
-        return dict.fromkeys(specs)
+    if len(sources.parts) > _SPECS:
+        return dict.fromkeys(part.spec for part in sources.parts)
 
-    def find(spec: str) -> Manifest | None:
-        is_dataset = spec != "-" and "*" not in spec and "{" not in spec
-        return find_manifest(spec, expand(spec)) if is_dataset else None
+    def find(part: NamedShards) -> Manifest | None:
+        is_dataset = part.spec != "-" and "*" not in part.spec and "{" not in part.spec
+        return find_manifest(part.spec, part.urls) if is_dataset else None
 
-    with ThreadPoolExecutor(min(len(specs), 16)) as pool:
-        found = pool.map(lambda context, spec: context.run(find, spec), [copy_context() for _ in specs], specs)
-        return dict(zip(specs, found, strict=True))
+    return dict(zip((part.spec for part in sources.parts), each(find, sources.parts, 16), strict=True))
 
 
-def common_facts(sources: str | Sequence[str]) -> dict[str, Any]:
+def common_facts(found: Mapping[str, Manifest | None]) -> dict[str, Any]:
     """Return the facts on which the manifests of all sources agree, for a dataset that is made from all of them.
+
+    ``found`` is what `find_manifests` returns.
 
     One list of ``classes`` may be longer than another. If a source has the field ``cls`` but no names of classes, there
     are no ``classes``, and this is logged.
 
     Raises:
         JobError: a number stands for different classes in different sources.
-        StorageError: the storage cannot be reached.
     """
-    found = find_manifests(sources)
     manifests = list(found.values())
     first = manifests[0].facts if manifests[0] is not None else {}
     facts = {
@@ -266,7 +268,7 @@ def common_facts(sources: str | Sequence[str]) -> dict[str, Any]:
     return facts
 
 
-def class_names(sources: str | Sequence[str]) -> list[str] | None:
+def class_names(sources: Sources) -> list[str] | None:
     """Return the names of the classes of some sources, None if they differ.
 
     Raises:

@@ -199,7 +199,11 @@ def read_sidecar(url: str, filesize: int | None) -> Sidecar | None:
         StorageError: it cannot be read.
         LimitError: it is larger than a sidecar may be.
     """
-    data = read_optional(sidecar_url(url), "sidecar")
+    return parse_if_of(read_optional(sidecar_url(url), "sidecar"), url, filesize)
+
+
+def parse_if_of(data: bytes | None, url: str, filesize: int | None) -> Sidecar | None:
+    """Return the sidecar of a shard from the bytes of its file; see `read_sidecar`."""
     try:
         sidecar = None if data is None else parse(data, url)
     except StaleTableError:

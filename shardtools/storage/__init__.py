@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -255,6 +255,15 @@ class Storage(ABC):
         Raises:
             RefusedError: this server does not list.
         """
+
+    def stats(self, prefix: str, most: int) -> Mapping[str, Stat]:
+        """Return what `stat` says of each object that `list` returns, in as few requests as a listing.
+
+        Raises:
+            RefusedError: the storage does not list, its listings do not say so much, or there are more than ``most``
+                objects.
+        """
+        raise RefusedError("listings do not say enough here", url=prefix)
 
     @abstractmethod
     def delete(self, url: str) -> None:

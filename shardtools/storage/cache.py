@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -300,6 +300,9 @@ class CachedStorage(Storage):
 
     def list(self, prefix: str) -> list[str]:
         return self._inner.list(prefix)
+
+    def stats(self, prefix: str, most: int) -> Mapping[str, Stat]:
+        return self._inner.stats(prefix, most)
 
     def create(self, url: str) -> AbstractContextManager[Sink]:
         return self._inner.create(url)

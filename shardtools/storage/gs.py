@@ -11,19 +11,21 @@ validator of an object is its generation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 from urllib.parse import quote
 
 from shardtools.errors import NotFoundError
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
-from shardtools.storage.gs_client import GsClient, object_path, odd_answer, split_url
+from shardtools.storage.gs_client import GsClient, object_path, odd_answer, split_url, stat_of
 from shardtools.storage.gs_upload import create_once, resumable_sink
 from shardtools.storage.http_ranges import fill, read_ranges
 from shardtools.storage.http_stream import ObjectStream
 from shardtools.storage.listing import Pages
 from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
+
+_STATS = "items(name,size,generation)"
 
 
 class GsStorage(Storage):
@@ -63,26 +65,31 @@ class GsStorage(Storage):
         return self._client.stat(url)
 
     def folders(self, folder: str) -> list[str]:
-        return self._listed(folder, "prefixes", "/")
+        return self._listed(folder, "prefixes", "/").urls()
 
-    def _listed(self, prefix: str, fields: str, end: str = "") -> list[str]:
-        """Return the sorted URLs of what the service lists in ``fields`` of its answers."""
+    def _listed(self, prefix: str, fields: str, end: str = "", most: int | None = None) -> Pages:
+        """Return what the service lists in ``fields`` of its answers."""
         bucket, start = split_url(prefix, prefix=True)
-        pages = Pages(prefix, start, end)
+        pages = Pages(prefix, start, end, most)
         query = {"prefix": start, "delimiter": "/", "fields": f"{fields},nextPageToken"}
         while True:
             page = self._client.json("GET", prefix, f"/storage/v1/b/{quote(bucket, safe='')}/o", query)
             try:
-                found = page.get("prefixes", []) if end else [entry["name"] for entry in page.get("items", [])]
-                token = pages.add(found, str(page["nextPageToken"]) if page.get("nextPageToken") else None)
-            except (TypeError, KeyError) as error:
+                items = page.get("items", [])
+                found = page.get("prefixes", []) if end else [entry["name"] for entry in items]
+                stats = [stat_of(entry, prefix) for entry in items] if fields == _STATS else None
+                token = pages.add(found, str(page["nextPageToken"]) if page.get("nextPageToken") else None, stats)
+            except (TypeError, KeyError, AttributeError) as error:
                 raise odd_answer(prefix) from error
             if token is None:
-                return pages.urls()
+                return pages
             query["pageToken"] = token
 
     def list(self, prefix: str) -> list[str]:
-        return self._listed(prefix, "items(name)")
+        return self._listed(prefix, "items(name)").urls()
+
+    def stats(self, prefix: str, most: int) -> Mapping[str, Stat]:
+        return self._listed(prefix, _STATS, most=most).stats()
 
     def delete(self, url: str) -> None:
         try:

@@ -145,10 +145,7 @@ class GsClient(Client):
 
     def stat(self, url: str) -> Stat:
         entry = self.json("GET", url, object_path(url), {"fields": "size,generation"})
-        size, generation = count_of(entry.get("size")), entry.get("generation")
-        if size is None or generation is None:
-            raise odd_answer(url)
-        return Stat(size, str(generation))
+        return stat_of(entry, url)
 
     def describe(self, response: requests.Response) -> Stat:
         """Return size and generation."""
@@ -288,6 +285,18 @@ def parse(response: requests.Response, url: str) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise TransientError("the answer is not a JSON object")
     return entry
+
+
+def stat_of(entry: Mapping[str, Any], url: str) -> Stat:
+    """Return size and generation, as the service describes an object.
+
+    Raises:
+        RefusedError: it does not.
+    """
+    size, generation = count_of(entry.get("size")), entry.get("generation")
+    if size is None or generation is None:
+        raise odd_answer(url)
+    return Stat(size, str(generation))
 
 
 def odd_answer(url: str) -> RefusedError:

@@ -10,9 +10,10 @@ What a server writes is whole or not there at all as long as it renames a finish
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Self
+from email.utils import parsedate_to_datetime
+from typing import Any, Self
 from urllib.parse import quote, unquote
 
 from shardtools.errors import NotFoundError, RefusedError
@@ -71,37 +72,49 @@ class HttpStorage(Storage):
         return head(self._client, url)
 
     def folders(self, folder: str) -> list[str]:
-        return self._listed(folder, "directory", "/")
+        return list(self._listed(folder, "directory", "/"))
 
-    def _listed(self, prefix: str, kind: str, end: str) -> list[str]:
-        """Return the sorted URLs, with this ``end``, of the entries of this ``kind`` that start with ``prefix``."""
+    def _listed(self, prefix: str, kind: str, end: str) -> dict[str, Mapping[str, Any]]:
+        """Return the entries of this ``kind`` that start with ``prefix``, by their sorted URLs, with this ``end``."""
         before, path, query = split_path(prefix)
         folder, _, start = path.rpartition("/")
         try:
-            names = self._list_names(f"{before}{folder}/{query}", kind)
+            entries = self._entries(f"{before}{folder}/{query}", kind)
         except NotFoundError:
-            return []
+            return {}
         known = unquote(start, errors="surrogateescape")
-        return sorted(
-            f"{before}{folder}/{start}{quote(name[len(known) :], safe=_PLAIN, errors='surrogateescape')}{end}{query}"
-            for name in names
+        head = f"{before}{folder}/{start}"
+        found = {
+            f"{head}{quote(name[len(known) :], safe=_PLAIN, errors='surrogateescape')}{end}{query}": entry
+            for name, entry in entries
             if name.startswith(known) and not name.startswith(".")
-        )
+        }
+        return dict(sorted(found.items()))
 
     def list(self, prefix: str) -> list[str]:
-        return self._listed(prefix, "file", "")
+        return list(self._listed(prefix, "file", ""))
+
+    def stats(self, prefix: str, most: int) -> Mapping[str, Stat]:
+        listed = self._listed(prefix, "file", "")
+        if len(listed) > most:
+            raise RefusedError("the folder has too many others to be listed for these", url=prefix)
+        stats = {url: _listed_stat(entry, url) for url, entry in listed.items()}
+        first = next(iter(stats), None)
+        if first is not None and self.stat(first) != stats[first]:
+            raise RefusedError("the server makes its ETags in another way than nginx", url=prefix)
+        return stats
 
     def delete(self, url: str) -> None:
         remove(self._client, url)
 
-    def _list_names(self, folder: str, kind: str) -> Sequence[str]:
-        """Return the names of what is of a ``kind`` in ``folder``, whose listing can be read in one go."""
+    def _entries(self, folder: str, kind: str) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return name and entry of what is of a ``kind`` in ``folder``, whose listing can be read in one go."""
         text = self._client.policy.run(folder, lambda: self._get(folder))
         try:
             entries = parse_json(text.decode(errors="surrogateescape"))
             if not isinstance(entries, list):
                 raise TypeError("a listing is an array")
-            return [check_name(entry["name"], folder) for entry in entries if entry["type"] == kind]
+            return [(check_name(entry["name"], folder), entry) for entry in entries if entry["type"] == kind]
         except (ValueError, KeyError, TypeError) as error:
             raise RefusedError("the server does not list this folder as JSON", url=folder, fix=_LIST_FIX) from error
 
@@ -111,3 +124,18 @@ class HttpStorage(Storage):
             if response.status_code != 200 or is_part(response):
                 raise self._client.answer_error(response, url, _LIST_MEANINGS)
             return read_whole(response, url)
+
+
+def _listed_stat(entry: Mapping[str, Any], url: str) -> Stat:
+    """Return what nginx would answer to HEAD: it makes the ETag from the time in seconds and the size.
+
+    Raises:
+        RefusedError: the listing does not say these.
+    """
+    try:
+        size, time = entry["size"], int(parsedate_to_datetime(entry["mtime"]).timestamp())
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+        size, time = None, 0
+    if type(size) is not int or size < 0:
+        raise RefusedError("the listing does not say sizes and times", url=url)
+    return Stat(size, f'"{time:x}-{size:x}"', settled=False)

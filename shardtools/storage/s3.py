@@ -10,9 +10,9 @@ Keys are what stands in the URL, as it stands there: nothing is escaped in ``s3:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from shardtools.errors import NotFoundError
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
@@ -65,27 +65,33 @@ class S3Storage(Storage):
         return head(self._client, url)
 
     def folders(self, folder: str) -> list[str]:
-        return self._listed(folder, "CommonPrefixes", "Prefix", "/")
+        return self._listed(folder, "CommonPrefixes", "Prefix", "/").urls()
 
-    def _listed(self, prefix: str, part: str, name: str, end: str = "") -> list[str]:
-        """Return the sorted URLs of what has its ``name`` in a ``part`` of the answers of the service."""
+    def _listed(
+        self, prefix: str, part: str, name: str, end: str = "", *, has_stats: bool = False, most: int | None = None
+    ) -> Pages:
+        """Return what has its ``name`` in a ``part`` of the answers of the service."""
         bucket, start = split_url(prefix, prefix=True)
-        pages = Pages(prefix, start, end)
+        pages = Pages(prefix, start, end, most)
 
-        def page(api: Api, token: str | None) -> tuple[list[str], str | None]:
+        def page(api: Api, token: str | None) -> tuple[list[str], str | None, list[Stat] | None]:
             more = {"ContinuationToken": token} if token else {}
             answer = api.list_objects_v2(Bucket=bucket, Prefix=start, Delimiter="/", **more)  # type: ignore[arg-type]
-            entries = cast(Iterable[dict[str, str]], answer.get(part, ()))
-            return [entry[name] for entry in entries], answer.get("NextContinuationToken")
+            entries = cast(Iterable[dict[str, Any]], answer.get(part, ()))
+            stats = [Stat(max(int(entry["Size"]), 0), entry.get("ETag")) for entry in entries] if has_stats else None
+            return [entry[name] for entry in entries], answer.get("NextContinuationToken"), stats
 
         token: str | None = None
         while True:
             token = pages.add(*self._client.run(prefix, lambda api: page(api, token)))  # noqa: B023 - called at once
             if token is None:
-                return pages.urls()
+                return pages
 
     def list(self, prefix: str) -> list[str]:
-        return self._listed(prefix, "Contents", "Key")
+        return self._listed(prefix, "Contents", "Key").urls()
+
+    def stats(self, prefix: str, most: int) -> Mapping[str, Stat]:
+        return self._listed(prefix, "Contents", "Key", has_stats=True, most=most).stats()
 
     def delete(self, url: str) -> None:
         bucket, key = split_url(url)

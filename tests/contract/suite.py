@@ -465,6 +465,21 @@ class StorageContract:
         assert place.storage.list(place.url("none/")) == []
         assert place.storage.list(place.url("none/at/all-")) == []
 
+    def test_what_a_listing_says_of_objects_is_what_each_says_itself(self, place: Place) -> None:
+        for name in ("d/a-0.tar", "d/a-1 b.tar", "d/a-2.tar", "d/a-x/y.tar", "d/.a", "d/b.tar"):
+            place.put(name, name.encode() * len(name))
+        urls = place.storage.list(place.url("d/a-"))
+        assert len(urls) == 3
+        try:
+            stats = place.storage.stats(place.url("d/a-"), 3)
+        except RefusedError:
+            assert type(place.storage).stats is Storage.stats, "only those that never do may refuse"
+            return
+        assert stats == {url: place.storage.stat(url) for url in urls}
+        assert place.storage.stats(place.url("none/"), 1) == {}
+        with pytest.raises(RefusedError, match="too many"):
+            place.storage.stats(place.url("d/a-"), 2)
+
     def test_folders(self, place: Place) -> None:
         for name in ("d/b/x.tar", "d/a b/x.tar", "d/b/c/x.tar", "d/x.tar", "d/.hidden/x.tar", "da/x.tar"):
             place.put(name, b"x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,13 @@ from shardtools.shards.manifest import (
     common_facts,
     count_fields,
     find_manifest,
+    find_manifests,
     read_manifest,
     write_manifest,
 )
 from shardtools.spec import Destination
 from shardtools.storage import StorageOptions, using
+from shardtools.storage.expansion import look_up
 
 
 def entries(urls: list[str]) -> list[ShardEntry]:
@@ -143,6 +146,10 @@ def test_a_manifest_that_is_too_large(tmp_path: Path, caplog: pytest.LogCaptureF
     assert find_manifest(f"{tmp_path}/b-@1.tar", [f"{tmp_path}/b-0.tar"]) is None
 
 
+def facts_of(sources: str | list[str]) -> dict[str, Any]:
+    return common_facts(find_manifests(look_up(sources)))
+
+
 class TestFacts:
     def write(self, folder: Path, name: str, **facts: object) -> str:
         spec = f"{folder}/{name}-@1.tar"
@@ -153,23 +160,23 @@ class TestFacts:
     def test_what_all_sources_say_alike(self, tmp_path: Path) -> None:
         a = self.write(tmp_path, "a", license="MIT", text="one", classes=["cat", "dog"])
         b = self.write(tmp_path, "b", license="MIT", text="two", classes=["cat", "dog", "emu"])
-        assert common_facts(a) == {"license": "MIT", "text": "one", "classes": ["cat", "dog"]}
-        assert common_facts([a, b]) == common_facts(f"{b}::{a}") == {"license": "MIT", "classes": ["cat", "dog", "emu"]}
-        assert common_facts([a, f"{tmp_path}/nothing-@3.tar"]) == {}
+        assert facts_of(a) == {"license": "MIT", "text": "one", "classes": ["cat", "dog"]}
+        assert facts_of([a, b]) == facts_of(f"{b}::{a}") == {"license": "MIT", "classes": ["cat", "dog", "emu"]}
+        assert facts_of([a, f"{tmp_path}/nothing-@3.tar"]) == {}
 
     def test_other_numbers(self, tmp_path: Path) -> None:
         a = self.write(tmp_path, "a", classes=["cat", "dog"])
         b = self.write(tmp_path, "b", classes=["dog"])
         with pytest.raises(JobError, match=r"a-@1\.tar: class 0 is 'cat', and 'dog' in .*b-@1\.tar; give the classes"):
-            common_facts([b, a])
-        assert class_names([b, a]) is None
+            facts_of([b, a])
+        assert class_names(look_up([b, a])) is None
 
     def test_no_names(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         a = self.write(tmp_path, "a", classes=["cat", "dog"])
         b = self.write(tmp_path, "b", fields={"jpg": 3})
-        assert common_facts([a, b]) == {"classes": ["cat", "dog"]} and not caplog.text
+        assert facts_of([a, b]) == {"classes": ["cat", "dog"]} and not caplog.text
         c = self.write(tmp_path, "c")
-        assert common_facts([a, b, c]) == {} and "c-@1.tar: its classes have no names" in caplog.text
+        assert facts_of([a, b, c]) == {} and "c-@1.tar: its classes have no names" in caplog.text
 
     def test_shards_one_by_one(self, tmp_path: Path) -> None:
-        assert common_facts([f"{tmp_path}/{i}.tar" for i in range(1000)]) == {}
+        assert facts_of([f"{tmp_path}/{i}.tar" for i in range(1000)]) == {}

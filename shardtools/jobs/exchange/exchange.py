@@ -23,7 +23,7 @@ from shardtools.jobs.exchange.collect import CollectTask, collect
 from shardtools.jobs.exchange.cuts import ranks
 from shardtools.jobs.exchange.gather import GatherTask, gather
 from shardtools.jobs.exchange.notes import Collected, GatherPlan, write_plan
-from shardtools.jobs.exchange.plan import ExchangePlan, count_outputs, look_at_outputs
+from shardtools.jobs.exchange.plan import ExchangePlan, count_outputs, look_at_destination
 from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.spill import is_private, make_private, remove_spill
 from shardtools.jobs.exchange.splits import LocateTask, choose_splits, is_single, locate, read_some_orders
@@ -153,7 +153,7 @@ def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
 
 
 def _look_again(plan: ExchangePlan, destination: Destination, options: RunOptions) -> ExchangePlan:
-    existing, replaced = look_at_outputs(destination, plan.inputs, options)
+    existing, replaced = look_at_destination(destination, plan.inputs, options)
     return replace(plan, destination=destination, existing=existing, replaced=replaced)
 
 

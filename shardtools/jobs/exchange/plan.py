@@ -11,18 +11,18 @@ from shardtools.jobs.exchange.duplicates import DuplicatePolicy
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.spill import spill_of
 from shardtools.jobs.functions import check_sendable
-from shardtools.jobs.options import RunOptions, check_outputs, refuse_existing
-from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, find_replaced
+from shardtools.jobs.inputs import Input, look_at
+from shardtools.jobs.options import RunOptions
+from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, look_at_outputs
 from shardtools.jobs.target import digest
 from shardtools.json_text import parse_json
 from shardtools.processors import processors
-from shardtools.shards.manifest import common_facts, read_manifest
-from shardtools.shards.sidecar import read_sidecar
+from shardtools.shards.manifest import common_facts, find_manifests, read_manifest
 from shardtools.shards.tar import RECORD
-from shardtools.spec import MAX_SHARDS, Destination, expand
-from shardtools.storage import get_storage, read_limited, using
-from shardtools.storage.expansion import expand_sources
-from shardtools.urls import identity, name_of
+from shardtools.spec import MAX_SHARDS, Destination
+from shardtools.storage import read_limited, using
+from shardtools.storage.expansion import Sources, SourceSpecs, look_up
+from shardtools.urls import identity
 
 FORMAT = 2
 """Increased when the same job would write other bytes than before."""
@@ -31,9 +31,6 @@ DEFAULT_MEMORY = 1 << 30
 
 LEAST_BUDGET = 1 << 20
 """The least number of bytes of samples that a task may hold, however many tasks there are."""
-
-_PACKED = 4
-"""A packed shard without a sidecar is assumed to unpack to this many times its size."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +51,6 @@ class Exchange:
     shard_count: int | None = None
     combine: bool = False
     job: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Input:
-    """An input shard: its URL, the index of its source, its size as stored, and as a tar file (about).
-
-    ``samples`` and ``fields`` come from its sidecar; None if it has none.
-    """
-
-    url: str
-    source: int
-    size: int
-    tar_size: int
-    validator: str | None
-    samples: int | None
-    fields: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -101,9 +82,7 @@ class ExchangePlan:
         return sum(entry.tar_size for entry in self.inputs)
 
 
-def plan_exchange(
-    sources: str | Sequence[str], destination: str, exchange: Exchange, options: RunOptions
-) -> ExchangePlan:
+def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, options: RunOptions) -> ExchangePlan:
     """Return what would be done, after every check that can be made before any work.
 
     Raises:
@@ -114,14 +93,19 @@ def plan_exchange(
     """
     check_sendable(options, exchange.keying.script, exchange.policy.reduce)
     with using(options.storage):
-        inputs = _inputs(sources)
+        named = look_up(sources)
+        if any(part.spec == "-" for part in named.parts):
+            raise JobError("standard input cannot be put in another order", fix="name shards")
+        manifests = find_manifests(named)
+        needs_sizes = exchange.shard_size is not None and Destination(destination).is_auto
+        inputs = look_at(named, manifests, exact=needs_sizes)
         if exchange.policy.merge in ("inner", "left") and len({entry.source for entry in inputs}) == 1:
             what = f"--merge {exchange.policy.merge} needs several sources, and this is one"
             raise JobError(what, fix="name each source as an argument of its own, not joined by ::; or --merge outer")
         if exchange.keying.kind == "field":
-            _check_field(exchange.keying.field, inputs)
+            _check_field(exchange.keying.field, inputs, named)
         target = _destination(destination, exchange, inputs)
-        existing, replaced = look_at_outputs(_expected(target, exchange, inputs, options), inputs, options)
+        existing, replaced = look_at_destination(_expected(target, exchange, inputs, options), inputs, options)
         budget = max(exchange.memory * 3 // 4, LEAST_BUDGET)
         facts = {
             "format": FORMAT,
@@ -146,24 +130,17 @@ def plan_exchange(
             digest(whole),
             existing,
             replaced,
-            {} if exchange.policy.reduce else common_facts(sources),
+            {} if exchange.policy.reduce else common_facts(manifests),
         )
 
 
-def look_at_outputs(
+def look_at_destination(
     destination: Destination, inputs: Sequence[Input], options: RunOptions
 ) -> tuple[tuple[str, ...], Replaced]:
-    """Return which outputs exist, and what is removed at the end; nothing for ``@auto``, whose outputs are not known.
-
-    Raises:
-        JobError: an output is an input, or an input would be removed.
-        OutputExistsError: an output exists, and the options allow neither to replace nor to resume.
-    """
+    """Return what `look_at_outputs` does; nothing for ``@auto``, whose outputs are not known."""
     if destination.is_auto:
         return (), NOTHING_REPLACED
-    urls = [entry.url for entry in inputs]
-    check_outputs(urls, destination, options.report)
-    return tuple(refuse_existing(destination, options)), find_replaced(destination, urls, options)
+    return look_at_outputs(destination, [entry.url for entry in inputs], options)
 
 
 def _expected(target: Destination, exchange: Exchange, inputs: Sequence[Input], options: RunOptions) -> Destination:
@@ -219,44 +196,27 @@ def _manifest(destination: str) -> str:
     return target.spec if target.is_auto else target.manifest
 
 
-def _inputs(sources: str | Sequence[str]) -> tuple[Input, ...]:
-    specs = [sources] if isinstance(sources, str) else list(sources)
-    urls = expand_sources(specs)  # all at once, which finds a shard that is named twice
-    if "-" in urls:
-        raise JobError("standard input cannot be put in another order", fix="name shards")
-    of = [
-        source
-        for source, spec in enumerate(specs)
-        for _ in expand(spec, lambda prefix: get_storage(prefix).list(prefix))
-    ]
-    return tuple(_look_at(url, source) for url, source in zip(urls, of, strict=True))
-
-
-def _look_at(url: str, source: int) -> Input:
-    stat = get_storage(url).stat(url)
-    size = stat.size or 0
-    sidecar = read_sidecar(url, stat.size)
-    if sidecar is not None:
-        table = sidecar.table
-        tar_size = int(table.stop[-1]) if len(table) else 0
-        return Input(url, source, size, tar_size, stat.validator, len(table), table.fields)
-    tar_size = size if name_of(url).endswith(".tar") else _PACKED * size
-    return Input(url, source, size, tar_size, stat.validator, None, None)
-
-
-def _check_field(field: str, inputs: Sequence[Input]) -> None:
-    """Raise if no input has the field to sort by; nothing is known unless all inputs have sidecars.
+def _check_field(field: str, inputs: Sequence[Input], sources: Sources) -> None:
+    """Raise if no input has the field to sort by, by their sidecars; what manifests say is looked up there.
 
     Raises:
         JobError: none has.
     """
+    known = _fields(inputs)
+    if known and field not in known:
+        known = _fields(look_at(sources, {}))
+    if known and field not in known:
+        raise JobError(f"no sample has the field {field} to sort by", fix=f"the fields are {', '.join(sorted(known))}")
+
+
+def _fields(inputs: Sequence[Input]) -> set[str]:
+    """Return the names of all fields; none if those of a shard are not known."""
     known: set[str] = set()
     for entry in inputs:
-        if entry.fields is None or field in entry.fields:
-            return
+        if entry.fields is None:
+            return set()
         known.update(entry.fields)
-    if known:
-        raise JobError(f"no sample has the field {field} to sort by", fix=f"the fields are {', '.join(sorted(known))}")
+    return known
 
 
 def _destination(spec: str, exchange: Exchange, inputs: Sequence[Input]) -> Destination:

@@ -5,7 +5,7 @@ sources -> one ExtractTask for each shard -> engine -> ExtractedRows, in order -
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
 from shardtools.jobs.script import function
 from shardtools.storage import get_storage, using
-from shardtools.storage.expansion import expand_sources
+from shardtools.storage.expansion import SourceSpecs, expand_sources
 
 TEXT_FORMATS = ("tsv", "csv", "jsonl")
 
@@ -117,7 +117,7 @@ def _describe(schema: tuple[Any, ...]) -> str:
 
 
 def run_extract(
-    sources: str | Sequence[str],
+    sources: SourceSpecs,
     what: ExtractOptions,
     destination: str = "-",
     options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen

@@ -30,7 +30,7 @@ from shardtools.shards.manifest import CLASS_FIELD, class_names
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.table import ShardTable
 from shardtools.storage import using
-from shardtools.storage.expansion import expand_sources
+from shardtools.storage.expansion import SourceSpecs, look_up
 from shardtools.units import format_count, format_size
 
 
@@ -263,7 +263,7 @@ def _count(task: CountTask, counts: ValueCounts) -> None:
 
 
 def run_statistics(
-    sources: str | Sequence[str],
+    sources: SourceSpecs,
     *,
     decode: bool = False,
     options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
@@ -286,18 +286,19 @@ def run_statistics(
             sums.shapes.update(entry.shapes)
 
     with using(options.storage):
+        named = look_up(sources)
         tasks = [
             engine.Task(shard_statistics, (StatisticsTask(url, decode, options.on_error),), url, options.storage)
-            for url in expand_sources(sources)
+            for url in named.urls
         ]
         run_in_order(tasks, add, options, on_shard)
-        total.classes = class_names(sources)
+        total.classes = class_names(named)
     total.fields = dict(sorted(total.fields.items()))
     return total
 
 
 def run_counts(
-    sources: str | Sequence[str],
+    sources: SourceSpecs,
     field: str,
     *,
     numbers: bool = False,
@@ -320,7 +321,8 @@ def run_counts(
         total.skipped += counts.skipped
 
     with using(options.storage):
-        urls = expand_sources(sources)
+        named = look_up(sources)
+        urls = named.urls
         tasks = [
             engine.Task(count_values, (CountTask(url, field, numbers, where, options.on_error),), url, options.storage)
             for url in urls
@@ -328,7 +330,7 @@ def run_counts(
         run_in_order(tasks, add, options, on_shard)
         if total.samples and total.missing == total.samples:
             raise JobError(f"no sample has the field {field}", fix=f"there are {', '.join(_fields_of(urls[0]))}")
-        total.classes = class_names(sources) if field == CLASS_FIELD else None
+        total.classes = class_names(named) if field == CLASS_FIELD else None
     return total
 
 
