@@ -17,9 +17,10 @@ writer must claim; then it is no longer looked at.
 from __future__ import annotations
 
 import datetime
+import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from shardtools.log.log import Log, new_id
 from shardtools.log.place import Place
 from shardtools.log.proposals import TOO_OLD
 from shardtools.storage import get_storage
-from shardtools.urls import name_of
+from shardtools.urls import is_local, name_of, path_of, scheme_of
 
 CLAIM_AFTER = 600
 """Seconds after which a write claims what it is about to refer to."""
@@ -187,7 +188,17 @@ def _delete(place: Place, id: str) -> int:
     urls = get_storage(place.root).list(f"{place.root}data/{id}/")
     for url in urls:
         get_storage(url).delete(url)
+    _delete_folder(place, f"data/{id}/")
     return len(urls)
+
+
+def _delete_folder(place: Place, name: str) -> None:
+    """Delete an empty folder, which the next run would look at again; S3 and Google Cloud Storage have none."""
+    if is_local(place.root):
+        with suppress(OSError):  # a write that lost its data goes on in it
+            os.rmdir(path_of(place.root) + name)
+    elif scheme_of(place.root) in ("http", "https"):
+        place.delete(name)
 
 
 def _proposals(log: Log, *, dead: bool) -> Iterator[tuple[str, str]]:

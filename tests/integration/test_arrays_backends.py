@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ import pytest
 
 import shardtools as st
 from shardtools.errors import AccessError, ConflictError, ConflictUnsupportedError, CorruptError, NotFoundError
+from shardtools.log.garbage import collect
 from shardtools.storage import get_storage
 from tests.backends import BACKENDS, running
 from tests.contract.faults import FaultyProxy
@@ -209,6 +211,25 @@ def test_objects_that_are_deleted_by_hand(hub: st.Hub) -> None:
     assert st.hub(hub.url).load("pair/a")[:].tolist() == [7] * 6
     with pytest.raises(CorruptError, match=r"log/main/0+2: a commit that the history needs is gone; restore it"):
         list(st.hub(hub.url).history())
+
+
+def test_what_was_abandoned_is_deleted(hub: st.Hub) -> None:
+    pair(hub)
+    finish(start(PAIRS, hub, 1, 3))
+    storage, data = get_storage(hub.url), f"{hub.url}data/"
+    needed = storage.folders(data)
+    for _ in range(3):
+        t = hub.transaction().begin()
+        t["pair/a"][:] = 9
+        t.buffer.flush()
+        t.buffer.writer.finish()
+    begin = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    for day in range(2):
+        assert len(storage.folders(data)) == len(needed) + 3
+        collect(hub.log, now=begin + datetime.timedelta(days=day))
+    assert storage.folders(data) == needed
+    assert hub.verify().is_whole
+    assert assert_agree(hub) == 2
 
 
 def test_a_large_slice_is_read_by_several_threads(tmp_path: Path) -> None:

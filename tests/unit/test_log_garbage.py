@@ -54,6 +54,7 @@ def test_what_was_abandoned_is_deleted_in_the_second_run(hub: st.Hub) -> None:
     assert f"data/{id}/0000.tar" in data_of(hub)
     assert run(hub, 1) == CollectResult(waiting=0, deleted=1, objects=1)
     assert data_of(hub) == needed
+    assert {path.name for path in Path(hub.url, "data").iterdir()} == {name.split("/")[1] for name in needed}
     assert hub.load("x")[:].tolist() == [1, 1, 1, 1]
 
 
