@@ -22,7 +22,8 @@
     ├── ScriptError          (ValueError)         a user's script that cannot be used
     │   └── SampleError                               a user's function failed on a sample
     ├── EngineError          (RuntimeError)       the job could not be run
-    │   └── SchedulerError       (ConnectionError)    no scheduler, or no usable workers
+    │   ├── SchedulerError       (ConnectionError)    no scheduler, or no usable workers
+    │   └── LostWorkersError                          every worker that ran the task has died
     └── JobError             (ValueError)         a job that must not start
         └── OutputExistsError    (FileExistsError)
             └── OutputBusyError                       another job is writing it
@@ -186,6 +187,10 @@ class EngineError(ShardtoolsError, RuntimeError):
 
 class SchedulerError(EngineError, ConnectionError):
     """There is no Dask scheduler at the address, or its workers cannot be used."""
+
+
+class LostWorkersError(EngineError):
+    """Workers died whenever they ran a task."""
 
 
 class JobError(ShardtoolsError, ValueError):

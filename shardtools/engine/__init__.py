@@ -51,8 +51,9 @@ def run(
     *,
     cluster: ClusterLike = "threads",
     jobs: int | None = None,
-    stop_on_error: bool = True,
+    stop_on_error: bool | Callable[[Exception], bool] = True,
     needs: Sequence[Need] = (),
+    label: str = "",
 ) -> None:
     """Run ``tasks``, about in order, and call ``on_done`` in this thread with each one that has finished.
 
@@ -62,15 +63,20 @@ def run(
     ``MODULE:CALLABLE`` or ``FILE.py:CALLABLE``, a `distributed.Client` or a Dask cluster. At most ``jobs`` tasks run at
     a time; the default is the number of processors here, or all threads of the cluster. On a cluster every worker must
     meet ``needs``: they are called there before any task is sent, and before each task, as workers may join later.
+    Dask's dashboard shows the tasks by ``label``, or else the name of their function, and the name of their shard.
 
-    With ``stop_on_error`` the first error stops the run: no further task starts, running tasks are cancelled, and `run`
-    returns when they have ended; it does not raise the error. Cancelled tasks are not reported. If ``on_done`` raises,
-    or on Ctrl-C, running tasks are cancelled, and `run` waits for them before it raises; a second Ctrl-C ends the
-    waiting.
+    Workers may leave, die and join at any time, and the scheduler may be replaced: what is lost is given out again. A
+    task is given up, with a `LostWorkersError`, when workers have died again and again that ran nothing else.
+
+    With ``stop_on_error``, or if that says so of an error, the first one stops the run: no further task starts, running
+    tasks are cancelled, and `run` returns when they have ended; it does not raise the error. Cancelled tasks are not
+    reported. If ``on_done`` raises, or on Ctrl-C, running tasks are cancelled, and `run` waits for them before it
+    raises; a second Ctrl-C ends the waiting.
 
     Raises:
-        SchedulerError: no scheduler answers, it has no usable workers, or a worker has another version of shardtools;
-            that may also happen in the middle of a run, since workers come and go.
+        SchedulerError: no scheduler answers or there are no workers for as long as the connection waits, also in the
+            middle of a run; or a worker that is there at the start has another version of shardtools. One that joins
+            later is not used.
         ShardtoolsError: what a need raises at a worker.
         EngineError: ``jobs`` is below 1, or the local processes cannot be started.
 
@@ -83,7 +89,7 @@ def run(
         raise EngineError(f"{jobs} jobs cannot run anything", fix="give 1 or more")
     if not tasks:
         return
-    state = RunState(tasks, on_done, stop_on_error)
+    state = RunState(tasks, on_done, stop_on_error if callable(stop_on_error) else lambda _: bool(stop_on_error), label)
     workers = min(jobs or processors(), len(tasks))
     if cluster == "threads":
         from shardtools.engine.threads import run_threads
@@ -93,11 +99,12 @@ def run(
 
     from shardtools.engine.cluster_run import ClusterRun
     from shardtools.engine.connect import check_workers, local_processes
+    from shardtools.engine.losses import LOCAL_DEATHS
 
     if cluster == "processes":
         with local_processes(workers) as client, Connection(client) as local:
-            ClusterRun(local, state, None).run()
+            ClusterRun(local, state, None, deaths=LOCAL_DEATHS).run()
         return
     with nullcontext(cluster) if isinstance(cluster, Connection) else Connection(cluster) as connection:
-        check_workers(connection.client(), connection.where, needs, connection.wait)
-        ClusterRun(connection, state, jobs, needs).run()
+        known = check_workers(connection.client(), connection.where, needs, connection.wait)
+        ClusterRun(connection, state, jobs, needs, known).run()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import pkgutil
 import socket
 import ssl
 import uuid
@@ -21,6 +20,7 @@ from distributed.utils import LoopRunner
 
 from shardtools import __version__
 from shardtools.engine.interrupt import sigint_held
+from shardtools.engine.members import ARGUMENT, INSTALL, QUESTION, describe_version
 from shardtools.engine.patience import Patience
 from shardtools.engine.places import NotYet, Place, find_place
 from shardtools.engine.remote import check_needs
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5
 """How long a scheduler may take to answer an attempt to connect."""
-
-INSTALL = "install shardtools there from the same checkout or wheel as here, with `pip install PATH`"
 
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado.application")
 
@@ -71,7 +69,11 @@ def local_processes(workers: int) -> Iterator[Client]:
                     threads_per_worker=1,
                     processes=True,
                     dashboard_address=None,
-                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # or it takes port 8787
+                    scheduler_kwargs={
+                        "dashboard": False,
+                        "dashboard_address": "127.0.0.1:0",
+                        "allowed_failures": 0,
+                    },  # or it takes port 8787
                     memory_limit=0,
                     silence_logs=logging.CRITICAL,
                 )
@@ -195,32 +197,33 @@ def _reason_of(error: OSError, place: Place) -> str:
     return "there is no answer"
 
 
-def check_workers(client: Client, where: str, needs: Sequence[Need], wait: float) -> None:
+def check_workers(client: Client, where: str, needs: Sequence[Need], wait: float) -> set[str]:
     """Check that there are workers, that all processes have this version of shardtools, and that ``needs`` are met.
 
-    If there are no workers yet, wait for the first. A cluster that grows with its work is given some.
+    If there are no workers yet, wait for the first. A cluster that grows with its work is given some. Return the
+    addresses of the workers.
 
     Raises:
         SchedulerError: there are no workers, or a process has another version of shardtools, or none.
         ShardtoolsError: a need is not met at a worker.
     """
-    # Only functions of the standard library can be sent to a process that may not have shardtools.
-    question, argument = pkgutil.resolve_name, "shardtools:__version__"
     if not client.nthreads():
         _await_workers(client, where, wait)
     try:
-        answer = client.run_on_scheduler(question, argument)
+        answer = client.run_on_scheduler(QUESTION, ARGUMENT)
     except ImportError as error:
         answer = error
     _check_version(f"the scheduler at {where}", answer)
-    for worker, answer in client.run(question, argument, on_error="return").items():
+    answers = client.run(QUESTION, ARGUMENT, on_error="return")
+    for worker, answer in answers.items():
         _check_version(f"the worker at {worker}", answer)
     if needs:
         for answer in client.run(check_needs, tuple(needs), on_error="return").values():
             if isinstance(answer, ShardtoolsError):
                 raise answer
-            if isinstance(answer, Exception) and not isinstance(answer, OSError):  # as above
+            if isinstance(answer, Exception) and not isinstance(answer, OSError):  # it left just now
                 raise SchedulerError(f"the workers of {where} cannot be asked: {answer}") from answer
+    return {worker for worker, answer in answers.items() if answer == __version__}
 
 
 def _await_workers(client: Client, where: str, wait: float) -> None:
@@ -244,11 +247,5 @@ def _await_workers(client: Client, where: str, wait: float) -> None:
 
 def _check_version(place: str, answer: object) -> None:
     """Raise unless ``answer``, of a process that was asked for its version of shardtools, is this version."""
-    if answer == __version__ or isinstance(answer, OSError):  # OSError: it left just now
-        return
-    if isinstance(answer, ImportError):
-        raise SchedulerError(f"{place} has no shardtools ({answer})", fix=INSTALL)
-    raise SchedulerError(
-        f"{place} has another shardtools: {answer} there, {__version__} here",
-        fix=INSTALL,
-    )
+    if (what := describe_version(answer)) is not None:
+        raise SchedulerError(f"{place} {what}", fix=INSTALL)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from shardtools.engine.notes import notes
+from shardtools.errors import SchedulerError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -31,6 +32,8 @@ class Connection:
         self._cluster = cluster
         self._stack = ExitStack()
         self._client: Client | None = None
+        self._security: Any = None
+        self._place = ""
         self.wait = wait
 
     def __enter__(self) -> Self:
@@ -64,9 +67,31 @@ class Connection:
             except BaseException:
                 self.close()
                 raise
+            self._security = self._client.security
+            self._place = self._place or address_of(self._client)
             if self._client is not self._cluster and (link := _dashboard_of(self._client)):
                 notes.info("the dashboard is at %s", link)
         return self._client
+
+    def renew(self) -> Client:
+        """Return a client that is connected, after its connection was lost: the same one or, if that gave up, another.
+
+        Raises:
+            SchedulerError: no scheduler answers in time.
+        """
+        from shardtools.engine.connect import connect_to
+        from shardtools.engine.patience import Patience
+
+        client = self.client()
+        patience = Patience(self.wait)
+        while client.status == "connecting" and patience.pause(f"the scheduler at {self.where}, which went away"):
+            pass
+        if client.status != "running":
+            if client.cluster is not None and _is_closed(client.cluster):
+                raise SchedulerError(f"the Dask cluster at {self.where} was closed", fix="go on with --resume")
+            client = self._stack.enter_context(connect_to(self._place, patience.left, self._security))
+            self._client = client
+        return client
 
     def close(self) -> None:
         """Close what was opened here."""
@@ -77,24 +102,38 @@ class Connection:
         from distributed import Client
 
         from shardtools.engine.connect import client_of, connect_to
-        from shardtools.engine.factory import is_factory, make_cluster
+        from shardtools.engine.factory import make_cluster
 
         cluster: Any = self._cluster
         if cluster == AUTO and (current := _current_client()) is not None:
             return current
-        if isinstance(cluster, str) and is_factory(cluster) and not os.path.exists(cluster):
+        if isinstance(cluster, str) and _is_callable(cluster):
             cluster = make_cluster(cluster)
             self._stack.callback(_close_made, cluster)
         if isinstance(cluster, Client):
             return cluster
-        return self._stack.enter_context(
-            connect_to(cluster, self.wait) if isinstance(cluster, str) else client_of(cluster)
-        )
+        if isinstance(cluster, str):
+            self._place = cluster
+            return self._stack.enter_context(connect_to(cluster, self.wait))
+        return self._stack.enter_context(client_of(cluster))
 
 
 def address_of(client: Client) -> str:
     """Return the address of a client's scheduler, for messages."""
     return client.scheduler.address if client.scheduler else "?"
+
+
+def _is_closed(cluster: Cluster) -> bool:
+    """Return whether a cluster is closed; the status of some is a text."""
+    status = cluster.status
+    return getattr(status, "name", status) in ("closing", "closed")
+
+
+def _is_callable(cluster: str) -> bool:
+    """Return whether a text names a callable, and not a file."""
+    from shardtools.engine.factory import is_factory
+
+    return is_factory(cluster) and not os.path.isfile(cluster)
 
 
 def _current_client() -> Client | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shardtools import engine
+from shardtools.errors import LostWorkersError
 
 
 def run_each(
@@ -19,10 +20,13 @@ def run_each(
     cluster: engine.ClusterLike = "threads",
     jobs: int | None = None,
     needs: Sequence[engine.Need] = (),
+    label: str = "",
+    on_lost: Callable[[int, LostWorkersError], Any] | None = None,
 ) -> None:
     """Run tasks, and call ``take`` with the index and the result of each as it comes.
 
-    ``cluster``, ``jobs`` and ``needs`` are those of `shardtools.engine.run`.
+    ``cluster``, ``jobs``, ``needs`` and ``label`` are those of `shardtools.engine.run`. If ``on_lost`` is there, the
+    run goes on after a task that its workers did not survive, with what this returns of its index as its result.
 
     Raises:
         Exception: the first error of a task, after the tasks that were running have ended; or what ``take`` raises.
@@ -30,12 +34,17 @@ def run_each(
     errors: list[Exception] = []
 
     def on_done(done: engine.Done) -> None:
-        if done.error is not None:
+        if on_lost is not None and isinstance(done.error, LostWorkersError):
+            take(done.index, on_lost(done.index, done.error))
+        elif done.error is not None:
             errors.append(done.error)
         else:
             take(done.index, done.result)
 
-    engine.run(tasks, on_done, cluster=cluster, jobs=jobs, needs=needs)
+    def stops(error: Exception) -> bool:
+        return on_lost is None or not isinstance(error, LostWorkersError)
+
+    engine.run(tasks, on_done, cluster=cluster, jobs=jobs, stop_on_error=stops, needs=needs, label=label)
     if errors:
         raise errors[0]
 
@@ -48,10 +57,12 @@ def run_in_order(
     cluster: engine.ClusterLike = "threads",
     jobs: int | None = None,
     needs: Sequence[engine.Need] = (),
+    label: str = "",
+    on_lost: Callable[[int, LostWorkersError], Any] | None = None,
 ) -> None:
     """Run tasks, and call ``take`` with the result of each, in their order; ``on_done`` with each as it comes.
 
-    ``cluster``, ``jobs`` and ``needs`` are those of `shardtools.engine.run`.
+    The other arguments are those of `run_each`.
 
     Raises:
         Exception: as in `run_each`.
@@ -68,4 +79,4 @@ def run_in_order(
             following += 1
             take(early.pop(following - 1))
 
-    run_each(tasks, take_in_order, cluster=cluster, jobs=jobs, needs=needs)
+    run_each(tasks, take_in_order, cluster=cluster, jobs=jobs, needs=needs, label=label, on_lost=on_lost)

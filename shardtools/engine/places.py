@@ -50,7 +50,7 @@ def find_place(text: str) -> Place:
     """
     if text == AUTO:
         return _place(_configured())
-    if "://" not in text and (os.path.exists(text) or _looks_like_file(text)):
+    if "://" not in text and (os.path.isfile(text) or _looks_like_file(text)):
         return _place(_read_file(text))
     return _place(text)
 

@@ -20,6 +20,17 @@ from shardtools.errors import EngineError, ShardtoolsError
 SHARED_SIZE = 1 << 16
 """From this size on, bytes that tasks have in common are sent once and not with each task."""
 
+CHECK_SECONDS = 0.5
+"""How often a task that waits for its turn looks whether it is cancelled."""
+
+
+class _Turns(threading.Condition):
+    """How many tasks run ``alone`` in this process, or ``beside`` others, and how many are ``waiting`` to be alone."""
+
+    alone = beside = waiting = 0
+
+
+_turns = _Turns()
 _lock = threading.Lock()
 _tokens: dict[str, threading.Event] = {}
 _running: Counter[str] = Counter()
@@ -60,10 +71,17 @@ def pickle_task(task: Task, needs: Sequence[Need]) -> tuple[str, bytes, list[byt
     return __version__, body, shared
 
 
-def work_remotely(version: str, name: str, body: bytes, run_id: str, shared: Sequence[bytes] = ()) -> PickledOutcome:
-    """Run the task ``name``, pickled by `pickle_task`, on a worker; raises nothing.
+def work_remotely(
+    version: str, name: str, body: bytes, run_id: str, shared: Sequence[bytes] = (), alone: int | None = None
+) -> PickledOutcome:
+    """Run the task ``name``, pickled by `pickle_task`, on a worker.
 
-    A worker with another version of shardtools does not run it, and returns its version.
+    A worker with another version of shardtools does not run it, and returns its version. If it is to run ``alone``, a
+    number that the client knows it by, it does so while the process runs no other task, and the scheduler knows before
+    that it starts.
+
+    Raises:
+        OSError: the scheduler could not be told.
     """
     if version != __version__:
         return PickledOutcome(__version__, b"", f"the worker has shardtools {__version__}", "", 0.0)
@@ -71,7 +89,10 @@ def work_remotely(version: str, name: str, body: bytes, run_id: str, shared: Seq
         token = _tokens.setdefault(run_id, threading.Event())
         _running[run_id] += 1
     try:
-        return pickle_outcome(_work(token, name, body, shared), name)
+        with _place(token, alone is not None):
+            if alone is not None and not token.is_set():
+                _announce(run_id, alone)
+            return pickle_outcome(_work(token, name, body, shared), name)
     finally:
         with _lock:
             _running[run_id] -= 1
@@ -79,6 +100,46 @@ def work_remotely(version: str, name: str, body: bytes, run_id: str, shared: Seq
                 del _running[run_id]
                 if not token.is_set():
                     del _tokens[run_id]
+
+
+@contextmanager
+def _place(token: threading.Event, alone: bool) -> Iterator[None]:
+    """A context in which a task may run in this process: ``alone``, or beside others that do not have to be.
+
+    Who has to be alone comes first. Nobody waits any longer when ``token`` is set.
+    """
+    with _turns:
+        _turns.waiting += alone
+        while not token.is_set() and (_turns.alone or (_turns.beside if alone else _turns.waiting)):
+            _turns.wait(CHECK_SECONDS)
+        _turns.waiting -= alone
+        _turns.alone += alone
+        _turns.beside += not alone
+    try:
+        yield
+    finally:
+        with _turns:
+            _turns.alone -= alone
+            _turns.beside -= not alone
+            _turns.notify_all()
+
+
+def _announce(run_id: str, number: int) -> None:
+    """Let the scheduler tell the client that a task starts; return when it knows.
+
+    Raises:
+        OSError: the scheduler does not answer.
+    """
+    from distributed import get_worker
+    from distributed.utils import sync
+
+    worker = get_worker()
+    sync(worker.loop, worker.scheduler.log_event, topic=topic_of(run_id), msg=number)
+
+
+def topic_of(run_id: str) -> str:
+    """Return the topic of Dask's events under which workers tell the client which tasks start alone."""
+    return f"shardtools-{run_id}"
 
 
 @contextmanager

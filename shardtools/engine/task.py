@@ -138,11 +138,15 @@ def _forget_locals(error: BaseException) -> None:
 
 @dataclass
 class RunState:
-    """The tasks of a run, the callback for those that have ended, and whether the run is ``stopped``."""
+    """The tasks of a run, the callback for those that have ended, and whether the run is ``stopped``.
+
+    ``stops`` says whether an error stops it. ``label`` begins the names of the tasks in Dask's dashboard.
+    """
 
     tasks: Sequence[Task]
     on_done: Callable[[Done], None]
-    stop_on_error: bool
+    stops: Callable[[Exception], bool]
+    label: str = ""
     stopped: bool = False
 
     def report(self, index: int, outcome: Outcome) -> None:
@@ -152,6 +156,6 @@ class RunState:
             if self.stopped:
                 return
             error = EngineError("the task ended as if it had been cancelled", url=task.name)
-        if error is not None and self.stop_on_error:
+        if error is not None and self.stops(error):
             self.stopped = True
         self.on_done(Done(index, task, outcome.result, error, outcome.seconds))

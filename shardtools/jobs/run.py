@@ -12,7 +12,7 @@ from typing import Any
 
 from shardtools import engine
 from shardtools.engine.ordered import run_each
-from shardtools.errors import redact
+from shardtools.errors import LostWorkersError, redact
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, remove
 from shardtools.jobs.report import JobResult, report_failure, write_report
@@ -101,5 +101,18 @@ def _run(
         if on_shard is not None:
             on_shard(result)
 
-    with shared(plan.sources, map(folder_of, plan.destination.urls()), options) as needs:
-        run_each(plan.tasks, take, cluster=options.cluster, jobs=options.jobs, needs=needs)
+    outputs = plan.destination.urls()
+
+    def on_lost(index: int, error: LostWorkersError) -> ShardResult:
+        return ShardResult(plan.tasks[index].name, outputs[index], failure=str(error))
+
+    with shared(plan.sources, map(folder_of, outputs), options) as needs:
+        run_each(
+            plan.tasks,
+            take,
+            cluster=options.cluster,
+            jobs=options.jobs,
+            needs=needs,
+            label=plan.job.get("program", ""),
+            on_lost=on_lost if options.on_error == "skip" else None,
+        )

@@ -1,0 +1,101 @@
+"""The workers of a cluster during a run: which there are, and which have another version of shardtools."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from distributed import Client
+
+from shardtools import __version__
+from shardtools.engine.notes import notes
+
+ASK_SECONDS = 10
+"""How long workers may take to say their version. One that just went away may never answer."""
+
+# Only functions of the standard library can be sent to a process that may not have shardtools.
+QUESTION = pkgutil.resolve_name
+ARGUMENT = "shardtools:__version__"
+
+INSTALL = "install shardtools there from the same checkout or wheel as here, with `pip install PATH`"
+
+
+def call_within(client: Client, seconds: float, call: Callable[[], Awaitable[Any]]) -> Any:
+    """Return the result of an asynchronous call of a client.
+
+    Raises:
+        TimeoutError: it takes longer.
+    """
+
+    async def run() -> Any:
+        return await call()
+
+    return client.sync(run, callback_timeout=seconds)
+
+
+def describe_version(answer: object) -> str | None:
+    """Return what is wrong with a process that has answered so to the question for its version, None if nothing is."""
+    if answer == __version__ or isinstance(answer, OSError):  # OSError: it left just now
+        return None
+    if isinstance(answer, ImportError):
+        return f"has no shardtools ({answer})"
+    return f"has another shardtools: {answer} there, {__version__} here"
+
+
+class Members:
+    """The workers of a client's cluster. Those with another version of shardtools are not used, with a message."""
+
+    def __init__(self, client: Client, known: Iterable[str] = ()):
+        self._client = client
+        self._good = set(known)
+        self._bad: dict[str, str] = {}
+        self._present: dict[str, int] = {}
+
+    @property
+    def threads(self) -> int:
+        """The number of threads of all workers that are used."""
+        return sum(threads for worker, threads in self._present.items() if worker not in self._bad)
+
+    @property
+    def allowed(self) -> frozenset[str] | None:
+        """The workers that may be used; None if all may."""
+        if self._bad.keys().isdisjoint(self._present):
+            return None
+        return frozenset(self._present.keys() & self._good)
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong with a worker that is there and not used, "" if there is none."""
+        return next(
+            (f"the worker at {worker} {what}" for worker, what in self._bad.items() if worker in self._present), ""
+        )
+
+    def are_gone(self, workers: frozenset[str]) -> bool:
+        """Return whether none of these workers is there any more."""
+        return workers.isdisjoint(self._present)
+
+    def look(self) -> None:
+        """Find out which workers there are, and ask new ones for their version.
+
+        Raises:
+            OSError: the scheduler does not answer.
+        """
+        self._present = call_within(self._client, ASK_SECONDS, lambda: self._client.nthreads(asynchronous=True))
+        new = self._present.keys() - self._good - self._bad.keys()
+        if not new:
+            return
+        try:
+            answers = call_within(
+                self._client,
+                ASK_SECONDS,
+                lambda: self._client.run(QUESTION, ARGUMENT, workers=sorted(new), on_error="return", asynchronous=True),
+            )
+        except TimeoutError:  # the next look asks again
+            return
+        for worker, answer in answers.items():
+            if (what := describe_version(answer)) is not None:
+                self._bad[worker] = what
+                notes.warning("the worker at %s %s, and is not used; %s", worker, what, INSTALL)
+            elif answer == __version__:
+                self._good.add(worker)

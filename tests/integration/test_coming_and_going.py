@@ -1,0 +1,242 @@
+"""A run while workers and the scheduler come and go: the results are those of an undisturbed one, without any help."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from shardtools import engine
+from shardtools.engine import Connection, Done, Task
+from shardtools.errors import LostWorkersError
+from tests.cli.command import call
+from tests.dask_cluster import DaskCluster, dask_cluster
+from tests.datasets import parts_of, sample_files, snapshot, write_dataset, write_shard
+from tests.integration.test_handing_over import free_port
+from tests.servers import wait_until
+from tests.swarm import EachKindKiller, Killer, Swarm, claim, claimed, every, swarm
+
+
+def work(number: int, seconds: float = 0.05) -> int:
+    """Take a while, as a task does."""
+    ended = time.monotonic() + seconds
+    while time.monotonic() < ended:
+        engine.check_cancelled()
+        time.sleep(0.005)
+    return number * number
+
+
+def touch_and_work(folder: Path, number: int) -> int:
+    (folder / f"started-{number}").touch()
+    return work(number)
+
+
+def kill_worker(folder: Path, most: int) -> int:
+    """Kill this worker, at most so many times."""
+    if claim(folder, most):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return -1
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[DaskCluster]:
+    """A scheduler without workers: each test has its own."""
+    with dask_cluster(workers=0) as running:
+        yield running
+
+
+def results(address: str, tasks: list[Task], wait: float = 60) -> list[Done]:
+    done: list[Done] = []
+    with Connection(address, wait) as connection:
+        engine.run(tasks, done.append, cluster=connection, stop_on_error=False)
+    assert sorted(one.index for one in done) == list(range(len(tasks)))
+    return sorted(done, key=lambda one: one.index)
+
+
+def numbers(done: list[Done]) -> list[object]:
+    assert [one.error for one in done if one.error] == []
+    return [one.result for one in done]
+
+
+def squares(count: int) -> list[int]:
+    return [i * i for i in range(count)]
+
+
+class TestWorkers:
+    def test_one_is_killed_every_2_seconds(self, scheduler: DaskCluster) -> None:
+        with swarm(scheduler.address, 2) as workers, every(2, lambda: workers.signal_one(signal.SIGKILL)):
+            tasks = [Task(work, (i, 0.1), f"{i}.tar") for i in range(100)]
+            assert numbers(results(scheduler.address, tasks)) == squares(100)
+        assert workers.ended >= 2
+
+    def test_they_are_preempted_10_times(self, scheduler: DaskCluster, tmp_path: Path) -> None:
+        """Each time when a task has begun, and asked nicely every other time."""
+        with swarm(scheduler.address, 2) as workers:
+            tasks = [Task(touch_and_work, (tmp_path, i), f"{i}.tar") for i in range(100)]
+            preempting = threading.Thread(target=preempt, args=(workers, tmp_path, 10))
+            preempting.start()
+            assert numbers(results(scheduler.address, tasks)) == squares(100)
+            preempting.join()
+
+    def test_they_are_scaled_from_zero_down_and_up_again(self, scheduler: DaskCluster, tmp_path: Path) -> None:
+        with swarm(scheduler.address, 0) as workers, Client(scheduler.address, set_as_default=False) as client:
+            tasks = [Task(touch_and_work, (tmp_path, i), f"{i}.tar") for i in range(100)]
+            done: list[Done] = []
+            job = threading.Thread(target=lambda: done.extend(results(scheduler.address, tasks)))
+            job.start()
+            wait_until(lambda: client.scheduler_info()["type"] == "Scheduler", "the scheduler")
+            workers.resize(3)
+            wait_until(lambda: len(list(tmp_path.iterdir())) >= 20, "20 tasks")
+            workers.resize(0)
+            client.retire_workers(list(client.scheduler_info(n_workers=-1)["workers"])[:2])
+            wait_until(lambda: len(list(tmp_path.iterdir())) >= 30, "30 tasks")
+            client.retire_workers(list(client.scheduler_info(n_workers=-1)["workers"]))
+            workers.resize(2)
+            job.join(60)
+            assert numbers(done) == squares(100)
+
+
+def preempt(workers: Swarm, folder: Path, times: int) -> None:
+    for number in range(times):
+        seen = len(list(folder.iterdir()))
+        wait_until(lambda: len(list(folder.iterdir())) > seen, "one more task")  # noqa: B023  # called at once
+        workers.signal_one(signal.SIGTERM if number % 2 else signal.SIGKILL)
+        workers.await_ended(number + 1)
+
+
+class TestScheduler:
+    def test_it_is_replaced(self, tmp_path: Path) -> None:
+        """By one at the same address, as Kubernetes or systemd do. Its workers end, and others come."""
+        port = free_port()
+        done: list[Done] = []
+        tasks = [Task(touch_and_work, (tmp_path, i), f"{i}.tar") for i in range(100)]
+        with dask_cluster(workers=0, port=port) as first, swarm(first.address, 2) as workers:
+            job = threading.Thread(target=lambda: done.extend(results(first.address, tasks)))
+            job.start()
+            wait_until(lambda: len(list(tmp_path.iterdir())) >= 10, "10 tasks")
+            first.scheduler.kill()
+            first.scheduler.wait()
+            workers.resize(0)
+            with dask_cluster(workers=0, port=port):
+                workers.resize(2)
+                job.join(60)
+        assert numbers(done) == squares(100)
+
+
+PROGRAMS = {
+    "htupload": ("{data}/files/", "up-@3.tar"),
+    "htmapper": ("-p", "{data}/upper.py", "{data}/in-@4.tar", "up-@4.tgz"),
+    "htshuffle": ("--seed", "7", "--spill", "spill", "{data}/in-@4.tar", "mixed-@3.tar"),
+    "htsort": ("--by", "key", "--spill", "spill", "{data}/in-@4.tar", "sorted-@3.tar"),
+    "htextract": ("-o", "rows.jsonl", "--field", "txt", "{data}/in-@4.tar"),
+    "htindex": ("in-@4.tar",),
+}
+UPPER = """
+def process_sample(record):
+    return {**record, "txt": record["txt"].upper()}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, 4, 10)
+    (folder / "upper.py").write_text(UPPER)
+    (folder / "files").mkdir()
+    for i in range(20):
+        (folder / f"files/{i}.txt").write_text(f"text {i}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(scheduler: DaskCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that notes at which kinds of tasks workers have died: for each kind, one does at the first task."""
+    folder = tmp_path_factory.mktemp("killed")
+    with swarm(scheduler.address, 2), Client(scheduler.address, set_as_default=False) as client:
+        client.register_plugin(EachKindKiller(folder))
+        yield folder
+        client.unregister_worker_plugin(f"killer-{folder}")
+
+
+class TestPrograms:
+    @pytest.mark.parametrize("program", PROGRAMS)
+    def test_same_bytes_although_workers_die(
+        self, program: str, data: Path, killed: Path, scheduler: DaskCluster, tmp_path: Path
+    ) -> None:
+        before = {*killed.iterdir()}
+        for name, where in (("threads", "threads"), ("cluster", scheduler.address)):
+            out = tmp_path / name
+            out.mkdir()
+            for shard in data.glob("in-*.tar"):
+                shutil.copy2(shard, out)
+            arguments = [argument.format(data=data) for argument in PROGRAMS[program]]
+            outcome = call("-q", "-c", where, *arguments, cwd=out, program=program)
+            assert outcome.status == 0, outcome.err
+        made = snapshot(tmp_path / "threads")
+        assert len(made) > 4
+        assert snapshot(tmp_path / "cluster") == made
+        assert {*killed.iterdir()} - before
+
+
+class TestBlame:
+    def test_a_task_that_kills_its_workers_is_given_up_and_no_other(self, tmp_path: Path) -> None:
+        """Though it takes its neighbours along, and those that wait, and Dask counts that against them."""
+        with (
+            dask_cluster(workers=0, scheduler_env={"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}) as cluster,
+            swarm(cluster.address, 1, threads=4),
+        ):
+            tasks = [Task(work, (i,), f"{i}.tar") for i in range(30)]
+            tasks[3] = Task(kill_worker, (tmp_path, 1000), "/d/3.tar")
+            done = results(cluster.address, tasks)
+        assert [one.index for one in done if one.error] == [3]
+        error = done.pop(3).error
+        assert isinstance(error, LostWorkersError)
+        says = f"/d/3.tar: {claimed(tmp_path)} workers died that had this, 8 of them while they ran only this; "
+        assert str(error).startswith(says)
+        assert numbers(done) == [i * i for i in range(30) if i != 3]
+
+    def test_a_task_may_cost_some_workers(self, scheduler: DaskCluster, tmp_path: Path) -> None:
+        with swarm(scheduler.address, 1):
+            done = results(scheduler.address, [Task(kill_worker, (tmp_path, 10), "/d/0.tar")])
+        assert (numbers(done), claimed(tmp_path)) == ([-1], 10)
+
+    def test_a_task_that_never_started_is_not_blamed(self, tmp_path: Path) -> None:
+        """Its worker dies each time when it is about to begin, far more often than a task may cost workers."""
+        with (
+            dask_cluster(workers=0, scheduler_env={"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}) as cluster,
+            swarm(cluster.address, 1),
+            Client(cluster.address, set_as_default=False) as client,
+        ):
+            client.register_plugin(Killer(tmp_path, "work-0", 20))
+            assert numbers(results(cluster.address, [Task(work, (0,), "0.tar")])) == [0]
+        assert claimed(tmp_path) == 20
+
+    def test_a_shard_that_kills_its_workers_is_skipped_and_reported(
+        self, scheduler: DaskCluster, tmp_path: Path
+    ) -> None:
+        for i in range(3):
+            write_shard(tmp_path / f"in-{i}.tar", sample_files(i, 5))
+        (tmp_path / "deadly.py").write_text(
+            "import os\n\ndef process_sample(record):\n"
+            "    if record['key'] == '1/0003':\n        os.kill(os.getpid(), 9)\n    return record\n"
+        )
+        command = ("-p", "deadly.py", "--report", "report.json", "in-@3.tar", "out-@3.tar")
+        with swarm(scheduler.address, 1):
+            outcome = call("-c", scheduler.address, "--on-error", "skip", *command, cwd=tmp_path)
+            failed = call("-c", scheduler.address, "--resume", *command, cwd=tmp_path)
+        assert outcome.status == 3
+        assert f"htmapper: skipped: {tmp_path}/in-1.tar: 12 workers died that had this, 8 of them " in outcome.err
+        assert parts_of("out", shards=3) - {*snapshot(tmp_path)} == {
+            "out-1.tar", "out-1.tar.index.npz", "out-@3.tar.json"
+        }  # fmt: skip
+        assert failed.error().startswith(f"{tmp_path}/in-1.tar: 12 workers died that had this, 8 of them ")
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["error"] == failed.error()
