@@ -21,7 +21,7 @@ Examples:
   htextract train-@1000.tgz -f cls                      the key and the class of each sample
   htextract train-@1000.tgz --keys > keys.txt
   htextract train-@1000.tgz -f cls -f json -o all.parquet
-  htextract train-@1000.tgz -f txt --where 'cls == 7' --limit 10
+  htextract train-@1000.tgz -f txt --where 'cls = 7' --limit 10
   htextract train-@1000.tgz -p sizes.py -o sizes.csv    what the script's extract_sample(record) returns
 
 \b
@@ -75,7 +75,8 @@ _OPTIONS = [
     click.option(
         "--where",
         metavar="CONDITION",
-        help="Only samples for which FIELD OP VALUE is true, such as 'cls == 7'. OP is one of == != < <= > >=.",
+        help='Only samples for which a condition is true, such as "cls = 7 and json.width >= 512": an expression in '
+        "DuckDB's SQL of fields, paths of JSON fields, key, row, shard, and size.FIELD.",
     ),
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N rows."),
     click.option("--stats", is_flag=True, help="Show the number of samples, and the fields with their sizes."),

@@ -98,7 +98,8 @@ class RowKeywords(ReadKeywords, total=False):
     ``function``: makes a row of each record in place of ``fields``: a dict of columns, a value, or None for none. It is
     a function, or the name of a script that defines ``extract_sample(record)``; ``params`` are keywords for it, and for
     ``version`` see `shardtools.map`.
-    ``where``: only samples for which this condition is true, as ``"cls == 7"``.
+    ``where``: only samples for which this condition is true, a boolean expression in DuckDB's SQL, as
+    ``"cls = 7 and json.width >= 512"``.
     ``missing``: what to do with a sample that has not all of the fields: ``"empty"`` (the default), ``"skip"``,
     ``"error"``.
     ``limit``: no more than so many rows.
@@ -180,7 +181,7 @@ def extract(
         ShardtoolsError: the first error of a shard or sample, if ``on_error`` is not ``"skip"``.
 
     >>> import shardtools as st
-    >>> rows = st.extract("train-@2.tar", fields=["cls", "txt"], where="cls == 1")
+    >>> rows = st.extract("train-@2.tar", fields=["cls", "txt"], where="cls = 1")
     >>> rows[0], rows.to_arrow().column_names
     ({'key': 'bee', 'cls': 1, 'txt': 'a bee'}, ['key', 'cls', 'txt'])
     >>> st.extract("train-@2.tar", function=lambda record: {"n": len(record["txt"])}, output="sizes.csv").rows
@@ -220,7 +221,7 @@ def extract_options(
     Raises:
         JobError: the options make no sense together.
     """
-    from shardtools.jobs.extraction.where import parse_condition
+    from shardtools.query.condition import parse_condition
 
     if len(set(fields)) < len(fields):
         raise JobError("a field is given twice with -f", fix="give each field once")

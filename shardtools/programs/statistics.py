@@ -60,7 +60,7 @@ def count(
 ) -> ValueCounts:
     """Return how often each value of ``field`` occurs in ``sources``, as text or, for a histogram, as ``numbers``.
 
-    ``where`` is a condition on the samples to count, as ``"cls == 7"``. ``progress`` shows a bar. See
+    ``where`` is a condition on the samples to count, as ``"cls = 7"``. ``progress`` shows a bar. See
     `shardtools.programs.keywords.ReadKeywords` for ``keywords``.
 
     Raises:
@@ -89,7 +89,7 @@ def count_values(
 ) -> ValueCounts:
     """Return how often each value of a field occurs."""
     from shardtools.jobs.extraction.statistics import run_counts
-    from shardtools.jobs.extraction.where import parse_condition
+    from shardtools.query.condition import parse_condition
 
     def on_shard(part: ValueCounts) -> None:
         progress.advance(part.samples, 0)

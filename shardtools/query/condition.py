@@ -20,7 +20,7 @@ import numpy as np
 
 from shardtools.errors import JobError
 from shardtools.query.duck import session
-from shardtools.query.names import SHOWN, Source, content_of, find_source
+from shardtools.query.names import SHOWN, Source, content_of, find_source, list_columns
 from shardtools.query.values import Columns, Loader, Samples
 from shardtools.types import Ints
 
@@ -53,21 +53,45 @@ class Condition:
         found = {name: find_source(name, fields) for name in self.columns}
         return {name: source for name, source in found.items() if source is not None}
 
+    def needs_checksums(self, fields: Sequence[str]) -> bool:
+        """Return whether it is about checksums of data."""
+        return any(source.what == "crc32" for source in self.sources(fields).values())
+
     def fields(self, fields: Sequence[str]) -> tuple[str, ...]:
         """Return the fields of which the data must be read, of samples that have ``fields``."""
         return tuple(dict.fromkeys(source.field for source in self.sources(fields).values() if source.needs_data))
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The rows of samples for which a condition is true, and which of its columns they have.
+class Seen:
+    """Which ``columns`` of a condition some samples have, and for messages their ``fields`` and columns of JSON."""
 
-    ``paths`` are the columns of JSON that they have, a few of them, for messages.
-    """
+    columns: frozenset[str] = frozenset()
+    fields: frozenset[str] = frozenset()
+    paths: frozenset[str] = frozenset()
+
+    def __or__(self, other: Seen) -> Seen:
+        paths = self.paths if len(self.paths) > SHOWN else self.paths | other.paths
+        return Seen(self.columns | other.columns, self.fields | other.fields, paths)
+
+    def check(self, condition: Condition) -> None:
+        """Raise if all samples were seen, and none has a column of the condition.
+
+        Raises:
+            JobError: none has it.
+        """
+        for name in condition.columns:
+            if name not in self.columns:
+                there = f"there are {list_columns(self.fields, self.paths)}"
+                raise JobError(f"the condition names {name}, but no sample has such a column", fix=there)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows of samples for which a condition is true, and what the samples have."""
 
     rows: Ints
-    columns: frozenset[str] = frozenset()
-    paths: tuple[str, ...] = ()
+    seen: Seen = Seen()
 
 
 def parse_condition(text: str) -> Condition:
@@ -79,9 +103,9 @@ def parse_condition(text: str) -> Condition:
     >>> condition = parse_condition("cls == 7 and not json.a.b like 'x%'")
     >>> condition.columns
     ('cls', 'json.a.b')
-    >>> parse_condition("cls = = 7")
+    >>> parse_condition("cls = = 7")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    shardtools.errors.JobError: the condition cannot be read: syntax error at or near "=", here: cls = ^= 7
+    shardtools.errors.JobError: the condition cannot be read: syntax error at or near "=", here: cls = ^= 7; ...
     """
     if not text.strip():
         raise JobError("the condition is empty", fix=_FORM)
@@ -106,7 +130,7 @@ def _unreadable(text: str, tree: Mapping[str, Any], head: int) -> JobError:
     data, at = text.encode(), int(tree.get("position") or 0) - head
     if 0 <= at < len(data):
         what = f"{what}, here: {data[:at].decode(errors='replace')}^{data[at:].decode(errors='replace')}"
-    return JobError(what)
+    return JobError(what, fix=_FORM)
 
 
 def _only_expression(text: str, found: Sequence[Any], empty: Sequence[Any]) -> Any:
@@ -153,13 +177,12 @@ def find_rows(condition: Condition, samples: Samples) -> Answer:
         JobError: the condition does not fit the types of its columns.
         StorageError, ShardError: the data of fields cannot be read.
     """
-    rows, columns, paths = [np.empty(0, np.int64)], set[str](), dict[str, None]()
+    rows, seen = [np.empty(0, np.int64)], Seen()
     for start, part in _batches(condition, samples):
         answer = _find(condition, part)
         rows.append(answer.rows + start)
-        columns |= answer.columns
-        paths |= dict.fromkeys(answer.paths)
-    return Answer(np.concatenate(rows), frozenset(columns), tuple(paths))
+        seen |= answer.seen
+    return Answer(np.concatenate(rows), seen)
 
 
 def _batches(condition: Condition, samples: Samples) -> Iterator[tuple[int, Samples]]:
@@ -196,14 +219,14 @@ def _find(condition: Condition, samples: Samples) -> Answer:
             rows = _run(connection, condition, columns, present)
         except duckdb.Error as error:
             raise _misfit(condition, str(error)) from error
-    return Answer(rows, frozenset(present), tuple(loader.paths[:SHOWN]))
+    return Answer(rows, Seen(frozenset(present), frozenset(fields), frozenset(loader.paths[:SHOWN])))
 
 
 def _misfit(condition: Condition, message: str) -> JobError:
     """Return the error for a condition that DuckDB refuses, with the names that columns have for the user."""
     what = message.partition("\n")[0]
     what = re.sub(r"\bc([0-9]+)\b", lambda match: condition.columns[int(match[1])], what.partition(": ")[2] or what)
-    return JobError(f"the condition does not fit its columns: {what}, in: {condition.text}")
+    return JobError(f"the condition does not fit its columns: {what}, in: {condition.text}", fix="see docs/query.md")
 
 
 def _column_of(source: Source) -> str:

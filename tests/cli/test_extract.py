@@ -130,21 +130,33 @@ class TestRows:
         [
             ("cls == 3", lambda s: s["cls"] == 3),
             ("cls>=5", lambda s: s["cls"] >= 5),
-            ("score.txt < 2.5", lambda s: float(s["score.txt"]) < 2.5),
+            ("score.txt::double < 2.5", lambda s: float(s["score.txt"]) < 2.5),
             ("cls != 0", lambda s: s["cls"] != 0),
-            ("key > b/é 0020", lambda s: s["key"] > "b/é 0020"),
+            ("key > 'b/é 0020'", lambda s: s["key"] > "b/é 0020"),
             ("txt < 'no 5'", lambda s: s.get("txt", "z") < "no 5"),
-            ("cls == cat", lambda s: False),
+            ("cls = 3 and txt like 'no%'", lambda s: s["cls"] == 3 and s.get("txt", "").startswith("no")),
+            ("size.score.txt = 3", lambda s: len(str(s["score.txt"])) == 3),
+            ("cls = 3 and row >= 10 and shard = 1", lambda s: s["cls"] == 3 and "b/é 0010" <= s["key"] < "c"),
+            ("json.n % 10 = 7", lambda s: s["json"]["n"] % 10 == 7),
+            ("crc32.cls = 4108050209", lambda s: crc32(b"%d" % s["cls"]) == 4108050209),
         ],
     )
-    def test_where(self, folder: Path, condition: str, picks: object) -> None:
+    def test_where(self, folder: Path, tmp_path: Path, condition: str, picks: object) -> None:
         keys = [str(s["key"]) for s in ALL if picks(s)]  # type: ignore[operator]
+        assert keys
         assert lines(folder, "--where", condition) == keys
         assert lines(folder, "--where", condition, "--limit", "2") == keys[:2]
+        script = tmp_path / "keys.py"
+        script.write_text("def extract_sample(record): return record['key']")
+        assert [line.split("\t")[0] for line in lines(folder, "-p", script, "--where", condition)] == keys
 
     def test_a_field_that_is_nowhere(self, folder: Path) -> None:
         assert fails(folder, "-f", "cls", "-f", "jpg", status=2) == f"no sample has the field jpg; {FIELDS}"
-        assert "no sample has the field x; there are" in fails(folder, "--where", "x == 1", status=2)
+        for arguments in (["-f", "cls"], ["--count", "cls"]):
+            message = fails(folder, *arguments, "--where", "x = 1", status=2)
+            assert message.startswith(
+                "the condition names x, but no sample has such a column; there are key, row, shard, "
+            )
 
     def test_a_field_that_comes_late(self, tmp_path: Path) -> None:
         written_dataset(tmp_path, "x-@2.tar", [[{"key": "a", "cls": 1}], [{"key": "b", "txt": "t"}]])
@@ -474,7 +486,9 @@ BAD = {
     "keys and fields": (("--keys", "-f", "cls"), "-f, --keys and -p cannot be used together"),
     "a field twice": (("-f", "cls", "-f", "cls"), "a field is given twice with -f"),
     "raw and base64": (("-f", "cls", "--raw", "--base64"), "--raw and --base64 cannot be used together"),
-    "no condition": (("--where", "cls = 3"), "'cls = 3' is not a condition; write it as in 'cls == 7'"),
+    "no condition": (("--where", "cls = = 3"), 'syntax error at or near "=", here: cls = ^= 3'),
+    "a condition of no truth": (("--where", "cls + 3"), "the condition is of type BIGINT, not true or false"),
+    "a query": (("--where", "cls in (select 1)"), "the condition has a query, which it may not"),
 }
 
 

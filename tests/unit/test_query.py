@@ -113,8 +113,12 @@ class TestConditions:
 
     def test_a_shard_without_the_field_has_no_such_rows(self, tmp_path: Path) -> None:
         answer = ask(tmp_path, "nope.x = 1 or cls = 3", NUMBERS)
-        assert (answer.rows.tolist(), answer.columns) == ([3], {"cls"})
-        assert ask(tmp_path, "json.nope like 'x'", objects({"a": 1})).paths == ("json.a",)
+        assert (answer.rows.tolist(), answer.seen.columns) == ([3], {"cls"})
+        seen = ask(tmp_path, "json.nope like 'x'", objects({"a": 1})).seen
+        message = "names json.nope, but no sample has such a column; there are key, row, shard, json, size.json, json.a"
+        with pytest.raises(JobError, match=re.escape(message)):
+            seen.check(parse_condition("json.nope = 1"))
+        seen.check(parse_condition("true"))
         assert len(ask(tmp_path, "cls = 1", []).rows) == 0
 
     def test_large_fields_are_read_in_batches(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

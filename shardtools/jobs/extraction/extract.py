@@ -22,6 +22,7 @@ from shardtools.jobs.options import RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
 from shardtools.jobs.script import function
+from shardtools.query.condition import Seen
 from shardtools.storage import get_storage, using
 from shardtools.storage.expansion import SourceSpecs, expand_sources
 
@@ -44,8 +45,9 @@ class RowCollector:
     def __init__(self, out: Output, what: ExtractOptions):
         self._out = out
         self._what = what
-        asked = {*what.names, *({what.where.field} if what.where and not what.script else ())}
-        self._unseen = asked - {"key"}
+        self._unseen = set(what.names) - {"key"}
+        self._where = set(what.where.columns if what.where else ())
+        self._seen = Seen()
         self._held: list[ExtractedRows] = []
         self._schema: tuple[tuple[Any, ...], str] | None = None
         self._fields: set[str] = set()
@@ -53,27 +55,34 @@ class RowCollector:
         self.skipped: list[Skipped] = []
 
     def take(self, part: ExtractedRows) -> None:
-        """Add the rows of the next shard. Until a shard has each field, rows wait: a field's name may be misspelt."""
+        """Add the rows of the next shard. Until a shard has each field, rows wait: a field's name may be misspelt.
+
+        So do columns of a condition.
+        """
         self.shards += 1
         self.samples += part.samples
         self._fields |= part.fields
         self._unseen -= part.fields
+        self._seen |= part.seen
+        self._where -= part.seen.columns
         if part.failure is not None:
             self.skipped.append(Skipped(redact(part.url), None, part.failure))
         self.skipped += [Skipped(redact(part.url), key, reason) for key, reason in part.skipped]
         self._held.append(part)
-        if not self._unseen:
+        if not self._unseen and not self._where:
             self._release()
 
     def finish(self) -> None:
         """Write what is left.
 
         Raises:
-            JobError: a field that was asked for exists nowhere.
+            JobError: a field that was asked for exists nowhere, or a column of the condition.
         """
         if self._unseen and self.samples:
             there = f"there are {', '.join(sorted(self._fields))}" if self._fields else "there are none"
             raise JobError(f"no sample has the field {min(self._unseen)}", fix=there)
+        if self._what.where is not None and self.samples:
+            self._seen.check(self._what.where)
         with suppress(LimitReached):
             self._release()
         self._out.finish()
@@ -143,8 +152,8 @@ def run_extract(
             sweep()
             spill = stack.enter_context(closing(Spill()))
         tasks = [
-            engine.Task(extract_shard, (ExtractTask(url, what, options.on_error, spill),), url, options.storage)
-            for url in urls
+            engine.Task(extract_shard, (ExtractTask(url, what, options.on_error, spill, number),), url, options.storage)
+            for number, url in enumerate(urls)
         ]
         sink = stack.enter_context(get_storage(destination).create(destination))
         if what.format.name in TEXT_FORMATS and what.format.binary != "raw":

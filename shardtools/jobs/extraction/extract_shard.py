@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Any, Literal
+
+import numpy as np
 
 from shardtools.engine import check_cancelled
 from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError
 from shardtools.jobs.extraction.extracted import ExtractedRows, RowBuffer
 from shardtools.jobs.extraction.formats import DEFAULT_FORMAT, Encoder, RowFormat, encoder, is_binary
-from shardtools.jobs.extraction.row_batches import Needs, RowBatch, RowBatches
+from shardtools.jobs.extraction.row_batches import Needs, RowBatch, RowBatches, samples_of_block
 from shardtools.jobs.extraction.spill import Spill
-from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Code, failure, function
+from shardtools.query.condition import Condition, Seen, find_rows
 from shardtools.shards.names import names_of
-from shardtools.shards.reader import ShardReader, refuse_repeated
+from shardtools.shards.reader import Block, ShardReader, refuse_repeated
 from shardtools.shards.samples import Record, records
 
 Missing = Literal["skip", "empty", "error"]
@@ -52,12 +54,16 @@ class ExtractOptions:
 
 @dataclass(frozen=True)
 class ExtractTask:
-    """What one task does: extract the rows of the shard ``source``; if they are large, into a file of ``spill``."""
+    """What one task does: extract the rows of the shard ``source``; if they are large, into a file of ``spill``.
+
+    The shard is ``number`` of the dataset.
+    """
 
     source: str
     what: ExtractOptions
     on_error: OnError
     spill: Spill | None
+    number: int = 0
 
 
 def extract_shard(task: ExtractTask) -> ExtractedRows:
@@ -86,6 +92,7 @@ class _Extractor:
         self._buffer = RowBuffer(task.spill)
         self._rows = self._samples = 0
         self._fields: set[str] = set()
+        self._seen = Seen()
         self._ends: list[int] = []
         self._skipped: list[tuple[str, str]] = []
 
@@ -106,6 +113,7 @@ class _Extractor:
             tuple(self._ends),
             frozenset(self._fields),
             tuple(self._skipped),
+            seen=self._seen,
         )
 
     def _add(self, rows: RowBatch) -> None:
@@ -140,14 +148,14 @@ class _Extractor:
         shown = what.format.binary != "describe" or what.format.name in ("npy", "parquet")
         described = tuple(name for name in what.names if is_binary(name) and not shown)
         fields = tuple(name for name in what.names if name not in described)
-        batches = RowBatches(self._task.source, Needs(fields, described, what.where))
+        batches = RowBatches(self._task.source, Needs(fields, described, what.where), self._task.number)
         for batch in batches:
             yield self._complete(batch)
             self._note(batches)
         self._note(batches)
 
     def _note(self, batches: RowBatches) -> None:
-        self._samples, self._fields = batches.samples, batches.fields
+        self._samples, self._fields, self._seen = batches.samples, batches.fields, batches.seen
 
     def _complete(self, batch: RowBatch) -> RowBatch:
         """Return the rows of a batch, without those that lack a field unless ``missing`` is ``"empty"``."""
@@ -183,21 +191,26 @@ class _Extractor:
         with ShardReader(self._task.source) as reader:
             for block in reader:
                 refuse_repeated(block)
-                self._samples += len(block)
                 self._fields.update(block.table.fields)
-                rows = list(self._call_each(call, records(block)))
+                rows = list(self._call_each(call, self._picked(block)))
+                self._samples += len(block)
                 for names, some in groupby(rows, lambda row: tuple(row[1])):
                     yield _together(block.url, names, list(some))
+
+    def _picked(self, block: Block) -> Iterable[Record]:
+        """Return the records of a block that the condition picks."""
+        if (where := self._what.where) is None:
+            return records(block)
+        answer = find_rows(where, samples_of_block(block, where, self._task.number, self._samples))
+        self._seen |= answer.seen
+        return compress(records(block), np.isin(np.arange(len(block)), answer.rows).tolist())
 
     def _call_each(self, call: Callable[[Any], Any], source: Iterable[Record]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the key and the columns that the script returns for each sample, unless it returns None."""
         assert self._what.script is not None
-        condition = self._what.where
         for record in source:
             check_cancelled()
             key = record["key"]
-            if condition is not None and not _holds(condition, record):
-                continue
             try:
                 returned = call(record)
             except (Exception, SystemExit) as error:
@@ -208,13 +221,6 @@ class _Extractor:
                 raise failed.at(url=self._task.source, member=key) from error
             if returned is not None:
                 yield key, returned if isinstance(returned, dict) else {"value": returned}
-
-
-def _holds(condition: Condition, record: Record) -> bool:
-    value = record.get(condition.field)
-    if isinstance(value, str):
-        value = value.encode("utf-8", "surrogateescape")
-    return value is not None and condition.holds(value)
 
 
 def _together(url: str, names: tuple[Any, ...], rows: Sequence[tuple[str, dict[str, Any]]]) -> RowBatch:

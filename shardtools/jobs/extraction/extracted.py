@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from shardtools.jobs.extraction.spill import Spill
+from shardtools.query.condition import Seen
 from shardtools.storage.files import os_errors
 
 MEMORY = 1 << 18
@@ -62,6 +63,7 @@ class ExtractedRows:
     ``content`` has ``rows`` rows, as bytes or as the path of a file, from ``samples`` samples; ``fields`` are those
     that any sample has. ``ends`` has the offset at which each row ends, if there is a limit of rows. ``skipped`` has
     the key and reason of each skipped sample. ``failure`` says why the shard could not be read; then all else is empty.
+    ``seen`` says which columns of a condition any sample has.
     """
 
     url: str
@@ -74,6 +76,7 @@ class ExtractedRows:
     fields: frozenset[str] = frozenset()
     skipped: tuple[tuple[str, str], ...] = ()
     failure: str | None = None
+    seen: Seen = Seen()  # noqa: RUF009 - it is frozen
 
     def open(self) -> BinaryIO:
         """Return the content as a file."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ import numpy as np
 from shardtools.engine import check_cancelled
 from shardtools.errors import AccessError, RefusedError
 from shardtools.jobs.batches import batches
-from shardtools.jobs.extraction.where import Condition
+from shardtools.query.condition import Answer, Condition, Seen, find_rows
+from shardtools.query.values import Samples, samples_of
 from shardtools.shards.columns import pick
 from shardtools.shards.compression import crc32
+from shardtools.shards.indexing import checksums_of
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import Block, ShardReader, refuse_repeated
 from shardtools.shards.samples import field_values
@@ -89,16 +91,19 @@ def indexed(url: str) -> IndexedShard | None:
 
 
 class RowBatches:
-    """The rows of one shard, a batch at a time.
+    """The rows of one shard, which is ``number`` of a dataset, a batch at a time.
 
-    When all were read, ``fields`` are the fields that any sample has, and ``samples`` is the number of samples.
+    When all were read, ``fields`` are the fields that any sample has, ``samples`` is the number of samples, and
+    ``seen`` says which columns of the condition they have.
     """
 
-    def __init__(self, url: str, needs: Needs):
+    def __init__(self, url: str, needs: Needs, number: int = 0):
         self._url = url
         self._needs = needs
+        self._number = number
         self.fields: set[str] = set()
         self.samples = 0
+        self.seen = Seen()
 
     def __iter__(self) -> Iterator[RowBatch]:
         """Yield the samples that the condition picks, in their order.
@@ -114,10 +119,12 @@ class RowBatches:
     # --- by ranges
 
     def _is_worth_ranges(self, shard: IndexedShard) -> bool:
-        needs = self._needs
-        if needs.described and shard.checksums is None:
+        needs, fields = self._needs, shard.table.fields
+        asked = needs.where.fields(fields) if needs.where else ()
+        needs_checksums = needs.described or (needs.where is not None and needs.where.needs_checksums(fields))
+        if needs_checksums and shard.checksums is None:
             return False
-        wanted = [needs.where.field, *needs.fields] if needs.where else needs.fields
+        wanted = [*asked, *needs.fields]
         rows = [shard.table.members_of(name) for name in dict.fromkeys(wanted)]
         members = np.concatenate([row[row >= 0] for row in rows]) if rows else np.empty(0, np.int64)
         if not len(members):
@@ -132,7 +139,7 @@ class RowBatches:
         of_field = {name: table.members_of(name) for name in (*needs.fields, *needs.described)}
         picked = np.arange(len(table))
         if needs.where is not None:
-            picked = self._pick(shard, keys, needs.where)
+            picked = self._answer(find_rows(needs.where, samples_of(shard, self._number)))
         sizes = np.zeros(len(picked), np.int64)
         for name in needs.fields:
             sizes += pick(table.size, of_field[name][picked], 0)
@@ -146,19 +153,9 @@ class RowBatches:
                 columns[name] = _describe(shard, of_field[name][some])
             yield RowBatch(self._url, [keys[row] for row in some.tolist()], columns)
 
-    def _pick(self, shard: IndexedShard, keys: Sequence[str], where: Condition) -> Ints:
-        if where.field == "key":
-            return np.array(
-                [row for row, key in enumerate(keys) if where.holds(key.encode(errors="surrogateescape"))], int
-            )
-        members = shard.table.members_of(where.field)
-        sizes = pick(shard.table.size, members, 0)
-        picked: list[int] = []
-        for start, stop in batches(sizes, BATCH_BYTES, BATCH_ROWS):
-            check_cancelled()
-            [values] = _read(shard, [members[start:stop]])
-            picked += [start + i for i, value in enumerate(values) if isinstance(value, bytes) and where.holds(value)]
-        return np.array(picked, np.int64)
+    def _answer(self, answer: Answer) -> Ints:
+        self.seen |= answer.seen
+        return answer.rows
 
     # --- from the start
 
@@ -174,18 +171,27 @@ class RowBatches:
     def _batch_of(self, block: Block) -> RowBatch:
         needs, keys = self._needs, block.keys
         picked: Sequence[int] = range(len(block))
-        if (where := needs.where) is not None:
-            if where.field == "key":
-                values: list[Value] = [key.encode(errors="surrogateescape") for key in keys]
-            else:
-                values = [*field_values(block, where.field, picked)]
-            picked = [row for row, value in enumerate(values) if isinstance(value, bytes) and where.holds(value)]
+        if needs.where is not None:
+            samples = samples_of_block(block, needs.where, self._number, self.samples - len(block))
+            picked = self._answer(find_rows(needs.where, samples)).tolist()
         columns: dict[str, list[Value]] = {
             name: [*field_values(block, name, picked)] for name in (*needs.fields, *needs.described)
         }
         for name in needs.described:
             columns[name] = [describe(value) for value in columns[name]]
         return RowBatch(self._url, [keys[row] for row in picked], columns)
+
+
+def samples_of_block(block: Block, where: Condition, number: int, first: int) -> Samples:
+    """Return the samples of a block that was read, which begins with row ``first`` of the shard ``number``."""
+    table = block.table
+    if table.crc32 is None and where.needs_checksums(table.fields):
+        table = replace(table, crc32=checksums_of(block))
+
+    def read(fields: Sequence[str], rows: slice) -> list[list[bytes | None]]:
+        return [field_values(block, field, range(len(block))[rows]) for field in fields]
+
+    return Samples(table, read, number, first)
 
 
 def describe(value: Value) -> Blob | None:

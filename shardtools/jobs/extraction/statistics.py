@@ -20,10 +20,10 @@ from shardtools import engine
 from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError, redact
 from shardtools.jobs.extraction.formats import is_binary, show
 from shardtools.jobs.extraction.row_batches import Needs, RowBatches, indexed
-from shardtools.jobs.extraction.where import Condition
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
+from shardtools.query.condition import Condition, Seen
 from shardtools.shards.fields import extension, kind_of
 from shardtools.shards.images import open_image
 from shardtools.shards.manifest import CLASS_FIELD, class_names
@@ -101,6 +101,7 @@ class ValueCounts:
     """How often each value of one field occurs, over ``samples`` samples of which ``missing`` have none.
 
     ``classes`` are the names of the numbers in the field ``cls``, None if it is another field, or they are not known.
+    ``seen`` says which columns of a condition any sample has, of ``looked_at`` samples.
     """
 
     values: Counter[Any] = field(default_factory=Counter)
@@ -108,6 +109,8 @@ class ValueCounts:
     missing: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     classes: list[str] | None = None
+    seen: Seen = field(default_factory=Seen)
+    looked_at: int = 0
 
     def name_of(self, value: str) -> str:
         """Return the name of the class that a value stands for, nothing if it has none."""
@@ -127,13 +130,17 @@ class StatisticsTask:
 
 @dataclass(frozen=True)
 class CountTask:
-    """What one task does: count the values of ``field`` in ``source``, as text, or as numbers if ``numbers``."""
+    """What one task does: count the values of ``field`` in ``source``, as text, or as numbers if ``numbers``.
+
+    The shard is ``number`` of the dataset.
+    """
 
     source: str
     field: str
     numbers: bool
     where: Condition | None
     on_error: OnError
+    number: int = 0
 
 
 def middle(counts: Mapping[Any, int]) -> float:
@@ -241,7 +248,8 @@ def count_values(task: CountTask) -> ValueCounts:
 def _count(task: CountTask, counts: ValueCounts) -> None:
     described = is_binary(task.field) and not task.numbers
     needs = Needs(() if described else (task.field,), (task.field,) if described else (), task.where)
-    for batch in RowBatches(task.source, needs):
+    batches = RowBatches(task.source, needs, task.number)
+    for batch in batches:
         column = batch.columns[task.field]
         counts.samples += len(batch)
         counts.missing += column.count(None)
@@ -260,6 +268,7 @@ def _count(task: CountTask, counts: ValueCounts) -> None:
                     fix = "choose another field, or skip such samples with --on-error skip"
                     raise SampleError(what, url=task.source, member=member, fix=fix) from None
                 counts.skipped.append(Skipped(redact(task.source), key, what))
+    counts.seen, counts.looked_at = batches.seen, batches.samples
 
 
 def run_statistics(
@@ -309,7 +318,7 @@ def run_counts(
     """Return how often each value of ``field`` occurs: its text, or with ``numbers`` its number.
 
     Raises:
-        JobError: no sample has the field.
+        JobError: no sample has the field, or a column of the condition.
         ShardtoolsError: a shard cannot be read, or a value is not a number.
     """
     total = ValueCounts()
@@ -319,15 +328,21 @@ def run_counts(
         total.samples += counts.samples
         total.missing += counts.missing
         total.skipped += counts.skipped
+        total.seen |= counts.seen
+        total.looked_at += counts.looked_at
 
     with using(options.storage):
         named = look_up(sources)
         urls = named.urls
         tasks = [
-            engine.Task(count_values, (CountTask(url, field, numbers, where, options.on_error),), url, options.storage)
-            for url in urls
+            engine.Task(
+                count_values, (CountTask(url, field, numbers, where, options.on_error, number),), url, options.storage
+            )
+            for number, url in enumerate(urls)
         ]
         run_in_order(tasks, add, options, on_shard)
+        if where is not None and total.looked_at:
+            total.seen.check(where)
         if total.samples and total.missing == total.samples:
             raise JobError(f"no sample has the field {field}", fix=f"there are {', '.join(_fields_of(urls[0]))}")
         total.classes = class_names(named) if field == CLASS_FIELD else None
