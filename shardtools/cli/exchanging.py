@@ -89,13 +89,14 @@ def exchange_options(command: Function) -> Function:
 
 def exchange(what: Exchange, line: CommandLine, options: RunOptions) -> int:
     """Carry an exchange out, or show what it would do; return the exit status."""
-    from shardtools.jobs.exchange.plan import plan_exchange
+    from shardtools.jobs.exchange.plan import fit_workers, plan_exchange
     from shardtools.programs.exchanging import carry_out, steps
 
     plan = plan_exchange(line.sources, line.destination, what, options)
     if line.dry_run:
         _show_plan(plan, line.verbose)
         return 0
+    plan = fit_workers(plan, options)
     started = time.monotonic()
     with command_progress(steps(plan), line.quiet) as progress:
         try:

@@ -123,9 +123,9 @@ def make_exchange(
 
 def exchange(call: Call, what: Exchange, shows: bool) -> JobResult:
     """Plan an exchange and carry it out, with a bar if it ``shows`` any."""
-    from shardtools.jobs.exchange.plan import plan_exchange
+    from shardtools.jobs.exchange.plan import fit_workers, plan_exchange
 
-    plan = plan_exchange(call.sources, call.destination, what, call.options)
+    plan = fit_workers(plan_exchange(call.sources, call.destination, what, call.options), call.options)
     with python_progress(steps(plan), shows) as progress:
         return carry_out(plan, call.options, progress)
 

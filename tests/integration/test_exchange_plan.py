@@ -12,15 +12,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shardtools.engine import Connection
 from shardtools.jobs.exchange import exchange
 from shardtools.jobs.exchange.boundaries import CutTask, cut_batch, read_bounds
 from shardtools.jobs.exchange.cuts import cuts, ranks
+from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.notes import GatherPlan, read_plan, write_plan
 from shardtools.jobs.exchange.order import order_of_text
+from shardtools.jobs.exchange.plan import Exchange, ExchangePlan, fit_workers, plan_exchange
 from shardtools.jobs.exchange.run import Run, write_run
 from shardtools.jobs.exchange.splits import LocateTask, SomeOrders, choose_splits, is_single, locate, read_some_orders
+from shardtools.jobs.exchange.workers import Workers
+from shardtools.jobs.options import RunOptions
 from shardtools.shards.columns import Texts
 from tests.cli.command import call
+from tests.dask_cluster import dask_cluster
 from tests.datasets import snapshot, written_dataset
 from tests.servers import NginxServer
 from tests.unit.test_exchange import FEW_TEXTS, samples_of
@@ -162,3 +168,30 @@ def test_damaged_boundaries_are_noticed(folder: Path, few_at_a_time: None, monke
     monkeypatch.setattr(exchange, "_find_boundaries", damaging)
     outcome = call("--seed", "1", "in-@6.tar", "out-@30.tar", cwd=folder, program="htshuffle")
     assert outcome.status == 1 and "the plan in the spill is damaged" in outcome.err
+
+
+class TestWorkers:
+    """How inputs are grouped follows from who works on them."""
+
+    def plan(self, folder: Path, options: RunOptions) -> ExchangePlan:
+        what = Exchange("htshuffle", Keying("random", 1))
+        return fit_workers(plan_exchange(f"{folder}/in-@6.tar", f"{folder}/out-@4.tar", what, options), options)
+
+    def test_every_thread_of_a_cluster_has_a_group(self, folder: Path) -> None:
+        with dask_cluster(workers=2, threads=3) as cluster, Connection(cluster.address) as connection:
+            plan = self.plan(folder, RunOptions(connection))
+            assert len(plan.groups) == 6 and plan.share == plan.budget // 3
+            assert len(self.plan(folder, RunOptions(connection, jobs=2)).groups) == 2
+        assert len(self.plan(folder, RunOptions(jobs=1)).groups) == 1
+
+    def test_a_resumed_job_keeps_its_groups(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(exchange, "write_plan", lambda *_: 1 / 0)
+        plan = self.plan(folder, RunOptions(jobs=3))
+        with pytest.raises(ZeroDivisionError):
+            exchange.run_exchange(plan, RunOptions(jobs=3))
+        assert len(plan.groups) == 3 and self.plan(folder, RunOptions(jobs=1, resume=True)).groups == plan.groups
+        assert len(self.plan(folder, RunOptions(jobs=1)).groups) == 1
+
+    def test_memory_is_within_the_limit_of_a_worker(self) -> None:
+        assert Workers(8, 8, limit=1 << 30).share(4 << 30) == ((1 << 30) - (200 << 20)) // 16
+        assert Workers(8, 8).share(4 << 30) == 1 << 29

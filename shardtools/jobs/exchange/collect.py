@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from shardtools.engine import check_cancelled, tasks_at_once
+from shardtools.engine import check_cancelled
 from shardtools.errors import ShardError, ShardtoolsError, StorageError
 from shardtools.jobs.exchange.contents import as_run, compose, records_of
 from shardtools.jobs.exchange.keying import Keying, Orderer
 from shardtools.jobs.exchange.notes import Collected, read_collected, write_collected
-from shardtools.jobs.exchange.plan import LEAST_BUDGET
 from shardtools.jobs.exchange.reduce import COMBINE, Reducer
 from shardtools.jobs.exchange.run import Run, write_run
 from shardtools.jobs.exchange.run_table import PLACE, RunTable, assemble, content_hash, sums_of
+from shardtools.jobs.exchange.workers import share_of
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Code
 from shardtools.shards.indexing import checksums_of
@@ -56,11 +56,6 @@ class CollectTask:
     resume: bool = False
     ahead: bool = False
     combine: Code | None = None
-
-
-def share_of(budget: int) -> int:
-    """Return how many bytes this task may hold: its share of the ``budget`` of all tasks of this process."""
-    return max(budget // tasks_at_once(), LEAST_BUDGET)
 
 
 class _Waiting:

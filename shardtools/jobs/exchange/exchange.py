@@ -199,7 +199,7 @@ def _note_job(plan: ExchangePlan) -> None:
     """Write into the spill what the job is, for a later run that resumes it."""
     url = f"{plan.spill}job.json"
     with get_storage(url).create(url) as sink:
-        sink.write(json.dumps(_job(plan)).encode())
+        sink.write(json.dumps({**_job(plan), "group_size": plan.group_size}).encode())
 
 
 def _collect(plan: ExchangePlan, terms: _Terms, on_done: Callable[[Collected], None]) -> list[Collected]:

@@ -15,7 +15,7 @@ from shardtools.engine import check_cancelled
 from shardtools.errors import CorruptError, ShardtoolsError
 from shardtools.jobs.batches import batches
 from shardtools.jobs.exchange.boundaries import read_bounds
-from shardtools.jobs.exchange.collect import SMALL, share_of
+from shardtools.jobs.exchange.collect import SMALL
 from shardtools.jobs.exchange.contents import compose, records_of
 from shardtools.jobs.exchange.duplicates import DuplicatePolicy, choose
 from shardtools.jobs.exchange.merge import Merger
@@ -23,6 +23,7 @@ from shardtools.jobs.exchange.notes import GatherPlan, read_plan
 from shardtools.jobs.exchange.reduce import REDUCE, Reducer
 from shardtools.jobs.exchange.run_table import RunTable, content_hash, sums_of
 from shardtools.jobs.exchange.threads import each, waits
+from shardtools.jobs.exchange.workers import share_of
 from shardtools.jobs.target import Counts, ShardResult, Target, commit, earlier_sidecar, is_own, shard_result
 from shardtools.shards.columns import join, spread
 from shardtools.shards.output import SpanWriter

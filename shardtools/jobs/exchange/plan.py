@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shardtools.errors import AccessError, JobError, LimitError, NotFoundError, ShardError, SpecError
 from shardtools.jobs.exchange.duplicates import DuplicatePolicy
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.spill import spill_of
+from shardtools.jobs.exchange.workers import LEAST_BUDGET, Workers, expected_workers, find_workers
 from shardtools.jobs.functions import check_sendable
 from shardtools.jobs.inputs import Input, look_at
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, look_at_outputs
 from shardtools.jobs.target import digest
 from shardtools.json_text import parse_json
-from shardtools.processors import processors
 from shardtools.shards.manifest import common_facts, find_manifests, read_manifest
 from shardtools.shards.tar import RECORD
 from shardtools.spec import MAX_SHARDS, Destination
@@ -28,9 +29,6 @@ FORMAT = 2
 """Increased when the same job would write other bytes than before."""
 
 DEFAULT_MEMORY = 1 << 30
-
-LEAST_BUDGET = 1 << 20
-"""The least number of bytes of samples that a task may hold, however many tasks there are."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,10 @@ class Exchange:
 
 @dataclass(frozen=True)
 class ExchangePlan:
-    """What `run_exchange` will do: ``inputs`` in ``groups``, to ``destination``, through ``spill``.
+    """What `run_exchange` will do: ``inputs`` in ``groups`` of ``group_size`` bytes, to ``destination``.
 
-    ``budget`` is how many bytes of samples all tasks of a process hold together, ``share`` how many each holds, about.
+    It goes through ``spill``. ``budget`` is how many bytes of samples all tasks of a process hold together, ``share``
+    how many each holds, about.
     ``collected`` is the fingerprint of the first pass, ``fingerprint`` that of the whole job. ``existing`` are the
     outputs that exist, ``replaced`` what is removed at the end. ``facts`` are what all sources say of the samples; they
     are empty if a script makes new samples.
@@ -67,6 +66,7 @@ class ExchangePlan:
     destination: Destination
     inputs: tuple[Input, ...]
     groups: tuple[tuple[int, ...], ...]
+    group_size: int
     spill: str
     budget: int
     share: int
@@ -115,23 +115,45 @@ def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, op
         }
         whole = {"job": exchange.program, "same": exchange.policy.facts(), **facts}
         spill = spill_of(destination, exchange.spill, options)
-        tasks = _tasks_at_once(options)
-        share = max(budget // tasks, LEAST_BUDGET)
-        group_size = min(share, max(sum(entry.tar_size for entry in inputs) // tasks, 1))
+        workers = expected_workers(options)
+        group_size = _group_size(inputs, budget, workers)
         return ExchangePlan(
             exchange,
             target,
             inputs,
             _groups(inputs, group_size),
+            group_size,
             spill,
             budget,
-            share,
+            workers.share(budget),
             digest(facts),
             digest(whole),
             existing,
             replaced,
             {} if exchange.policy.reduce else common_facts(manifests),
         )
+
+
+def fit_workers(plan: ExchangePlan, options: RunOptions) -> ExchangePlan:
+    """Return a plan with groups for the workers that a cluster has now, or those of the job that it continues.
+
+    Raises:
+        SchedulerError: no scheduler answers.
+    """
+    with using(options.storage):
+        workers = find_workers(options)
+        size = _group_size(plan.inputs, plan.budget, workers)
+        if options.resume:
+            with suppress(NotFoundError, ShardError, LimitError):
+                noted = _read_spilt_job(plan.spill).get("group_size")
+                size = noted if type(noted) is int and noted > 0 else size
+        groups = _groups(plan.inputs, size)
+        return replace(plan, groups=groups, group_size=size, share=workers.share(plan.budget))
+
+
+def _group_size(inputs: Sequence[Input], budget: int, workers: Workers) -> int:
+    """Return how many bytes of inputs a task collects, so that every thread has some, and its share of memory."""
+    return min(workers.share(budget), max(sum(entry.tar_size for entry in inputs) // workers.threads, 1))
 
 
 def look_at_destination(
@@ -181,7 +203,11 @@ def earlier_seed(destination: str, spill: str | None, options: RunOptions) -> in
 
 def _spilt_job(destination: str, spill: str | None, options: RunOptions) -> Mapping[str, Any]:
     """Return what the spill of an interrupted job says of it."""
-    url = f"{spill_of(destination, spill, options)}job.json"
+    return _read_spilt_job(spill_of(destination, spill, options))
+
+
+def _read_spilt_job(place: str) -> Mapping[str, Any]:
+    url = f"{place}job.json"
     job = parse_json(read_limited(url, "manifest"), url)
     return job if isinstance(job, dict) else {}
 
@@ -229,11 +255,6 @@ def _destination(spec: str, exchange: Exchange, inputs: Sequence[Input]) -> Dest
             raise SpecError("the number of shards is given twice", url=spec, fix=fix)
         return target
     return target if exchange.shard_size or exchange.shard_count else target.resolve(len(inputs))
-
-
-def _tasks_at_once(options: RunOptions) -> int:
-    """Return how many tasks share the memory of a process; only for threads of this process is it more than one."""
-    return (options.jobs or processors()) if options.cluster == "threads" else 1
 
 
 def _groups(inputs: Sequence[Input], size: int) -> tuple[tuple[int, ...], ...]:

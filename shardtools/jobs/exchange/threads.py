@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from typing import TypeVar
 
 from shardtools.engine import check_cancelled
 from shardtools.jobs.exchange.run import Run
+from shardtools.storage import together
 from shardtools.urls import is_local
 
 T = TypeVar("T")
@@ -32,12 +31,7 @@ def each(call: Callable[[T], R], items: Sequence[T], *, waits: bool) -> list[R]:
 
     if not waits or len(items) < 2:
         return [guarded(item) for item in items]
-    pool = ThreadPoolExecutor(min(THREADS, len(items)), "shardtools-runs")
-    try:
-        futures = [pool.submit(copy_context().run, guarded, item) for item in items]
-        return [future.result() for future in futures]
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return list(together.each(guarded, items, min(THREADS, len(items))))
 
 
 def waits(runs: Sequence[Run]) -> bool:
