@@ -291,7 +291,7 @@ _BACKENDS = {
     "gs": ("shardtools.storage.gs", "GsStorage"),
 }
 _UNCACHED = ("", "file", "-")
-_instances: dict[tuple[str, StorageOptions], Storage] = {}
+_instances: dict[tuple[str, StorageOptions, bool], Storage] = {}
 _options: ContextVar[StorageOptions] = ContextVar("shardtools_storage_options", default=DEFAULT_OPTIONS)
 _check: ContextVar[Callable[[], object] | None] = ContextVar("shardtools_storage_check", default=None)
 _count: ContextVar[Counter | None] = ContextVar("shardtools_storage_count", default=None)
@@ -341,14 +341,18 @@ def follow(options: StorageOptions) -> None:
     _options.set(options)
 
 
-def get_storage(url: str) -> Storage:
+def get_storage(url: str, *, immutable: bool = False) -> Storage:
     """Return the storage that ``url`` lives in; the same instance for every URL of a scheme and the same options.
+
+    With ``immutable`` the caller says that its objects never change, and that it finds out by itself if bytes of them
+    are damaged: then a cache does not ask the server about ranges that it has.
 
     Raises:
         SpecError: no backend knows the scheme.
     """
     scheme, options = scheme_of(url), current_options()
-    storage = _instances.get((scheme, options))
+    immutable = immutable and bool(options.caches)
+    storage = _instances.get((scheme, options, immutable))
     if storage is None:
         if scheme not in _BACKENDS:
             known = ", ".join(f"{name}:" for name in sorted(_BACKENDS) if name.isalnum())
@@ -360,9 +364,9 @@ def get_storage(url: str) -> Storage:
             from shardtools.storage.cache import CachedStorage
 
             for cache in reversed(options.caches):
-                made = CachedStorage(made, cache, patience=options.timeout)
+                made = CachedStorage(made, cache, patience=options.timeout, immutable=immutable)
         # setdefault: of two threads that get here at once, both return the same instance.
-        storage = _instances.setdefault((scheme, options), made)
+        storage = _instances.setdefault((scheme, options, immutable), made)
     return storage
 
 

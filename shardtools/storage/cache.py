@@ -3,7 +3,8 @@
     open, read     stat -> the whole object from the folder; else downloaded into it once, whoever asks meanwhile waits
     read_ranges    stat -> the spans that the folder has, and one request for the others, which it has from then on
 
-Every call asks the server for the object's current version, so that only bytes of this version are returned.
+Every call asks the server for the object's current version, so that only bytes of this version are returned. Only for
+ranges of objects that are known to be immutable it does not.
 `CachedStorage` wraps the storage of any scheme; ``cache_folder.py`` manages the files in the folder.
 """
 
@@ -147,14 +148,16 @@ class CachedStorage(Storage):
     """The storage ``inner`` with a cache for what is read from it. What it cannot keep is read directly from ``inner``.
 
     ``cache`` is ``DIR`` or ``DIR:SIZE``. A process that downloads an object and has not written any of it for
-    ``patience`` seconds is no longer waited for.
+    ``patience`` seconds is no longer waited for. With ``immutable`` it takes every object for one that never changes,
+    and asks ``inner`` only for ranges that it does not have.
 
     Raises, when something is read:
         JobError: the folder cannot be made or written.
     """
 
-    def __init__(self, inner: Storage, cache: str, patience: float = 60.0):
+    def __init__(self, inner: Storage, cache: str, patience: float = 60.0, immutable: bool = False):
         self._inner = inner
+        self._immutable = immutable
         self.coalescing = replace(inner.coalescing, gap=min(GAP, inner.coalescing.gap))
         self._fetch_gap = max(FETCH_GAP, inner.coalescing.gap)
         self._folder = CacheFolder(*parse_cache(cache))
@@ -173,11 +176,11 @@ class CachedStorage(Storage):
 
     def read_ranges(self, url: str, ranges: Sequence[ByteRange]) -> list[bytes]:
         for _ in range(_ATTEMPTS if ranges else 0):
-            stat = self._settled(url)
-            if stat is None or stat.size is None:
+            stat = self._only() if self._immutable else self._settled(url)
+            if stat is None:
                 break
             last = max(ranges, key=lambda part: part.stop)
-            if last.stop > stat.size:
+            if stat.size is not None and last.stop > stat.size:
                 raise past_end(last, stat.size, url)
             try:
                 return self._assemble(url, stat, ranges)
@@ -188,12 +191,22 @@ class CachedStorage(Storage):
                 break
         return self._inner.read_ranges(url, ranges)
 
-    def _settled(self, url: str) -> Stat | None:
-        """Return size and validator of an object; None if it is empty, or its versions cannot be told apart."""
+    def _is_ready(self) -> bool:
+        """Return whether the folder can be used."""
         try:
             self._folder.prepare()
         except OSError as error:
             self._warn(error)
+            return False
+        return True
+
+    def _only(self) -> Stat | None:
+        """Return what stands for the only version of an object, None if the folder cannot be used."""
+        return Stat(None, None) if self._is_ready() else None
+
+    def _settled(self, url: str) -> Stat | None:
+        """Return size and validator of an object; None if it is empty, or its versions cannot be told apart."""
+        if not self._is_ready():
             return None
         try:
             stat = self._inner.stat(url)
@@ -282,7 +295,7 @@ class CachedStorage(Storage):
     def _fetch(self, url: str, stat: Stat, version: Version, missing: Sequence[ByteRange]) -> dict[ByteRange, bytes]:
         spans = merge(missing, self._fetch_gap)
         bodies = self._inner.read_ranges(url, spans)
-        if self._inner.stat(url) != stat:  # then nobody knows whose bytes these are
+        if not self._immutable and self._inner.stat(url) != stat:  # then nobody knows whose bytes these are
             raise ChangedError("the object was replaced while it was read", url=url, fix="run again")
         try:
             self._folder.store(version, spans, bodies)

@@ -248,6 +248,33 @@ def test_a_large_slice_is_read_by_several_threads(tmp_path: Path) -> None:
             st.hub(f"{server.url}hub").load("x")[:]
 
 
+@pytest.mark.parametrize("chunks", [1, 200_000])
+def test_chunks_in_the_cache_cost_no_request(tmp_path: Path, chunks: int) -> None:
+    values = np.random.default_rng(0).integers(0, 255, 400_000, np.uint8)[: 2 * chunks]
+    st.hub(str(tmp_path / "served/hub")).array("x", values.shape, chunks, "uint8", compressors=None)[:] = values
+    with nginx_server(tmp_path / "served") as server:
+        array = st.hub(f"{server.url}hub", cache=f"{tmp_path}/cache", memory=1).load("x")
+        np.testing.assert_array_equal(array[:], values)
+    np.testing.assert_array_equal(array[:], values)  # though there is no server any more
+
+
+@pytest.mark.parametrize("chunks", [1, 200_000])
+def test_a_chunk_that_was_damaged_on_its_way_to_the_cache_is_read_again(tmp_path: Path, chunks: int) -> None:
+    values = np.random.default_rng(0).integers(0, 255, 400_000, np.uint8)[: 2 * chunks]
+    array = st.hub(str(tmp_path / "served/hub")).array("x", values.shape, chunks, "uint8", compressors=None)
+    array[:] = values
+    [entry] = array.snapshot.find(["x/c/1"]).values()
+    shard = tmp_path / "served/hub" / entry.name
+    whole = shard.read_bytes()
+    with nginx_server(tmp_path / "served") as server:
+        array = st.hub(f"{server.url}hub", cache=f"{tmp_path}/cache", memory=1).load("x")
+        shard.write_bytes(whole[: entry.offset] + bytes([whole[entry.offset] ^ 1]) + whole[entry.offset + 1 :])
+        with pytest.raises(CorruptError, match=r"\[x/c/1\]: it is damaged"):
+            array[:]
+        shard.write_bytes(whole)
+        np.testing.assert_array_equal(array[:], values)
+
+
 def test_a_full_disk_in_the_middle_of_a_transaction(tmp_path: Path) -> None:
     hub = st.hub(str(tmp_path / "hub"))
     array = hub.array("x", shape=4, chunks=2, dtype="int32")

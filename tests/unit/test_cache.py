@@ -391,6 +391,44 @@ class TestWhole:
         assert len(inner.asked) == 2
 
 
+class TestImmutable:
+    @pytest.fixture
+    def lasting(self, inner: Counting, kept: Path) -> CachedStorage:
+        return CachedStorage(inner, f"{kept}:1M", immutable=True)
+
+    def test_nobody_is_asked_for_what_is_there(self, lasting: CachedStorage, inner: Counting, url: str) -> None:
+        inner.settled = False
+        for _ in range(2):
+            assert read(lasting, url, (9000, 9010), (100, 110)) == [DATA[9000:9010], DATA[100:110]]
+        assert read(lasting, url, (102, 104), (20_000, 20_010)) == [DATA[102:104], DATA[20_000:20_010]]
+        assert inner.asked == [[(100, 110), (9000, 9010)], [(20_000, 20_010)]] and not inner.stats
+
+    def test_another_process_asks_nobody_either(self, kept: Path, url: str) -> None:
+        read(CachedStorage(Counting(), f"{kept}:1M", immutable=True), url, (100, 110))
+        inner = Counting()
+        assert read(CachedStorage(inner, f"{kept}:1M", immutable=True), url, (100, 110)) == [DATA[100:110]]
+        assert not inner.asked and not inner.stats
+
+    def test_who_asks_for_the_version_gets_what_there_is_now(
+        self, cache: CachedStorage, lasting: CachedStorage, kept: Path, url: str
+    ) -> None:
+        read(lasting, url, (100, 110))
+        flip(Path(url), 105)
+        [changed] = read(cache, url, (100, 110))
+        assert changed != DATA[100:110] and len(entries(kept)) == 1
+        assert read(lasting, url, (100, 110)) == [changed]
+
+    def test_errors_are_those_of_the_storage(self, lasting: CachedStorage, url: str, tmp_path: Path) -> None:
+        with pytest.raises(RefusedError, match=f"and it has {SIZE}"):
+            read(lasting, url, (100, SIZE + 1))
+        with pytest.raises(NotFoundError):
+            read(lasting, f"{tmp_path}/none.tar", (0, 1))
+
+    def test_whole_objects_are_those_of_now(self, lasting: CachedStorage, inner: Counting, url: str) -> None:
+        assert [lasting.read(url), lasting.read(url)] == [DATA, DATA]
+        assert inner.asked == ["all"] and inner.stats == 2
+
+
 class TestRanges:
     @pytest.mark.parametrize("place", [0, 5, 9, 10, 13])
     def test_a_flipped_byte_is_fetched_again(
