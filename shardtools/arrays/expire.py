@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import re
 
+from shardtools.arrays.chunk_order import batched
+from shardtools.arrays.chunk_reader import THREADS, run_each
 from shardtools.errors import JobError
 from shardtools.log.expiry import expire as expire_before
 from shardtools.log.log import Snapshot
@@ -27,18 +29,29 @@ def expire(head: Snapshot, keep: int | None, older_than: str | None) -> int:
         firsts.append(_first_since(head, older_than))
     first = max(head.branch.start, min(firsts))
     expire_before(head.log, head.branch.name, first)
-    return max(first, head.log.first_kept(head.branch.name))
+    with head.log.place.using():
+        return max(first, head.log.first_kept(head.branch.name))
 
 
 def _first_since(head: Snapshot, age: str) -> int:
-    """Return the number of the first commit that is younger than an age; that of the newest one if none is."""
+    """Return the number of the first commit that is younger than an age; that of the newest one if none is.
+
+    The clock of a writer may be wrong, so what comes after a young commit is young whatever its time says.
+    """
     oldest = datetime.datetime.now(datetime.UTC) - parse_age(age)
-    first = head.number
-    for commit in head.history():
-        if commit.branch != head.branch.name or _time(commit.writes[-1].time) < oldest:
-            break
-        first = commit.number
-    return first
+    place, name = head.log.place, head.branch.name
+    with place.using():
+        begin = max(head.branch.start, head.log.first_kept(name))
+
+        def is_young(number: int) -> bool:
+            commit = place.read_commit(name, number)
+            return commit is not None and max(_time(write.time) for write in commit.writes) >= oldest
+
+        for numbers in batched(range(begin, head.number), THREADS):
+            for number, young in zip(numbers, run_each(is_young, numbers, THREADS), strict=True):
+                if young:
+                    return number
+    return head.number
 
 
 def parse_age(age: str) -> datetime.timedelta:

@@ -7,6 +7,7 @@ st.hub(url) -> Hub -> array, load -> HubArray
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,17 +21,18 @@ from shardtools.arrays.hub_upkeep import HubUpkeep
 from shardtools.arrays.keys import SnapshotKeys
 from shardtools.arrays.metadata import ArrayMetadata, create_array, parse_array, parse_node
 from shardtools.arrays.names import check_new_version, document_key, path_of_document, split_version
+from shardtools.arrays.new_place import new_place
 from shardtools.arrays.settings import HubSettings
 from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.arrays.transaction import Transaction
-from shardtools.errors import ConflictError, ConflictUnsupportedError, ExistsError, NotFoundError, RefusedError
+from shardtools.errors import ConflictError, ConflictUnsupportedError, ExistsError, NotFoundError, SpecError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.log.commit import Commit
 from shardtools.log.log import MAIN, Log, Snapshot, Tag
-from shardtools.log.place import MARK, Place
+from shardtools.log.place import Place
 from shardtools.lru import LRU
-from shardtools.storage import StorageOptions, get_storage
-from shardtools.urls import absolute, at_home, name_of
+from shardtools.storage import StorageOptions
+from shardtools.urls import absolute, at_home
 
 if TYPE_CHECKING:
     from shardtools.arrays.store import HubStore
@@ -119,21 +121,7 @@ class Hub(HubUpkeep, HubSync):
         return Hub(replace(self._settings, url=url, cache=None, single_writer=False))
 
     def _new_place(self) -> Place:
-        """Return the place, at which there is no log.
-
-        Raises:
-            ExistsError: it holds something else.
-        """
-        place = Place(self.url, self._options, self._settings.single_writer)
-        with place.using():
-            try:
-                there = [name_of(url) for url in get_storage(self.url).list(self.url)]
-            except RefusedError:
-                return place
-        if others := [name for name in there if name != MARK]:
-            what = f"this place holds other files, such as {others[0]}"
-            raise ExistsError(what, url=self.url, fix="name an empty or new folder")
-        return place
+        return new_place(self.url, self._options, single_writer=self._settings.single_writer)
 
     def split(self, name: str) -> tuple[str, str | None]:
         """Return the path and the version in a name; see `names.split_version`."""
@@ -382,7 +370,10 @@ def open_hub(
         timeout: how many seconds to wait for a server.
         limits: the largest sizes of data that are held in memory.
     """
-    return Hub(HubSettings(str(url), cache, retries, timeout, memory, single_writer, limits))
+    place = os.fspath(url)
+    if not place or not isinstance(place, str):
+        raise SpecError(f"{place!r} is not the URL of a place", fix="name a folder, or http://, s3:// or gs://")
+    return Hub(HubSettings(place, cache, retries, timeout, memory, single_writer, limits))
 
 
 def _check_same(there: ArrayMetadata, wanted: ArrayMetadata, path: str, url: str) -> None:

@@ -131,6 +131,7 @@ def create_array(
     from zarr.storage import MemoryStore
 
     sizes = _as_shape(shape)
+    _check_dtype(dtype)
     if attributes is not None:
         _dump(_check_attributes(attributes))
     options |= {} if fill_value is None else {"fill_value": fill_value}
@@ -152,6 +153,15 @@ def create_array(
     if made.dtype.kind == "T" and "transpose" in _codec_names(body["codecs"]):  # zarr 3.1 mixes up the elements
         raise ValueError("zarr cannot write texts of any length with the transpose codec: leave it out")
     return made
+
+
+def _check_dtype(dtype: Any) -> None:
+    try:
+        known = np.dtype(dtype)
+    except TypeError:  # zarr has names for some that numpy has not
+        return
+    if known.kind == "O":
+        raise TypeError("an array of Python objects cannot be stored: use a type of numbers, or str for texts")
 
 
 def _codec_names(codecs: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -89,8 +89,10 @@ class TransactionArray(ChunkedArray):
             ValueError: it has another number of axes.
         """
         sizes = tuple(map(index, shape)) if np.iterable(shape) else (index(shape),)
-        if len(sizes) != self.ndim or any(size < 0 for size in sizes):
+        if len(sizes) != self.ndim:
             raise ValueError(f"the array has {self.ndim} axes, so that it cannot have the shape {sizes}")
+        if any(size < 0 for size in sizes):
+            raise ValueError(f"the sizes of axes cannot be negative: {sizes}")
         with self._transaction.buffer.lock:
             self._transaction.take_parts()
             old = self.metadata

@@ -168,7 +168,9 @@ class Log:
             if (tag := self.find_tag(version)) is not None:
                 branch = self.find_branch(tag.commit.branch)
                 commit = self.commit_of(tag.commit)
-                assert branch is not None
+                if branch is None:
+                    url = f"{self.place.root}branches/{tag.commit.branch}"
+                    raise CorruptError("the branch of a tag is gone", url=url, fix="restore it from a copy")
                 return Snapshot(self, branch, commit, version)
             return self.head(version)
 

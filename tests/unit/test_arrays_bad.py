@@ -29,6 +29,7 @@ from shardtools.errors import (
 )
 from shardtools.limits import Limits
 from shardtools.log.log import Log
+from tests.servers import nginx_server
 
 BOMB = 64 << 20
 
@@ -184,6 +185,56 @@ def test_places_that_hold_something_else(tmp_path: Path) -> None:
     assert st.hub(str(tmp_path / "other")).list() == []
 
 
+def test_places_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(ExistsError, match="/file: this is a file, not a place for arrays; name an empty or new folder"):
+        st.hub(str(tmp_path / "file")).array("x", shape=3)
+    with nginx_server(tmp_path) as server, pytest.raises(ExistsError, match="/file: this is a file"):
+        st.hub(f"{server.url}file").array("x", shape=3)
+    with pytest.raises(SpecError, match="'' is not the URL of a place"):
+        st.hub("")
+    with pytest.raises(TypeError):
+        st.hub(None)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="unknown scheme ftp:"):
+        st.hub("ftp://host/x").load("x")
+
+
+def test_the_branch_of_a_tag_that_is_gone(hub: st.Hub) -> None:
+    hub.tag("v1")
+    Path(hub.url, "branches", "main").unlink()
+    with pytest.raises(CorruptError, match="branches/main: the branch of a tag is gone; restore it from a copy"):
+        st.hub(hub.url).load("x:v1")
+
+
+def test_clocks_that_jump(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits of all times follow each other, and none that is young expires because a later one says it is old."""
+    array = hub.load("x")
+    for number, time in enumerate(["2019-01-01", "2019-01-02", "1970-01-01", "2999-01-01", "1970-01-01", "no time"]):
+        monkeypatch.setattr("shardtools.log.committing.now", lambda time=time: f"{time}T00:00:00+00:00")
+        array[0] = number
+    assert [commit.number for commit in hub.history()] == [7, 6, 5, 4, 3, 2, 1, 0]
+    assert hub.load("x")[0].tolist() == [5] * 4
+    assert hub.expire(older_than="1d") == 0
+    assert hub.load("x@1")[0].tolist() == [5] * 4
+
+
+def test_what_is_older_expires(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = st.hub(f"{hub.url}other")
+    monkeypatch.setattr("shardtools.log.committing.now", lambda: "2019-01-01T00:00:00+00:00")
+    array = other.array("x", shape=4, chunks=2, dtype="int32")
+    for number in range(40):
+        array[:] = number
+    assert other.expire(older_than="1d", keep=3) == 38
+    monkeypatch.undo()
+    array[:] = 50
+    monkeypatch.setattr("shardtools.log.committing.now", lambda: "2019-01-01T00:00:00+00:00")
+    array[:] = 51
+    assert other.expire(older_than="1d") == 41
+    assert other.load("x@41")[:].tolist() == [50] * 4
+    with pytest.raises(NotFoundError, match="version @40 has expired"):
+        other.load("x@40")
+
+
 @pytest.mark.parametrize("name", [5, None, "a\u0308", "a\n", "\ud800", "/a", "a/", "a/./b"])
 def test_names_that_cannot_be(hub: st.Hub, name: Any) -> None:
     with pytest.raises(SpecError, match="use names such as mnist/train"):
@@ -199,6 +250,7 @@ def test_names_that_cannot_be(hub: st.Hub, name: Any) -> None:
         ({"shape": (4,), "chunks": 0}, ValueError),
         ({"shape": (4,), "chunks": (2, 2)}, ValueError),
         ({"shape": 4, "dtype": "unheard"}, TypeError),
+        ({"shape": 4, "dtype": object}, TypeError),
         ({"shape": 4, "fill_value": "abc"}, TypeError),
         ({"shape": 4, "attributes": {"a": {1}}}, JobError),
         ({"shape": 4, "attributes": {"a": float("nan")}}, JobError),
@@ -228,6 +280,7 @@ def test_where_an_array_cannot_be(hub: st.Hub) -> None:
         (lambda: hub.load("x").set_attrs({"a": {1}}), JobError, "attributes must be JSON"),
         (lambda: hub.load("x").resize((2**63, 4)), ValueError, "the sizes of axes must be from 0 to"),
         (lambda: hub.load("x").resize((4,)), ValueError, "the array has 2 axes"),
+        (lambda: hub.load("x").resize((4, -1)), ValueError, "the sizes of axes cannot be negative"),
         (lambda: hub.load("x").append(np.zeros((1, 5))), ValueError, "could not append values of shape"),
     ):
         with pytest.raises(error, match=what):
