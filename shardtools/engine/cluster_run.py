@@ -214,8 +214,8 @@ class ClusterRun:
         """Return a name for a task at the cluster that no other has. Dask's dashboard groups them by its beginning."""
         self._sendings += 1
         task = self._state.tasks[index]
-        label = self._state.label or getattr(task.function, "__name__", "shardtools").replace("_", "-")
-        name = re.sub(r"[^\w-]", "", f"{label}-{name_of(task.name).partition('.')[0]}")
+        label = self._state.label or getattr(task.function, "__name__", "shardtools")
+        name = re.sub(r"[^\w-]", "", f"{label.replace('_', '-')}-{name_of(task.name).partition('.')[0]}")
         return f"{name}-{self._run_id[:12]}-{self._sendings}"
 
     def _share(self, data: bytes) -> Future:

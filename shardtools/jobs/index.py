@@ -65,6 +65,10 @@ class Indexed:
     failure: str | None = None
 
 
+def _skipped(url: str, reason: str) -> Indexed:
+    return Indexed(url, None, failure=reason)
+
+
 def index_source(task: IndexTask) -> Indexed:
     """Make, find or check the sidecar of one shard.
 
@@ -76,7 +80,7 @@ def index_source(task: IndexTask) -> Indexed:
     except ShardtoolsError as error:
         if task.on_error == "fail":
             raise
-        return Indexed(task.source, None, failure=str(error))
+        return _skipped(task.source, str(error))
 
 
 def _index(task: IndexTask) -> Indexed:
@@ -147,7 +151,8 @@ def index(
             )
             for url in urls
         ]
-        run_in_order(tasks, found.append, options, on_shard, [] if check else map(folder_of, urls))
+        written = [] if check else map(folder_of, urls)
+        run_in_order(tasks, found.append, options, on_shard, written, label="htindex", skipped=_skipped)
         if not check:
             _write_manifest(named, found)
     return found
@@ -204,7 +209,7 @@ def export_source(task: ExportTask) -> Indexed:
     except ShardtoolsError as error:
         if task.on_error == "fail":
             raise
-        return Indexed(url, None, failure=str(error))
+        return _skipped(url, str(error))
 
 
 def export(
@@ -239,7 +244,8 @@ def export(
             engine.Task(export_source, (ExportTask(url, format, options.on_error),), url, options.storage)
             for url in urls
         ]
-        run_in_order(tasks, found.append, options, on_shard, map(folder_of, urls) if format == "dali" else [])
+        written = map(folder_of, urls) if format == "dali" else []
+        run_in_order(tasks, found.append, options, on_shard, written, label="htindex-export", skipped=_skipped)
         entries = [shard.entry for shard in found if shard.entry is not None]
         if format == "dali":
             return found, [dali.index_url(entry.url) for entry in entries]

@@ -139,6 +139,16 @@ PROGRAMS = {
     "htextract": ("-o", "rows.jsonl", "--field", "txt", "{data}/in-@4.tar"),
     "htindex": ("in-@4.tar",),
 }
+KINDS = {
+    "htupload": {"htupload-up"},
+    "htmapper": {"htmapper-in"},
+    "htshuffle": {"htshuffle-collect-in", "htshuffle-gather-mixed"},
+    "htsort": {"htsort-collect-in", "htsort-gather-sorted"},
+    "htextract": {"htextract-in"},
+    "htindex": {"htindex-in"},
+}
+"""How tasks are called in Dask's dashboard: by program, pass and shard."""
+
 UPPER = """
 def process_sample(record):
     return {**record, "txt": record["txt"].upper()}
@@ -183,7 +193,22 @@ class TestPrograms:
         made = snapshot(tmp_path / "threads")
         assert len(made) > 4
         assert snapshot(tmp_path / "cluster") == made
-        assert {*killed.iterdir()} - before
+        assert {path.name for path in {*killed.iterdir()} - before} == KINDS[program]
+
+
+DEADLY = {
+    "htmapper": ("process_sample", "record"),
+    "htsort": ("sort_key", "record['key']"),
+    "htextract": ("extract_sample", "record['key']"),
+}
+SCRIPT = """
+import os
+
+def {name}(record):
+    if record["key"] == "1/0003":
+        os.kill(os.getpid(), 9)
+    return {ending}
+"""
 
 
 class TestBlame:
@@ -219,24 +244,37 @@ class TestBlame:
             assert numbers(results(cluster.address, [Task(work, (0,), "0.tar")])) == [0]
         assert claimed(tmp_path) == 20
 
+    @pytest.mark.parametrize("program", DEADLY)
     def test_a_shard_that_kills_its_workers_is_skipped_and_reported(
-        self, scheduler: DaskCluster, tmp_path: Path
+        self, program: str, scheduler: DaskCluster, tmp_path: Path
     ) -> None:
         for i in range(3):
             write_shard(tmp_path / f"in-{i}.tar", sample_files(i, 5))
-        (tmp_path / "deadly.py").write_text(
-            "import os\n\ndef process_sample(record):\n"
-            "    if record['key'] == '1/0003':\n        os.kill(os.getpid(), 9)\n    return record\n"
-        )
-        command = ("-p", "deadly.py", "--report", "report.json", "in-@3.tar", "out-@3.tar")
+        name, ending = DEADLY[program]
+        (tmp_path / "deadly.py").write_text(SCRIPT.format(name=name, ending=ending))
+        out = ("-o", "out.jsonl", "in-@3.tar") if program == "htextract" else ("in-@3.tar", "out-@3.tar")
+        command = ("-c", scheduler.address, "-p", "deadly.py", "--report", "report.json", *out)
         with swarm(scheduler.address, 1):
-            outcome = call("-c", scheduler.address, "--on-error", "skip", *command, cwd=tmp_path)
-            failed = call("-c", scheduler.address, "--resume", *command, cwd=tmp_path)
-        assert outcome.status == 3
-        assert f"htmapper: skipped: {tmp_path}/in-1.tar: 12 workers died that had this, 8 of them " in outcome.err
-        assert parts_of("out", shards=3) - {*snapshot(tmp_path)} == {
-            "out-1.tar", "out-1.tar.index.npz", "out-@3.tar.json"
-        }  # fmt: skip
-        assert failed.error().startswith(f"{tmp_path}/in-1.tar: 12 workers died that had this, 8 of them ")
+            outcome = call("--on-error", "skip", *command, cwd=tmp_path, program=program)
+        assert outcome.status == 3, outcome.err
+        says = (
+            f"{tmp_path}/in-1.tar: 12 workers died that had this, 8 of them while they ran only this; see their logs; "
+        )
         report = json.loads((tmp_path / "report.json").read_text())
-        assert report["error"] == failed.error()
+        assert [(entry["shard"], entry["key"]) for entry in report["skipped"]] == [(f"{tmp_path}/in-1.tar", None)]
+        assert report["skipped"][0]["reason"].startswith(says)
+        assert f"{program}: skipped: {says}" in outcome.err
+        if program == "htmapper":
+            missing = {"out-1.tar", "out-1.tar.index.npz", "out-@3.tar.json"}
+            assert parts_of("out", shards=3) - {*snapshot(tmp_path)} == missing
+        elif program == "htsort":
+            assert json.loads((tmp_path / "out-@3.tar.json").read_text())["nsamples"] == 10
+        else:
+            assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 10
+
+    def test_a_shard_that_kills_its_workers_ends_the_job(self, scheduler: DaskCluster, tmp_path: Path) -> None:
+        write_shard(tmp_path / "in-1.tar", sample_files(1, 5))
+        (tmp_path / "deadly.py").write_text(SCRIPT.format(name="process_sample", ending="record"))
+        with swarm(scheduler.address, 1):
+            outcome = call("-c", scheduler.address, "-p", "deadly.py", "in-1.tar", "out-1.tar", cwd=tmp_path)
+        assert outcome.error().startswith(f"{tmp_path}/in-1.tar: 12 workers died that had this, 8 of them ")

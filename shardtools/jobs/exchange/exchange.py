@@ -16,7 +16,7 @@ import numpy as np
 
 from shardtools import engine
 from shardtools.engine.ordered import run_each
-from shardtools.errors import CorruptError, redact
+from shardtools.errors import CorruptError, LostWorkersError, redact
 from shardtools.jobs.batches import batches
 from shardtools.jobs.exchange.boundaries import CutTask, boundaries_url, cut_batch, find_boundaries
 from shardtools.jobs.exchange.collect import CollectTask, collect
@@ -90,11 +90,12 @@ def _job(plan: ExchangePlan) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Terms:
-    """How tasks run: by the ``options``, where the ``needs`` are met, and as long as no lock is lost."""
+    """How tasks of ``program`` run: by the ``options``, where the ``needs`` are met, and as long as no lock is lost."""
 
     options: RunOptions
     needs: Sequence[engine.Need]
     locks: Sequence[JobLock]
+    program: str
 
     def check(self) -> None:
         """Raise if another job has taken over.
@@ -114,7 +115,8 @@ def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:
         take_over = options.resume or options.overwrite
         locks = [stack.enter_context(locked(url, take_over=take_over)) for url in _lock_files(plan)]
         needs = stack.enter_context(shared(read, [folder_of(plan.destination.spec), plan.spill], options))
-        return _run_alone(plan, _Terms(options, needs, [lock for lock in locks if lock is not None]), events)
+        held = [lock for lock in locks if lock is not None]
+        return _run_alone(plan, _Terms(options, needs, held, plan.exchange.program), events)
 
 
 def _lock_files(plan: ExchangePlan) -> list[str]:
@@ -203,36 +205,52 @@ def _note_job(plan: ExchangePlan) -> None:
 
 
 def _collect(plan: ExchangePlan, terms: _Terms, on_done: Callable[[Collected], None]) -> list[Collected]:
-    options = terms.options
-    ahead = len(plan.groups) < (options.jobs or processors())
-    repeats = bool(plan.exchange.policy.merge) or plan.exchange.policy.on_duplicate != "error"
-    tasks = [
-        engine.Task(
-            collect,
-            (
-                CollectTask(
-                    f"{plan.spill}group-{index:06d}",
-                    tuple((i, plan.inputs[i].url) for i in group),
-                    plan.exchange.keying,
-                    plan.budget,
-                    plan.collected,
-                    options.on_error,
-                    repeats,
-                    options.resume,
-                    ahead,
-                    plan.exchange.policy.reduce if plan.exchange.combine else None,
-                ),
-            ),
-            plan.inputs[group[0]].url,
-            options.storage,
-        )
-        for index, group in enumerate(plan.groups)
+    """Collect the samples of all groups. If errors are skipped, the shards of a group that kills workers go one by one.
+
+    Then only those that do so alone are skipped.
+    """
+    named = [(f"group-{index:06d}", group) for index, group in enumerate(plan.groups)]
+    lost: dict[int, list[Collected]] = {}
+    tasks = [_collect_task(plan, terms.options, name, group) for name, group in named]
+    if terms.options.on_error == "fail":
+        return _run_all(tasks, terms, on_done)
+    found = _run_all(tasks, terms, on_done, lambda index, _: lost.update({index: []}))
+    singles = [
+        (index, f"{named[index][0]}-shard-{shard:06d}", shard) for index in sorted(lost) for shard in named[index][1]
     ]
-    return _run_all(tasks, terms, on_done)
+
+    def skip(at: int, error: LostWorkersError) -> Collected:
+        return Collected((), 0, 0, 0, 0, ((plan.inputs[singles[at][2]].url, None, str(error)),))
+
+    tasks = [_collect_task(plan, terms.options, name, (shard,)) for _, name, shard in singles]
+    for (index, _, _), part in zip(singles, _run_all(tasks, terms, on_done, skip), strict=True):
+        lost[index].append(part)
+    return [part for index, whole in enumerate(found) for part in lost.get(index, [whole])]
 
 
-def _run_all(tasks: Sequence[engine.Task], terms: _Terms, on_done: Callable[[Any], None]) -> list[Any]:
-    """Run tasks and return their results, in order.
+def _collect_task(plan: ExchangePlan, options: RunOptions, name: str, group: Sequence[int]) -> engine.Task:
+    what = CollectTask(
+        f"{plan.spill}{name}",
+        tuple((i, plan.inputs[i].url) for i in group),
+        plan.exchange.keying,
+        plan.budget,
+        plan.collected,
+        options.on_error,
+        bool(plan.exchange.policy.merge) or plan.exchange.policy.on_duplicate != "error",
+        options.resume,
+        len(plan.groups) < (options.jobs or processors()),
+        plan.exchange.policy.reduce if plan.exchange.combine else None,
+    )
+    return engine.Task(collect, (what,), plan.inputs[group[0]].url, options.storage)
+
+
+def _run_all(
+    tasks: Sequence[engine.Task],
+    terms: _Terms,
+    on_done: Callable[[Any], None],
+    on_lost: Callable[[int, LostWorkersError], Any] | None = None,
+) -> list[Any]:
+    """Run tasks and return their results, in order; of those that workers did not survive, what ``on_lost`` returns.
 
     Raises:
         OutputBusyError: another job has taken over.
@@ -244,9 +262,18 @@ def _run_all(tasks: Sequence[engine.Task], terms: _Terms, on_done: Callable[[Any
     def take(index: int, result: Any) -> None:
         results[index] = result
         terms.check()
-        on_done(result)
+        if result is not None:  # else its group is collected again
+            on_done(result)
 
-    run_each(tasks, take, cluster=terms.options.cluster, jobs=terms.options.jobs, needs=terms.needs)
+    run_each(
+        tasks,
+        take,
+        cluster=terms.options.cluster,
+        jobs=terms.options.jobs,
+        needs=terms.needs,
+        label=f"{terms.program}-{tasks[0].function.__name__}" if tasks else "",
+        on_lost=on_lost,
+    )
     return [results[index] for index in range(len(tasks))]
 
 

@@ -125,6 +125,10 @@ def _describe(schema: tuple[Any, ...]) -> str:
     return ", ".join(map(str, schema)) or "no columns"
 
 
+def _skipped(url: str, reason: str) -> ExtractedRows:
+    return ExtractedRows(url, failure=reason)
+
+
 def run_extract(
     sources: SourceSpecs,
     what: ExtractOptions,
@@ -160,7 +164,7 @@ def run_extract(
             sink = for_terminal(sink, destination)
         collector = RowCollector(stack.enter_context(closing(open_output(sink, what.format))), what)
         try:
-            run_in_order(tasks, collector.take, options, on_shard)
+            run_in_order(tasks, collector.take, options, on_shard, label="htextract", skipped=_skipped)
             collector.finish()
         except LimitReached:
             collector.end()

@@ -156,6 +156,14 @@ def middle(counts: Mapping[Any, int]) -> float:
     return float(values[int(low)] + values[int(high)]) / 2
 
 
+def _no_statistics(url: str, reason: str) -> Statistics:
+    return Statistics(skipped=[Skipped(redact(url), None, reason)])
+
+
+def _no_counts(url: str, reason: str) -> ValueCounts:
+    return ValueCounts(skipped=[Skipped(redact(url), None, reason)])
+
+
 def shard_statistics(task: StatisticsTask) -> Statistics:
     """Return the statistics of one shard.
 
@@ -170,7 +178,7 @@ def shard_statistics(task: StatisticsTask) -> Statistics:
     except ShardtoolsError as error:
         if task.on_error == "fail":
             raise
-        return Statistics(skipped=[Skipped(redact(task.source), None, str(error))])
+        return _no_statistics(task.source, str(error))
     return statistics
 
 
@@ -241,7 +249,7 @@ def count_values(task: CountTask) -> ValueCounts:
     except ShardtoolsError as error:
         if task.on_error == "fail":
             raise
-        return ValueCounts(skipped=[Skipped(redact(task.source), None, str(error))])
+        return _no_counts(task.source, str(error))
     return counts
 
 
@@ -300,7 +308,7 @@ def run_statistics(
             engine.Task(shard_statistics, (StatisticsTask(url, decode, options.on_error),), url, options.storage)
             for url in named.urls
         ]
-        run_in_order(tasks, add, options, on_shard)
+        run_in_order(tasks, add, options, on_shard, label="htextract-stats", skipped=_no_statistics)
         total.classes = class_names(named)
     total.fields = dict(sorted(total.fields.items()))
     return total
@@ -340,7 +348,7 @@ def run_counts(
             )
             for number, url in enumerate(urls)
         ]
-        run_in_order(tasks, add, options, on_shard)
+        run_in_order(tasks, add, options, on_shard, label="htextract-count", skipped=_no_counts)
         if where is not None and total.looked_at:
             total.seen.check(where)
         if total.samples and total.missing == total.samples:
