@@ -22,10 +22,13 @@ log=$folder/dask-$SLURM_JOB_ID.log
 scratch=${SHARDTOOLS_SCRATCH:-${TMPDIR:-/tmp}}
 interface=${SHARDTOOLS_INTERFACE:+--interface $SHARDTOOLS_INTERFACE}
 
-stop() {
-    # shellcheck disable=SC2046 # process ids
-    kill $(jobs -p) 2>/dev/null || true
-    wait
+pids=()
+stop() { # the command, then the workers, then the scheduler: each ends cleanly while the next one is there
+    local i
+    for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
+        kill "${pids[i]}" 2>/dev/null || true
+        wait "${pids[i]}" || true
+    done
     rm -f "$scheduler_file"
 }
 trap stop EXIT
@@ -34,6 +37,7 @@ rm -f "$scheduler_file" # of before a requeue
 
 # shellcheck disable=SC2086 # an option and its value, or nothing
 dask scheduler --port 0 --dashboard-address :0 --scheduler-file "$scheduler_file" $interface >>"$log" 2>&1 &
+pids+=($!)
 
 # A twentieth of the memory is left for what Dask does not count.
 memory=auto
@@ -42,7 +46,9 @@ memory=auto
 TMPDIR=$scratch srun --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     dask worker --scheduler-file "$scheduler_file" --nthreads "$SLURM_CPUS_PER_TASK" --memory-limit "$memory" \
     --local-directory "$scratch" --death-timeout 300 $interface >>"$log" 2>&1 &
+pids+=($!)
 
 # In the background, since bash acts on signals only while it waits.
 "$command" -c "$scheduler_file" --wait 600 "$@" &
+pids+=($!)
 wait $!
