@@ -54,6 +54,7 @@ def run_in_order(
     take: Callable[[Any], None],
     *,
     on_done: Callable[[Any], None] | None = None,
+    hold: Callable[[Any], Any] | None = None,
     cluster: engine.ClusterLike = "threads",
     jobs: int | None = None,
     needs: Sequence[engine.Need] = (),
@@ -62,7 +63,8 @@ def run_in_order(
 ) -> None:
     """Run tasks, and call ``take`` with the result of each, in their order; ``on_done`` with each as it comes.
 
-    The other arguments are those of `run_each`.
+    A result that has to wait for those before it is held; ``hold`` returns what is held in its place. The other
+    arguments are those of `run_each`.
 
     Raises:
         Exception: as in `run_each`.
@@ -74,7 +76,7 @@ def run_in_order(
         nonlocal following
         if on_done is not None and result is not None:
             on_done(result)
-        early[index] = result
+        early[index] = result if hold is None or index == following else hold(result)
         while following in early:
             following += 1
             take(early.pop(following - 1))

@@ -104,7 +104,7 @@ class JobLock:
                     logger.debug("%s could not be written again", redact(self._url), exc_info=True)
 
     def _beat(self) -> None:
-        holder = _read(self._url)
+        holder = read_holder(self._url)
         if holder is None or holder.run != self._holder.run:
             fix = "see what runs, and go on with --resume"
             self._lost = OutputBusyError("another job has taken over what this one was writing", url=self._url, fix=fix)
@@ -143,17 +143,41 @@ def locked(url: str, *, take_over: bool) -> Iterator[JobLock | None]:
     Raises:
         OutputBusyError: another job has the lock.
     """
-    holder = Holder(socket.gethostname(), _machine(), os.getpid(), uuid.uuid4().hex, _now())
+    holder = _new_holder()
     if not _acquire(url, holder, take_over):
         yield None
         return
-    lock = JobLock(url, holder)
+    with _kept(JobLock(url, holder)) as lock:
+        yield lock
+
+
+@contextmanager
+def marked(url: str) -> Iterator[None]:
+    """A context in which a file says that this job is alive; no other job has a file of this name.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    holder = _new_holder()
+    with get_storage(url).create(url) as sink:
+        sink.write(_dump(holder))
+    with _kept(JobLock(url, holder)):
+        yield
+
+
+@contextmanager
+def _kept(lock: JobLock) -> Iterator[JobLock]:
+    """A context in which the file of a lock is written again and again; it is deleted at the end."""
     keeper = threading.Thread(target=copy_context().run, args=(lock.keep,), name="shardtools-lock", daemon=True)
     keeper.start()
     try:
         yield lock
     finally:
         lock.release(keeper)
+
+
+def _new_holder() -> Holder:
+    return Holder(socket.gethostname(), _machine(), os.getpid(), uuid.uuid4().hex, _now())
 
 
 def _acquire(url: str, holder: Holder, take_over: bool) -> bool:
@@ -167,7 +191,7 @@ def _acquire(url: str, holder: Holder, take_over: bool) -> bool:
         try:
             storage.create_exclusive(url, _dump(holder))
         except ExistsError:
-            found = _read(url)
+            found = read_holder(url)
         except (UnavailableError, FullError):
             raise
         except StorageError:  # it does not create exclusively, or not here; some disks have no hard links
@@ -193,13 +217,13 @@ def _is_abandoned(url: str, holder: Holder) -> bool:
     while time.monotonic() < end:
         check_stop()
         time.sleep(min(1.0, PERIOD_SECONDS))
-        found = _read(url)
+        found = read_holder(url)
         if found != holder:
             return found is None
     return True
 
 
-def _read(url: str) -> Holder | None:
+def read_holder(url: str) -> Holder | None:
     """Return the holder of the lock, None if there is none."""
     try:
         text = read_limited(url, "manifest")

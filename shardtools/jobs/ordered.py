@@ -19,14 +19,16 @@ def run_in_order(
     on_done: Callable[[Any], None] | None = None,
     written: Iterable[str] = (),
     *,
+    hold: Callable[[Any], Any] | None = None,
     label: str = "",
     skipped: Callable[[str, str], Any] | None = None,
 ) -> None:
     """Run tasks, and call ``take`` with the result of each, in their order; ``on_done`` with each as it comes.
 
-    The tasks read the URLs that are their names, and write to the folders ``written``. ``label`` begins their names in
-    Dask's dashboard. ``skipped`` makes the result of a shard whose workers did not survive it, of its URL and the
-    reason, if the options say to skip such.
+    ``hold`` is called with a result that has to wait, and returns what is held in its place. The tasks read the URLs
+    that are their names, and write to the folders ``written``. ``label`` begins their names in Dask's dashboard.
+    ``skipped`` makes the result of a shard whose workers did not survive it, of its URL and the reason, if the options
+    say to skip such.
 
     Raises:
         JobError: a worker of a cluster does not see a file or folder of this machine.
@@ -41,6 +43,7 @@ def run_in_order(
             tasks,
             take,
             on_done=on_done,
+            hold=hold,
             cluster=options.cluster,
             jobs=options.jobs,
             needs=needs,

@@ -5,16 +5,20 @@ sources -> one ExtractTask for each shard -> engine -> ExtractedRows, in order -
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from shardtools import engine
 from shardtools.errors import JobError, OutputExistsError, redact
+from shardtools.jobs.extraction.ahead import PARTS, ReadAhead
 from shardtools.jobs.extraction.extract_shard import EXTRACT, ExtractOptions, ExtractTask, LimitReached, extract_shard
-from shardtools.jobs.extraction.extracted import ExtractedRows
+from shardtools.jobs.extraction.extracted import ExtractedRows, Waiting
 from shardtools.jobs.extraction.outputs import Output, open_output
+from shardtools.jobs.extraction.shared_spill import shared_spill
 from shardtools.jobs.extraction.spill import Spill, sweep
 from shardtools.jobs.extraction.terminal import for_terminal
 from shardtools.jobs.functions import check_sendable
@@ -42,13 +46,15 @@ class ExtractResult:
 class RowCollector:
     """Puts the rows of shards, which come in order, into one file, and keeps count."""
 
-    def __init__(self, out: Output, what: ExtractOptions):
+    def __init__(self, out: Output, what: ExtractOptions, ahead: ReadAhead, waiting: Waiting):
         self._out = out
+        self._ahead = ahead
+        self._waiting = waiting
         self._what = what
         self._unseen = set(what.names) - {"key"}
         self._where = set(what.where.columns if what.where else ())
         self._seen = Seen()
-        self._held: list[ExtractedRows] = []
+        self._held: deque[ExtractedRows] = deque()
         self._schema: tuple[tuple[Any, ...], str] | None = None
         self._fields: set[str] = set()
         self.shards = self.samples = self.rows = 0
@@ -68,9 +74,9 @@ class RowCollector:
         if part.failure is not None:
             self.skipped.append(Skipped(redact(part.url), None, part.failure))
         self.skipped += [Skipped(redact(part.url), key, reason) for key, reason in part.skipped]
-        self._held.append(part)
-        if not self._unseen and not self._where:
-            self._release()
+        self._held.append(self._waiting.hold(part))
+        if not self._unseen and not self._where:  # rows in storage are read ahead, unless there may soon be enough
+            self._release(PARTS if part.is_object and self._what.limit is None else 0)
 
     def finish(self) -> None:
         """Write what is left.
@@ -91,13 +97,16 @@ class RowCollector:
         """Write what is left when there are enough rows."""
         self._out.finish()
 
-    def _release(self) -> None:
-        for part in self._held:
+    def _release(self, keep: int = 0) -> None:
+        """Write the rows of all shards but the last ``keep``."""
+        while len(self._held) > keep:
+            self._ahead.begin(islice(self._held, PARTS))
+            part = self._held.popleft()
             try:
                 self._write(part)
             finally:
-                part.drop()
-        self._held.clear()
+                self._waiting.release(part)
+                self._ahead.drop(part)
 
     def _write(self, part: ExtractedRows) -> None:
         left = None if self._what.limit is None else self._what.limit - self.rows
@@ -105,7 +114,7 @@ class RowCollector:
         if rows:
             self._check(part)
             size = part.size if rows == part.rows else part.ends[rows - 1]
-            with part.open() as content:
+            with self._ahead.open(part) as content:
                 self._out.add(part.schema, content, size)
             self.rows += rows
         if self.rows == self._what.limit:
@@ -151,20 +160,35 @@ def run_extract(
     with using(options.storage), ExitStack() as stack:
         urls = expand_sources(sources)
         refuse(destination, options)
-        spill = None
-        if options.on_this_machine:
-            sweep()
-            spill = stack.enter_context(closing(Spill()))
+        sweep()
+        local = stack.enter_context(closing(Spill()))
+        shared = None if options.on_this_machine else stack.enter_context(shared_spill(destination, urls))
+
+        def place(index: int) -> Spill | str | None:
+            return local if options.on_this_machine else None if shared is None else shared.url_of(index)
+
         tasks = [
-            engine.Task(extract_shard, (ExtractTask(url, what, options.on_error, spill, number),), url, options.storage)
-            for number, url in enumerate(urls)
+            engine.Task(extract_shard, (ExtractTask(url, what, options.on_error, place(i), i),), url, options.storage)
+            for i, url in enumerate(urls)
         ]
         sink = stack.enter_context(get_storage(destination).create(destination))
         if what.format.name in TEXT_FORMATS and what.format.binary != "raw":
             sink = for_terminal(sink, destination)
-        collector = RowCollector(stack.enter_context(closing(open_output(sink, what.format))), what)
+        out = stack.enter_context(closing(open_output(sink, what.format)))
+        ahead, waiting = stack.enter_context(closing(ReadAhead())), Waiting(local)
+        collector = RowCollector(out, what, ahead, waiting)
+        written = [shared.before] if shared is not None else []
         try:
-            run_in_order(tasks, collector.take, options, on_shard, label="htextract", skipped=_skipped)
+            run_in_order(
+                tasks,
+                collector.take,
+                options,
+                on_shard,
+                written,
+                hold=waiting.hold,
+                label="htextract",
+                skipped=_skipped,
+            )
             collector.finish()
         except LimitReached:
             collector.end()

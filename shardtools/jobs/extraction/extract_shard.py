@@ -54,7 +54,7 @@ class ExtractOptions:
 
 @dataclass(frozen=True)
 class ExtractTask:
-    """What one task does: extract the rows of the shard ``source``; if they are large, into a file of ``spill``.
+    """What one task does: extract the rows of the shard ``source``; ``spill`` is where they go if they are large.
 
     The shard is ``number`` of the dataset.
     """
@@ -62,7 +62,7 @@ class ExtractTask:
     source: str
     what: ExtractOptions
     on_error: OnError
-    spill: Spill | None
+    spill: Spill | str | None
     number: int = 0
 
 
@@ -97,6 +97,10 @@ class _Extractor:
         self._skipped: list[tuple[str, str]] = []
 
     def run(self) -> ExtractedRows:
+        with self._buffer:
+            return self._run()
+
+    def _run(self) -> ExtractedRows:
         try:
             for rows in self._from_script() if self._what.script else self._from_fields():
                 check_cancelled()

@@ -60,8 +60,10 @@ class _ParquetOutput(Output):
         import pyarrow as arrow
         from pyarrow import parquet
 
-        while content.tell() < size:
+        at = 0
+        while at < size:
             length = int.from_bytes(content.read(8), "little")
+            at += 8 + length
             table = arrow.ipc.open_stream(content.read(length)).read_all()
             self._note(parse_exact((table.schema.metadata or {}).get(ENTRY)))
             self._rows += table.num_rows

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 from contextlib import suppress
+from typing import BinaryIO
 
 from shardtools.storage.files import os_errors
 
@@ -44,6 +45,17 @@ class Spill:
             while self._path is None:
                 self._make()
             return self._path
+
+    def new_file(self) -> tuple[str, BinaryIO]:
+        """Return the path of a new file, and the file itself.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        folder = self.path()
+        with os_errors(folder):
+            fd, path = tempfile.mkstemp(dir=folder)
+            return path, os.fdopen(fd, "wb")
 
     def close(self) -> None:
         """Remove the folder, if there is one."""
