@@ -25,6 +25,7 @@ from shardtools.arrays.new_place import new_place
 from shardtools.arrays.settings import HubSettings
 from shardtools.arrays.snapshot_at import SnapshotAt
 from shardtools.arrays.transaction import Transaction
+from shardtools.arrays.unknown import nothing_to_tag, unknown_array
 from shardtools.errors import ConflictError, ConflictUnsupportedError, ExistsError, NotFoundError, SpecError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.log.commit import Commit
@@ -177,9 +178,7 @@ class Hub(HubUpkeep, HubSync):
 
     def unknown(self, snapshot: Snapshot, path: str) -> NotFoundError:
         """Return the error for an array that there is not."""
-        there = ", ".join(name for name, document in self.documents(snapshot) if name and self.is_array(document, name))
-        fix = f"there is {there[:300]}" if there else "create it first: hub.array(NAME, shape=…, dtype=…)"
-        return NotFoundError(f"there is no array {path} in {_describe(snapshot)}", url=self.url, fix=fix)
+        return unknown_array(self, snapshot, path)
 
     # --- arrays
 
@@ -200,7 +199,7 @@ class Hub(HubUpkeep, HubSync):
 
         Args:
             name: ``NAME`` or ``NAME:BRANCH``. A branch that there is not begins at the newest commit of ``main``.
-            shape: the size of each axis.
+            shape: the size of each axis. ``(0, …)`` is for `append`: it opens an array of any number of rows.
             chunks: the shape of a chunk, which is what is written and read at once; by default whole rows,
                 about 1 MiB of them.
             dtype: the type of the elements, by default float64.
@@ -327,7 +326,10 @@ class Hub(HubUpkeep, HubSync):
             ExistsError: there is a tag or a branch of this name.
             JobError: this cannot be its name.
         """
-        return self.log.tag(check_new_version(name), self.snapshot(version), message=message, author=author)
+        snapshot = self.snapshot(version)
+        if snapshot.commit is None:
+            raise nothing_to_tag(self, snapshot, name)
+        return self.log.tag(check_new_version(name), snapshot, message=message, author=author)
 
     def branch(self, name: str, version: str | None = None) -> None:
         """Make a branch that begins at a version, by default the newest commit of ``main``.
@@ -377,12 +379,9 @@ def open_hub(
 
 
 def _check_same(there: ArrayMetadata, wanted: ArrayMetadata, path: str, url: str) -> None:
+    is_to_append = there.shape != () and wanted.shape == (0, *there.shape[1:])
     for what in ("shape", "dtype"):
         found, asked = getattr(there, what), getattr(wanted, what)
-        if found != asked:
+        if found != asked and not (what == "shape" and is_to_append):
             fix = f"open it with hub.load({path!r}), or use another name"
             raise ExistsError(f"there is {path} already, and its {what} is {found}, not {asked}", url=url, fix=fix)
-
-
-def _describe(snapshot: Snapshot) -> str:
-    return snapshot.fixed or snapshot.branch.name

@@ -185,6 +185,8 @@ def _as_shape(shape: Sequence[int] | int) -> Shape:
 def _default_chunks(shape: Shape, dtype: Any, options: Mapping[str, Any]) -> Shape | Literal["auto"]:
     """Return a shape of chunks: whole rows of about 1 MiB together, for arrays are read and written by rows.
 
+    An array without rows gets chunks for those that will be appended.
+
     Where a row is larger than 16 MiB, or its size is unknown, zarr chooses.
     """
     try:
@@ -194,7 +196,7 @@ def _default_chunks(shape: Shape, dtype: Any, options: Mapping[str, Any]) -> Sha
     row = prod(shape[1:]) * itemsize
     if not shape or not 0 < row <= _LARGEST_ROW or options.get("shards") is not None:
         return "auto"
-    return (min(max(_CHUNK // row, 1), max(shape[0], 1)), *shape[1:])
+    return (min(max(_CHUNK // row, 1), shape[0] or _CHUNK), *shape[1:])
 
 
 def _as_chunks(chunks: Sequence[int] | int, ndim: int) -> Shape:

@@ -110,6 +110,34 @@ def test_a_reader_sees_one_commit_until_it_is_refreshed(hub: st.Hub) -> None:
     assert reader.refresh()[:].tolist() == [1, 1, 1, 1]
 
 
+def test_an_array_to_append_to_is_opened_whatever_was_appended(hub: st.Hub) -> None:
+    for number in range(3):
+        array = hub.array("x", shape=(0, 2), dtype="int32")
+        array.append(np.full((2, 2), number))
+    assert array[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert array.chunks == (131072, 2)
+    shapes: list[Any] = [(0, 3), 0, (0, 2, 1), (5, 2)]
+    for shape in shapes:
+        with pytest.raises(ExistsError, match="there is x already, and its shape is"):
+            hub.array("x", shape=shape, dtype="int32")
+    hub.array("scalar", shape=(), dtype="int32")
+    with pytest.raises(ExistsError):
+        hub.array("scalar", shape=0, dtype="int32")
+
+
+def test_errors_say_in_which_branch_it_is(hub: st.Hub) -> None:
+    hub.array("x:v0", shape=2)
+    fix = r"it is in v0: hub.load\('x:v0'\), or hub.transaction\(version='v0'\) to write"
+    with pytest.raises(NotFoundError, match=rf"there is no array x in main; {fix}"):
+        hub.load("x")
+    with pytest.raises(NotFoundError, match=rf"there is no array x in main; {fix}"), hub.transaction() as t:
+        t["x"][0] = 1
+    with pytest.raises(JobError, match=r"no commit yet in main that .*; name another version, hub.tag\('v1', 'v0'\)"):
+        hub.tag("v1")
+    with pytest.raises(NotFoundError, match="there is no array y in v0; there is x"):
+        hub.load("y:v0")
+
+
 def test_numbers_are_no_names_of_tags_or_branches(hub: st.Hub) -> None:
     hub.array("x", shape=2)
     for name in (lambda: hub.tag("17"), lambda: hub.branch("17"), lambda: hub.array("x:17", shape=2)):
