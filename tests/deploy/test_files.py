@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -129,6 +130,18 @@ class TestKubernetes:
         assert arguments[0] == "htmapper"
         parse(arguments)
 
+    def test_the_page_puts_the_image_of_a_registry_into_all_pods(self) -> None:
+        (line,) = [line for line in code_blocks(ROOT / "docs" / "kubernetes.md").splitlines() if line[:4] == "sed "]
+        done = subprocess.run(
+            ["bash", "-c", line.rpartition(" | ")[0]],
+            cwd=ROOT,
+            env={**os.environ, "REGISTRY": "registry.example.org/me"},
+            capture_output=True,
+            check=True,
+        )
+        images = [pod["containers"][0]["image"] for pod in pods_of(yaml.safe_load(done.stdout)).values()]
+        assert images == [f"registry.example.org/me/{IMAGE}"] * 3
+
     def test_the_page_makes_what_it_refers_to(self, job: Any) -> None:
         page = code_blocks(ROOT / "docs" / "kubernetes.md")
         (container,) = pods_of(job)["worker"]["containers"]
@@ -174,6 +187,11 @@ class TestImage:
         here = {path for path in (ROOT / "shardtools").rglob("*") if path.suffix in (".py", ".typed")}
         assert packed == {path.relative_to(ROOT).as_posix() for path in here}
         assert f"-{__version__}-" in wheel.name
+        metadata = zipfile.ZipFile(wheel).read(f"shardtools-{__version__}.dist-info/METADATA").decode()
+        (extras,) = [
+            re.findall(r"\.whl\)\[(\w+)\]", line) for _, line in instructions() if line.startswith("pip install")
+        ]
+        assert extras and all(f"Provides-Extra: {extra}\n" in metadata for extra in extras)
 
     def test_it_does_not_run_as_root(self) -> None:
         assert [argument for name, argument in instructions() if name == "USER"] == ["1000:1000"]
