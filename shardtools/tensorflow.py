@@ -121,6 +121,8 @@ def _open(
         return open_source(source, fields, DEFAULT_OPTIONS)
     if fields is None:
         raise JobError("fields is missing", fix="name the fields of the samples, such as fields=('jpg', 'cls')")
+    if source.conditions:
+        raise JobError("batches are of whole datasets, not of a choice by where", fix="iterate over it instead")
     return source, names_of(fields)
 
 

@@ -69,9 +69,11 @@ def dataset_html(dataset: ShardedDataset) -> str:
         "shards": f"{len(dataset.urls):,}",
         "samples": "not counted yet; len(ds) counts them" if counts is None else f"{sum(counts):,}",
     }
+    if dataset.conditions:
+        facts["where"] = " and ".join(dataset.conditions)
     if classes:
         facts["classes"] = f"{len(classes):,}: {', '.join(classes[:_FIELDS])}"
-    preview = _preview(dataset, lambda: _of_first_shard(dataset))
+    preview = Preview() if dataset.conditions else _preview(dataset, lambda: _of_first_shard(dataset))
     if not preview.fields and dataset.known_fields:
         facts["fields"] = ", ".join(dataset.known_fields[:_FIELDS])
     return _page(f"{type(dataset).__name__} {dataset.shown_spec}", facts, preview)
@@ -152,14 +154,13 @@ def _of_first_shard(dataset: ShardedDataset) -> Preview:
 
 
 def _of_samples(dataset: ShardedDataset, name: str, indexes: Ints) -> Preview:
-    ends = np.cumsum(dataset.counts or [0])
     pictures: list[str] = []
-    places = zip(np.searchsorted(ends, indexes, side="right").tolist(), indexes.tolist(), strict=True)
+    places = zip(*(column.tolist() for column in dataset.places(indexes)), strict=True)
     for number, some in groupby(places, key=lambda place: place[0]):
         shard = dataset.peek(number)
         if shard is None:
             return Preview(pictures=[*pictures, _note(_NO_INDEX)])
-        rows = np.array([index for _, index in some]) - (int(ends[number - 1]) if number else 0)
+        rows = np.array([row for _, row in some])
         pictures += _pictures(shard, name, rows[shard.table.members_of(name)[rows] >= 0], dataset.classes)
     return Preview(pictures=pictures)
 

@@ -43,6 +43,7 @@ class ShardSet:
     """The shards that ``spec`` names. It can be pickled, without its connections, and may be used by many threads.
 
     ``ends[i]`` is the number of samples in shards 0 to i. ``ends`` is None until known; `known_ends` computes it.
+    ``checksums`` are those of the shards as stored; None if the manifest does not say.
     """
 
     def __init__(self, spec: str | Sequence[str], options: StorageOptions, *, trust_index: bool = False):
@@ -50,6 +51,7 @@ class ShardSet:
         self.counts: list[int] | None
         self._fields: tuple[str, ...] | None
         self._classes: list[str] | None = None
+        self.checksums: tuple[str, ...] | None = None
         self._counted_by = "the manifest"
         with using(self.options):
             index = wids.read_index(spec, trusted=trust_index) if wids.is_index(spec) else None
@@ -70,7 +72,7 @@ class ShardSet:
         self._seen_fields: frozenset[str] = frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("options", "urls", "counts", "ends", "_fields", "_classes", "_counted_by")
+        names = ("options", "urls", "counts", "checksums", "ends", "_fields", "_classes", "_counted_by")
         return {name: self.__dict__[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -84,7 +86,7 @@ class ShardSet:
         """
         specs = [spec] if isinstance(spec, str) else list(spec)
         if len(specs) == 1 and (manifest := find_manifest(specs[0], self.urls)) is not None:
-            self._classes = manifest.classes
+            self._classes, self.checksums = manifest.classes, manifest.checksums
             return list(manifest.counts), tuple(manifest.fields) if manifest.fields else None
         if (counts := self._tables.energon.counts()) is not None:
             self._counted_by = INFO
@@ -210,10 +212,14 @@ class ShardSet:
 
     def of_all(self, call: Callable[[IndexedShard], R]) -> list[R]:
         """Return what ``call`` returns for each shard; log a warning if that takes long."""
-        total, next_warning, results = len(self.urls), time.monotonic() + PATIENCE, []
+        return self.of_some(lambda number, shard: call(shard), range(len(self.urls)))
+
+    def of_some(self, call: Callable[[int, IndexedShard], R], numbers: Sequence[int]) -> list[R]:
+        """Return what ``call`` returns for the number and the table of some shards; log a warning if it takes long."""
+        total, next_warning, results = len(numbers), time.monotonic() + PATIENCE, []
         # For local shards, more threads than processors would wait for each other.
         threads = processors() if all(map(is_local, self.urls)) else THREADS
-        with closing(self._each(lambda number: call(self._checked(number)), range(total), threads)) as each:
+        with closing(self._each(lambda number: call(number, self._checked(number)), numbers, threads)) as each:
             for result in each:
                 results.append(result)
                 if time.monotonic() > next_warning:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 
+from shardtools.dataset.choosing import Choosing
 from shardtools.dataset.shard_set import THREADS, ShardSet
 from shardtools.errors import redact
 from shardtools.limits import DEFAULT_LIMITS, Limits
+from shardtools.query.condition import parse_condition
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard, keep_freed_memory
 from shardtools.shards.reader import ShardReader
@@ -21,6 +24,9 @@ from shardtools.storage import StorageOptions, using
 from shardtools.types import Ints
 from shardtools.units import format_count
 
+BATCH = 256
+"""Chosen samples that an iteration reads at a time."""
+
 _SHOWN_SPECS = 3
 """The number of specs that are shown of a list."""
 
@@ -28,20 +34,29 @@ _SHOWN_SPECS = 3
 class ShardedDataset(Sequence[Record]):
     """The samples of all shards, in order: ``ds[712_345]``, ``ds["some/key"]``, ``ds[10:20]``, ``for record in ds``.
 
-    A slice, or a list or array of indexes, gives a list of records. A dataset can be pickled, without its connections,
-    works after a fork, and may be used by many threads.
+    A slice, or a list or array of indexes, gives a list of records. `where` chooses samples, and gives a dataset of
+    these. A dataset can be pickled, without its connections, works after a fork, and may be used by many threads.
     """
+
+    _chosen: Ints | None = None
+    """The indexes, among the samples of all shards, of those that conditions have chosen; None for all."""
+
+    _conditions: tuple[str, ...] = ()
 
     def __init__(self, spec: str | Sequence[str], options: StorageOptions, *, trust_index: bool = False):
         """Users call `shardtools.open` instead."""
         self.spec = spec
         self._shards = ShardSet(spec, options, trust_index=trust_index)
+        self._choosing = Choosing(spec, self._shards)
 
     def __repr__(self) -> str:
         counted = [format_count(len(self._shards.urls), "shard")]
-        if ends := self._shards.ends:
+        if (ends := self._shards.ends) and self._chosen is None:
             counted.append(format_count(ends[-1], "sample"))
-        return f"<{type(self).__name__} {self.shown_spec}: {', '.join(counted)}>"
+        elif ends and self._chosen is not None:
+            counted.append(f"{len(self._chosen):,} of {format_count(ends[-1], 'sample')}")
+        where = f" where {' and '.join(self._conditions)}" if self._conditions else ""
+        return f"<{type(self).__name__} {self.shown_spec}{where}: {', '.join(counted)}>"
 
     def _repr_html_(self) -> str:
         from shardtools.dataset.notebook import dataset_html
@@ -77,7 +92,23 @@ class ShardedDataset(Sequence[Record]):
     @property
     def counts(self) -> list[int] | None:
         """How many samples each shard has. None until known; ``len()`` computes it."""
+        if self._chosen is not None:
+            before = np.searchsorted(self._chosen, [0, *self._shards.known_ends()])
+            return list(map(int, np.diff(before)))
         return None if self._shards.counts is None else list(self._shards.counts)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The conditions by which the samples were chosen, none if these are all samples of the shards."""
+        return self._conditions
+
+    def places(self, indexes: Ints) -> tuple[Ints, Ints]:
+        """Return the number of the shard, and the row in it, of samples with these indexes."""
+        if self._chosen is not None:
+            indexes = self._chosen[indexes]
+        ends = np.array(self._shards.known_ends(), np.int64)
+        shards = np.searchsorted(ends, indexes, side="right")
+        return shards, indexes - np.concatenate(([0], ends))[shards]
 
     def indexed(self, number: int) -> IndexedShard:
         """Return the URL of a shard and its table; see `ShardSet.indexed`."""
@@ -108,12 +139,31 @@ class ShardedDataset(Sequence[Record]):
 
     # --- samples
 
+    def where(self, condition: str) -> Self:
+        """Return the samples for which a condition is true, as a dataset: an expression in DuckDB's SQL.
+
+        Its columns are fields, paths of JSON fields, key, row, shard, and size.FIELD; see docs/query.md. The answer
+        comes from the dataset's table (`shardtools.index` makes it) for all shards that are as the table says. For
+        others, the fields that the condition names are read. The samples are chosen once, now.
+
+        Raises:
+            JobError: the condition cannot be read, does not fit its columns, or names one that no sample has.
+            StorageError, ShardError: a shard cannot be read.
+        """
+        found = self._choosing.find(parse_condition(condition), self._chosen)
+        chosen = copy.copy(self)
+        chosen._chosen, chosen._conditions = found, (*self._conditions, f"({condition})")
+        return chosen
+
     @property
     def keys(self) -> list[str]:
         """The keys of all samples, in order. The tables of all shards are fetched."""
-        return list(chain.from_iterable(self._shards.of_all(lambda shard: shard.table.keys.decode())))
+        keys = list(chain.from_iterable(self._shards.of_all(lambda shard: shard.table.keys.decode())))
+        return keys if self._chosen is None else [keys[index] for index in self._chosen.tolist()]
 
     def __len__(self) -> int:
+        if self._chosen is not None:
+            return len(self._chosen)
         ends = self._shards.known_ends()
         return ends[-1] if ends else 0
 
@@ -150,13 +200,17 @@ class ShardedDataset(Sequence[Record]):
         return self.records(normalize(index, len(self)))
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield all samples, in order. Each shard is read as one stream, from its start.
+        """Yield all samples, in order. Each shard is read as one stream, from its start; chosen samples by ranges.
 
         Raises:
             SpecError: a shard does not match the manifest.
             StorageError: a shard cannot be read.
             ShardError: a shard is damaged.
         """
+        if self._chosen is not None:
+            for start in range(0, len(self._chosen), BATCH):
+                yield from self.records(np.arange(start, min(start + BATCH, len(self._chosen))))
+            return
         for number, url in enumerate(self._shards.urls):
             count = 0
             with using(self._shards.options):
@@ -169,11 +223,13 @@ class ShardedDataset(Sequence[Record]):
 
     def _locate(self, index: int) -> tuple[int, int]:
         ends = self._shards.ends or self._shards.known_ends()
-        total = ends[-1] if ends else 0
+        total = len(self)
         if not 0 <= index < total:
             if not -total <= index < 0:
                 raise IndexError(f"index {index} is out of range: the dataset has {total:,} samples")
             index += total
+        if self._chosen is not None:
+            index = int(self._chosen[index])
         shard = bisect_right(ends, index)
         return shard, index - (ends[shard - 1] if shard else 0)
 
@@ -186,6 +242,8 @@ class ShardedDataset(Sequence[Record]):
         first, last, _ = slice(start, stop).indices(len(self))
         for shard, row in self._find_all(value) if isinstance(value, str) else ():
             index = self._shards.starts(shard) + row
+            if self._chosen is not None:
+                index = int(np.searchsorted(self._chosen, index))
             if first <= index < last:
                 return index
         raise ValueError(f"no sample has the key {value!r}")
@@ -200,6 +258,11 @@ class ShardedDataset(Sequence[Record]):
 
     def _find_all(self, key: str) -> Iterator[tuple[int, int]]:
         """Yield, for each shard that has the key, the shard's number and the row of the first such sample."""
+        for shard, row in self._find_in_shards(key):
+            if self._chosen is None or self._shards.starts(shard) + row in self._chosen:
+                yield shard, row
+
+    def _find_in_shards(self, key: str) -> Iterator[tuple[int, int]]:
         for first in range(0, len(self._shards.urls), THREADS):
             numbers = range(first, min(first + THREADS, len(self._shards.urls)))
             for number, shard in zip(numbers, self._shards.map(self._shards.open, numbers), strict=True):
@@ -220,13 +283,11 @@ class ShardedDataset(Sequence[Record]):
         if not len(indexes):
             return []
         keep_freed_memory()
-        ends = np.array(self._shards.known_ends())
-        shards = np.searchsorted(ends, indexes, side="right")
-        starts = np.concatenate(([0], ends))
+        shards, rows = self.places(indexes)
 
         def plan(number: int) -> tuple[Ints, Ints, list[tuple[OpenShard, Ints]]]:
             at = np.flatnonzero(shards == number)
-            unique, places = np.unique(indexes[at] - starts[number], return_inverse=True)
+            unique, places = np.unique(rows[at], return_inverse=True)
             shard = self._shards.open(number)
             return at, places, [(shard, some) for some in shard.pieces(unique, field)]
 

@@ -7,6 +7,8 @@ names.py       which column a name in SQL stands for: ``key``, ``cls``, ``json.w
 kinds.py       the types of columns, and of columns that several shards have
 json_paths.py  the paths of JSON texts, and what is at them
 values.py      samples -> columns in DuckDB
+table_file.py  the footer of a dataset's table
+table.py       an open table: which shards it still describes, and the rows that a condition picks
 condition.py   one boolean expression -> the rows of samples for which it is true
 
 DuckDB does what is done for each sample: it parses JSON, converts and compares. Python touches names only.

@@ -53,6 +53,16 @@ class Condition:
         found = {name: find_source(name, fields) for name in self.columns}
         return {name: source for name, source in found.items() if source is not None}
 
+    def check_type(self, connection: Any, asked: str) -> None:
+        """Raise if the condition is not boolean, over the rows of ``asked`` with its columns c0, c1, ...
+
+        Raises:
+            JobError: it is not.
+        """
+        [row] = connection.execute(f"DESCRIBE SELECT {self.sql} FROM {asked}").fetchall()
+        if row[1] not in ("BOOLEAN", '"NULL"'):
+            raise JobError(f"the condition is of type {row[1]}, not true or false: {self.text}", fix=_FORM)
+
     def needs_checksums(self, fields: Sequence[str]) -> bool:
         """Return whether it is about checksums of data."""
         return any(source.what == "crc32" for source in self.sources(fields).values())
@@ -209,31 +219,24 @@ def _find(condition: Condition, samples: Samples) -> Answer:
     paths: dict[str, list[str]] = {}
     for source in sources.values():
         if source.needs_data and content_of(source.field) == "JSON":
-            paths.setdefault(source.field, []).extend([_column_of(source)] if source.what == "path" else [])
+            paths.setdefault(source.field, []).extend([source.column] if source.what == "path" else [])
     own = dict.fromkeys(source for source in sources.values() if not source.needs_data)
     with session() as connection:
         loader = Loader(connection, samples)
         columns = loader.load(condition.fields(fields), own, paths)
-        present = {name: column for name, source in sources.items() if (column := _column_of(source)) in columns.found}
+        present = {name: column for name, source in sources.items() if (column := source.column) in columns.found}
         try:
             rows = _run(connection, condition, columns, present)
         except duckdb.Error as error:
-            raise _misfit(condition, str(error)) from error
+            raise misfit(condition, str(error)) from error
     return Answer(rows, Seen(frozenset(present), frozenset(fields), frozenset(loader.paths[:SHOWN])))
 
 
-def _misfit(condition: Condition, message: str) -> JobError:
+def misfit(condition: Condition, message: str) -> JobError:
     """Return the error for a condition that DuckDB refuses, with the names that columns have for the user."""
     what = message.partition("\n")[0]
     what = re.sub(r"\bc([0-9]+)\b", lambda match: condition.columns[int(match[1])], what.partition(": ")[2] or what)
     return JobError(f"the condition does not fit its columns: {what}, in: {condition.text}", fix="see docs/query.md")
-
-
-def _column_of(source: Source) -> str:
-    """Return the name that `Loader` gives a column."""
-    if source.what == "path":
-        return f"{source.field}.{source.path}"
-    return source.field if source.what == "value" else f"{source.what}.{source.field}".rstrip(".")
 
 
 def _run(connection: Any, condition: Condition, columns: Columns, present: Mapping[str, str]) -> Ints:
@@ -246,8 +249,6 @@ def _run(connection: Any, condition: Condition, columns: Columns, present: Mappi
             parts.append(f"{column.cast(column.kinds.kind)} AS c{number}")
     asked = f"(SELECT {', '.join(parts)} FROM read)"
     if len(present) == len(condition.columns):
-        [row] = connection.execute(f"DESCRIBE SELECT {condition.sql} FROM {asked}").fetchall()
-        if row[1] not in ("BOOLEAN", '"NULL"'):
-            raise JobError(f"the condition is of type {row[1]}, not true or false: {condition.text}", fix=_FORM)
+        condition.check_type(connection, asked)
     found = connection.execute(f"SELECT n FROM {asked} WHERE {condition.sql} ORDER BY n").fetchnumpy()["n"]
     return np.asarray(found, np.int64)

@@ -42,6 +42,13 @@ class Source:
     path: str = ""
 
     @property
+    def column(self) -> str:
+        """The name of the column in a table."""
+        if self.what == "path":
+            return f"{self.field}.{self.path}"
+        return self.field if self.what == "value" else f"{self.what}.{self.field}".rstrip(".")
+
+    @property
     def needs_data(self) -> bool:
         """Whether the data of the field must be read."""
         return self.what in ("value", "path")

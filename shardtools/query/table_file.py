@@ -63,9 +63,9 @@ class Asked:
 class TableFacts:
     """What a table says of itself.
 
-    ``kinds`` are the kinds of its columns of values. ``cut`` are those of them with a text that is not whole. ``asked``
-    is what was to be in it, None for the small fields. ``files`` has the number of samples in each of its files.
-    ``wrong`` counts values that were left out, by a text such as ``json: not JSON``.
+    ``kinds`` are the kinds of its columns of values, ``"null"`` for those without any. ``cut`` are those of them with a
+    text that is not whole. ``asked`` is what was to be in it, None for the small fields. ``files`` has the number of
+    samples in each of its files. ``wrong`` counts values that were left out, by a text such as ``json: not JSON``.
     """
 
     shards: tuple[ShardState, ...]
@@ -120,7 +120,7 @@ class TableFacts:
         texts += [text for shard in self.shards for text in (shard.name, shard.checksum)]
         if not all(type(count) is int and 0 <= count < 1 << 60 for count in [*counts, *self.wrong.values()]):
             raise ValueError("a count is no count")
-        if not all(isinstance(text, str) for text in texts) or not set(self.kinds.values()) <= set(SQL_TYPES):
+        if not all(isinstance(text, str) for text in texts) or not set(self.kinds.values()) <= {*SQL_TYPES, "null"}:
             raise ValueError("a name is no text")
         if sum(self.files) != self.samples or not self.files:
             raise ValueError("its files do not have its samples")

@@ -67,9 +67,9 @@ class ShardEntry:
 class Manifest:
     """The manifest at ``url``: the ``names`` of its shards (without folders), and the ``counts`` of their samples.
 
-    ``sizes`` are the bytes of the shards as stored, and ``fields`` says how many samples have each field; either is
-    None if the manifest does not say. ``facts`` are true of the samples in any dataset, ``job`` describes the job that
-    wrote this one.
+    ``sizes`` are the bytes of the shards as stored, ``checksums`` those of these bytes, and ``fields`` says how many
+    samples have each field; each is None if the manifest does not say. ``facts`` are true of the samples in any
+    dataset, ``job`` describes the job that wrote this one.
     """
 
     url: str
@@ -79,6 +79,7 @@ class Manifest:
     fields: Mapping[str, int] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     job: Mapping[str, Any] = field(default_factory=dict)
+    checksums: tuple[str, ...] | None = None
 
     @property
     def classes(self) -> list[str] | None:
@@ -159,6 +160,7 @@ def _parse(url: str, data: Any) -> Manifest:
         raise _damaged(url, "it has no shardlist")
     names, counts = [], []
     sizes: list[Any] = []
+    checksums: list[Any] = []
     for index, entry in enumerate(data["shardlist"]):
         if not isinstance(entry, dict) or not isinstance(entry.get("url"), str):
             raise _damaged(url, f"shard {index} has no url")
@@ -167,6 +169,7 @@ def _parse(url: str, data: Any) -> Manifest:
         names.append(name_of(entry["url"]))
         counts.append(entry["nsamples"])
         sizes.append(entry.get("filesize"))
+        checksums.append(entry.get("checksum"))
     if not _is_count(sum(counts)):
         raise _damaged(url, "it has more samples than can be counted")
     fields, job = data.get("fields"), data.get("job", {})
@@ -181,7 +184,8 @@ def _parse(url: str, data: Any) -> Manifest:
     if _is_deep(facts):
         raise _damaged(url, f"it is nested more than {_DEEPEST} levels deep")
     known = tuple(sizes) if all(map(_is_count, sizes)) else None
-    return Manifest(url, tuple(names), tuple(counts), known, fields or None, facts, job)
+    summed = tuple(checksums) if all(isinstance(checksum, str) for checksum in checksums) else None
+    return Manifest(url, tuple(names), tuple(counts), known, fields or None, facts, job, summed)
 
 
 def _is_count(value: object) -> bool:

@@ -9,7 +9,7 @@ Keys, places and sizes change little from row to row, so differences are stored;
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -61,9 +61,9 @@ def plan_table(parts: Sequence[Part], asked: tuple[Asked, ...] | None) -> Plan:
         if asked is not None:
             raise JobError(what, fix=f"ask for some of them, such as -f {field}.PATH")
         notes.append(f"{what}, which are left out; ask for some of them with -f {field}.PATH")
-        kinds = {name: kind for name, kind in kinds.items() if not name.startswith(f"{field}.")}
+        kinds = {name: found for name, found in kinds.items() if not name.startswith(f"{field}.")}
     wanted = {f"{measure}.{field}": type_ for field in fields for measure, type_ in _MEASURES}
-    wanted |= {name: _TYPES[kind] for name, kind in kinds.items()}
+    wanted |= {name: _TYPES[found.kind] for name, found in kinds.items()}
     taken = {name.lower() for name in columns}
     for name, type_ in wanted.items():
         if name.lower() in taken:
@@ -71,9 +71,12 @@ def plan_table(parts: Sequence[Part], asked: tuple[Asked, ...] | None) -> Plan:
         else:
             taken.add(name.lower())
             columns[name] = type_
+    own = {*dict(_PLACES), *(f"{measure}.{field}" for field in fields for measure, _ in _MEASURES)}
     facts = TableFacts(
         shards=tuple(part.state for part in parts),
-        kinds={name: kind for name, kind in kinds.items() if columns.get(name) == _TYPES[kind]},
+        kinds={
+            name: found.kind if found.found else "null" for name, found in kinds.items() if name in columns.keys() - own
+        },
         asked=asked,
         cut=tuple(sorted({name for part in parts for name in part.cut})),
         files=tuple(map(_samples, _files(parts))),
@@ -91,15 +94,15 @@ _TYPES: dict[Kind, str] = {
 }
 
 
-def _join_kinds(parts: Sequence[Part]) -> dict[str, Kind]:
+def _join_kinds(parts: Sequence[Part]) -> dict[str, Kinds]:
     found: dict[str, list[Kinds]] = {}
     for part in parts:
         for name, kinds in part.kinds.items():
             found.setdefault(name, []).append(kinds)
-    return {name: Kinds.join(some).kind for name, some in found.items()}
+    return {name: Kinds.join(some) for name, some in found.items()}
 
 
-def _crowded(parts: Sequence[Part], kinds: dict[str, Kind]) -> list[str]:
+def _crowded(parts: Sequence[Part], kinds: Mapping[str, Kinds]) -> list[str]:
     """Return the JSON fields with too many paths, in a shard or in all."""
     fields = sorted({field for part in parts for field in part.fields if content_of(field) == "JSON"})
     crowded = {field for part in parts for field in part.crowded}

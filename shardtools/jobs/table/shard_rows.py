@@ -173,7 +173,7 @@ def _chosen(columns: Columns, fields: Sequence[str]) -> tuple[list[str], list[st
             crowded.append(field)
         else:
             names += some
-    return names, crowded
+    return list(dict.fromkeys(names)), crowded
 
 
 def _cut(table: AnyTable | None, cuts: Mapping[str, int | None]) -> tuple[AnyTable | None, tuple[str, ...]]:

@@ -1,0 +1,126 @@
+"""Choose the samples for which a condition is true: from the dataset's table, or by reading the fields that it names.
+
+condition -> the table, for shards that are as it says -> rows
+          -> the fields of the other shards, by ranges -> rows -> indexes of samples
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+
+import numpy as np
+
+from shardtools.dataset.shard_set import ShardSet
+from shardtools.errors import CorruptError, SpecError
+from shardtools.query.condition import Answer, Condition, Seen, find_rows
+from shardtools.query.table import DatasetTable, fresh_shards, open_table
+from shardtools.query.table_file import ShardState
+from shardtools.query.values import samples_of
+from shardtools.spec import Destination
+from shardtools.storage import using
+from shardtools.storage.stats import stat_all
+from shardtools.types import Ints
+from shardtools.urls import name_of
+
+logger = logging.getLogger(__name__)
+
+
+class Choosing:
+    """Chooses samples of the shards that ``spec`` names; the table is looked for when it is needed first."""
+
+    def __init__(self, spec: str | Sequence[str], shards: ShardSet):
+        self._spec, self._shards = spec, shards
+        self._looked = False
+        self._table: DatasetTable | None = None
+        self._fresh: list[int] = []
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_looked": False, "_table": None, "_fresh": []}
+
+    def table(self) -> tuple[DatasetTable, list[int]] | None:
+        """Return the table and the numbers of the shards that are still as it says; None if there is none to use.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        if not self._looked:
+            with using(self._shards.options):
+                self._table = self._find_table()
+                if self._table is not None:
+                    self._fresh = fresh_shards(self._table.facts, self._states(self._table))
+            self._looked = True
+        return None if self._table is None or not self._fresh else (self._table, self._fresh)
+
+    def _find_table(self) -> DatasetTable | None:
+        specs = [self._spec] if isinstance(self._spec, str) else list(self._spec)
+        if len(specs) != 1:
+            return None
+        try:
+            return open_table(Destination(specs[0]).spec)
+        except SpecError:
+            return None
+        except CorruptError as error:
+            logger.warning("%s (it is not used)", error)
+            return None
+
+    def _states(self, table: DatasetTable) -> list[ShardState]:
+        """Return how the shards are now; what nobody says is taken from the table."""
+        urls, was = self._shards.urls, table.facts.shards
+        if [shard.name for shard in was] != list(map(name_of, urls)):
+            return []
+        counts = self._shards.counts or [shard.samples for shard in was]
+        checksums = self._shards.checksums or [shard.checksum for shard in was]
+        sizes = [stat.size for stat in stat_all(urls)]
+        return [
+            ShardState(shard.name, shard.filesize if size is None else size, checksum, count)
+            for shard, size, checksum, count in zip(was, sizes, checksums, counts, strict=True)
+        ]
+
+    def find(self, condition: Condition, among: Ints | None) -> Ints:
+        """Return the indexes of the samples for which a condition is true, of all or of those ``among`` them.
+
+        Raises:
+            JobError: the condition does not fit its columns, or names one that no sample has.
+            StorageError, ShardError: a shard cannot be read.
+        """
+        numbers = self._numbers(among)
+        parts: dict[int, Ints] = {}
+        if (there := self.table()) is not None:
+            table, fresh = there
+            asked = sorted(set(fresh) & set(numbers))
+            if (found := table.find_rows(condition, asked)) is not None:
+                shard, row = found
+                first = np.searchsorted(shard, asked, side="left").tolist()
+                last = np.searchsorted(shard, asked, side="right").tolist()
+                parts = {number: row[a:b] for number, a, b in zip(asked, first, last, strict=True)}
+        parts |= self._read(condition, [number for number in numbers if number not in parts], is_known=bool(parts))
+        ends = [0, *self._shards.known_ends()]
+        found_ = [parts[number] + ends[number] for number in numbers]
+        chosen = np.concatenate([np.empty(0, np.int64), *found_])
+        return chosen if among is None else chosen[np.isin(chosen, among)]
+
+    def _numbers(self, among: Ints | None) -> list[int]:
+        """Return the numbers of the shards that have some samples."""
+        if among is None:
+            return list(range(len(self._shards.urls)))
+        return [int(number) for number in np.unique(np.searchsorted(self._shards.known_ends(), among, side="right"))]
+
+    def _read(self, condition: Condition, numbers: Sequence[int], *, is_known: bool) -> dict[int, Ints]:
+        """Return the rows of some shards, whose fields are read; ``is_known`` says that all columns are known to exist.
+
+        If some shards do not have a column, the others are asked, so that a misspelt name is an error.
+        """
+        answers = self._ask(condition, numbers)
+        seen = reduce(or_, (answer.seen for answer in answers), Seen())
+        if not is_known and not seen.columns.issuperset(condition.columns):
+            others = [number for number in range(len(self._shards.urls)) if number not in set(numbers)]
+            seen = reduce(or_, (answer.seen for answer in self._ask(condition, others)), seen)
+            if self._shards.known_ends()[-1]:
+                seen.check(condition)
+        return {number: answer.rows for number, answer in zip(numbers, answers, strict=True)}
+
+    def _ask(self, condition: Condition, numbers: Sequence[int]) -> list[Answer]:
+        return self._shards.of_some(lambda number, shard: find_rows(condition, samples_of(shard, number)), numbers)
