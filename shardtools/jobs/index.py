@@ -24,6 +24,7 @@ from shardtools.errors import (
     StaleTableError,
     redact,
 )
+from shardtools.jobs.inputs import sidecars_there
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.shards.foreign import dali, wids
@@ -141,21 +142,37 @@ def index(
     Raises:
         ShardtoolsError: the first error of a shard, unless the options say to skip shards with errors.
     """
-    found: list[Indexed] = []
     with using(options.storage):
         named = look_up(sources)
-        urls = named.urls
+        there: dict[str, Indexed] = {}
+        if options.on_this_machine and not check and not options.overwrite:
+            there = _look_for_sidecars(named.urls, on_shard)
+        urls = [url for url in named.urls if url not in there]
         tasks = [
             engine.Task(
                 index_source, (IndexTask(url, check, options.overwrite, options.on_error),), url, options.storage
             )
             for url in urls
         ]
+        made: list[Indexed] = []
         written = [] if check else map(folder_of, urls)
-        run_in_order(tasks, found.append, options, on_shard, written, label="htindex", skipped=_skipped)
+        run_in_order(tasks, made.append, options, on_shard, written, label="htindex", skipped=_skipped)
+        by_url = {**there, **dict(zip(urls, made, strict=True))}
+        found = [by_url[url] for url in named.urls]
         if not check:
             _write_manifest(named, found)
     return found
+
+
+def _look_for_sidecars(urls: Sequence[str], on_shard: Callable[[Indexed], None] | None) -> dict[str, Indexed]:
+    """Return the results of the shards that have a sidecar: many at a time, which each wait for a server."""
+    there: dict[str, Indexed] = {}
+    for url, sidecar in zip(urls, sidecars_there(urls), strict=True):
+        if sidecar is not None:
+            there[url] = Indexed(url, _entry(url, sidecar))
+            if on_shard is not None:
+                on_shard(there[url])
+    return there
 
 
 def _write_manifest(sources: Sources, found: Sequence[Indexed]) -> None:

@@ -12,20 +12,25 @@ reads its shards from start to end, and what was read is what the job counts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from shardtools.errors import redact
-from shardtools.processors import processors
+from shardtools.errors import ShardtoolsError, redact
 from shardtools.shards.manifest import Manifest
-from shardtools.shards.sidecar import parse_if_of, sidecar_url
+from shardtools.shards.sidecar import Sidecar, parse_if_of, sidecar_url
 from shardtools.storage import Stat, read_optional
 from shardtools.storage.expansion import Sources
-from shardtools.storage.stats import stat_all
-from shardtools.storage.together import REQUESTS, each
-from shardtools.urls import is_local, name_of
+from shardtools.storage.stats import stat_all, stat_by_listing, threads_for
+from shardtools.storage.together import each
+from shardtools.urls import name_of
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+_SIDECARS = 64
+"""Sidecars that are fetched at a time. Each may have some megabytes."""
 
 _PACKED = 4
 """A packed shard without a sidecar is assumed to unpack to this many times its size."""
@@ -104,10 +109,20 @@ def _fits(manifest: Manifest, some: Sequence[_Seen]) -> bool:
 
 def _with_sidecars(some: Sequence[_Seen]) -> list[Input]:
     """Return the same shards with what their sidecars say."""
-    threads = processors() if all(is_local(entry.url) for entry, _ in some) else REQUESTS
-    found = each(lambda seen: read_optional(sidecar_url(seen[0].url), "sidecar"), some, min(threads, len(some)))
-    # Parsed in this thread alone: those that wait for a server would also wait for each other.
+    found = _together([entry.url for entry, _ in some], _fetch)
     return [_with_sidecar(entry, stat, data) for (entry, stat), data in zip(some, found, strict=True)]
+
+
+def _fetch(url: str) -> bytes | None:
+    return read_optional(sidecar_url(url), "sidecar")
+
+
+def _together(urls: Sequence[str], fetch: Callable[[str], R]) -> Iterator[R]:
+    """Yield what ``fetch`` returns of the sidecar of each shard.
+
+    They are parsed in one thread, by whoever takes them: those that wait for a server would also wait for each other.
+    """
+    return each(fetch, urls, threads_for(urls, _SIDECARS), ahead=2)
 
 
 def _with_sidecar(entry: Input, stat: Stat, data: bytes | None) -> Input:
@@ -133,3 +148,23 @@ def _with_manifest(some: Sequence[_Seen], manifest: Manifest) -> list[Input]:
         return entries
     ratio = sum(entry.tar_size for entry in known) / size
     return [replace(entry, tar_size=int(ratio * entry.size)) for entry in entries]
+
+
+def sidecars_there(urls: Sequence[str]) -> Iterator[Sidecar | None]:
+    """Yield the sidecar of each shard, None if it has none that matches, or if that cannot be found out.
+
+    Why it cannot, whoever then reads the shard will find out.
+    """
+    stat = stat_by_listing(urls)
+
+    def fetch(url: str) -> tuple[int | None, bytes | None]:
+        try:
+            return stat(url).size, _fetch(url)
+        except ShardtoolsError:
+            return None, None
+
+    for url, (size, data) in zip(urls, _together(urls, fetch), strict=True):
+        try:
+            yield parse_if_of(data, url, size)
+        except ShardtoolsError:
+            yield None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from os.path import commonprefix
 from urllib.parse import unquote
@@ -27,11 +27,19 @@ def stat_all(urls: Sequence[str]) -> list[Stat]:
         NotFoundError: one is not there.
         RefusedError: a URL names a folder.
     """
+    stat = stat_by_listing(urls)
+    return list(each(stat, urls, threads_for(urls)))
+
+
+def stat_by_listing(urls: Sequence[str]) -> Callable[[str], Stat]:
+    """Return a function that does what `Storage.stat` does, for ``urls`` whose folders are listed if they have many."""
     known = _listed(urls)
-    threads = processors() if all(map(is_local, urls)) else REQUESTS
-    return list(
-        each(lambda url: known.get(_key(url)) or get_storage(url).stat(url), urls, min(threads, len(urls) or 1))
-    )
+    return lambda url: known.get(_key(url)) or get_storage(url).stat(url)
+
+
+def threads_for(urls: Sequence[str], most: int = REQUESTS) -> int:
+    """Return how many threads are to ask for objects: on a disk, more than processors would wait for each other."""
+    return max(min(processors() if all(map(is_local, urls)) else most, len(urls)), 1)
 
 
 def prefixes_of(urls: Sequence[str], fewest: int = 1) -> Iterator[str]:

@@ -18,14 +18,14 @@ REQUESTS = 128
 """Requests at a time to servers. They mostly wait: 100,000 of 20 ms each take 16 s."""
 
 _AHEAD = 4
-"""How many calls for each thread are begun before the first has ended."""
+"""How many calls for each thread are begun before the first result is taken."""
 
 
-def each(call: Callable[[A], R], items: Iterable[A], threads: int = REQUESTS) -> Iterator[R]:
+def each(call: Callable[[A], R], items: Iterable[A], threads: int = REQUESTS, ahead: int = _AHEAD) -> Iterator[R]:
     """Yield what ``call`` returns for each item, in order. The calls run in threads, in this context.
 
-    Only a bounded number of results waits to be taken. The first error is raised when its turn comes; then no further
-    call begins.
+    No more than ``ahead`` results for each thread wait to be taken. The first error is raised when its turn comes; then
+    no further call begins.
 
     >>> list(each(abs, [-3, 2], threads=2))
     [3, 2]
@@ -35,7 +35,7 @@ def each(call: Callable[[A], R], items: Iterable[A], threads: int = REQUESTS) ->
     pool = ThreadPoolExecutor(threads, "shardtools-look")
     try:
         while True:
-            for item in islice(left, _AHEAD * threads - len(begun)):
+            for item in islice(left, ahead * threads - len(begun)):
                 begun.append(pool.submit(copy_context().run, call, item))
             if not begun:
                 return

@@ -37,7 +37,8 @@ from shardtools.jobs.target import ShardResult, digest, earlier_sidecar, shard_r
 from shardtools.processors import processors
 from shardtools.shards.manifest import build_manifest, write_manifest
 from shardtools.spec import Destination
-from shardtools.storage import get_storage, using
+from shardtools.storage import get_storage, together, using
+from shardtools.storage.stats import threads_for
 from shardtools.urls import beside, folder_of
 
 ORDER_BYTES = 128
@@ -188,8 +189,9 @@ def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
     if plan.destination.is_auto or plan.destination.manifest not in plan.existing:
         return None
     results = []
-    for index, target in enumerate(targets(plan.destination, options, set(plan.existing), plan.replaced)):
-        sidecar = earlier_sidecar(target)
+    wanted = targets(plan.destination, options, set(plan.existing), plan.replaced)
+    found = together.each(earlier_sidecar, wanted, threads_for([target.url for target in wanted]), ahead=1)
+    for index, (target, sidecar) in enumerate(zip(wanted, found, strict=True)):
         if sidecar is None or sidecar.job.get("fingerprint") != _fingerprint(plan, index, plan.destination):
             return None
         results.append(shard_result("", 0, target.url, sidecar, resumed=True))

@@ -14,6 +14,7 @@ from shardtools.errors import AccessError, RefusedError
 from shardtools.jobs.options import RunOptions
 from shardtools.storage import get_storage
 from shardtools.storage.files import os_errors
+from shardtools.storage.together import each
 from shardtools.urls import absolute, folder_of, identity, is_local, path_of
 
 PREFIX = "shardtools-spill-"
@@ -103,5 +104,5 @@ def remove_spill(place: str, names: Iterable[str]) -> None:
     known = {*names, f"{place}plan.npz", f"{place}job.json"}
     with suppress(RefusedError):  # it does not list
         known |= {*storage.list(f"{place}group-"), *storage.list(f"{place}boundaries-")}
-    for url in sorted(known):
-        storage.delete(url)
+    for _ in each(storage.delete, sorted(known)):
+        pass
