@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 import click
 
+from shardtools.engine import counting_incidents
 from shardtools.engine.notes import notes
 from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, printable
 from shardtools.redaction import conceal, remember
@@ -62,7 +63,7 @@ def run_command(program: str, line: Line, work: Callable[[], int], *, resumes: b
         if isinstance(stream, io.TextIOWrapper):  # a file's name may be bytes that are no text here
             stream.reconfigure(errors="backslashreplace")
     try:
-        with results_apart():
+        with results_apart(), counting_incidents():
             status = work()
     except KeyboardInterrupt:
         tell(interrupted, err=True)

@@ -10,6 +10,8 @@ import click
 from shardtools.cli.common import run_command, silence_stdout, tell
 from shardtools.cli.extracting import ExtractLine, count_up, end
 from shardtools.cli.options import CommandLine, Function, add_options, arg_option, reading_options
+from shardtools.engine import current_incidents
+from shardtools.engine.incidents import describe
 from shardtools.errors import JobError, StorageError
 from shardtools.units import format_count
 
@@ -184,6 +186,7 @@ def _rows(line: CommandLine, own: ExtractLine, options: RunOptions) -> int:
     with count_up(line, named, shows=own.destination == "-") as progress:
         result = carry_out(named, what, own.destination, options, progress)
     if own.destination != "-" and not line.quiet:
-        tell(f"{own.output}: {format_count(result.rows, 'row')} of {format_count(result.samples, 'sample')}")
+        rows = f"{format_count(result.rows, 'row')} of {format_count(result.samples, 'sample')}"
+        tell(f"{own.output}: {', '.join([rows, *describe(current_incidents().counts())])}")
     counts = {"shards": result.shards, "samples": result.samples, "rows": result.rows}
     return end(line, counts, result.skipped)

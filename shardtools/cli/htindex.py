@@ -10,6 +10,8 @@ import click
 from shardtools.cli.common import SKIPPED, run_command, tell
 from shardtools.cli.options import CommandLine, reading_options
 from shardtools.cli.progress import command_progress
+from shardtools.engine import current_incidents
+from shardtools.engine.incidents import describe
 from shardtools.errors import redact
 from shardtools.units import format_count, format_seconds
 
@@ -96,8 +98,9 @@ def _index(
     if not line.quiet:
         did = "all right" if check else f"{_files(result, export)} made"
         whole = f"{format_count(len(result.shards), 'shard')}, {format_count(result.samples, 'sample')}"
-        took = format_seconds(time.monotonic() - started)
-        tell(f"{' '.join(map(redact, line.sources))}: {whole}, {'some failed' if result.skipped else did} in {took}")
+        took = f"{'some failed' if result.skipped else did} in {format_seconds(time.monotonic() - started)}"
+        said = ", ".join([whole, took, *describe(current_incidents().counts())])
+        tell(f"{' '.join(map(redact, line.sources))}: {said}")
         if result.table is not None:
             _tell_table(result.table)
     for entry in result.skipped[:5]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from shardtools import __version__
-from shardtools.engine import WAIT_SECONDS
+from shardtools.engine import WAIT_SECONDS, current_incidents
 from shardtools.errors import SpecError
 from shardtools.urls import at_home
 
@@ -168,7 +168,7 @@ class CommandLine:
         )
         options = naming(options, self.sources, self.destination, *named)
         context = click.get_current_context()
-        context.with_resource(using(options.storage))
+        context.with_resource(using(options.storage, counter=current_incidents().add))
         context.call_on_close(options.close)
         return options
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shardtools.cli.common import tell
+from shardtools.engine import current_incidents
+from shardtools.engine.incidents import describe
 from shardtools.units import format_count, format_seconds, format_size
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ def show_result(program: str, result: JobResult, seconds: float, report: str | N
         parts.append(f"{format_count(resumed, 'shard')} there already")
     if counts.skipped:
         parts.append(f"{format_count(counts.skipped, 'sample')} skipped")
-    tell(f"{redact(result.destination)}: {', '.join([*parts, *more])}", err=result.destination == "-")
+    parts += [*more, *describe(current_incidents().counts())]
+    tell(f"{redact(result.destination)}: {', '.join(parts)}", err=result.destination == "-")
     for warning in case_warnings(name for shard in result.shards for name in shard.fields):
         tell(f"{program}: {warning}", err=True)
     if not result.is_whole:

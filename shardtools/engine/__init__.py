@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from shardtools.engine.connection import WAIT_SECONDS, Connection
+from shardtools.engine.incidents import Incidents, counting_incidents, current_incidents
 from shardtools.engine.task import (
     Cancelled,
     ClusterLike,
@@ -35,10 +36,13 @@ __all__ = [
     "ClusterLike",
     "Connection",
     "Done",
+    "Incidents",
     "Need",
     "RemoteTraceback",
     "Task",
     "check_cancelled",
+    "counting_incidents",
+    "current_incidents",
     "is_cancelled",
     "run",
     "tasks_at_once",

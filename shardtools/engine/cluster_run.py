@@ -38,7 +38,7 @@ from shardtools.engine.remote import (
     work_remotely,
 )
 from shardtools.engine.task import Need, Outcome, RunState
-from shardtools.errors import SchedulerError
+from shardtools.errors import SchedulerError, redact
 from shardtools.urls import name_of
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class ClusterRun:
     ):
         self._connection = connection
         self._client = connection.client()
-        self._members = Members(self._client, known)
+        self._members = Members(self._client, state.incidents, known)
         self._losses = Losses(deaths)
         self._state = state
         self._jobs = jobs
@@ -164,9 +164,9 @@ class ClusterRun:
         self._shared.clear()
         self._hears = False
         self._client = self._connection.renew()
-        self._members = Members(self._client)
+        self._members = Members(self._client, self._state.incidents)
         known = check_workers(self._client, self._connection.where, self._needs, self._connection.wait)
-        self._members = Members(self._client, known)
+        self._members = Members(self._client, self._state.incidents, known)
         self._counted = 0.0
 
     def _hear(self, event: tuple[float, int]) -> None:
@@ -310,7 +310,7 @@ class ClusterRun:
         """
         task = self._state.tasks[index]
         if isinstance(answer, KilledWorker):
-            notes.debug("%s: its worker died; it is given out again", task.name)
+            self._members.note_loss(answer.last_worker.address)
             lost = self._losses.judge(index, task.name, answer, self._connection.where)
             return None if lost is None else Outcome(None, lost)
         if isinstance(answer, PickledOutcome) and answer.version == __version__:
@@ -332,6 +332,8 @@ class ClusterRun:
 
     def _take_back(self, sent: _Sent) -> None:
         """Let a task wait to be given out again."""
+        notes.debug("%s: given out again", redact(self._state.tasks[sent.index].name))
+        self._state.incidents.add("repeated_tasks")
         del self._pending[sent.future.key]
         sent.future.release()
         heappush(self._waiting, sent.index)

@@ -9,6 +9,7 @@ from typing import Any
 from distributed import Client
 
 from shardtools import __version__
+from shardtools.engine.incidents import Incidents
 from shardtools.engine.notes import notes
 
 ASK_SECONDS = 10
@@ -44,12 +45,17 @@ def describe_version(answer: object) -> str | None:
 
 
 class Members:
-    """The workers of a client's cluster. Those with another version of shardtools are not used, with a message."""
+    """The workers of a client's cluster. Those with another version of shardtools are not used, with a message.
 
-    def __init__(self, client: Client, known: Iterable[str] = ()):
+    Those that leave are counted as ``incidents``.
+    """
+
+    def __init__(self, client: Client, incidents: Incidents, known: Iterable[str] = ()):
         self._client = client
+        self._incidents = incidents
         self._good = set(known)
         self._bad: dict[str, str] = {}
+        self._lost: set[str] = set()
         self._present: dict[str, int] = {}
 
     @property
@@ -75,13 +81,23 @@ class Members:
         """Return whether none of these workers is there any more."""
         return workers.isdisjoint(self._present)
 
+    def note_loss(self, worker: str) -> None:
+        """Note that a worker has left, which is counted once."""
+        if worker not in self._lost:
+            self._lost.add(worker)
+            self._incidents.add("lost_workers")
+            notes.debug("the worker at %s has left", worker)
+
     def look(self) -> None:
         """Find out which workers there are, and ask new ones for their version.
 
         Raises:
             OSError: the scheduler does not answer.
         """
+        before = self._present
         self._present = call_within(self._client, ASK_SECONDS, lambda: self._client.nthreads(asynchronous=True))
+        for worker in before.keys() - self._present.keys():
+            self.note_loss(worker)
         new = self._present.keys() - self._good - self._bad.keys()
         if not new:
             return

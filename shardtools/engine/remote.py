@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TextIO
@@ -50,6 +50,7 @@ class PickledOutcome:
     summary: str
     trace: str
     seconds: float
+    incidents: Mapping[str, int]
 
 
 def pickle_task(task: Task, needs: Sequence[Need]) -> tuple[str, bytes, list[bytes]]:
@@ -84,7 +85,7 @@ def work_remotely(
         OSError: the scheduler could not be told.
     """
     if version != __version__:
-        return PickledOutcome(__version__, b"", f"the worker has shardtools {__version__}", "", 0.0)
+        return PickledOutcome(__version__, b"", f"the worker has shardtools {__version__}", "", 0.0, {})
     with _lock:
         token = _tokens.setdefault(run_id, threading.Event())
         _running[run_id] += 1
@@ -205,7 +206,7 @@ def pickle_outcome(outcome: Outcome, name: str) -> PickledOutcome:
     except Exception as caught:  # noqa: BLE001 - pickling runs foreign code, which raises what it likes
         problem = f"its result cannot be pickled: {caught}" if error is None else summary
         body = pickle.dumps((None, EngineError(problem, url=name)))
-    return PickledOutcome(__version__, body, summary, trace, outcome.seconds)
+    return PickledOutcome(__version__, body, summary, trace, outcome.seconds, outcome.incidents)
 
 
 def unpickle_outcome(pickled: PickledOutcome, task: Task) -> Outcome:
@@ -219,4 +220,4 @@ def unpickle_outcome(pickled: PickledOutcome, task: Task) -> Outcome:
         error.__cause__ = caught
     if error is not None and pickled.trace:
         error.__cause__ = RemoteTraceback(pickled.trace)
-    return Outcome(result, error, pickled.seconds)
+    return Outcome(result, error, pickled.seconds, pickled.incidents)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from shardtools.errors import EngineError
+from shardtools.engine.incidents import Incidents, current_incidents, describe
+from shardtools.engine.notes import notes
+from shardtools.errors import EngineError, redact
 from shardtools.storage import DEFAULT_OPTIONS, StorageOptions, using
 
 if TYPE_CHECKING:
@@ -68,11 +70,12 @@ class RemoteTraceback(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a task, which may be that it was cancelled."""
+    """The outcome of a task, which may be that it was cancelled. ``incidents`` are those of its storage."""
 
     result: Any | None
     error: Exception | Cancelled | None
     seconds: float = 0.0
+    incidents: Mapping[str, int] = field(default_factory=dict)
 
 
 _token: ContextVar[threading.Event | None] = ContextVar("shardtools_token", default=None)
@@ -108,11 +111,12 @@ def work(token: threading.Event, task: Task, at_once: int = 1) -> Outcome:
     before = _token.set(token)
     sharing_before = _sharing.set(at_once)
     start = time.perf_counter()
+    incidents = Incidents()
     result: Any = None
     error: Exception | Cancelled | None = None
     try:
         check_cancelled()
-        with using(task.storage, check_cancelled):
+        with using(task.storage, check_cancelled, incidents.add):
             result = task.function(*task.args)
     except (Exception, Cancelled) as caught:  # noqa: BLE001 - what a task raises is what came of it
         error = caught
@@ -123,7 +127,7 @@ def work(token: threading.Event, task: Task, at_once: int = 1) -> Outcome:
     finally:
         _sharing.reset(sharing_before)
         _token.reset(before)
-    return Outcome(result, error, time.perf_counter() - start)
+    return Outcome(result, error, time.perf_counter() - start, incidents.counts())
 
 
 def _forget_locals(error: BaseException) -> None:
@@ -141,17 +145,23 @@ class RunState:
     """The tasks of a run, the callback for those that have ended, and whether the run is ``stopped``.
 
     ``stops`` says whether an error stops it. ``label`` begins the names of the tasks in Dask's dashboard.
+    ``incidents`` counts what went wrong on the way.
     """
 
     tasks: Sequence[Task]
     on_done: Callable[[Done], None]
     stops: Callable[[Exception], bool]
     label: str = ""
+    incidents: Incidents = field(default_factory=current_incidents)
     stopped: bool = False
 
     def report(self, index: int, outcome: Outcome) -> None:
         """Call ``on_done`` with the task at ``index``; its error may stop the run."""
         task, error = self.tasks[index], outcome.error
+        if said := describe(outcome.incidents):
+            notes.debug("%s: %s", redact(task.name), ", ".join(said))
+        for kind, count in outcome.incidents.items():
+            self.incidents.add(kind, count)
         if isinstance(error, Cancelled):
             if self.stopped:
                 return

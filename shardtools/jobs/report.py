@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from shardtools.engine import current_incidents
 from shardtools.errors import ShardtoolsError, redact
 from shardtools.jobs.target import Counts, ShardResult
 from shardtools.redaction import conceal
@@ -134,6 +135,7 @@ def write_summary(url: str, job: Mapping[str, Any], counts: Mapping[str, int], s
 
 
 def _write(url: str, report: Mapping[str, Any]) -> None:
+    report = {**report, "incidents": current_incidents().counts()}
     with get_storage(url).create(url) as sink:
         text = conceal(json.dumps(report, indent=1, ensure_ascii=False))
         sink.write(text.encode("utf-8", "surrogateescape") + b"\n")

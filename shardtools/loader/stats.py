@@ -27,8 +27,9 @@ class Stats:
                 self._row[NAMES.index(name)] += amount
 
     def count(self, what: str, amount: int) -> None:
-        """Add to a counter that storage reports; see `shardtools.storage.using`."""
-        self.add(**{what: amount})
+        """Add to a counter that storage reports, if it is one of these; see `shardtools.storage.using`."""
+        if what in NAMES:
+            self.add(**{what: amount})
 
     def peak(self, size: int) -> None:
         """Note how many bytes are held."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_args
 
-from shardtools.engine import WAIT_SECONDS, ClusterLike, Connection
+from shardtools.engine import WAIT_SECONDS, ClusterLike, Connection, counting_incidents
 from shardtools.errors import JobError, ShardtoolsError
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.limits import DEFAULT_LIMITS, Limits
@@ -116,7 +116,8 @@ def called(
         raise JobError("standard input and output are for commands", url="-", fix="give the path or URL of a file")
     options = naming(run_options(**keywords), *named)
     try:
-        yield Call(specs, target or "", options)
+        with counting_incidents() as incidents, using(options.storage, counter=incidents.add):
+            yield Call(specs, target or "", options)
     except ShardtoolsError as error:
         suggested = with_suggestion(error, specs, lambda: options.storage)
         if suggested is error:

@@ -279,7 +279,7 @@ class Storage(ABC):
 
 
 Counter = Callable[[str, int], object]
-"""Called with ``retries``, ``cache_hits`` or ``cache_misses``, and how many there were."""
+"""Called with ``retries``, ``slow_requests``, ``cache_hits`` or ``cache_misses``, and how many there were."""
 
 _BACKENDS = {
     "": ("shardtools.storage.local", "LocalStorage"),

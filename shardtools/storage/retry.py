@@ -39,6 +39,10 @@ class TransientError(Exception):
         self.fix = fix
 
 
+SLOW_SECONDS = 10.0
+"""A request that takes longer is counted as slow; most take less than a second."""
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """How often to try and how long to wait: exponential backoff with full jitter.
@@ -78,10 +82,14 @@ class RetryPolicy:
         """
         budget = Budget(self, url)
         while True:
+            start = time.monotonic()
             try:
                 return attempt()
             except TransientError as error:
-                budget.wait(error)
+                failed = error
+            finally:
+                count("slow_requests", time.monotonic() - start > SLOW_SECONDS)
+            budget.wait(failed)
 
 
 DEFAULT_POLICY = RetryPolicy()

@@ -321,6 +321,7 @@ class TestReport:
             "resumed": 0,
             "filesize": size,
             "skipped": [],
+            "incidents": {"retries": 0, "slow_requests": 0, "lost_workers": 0, "repeated_tasks": 0},
         }
         call("-p", "same.py", "--resume", "--report", "new/r.json", "in-@2.tar", "out-@2.tar", cwd=folder)
         report = json.loads((folder / "new/r.json").read_text())

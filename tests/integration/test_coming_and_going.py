@@ -255,7 +255,7 @@ class TestBlame:
         out = ("-o", "out.jsonl", "in-@3.tar") if program == "htextract" else ("in-@3.tar", "out-@3.tar")
         command = ("-c", scheduler.address, "-p", "deadly.py", "--report", "report.json", *out)
         with swarm(scheduler.address, 1):
-            outcome = call("--on-error", "skip", *command, cwd=tmp_path, program=program)
+            outcome = call("-v", "--on-error", "skip", *command, cwd=tmp_path, program=program)
         assert outcome.status == 3, outcome.err
         says = (
             f"{tmp_path}/in-1.tar: 12 workers died that had this, 8 of them while they ran only this; see their logs; "
@@ -264,6 +264,10 @@ class TestBlame:
         assert [(entry["shard"], entry["key"]) for entry in report["skipped"]] == [(f"{tmp_path}/in-1.tar", None)]
         assert report["skipped"][0]["reason"].startswith(says)
         assert f"{program}: skipped: {says}" in outcome.err
+        assert f"{program}: {tmp_path}/in-1.tar: given out again\n" in outcome.err
+        assert report["incidents"]["lost_workers"] >= 1
+        assert report["incidents"]["repeated_tasks"] == outcome.err.count(": given out again\n") >= 2
+        assert "given out again" in outcome.out
         if program == "htmapper":
             missing = {"out-1.tar", "out-1.tar.index.npz", "out-@3.tar.json"}
             assert parts_of("out", shards=3) - {*snapshot(tmp_path)} == missing

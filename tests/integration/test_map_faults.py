@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from shardtools import engine
+from shardtools.engine import Task, counting_incidents
+from shardtools.storage import get_storage
 from tests.cli.command import run
 from tests.contract.faults import Fault, FaultyProxy
 from tests.dask_cluster import dask_cluster
@@ -88,6 +92,33 @@ def test_without_retries_the_first_failure_is_the_last(folder: Path, nginx: Ngin
         assert outcome.error() == f"{proxy.url}in-0.tar: {what}"
         assert sum("in-0.tar " in line for line in proxy.requests) == 1
         assert run("--retries", "1", "-p", "script.py", f"{proxy.url}in-@1.tar", "o-@1.tar", cwd=folder).status == 0
+
+
+@pytest.mark.parametrize("where", ["threads", "processes"])
+def test_retries_are_counted(folder: Path, nginx: NginxServer, where: str) -> None:
+    """In the summary, in the report, and with -v as they happen."""
+    write_dataset(nginx.root, 2, 5)
+    with FaultyProxy(nginx.url, [Fault(b"GET /in-0.tar ", answer=BUSY)]) as proxy:
+        command = ("-v", "-c", where, "-p", "script.py", "--report", "report.json", f"{proxy.url}in-@2.tar", "o-@2.tar")
+        outcome = run(*command, cwd=folder)
+    assert outcome.status == 0
+    assert outcome.out.rstrip().endswith(", 1 request tried again")
+    assert outcome.err == f"htmapper: {proxy.url}in-0.tar: 1 request tried again\n"
+    incidents = {"retries": 1, "slow_requests": 0, "lost_workers": 0, "repeated_tasks": 0}
+    assert json.loads((folder / "report.json").read_text())["incidents"] == incidents
+
+
+def test_slow_requests_are_counted(nginx: NginxServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardtools.storage.retry.SLOW_SECONDS", 0.2)
+    write_dataset(nginx.root, 2, 5)
+    slow = Fault(b"HEAD /in-0.tar ", answer=BUSY, then=lambda: threading.Event().wait(0.3))
+    with FaultyProxy(nginx.url, [slow]) as proxy, counting_incidents() as met:
+        engine.run([Task(stat_size, (f"{proxy.url}in-{i}.tar",), "x") for i in range(2)], lambda done: None)
+        assert met.counts() == {"retries": 1, "slow_requests": 1, "lost_workers": 0, "repeated_tasks": 0}
+
+
+def stat_size(url: str) -> int | None:
+    return get_storage(url).stat(url).size
 
 
 @pytest.mark.parametrize("where", ["threads", "processes", "cluster"])
