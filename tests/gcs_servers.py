@@ -145,6 +145,11 @@ class _Answer(Exception):
         self.headers = dict(headers or {})
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # of 5, as it comes, the sixth that connects at the same time waits a second
+
+
 @contextmanager
 def strict_gcs(*buckets: str) -> Iterator[StrictGcs]:
     """Run a server that keeps to preconditions, generations, checksums and pages, as the real one does."""
@@ -293,8 +298,7 @@ def strict_gcs(*buckets: str) -> Iterator[StrictGcs]:
             del upload.data[len(upload.data) // _UNIT * _UNIT :]
             return _Answer(308, b"", {"Range": f"bytes=0-{len(upload.data) - 1}"} if upload.data else {})
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.daemon_threads = True
+    with _Server(("127.0.0.1", 0), Handler) as httpd:
         server.url = f"http://127.0.0.1:{httpd.server_address[1]}"
         thread = threading.Thread(target=httpd.serve_forever, args=[0.05], daemon=True)
         thread.start()

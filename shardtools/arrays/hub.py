@@ -29,8 +29,9 @@ from shardtools.arrays.unknown import nothing_to_tag, unknown_array
 from shardtools.errors import ConflictError, ConflictUnsupportedError, ExistsError, NotFoundError, SpecError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.log.commit import Commit
-from shardtools.log.log import MAIN, Log, Snapshot, Tag
+from shardtools.log.log import MAIN, Log, Snapshot
 from shardtools.log.place import Place
+from shardtools.log.versions import Tag
 from shardtools.lru import LRU
 from shardtools.storage import StorageOptions
 from shardtools.urls import absolute, at_home

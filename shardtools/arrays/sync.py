@@ -30,8 +30,9 @@ from shardtools.errors import (
 from shardtools.log.commit import FORMAT, Commit, Parent, parse_commit
 from shardtools.log.expiry import object_names
 from shardtools.log.garbage import claim, id_of
-from shardtools.log.log import MAIN, Branch, Log, Snapshot, Tag, as_parent
+from shardtools.log.log import MAIN, Log, Snapshot, as_parent
 from shardtools.log.place import MARK
+from shardtools.log.versions import Branch, Tag
 from shardtools.storage import read_limited, read_optional
 
 _TOGETHER = 32

@@ -72,6 +72,11 @@ class Commit:
     segments: tuple[SegmentPlace, ...]
     digest: str = ""
 
+    def __repr__(self) -> str:
+        messages = ", ".join(repr(write.message) for write in self.writes[:3])
+        more = ", …" if len(self.writes) > 3 else ""
+        return f"<Commit {self.branch}@{self.number}: {messages}{more}>"
+
 
 def dump_commit(commit: Commit) -> tuple[bytes, str]:
     """Return the bytes of a commit, and its digest.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -32,12 +33,13 @@ from shardtools.log.commit import (
 from shardtools.log.conflict import NOTHING, Footprint, collisions
 from shardtools.log.expiry import object_names
 from shardtools.log.log import Snapshot, as_parent, new_id, now, places_of
-from shardtools.log.merging import merge_tail
+from shardtools.log.merging import MERGED_INLINE, Fresh, merge_tail
 from shardtools.log.names import check_key
 from shardtools.log.place import Place
 from shardtools.log.proposals import Proposal, Queue
+from shardtools.log.reading import MemorySegment
 from shardtools.log.segment import Change
-from shardtools.log.segment_writer import write_segment
+from shardtools.log.segment_writer import block_of, write_segment
 from shardtools.log.started import Started
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,9 @@ _CONTENDED = 8
 """So many commits in a row that nobody else took part in, and a process expects to be alone again."""
 
 _UNMERGED = 32
+"""Beyond so many segments they are merged even if others wait."""
 
+_MERGED_QUICKLY = 1 << 14
 
 Rewrite = Callable[[Snapshot], list[SegmentPlace]]
 
@@ -103,7 +107,8 @@ def commit(
         touched = tuple(sorted(changes)) if len(changes) <= LISTED else None
         write = Write(id, message, author, now(), segment, touched, tuple(sorted(removed)), tuple(sorted(set(reads))))
         mine = Footprint(frozenset(changes), write.removed, frozenset(write.reads))
-        return _Committer(base, write, mine, describe=describe, started=started).run()
+        proposal = Proposal.of(base.number, write, changes)
+        return _Committer(base, proposal, mine, describe=describe, started=started).run()
 
 
 def replace_segments(
@@ -126,7 +131,7 @@ def replace_segments(
         rewriting = _Rewriting(rewrite)
         if rewriting.segments(base) == places_of(base):
             return base
-        return _Committer(base, write, rewriting=rewriting, started=started).run()
+        return _Committer(base, Proposal(base.number, write), rewriting=rewriting, started=started).run()
 
 
 def _check_open(base: Snapshot) -> None:
@@ -161,7 +166,7 @@ class _Committer:
     def __init__(
         self,
         base: Snapshot,
-        write: Write,
+        proposal: Proposal,
         mine: Footprint = NOTHING,
         *,
         rewriting: _Rewriting | None = None,
@@ -171,14 +176,14 @@ class _Committer:
         self._base = base
         self._log = base.log
         self._place = base.log.place
-        self._write = write
+        self._write = proposal.write
         self._mine = mine
         self._describe = describe
         self._rewriting = rewriting
         self._started = started or Started()
         self._alone = rewriting is not None or self._place.single_writer
         self._merged: dict[tuple[str, ...], SegmentPlace] = {}
-        self.queue = Queue(base.log, base.branch.name, Proposal(base.number, write))
+        self.queue = Queue(base.log, base.branch.name, proposal)
 
     def run(self) -> Snapshot:
         head = self._base
@@ -191,13 +196,16 @@ class _Committer:
                     return done
                 if self.queue.proposed and not self.queue.await_turn(head):
                     continue
-                if self._create_safely(self.build(head), head):
+                start = time.monotonic()
+                is_created = self._create_safely(self.build(head), head)
+                self._log.note_pace(time.monotonic() - start)
+                if is_created:
                     return self._created(head)
                 if not self._alone:
                     self._log.contended = _CONTENDED
                     self._propose()
         finally:
-            self.queue.leave()
+            self.queue.leave(withdraw=not self._must_claim())
 
     def _created(self, head: Snapshot) -> Snapshot:
         following = self._log.following(head)
@@ -225,29 +233,37 @@ class _Committer:
         return head, None
 
     def build(self, head: Snapshot) -> Commit:
-        """Return the next commit: this write, and what others have proposed that does not collide.
+        """Return the next commit: this write, and what others have proposed that does not collide."""
+        taken = [self.queue.mine, *(self.queue.others(head) if self.queue.proposed else [])]
+        places = self._segments(head, taken) if self._rewriting is None else self._rewriting.segments(head)
+        writes = tuple(proposal.write for proposal in taken)
+        return Commit(head.branch.name, head.number + 1, as_parent(head.commit), writes, tuple(places))
 
-        As long as others wait, segments are merged only when they are many.
+    def _segments(self, head: Snapshot, taken: Sequence[Proposal]) -> list[SegmentPlace]:
+        """Return the segments of the commit that takes some proposals, which touch different keys.
+
+        As long as others wait, large ones are merged only when they are many, and who goes ahead of another, most
+        likely in vain, merges none.
         """
-        writes = [self._write]
-        if self.queue.proposed:
-            writes += self.queue.others(head)
-        if self._rewriting is not None:
-            places = self._rewriting.segments(head)
-        else:
-            places = places_of(head) + [write.changes for write in writes if write.changes is not None]
-            if not self.queue.proposed or len(places) > _UNMERGED:
-                places = merge_tail(self._place, places, self._merged)
-        return Commit(head.branch.name, head.number + 1, as_parent(head.commit), tuple(writes), tuple(places))
+        places, quickly = places_of(head), self.queue.proposed and len(places_of(head)) < _UNMERGED
+        if quickly and not self.queue.is_first:
+            return places + _written(taken)
+        known = [proposal for proposal in taken if proposal.changes is not None and _written([proposal])]
+        places += _written([proposal for proposal in taken if proposal.changes is None])
+        limit = _MERGED_QUICKLY if quickly else MERGED_INLINE
+        return merge_tail(self._place, places, self._merged, _fresh(known) if known else None, limit)
 
     def _propose(self) -> None:
         """Let others take the write along, unless it must claim its data: they do not look whether a gc deleted it."""
-        if self._started.elapsed() < garbage.CLAIM_AFTER:
+        if not self._must_claim():
             self.queue.propose()
+
+    def _must_claim(self) -> bool:
+        return self._started.elapsed() >= garbage.CLAIM_AFTER
 
     def _create_safely(self, made: Commit, head: Snapshot) -> bool:
         """Create a commit as `_create` does. After a long time what it refers to is claimed before."""
-        if self._started.elapsed() < garbage.CLAIM_AFTER:
+        if not self._must_claim():
             return self._create(made)
         names = object_names(self._place, made)
         if head.commit is not None:
@@ -279,6 +295,20 @@ class _Committer:
             self._place.put(f"hints/{snapshot.branch.name}", json.dumps(body).encode() + b"\n")
         except StorageError as error:  # it only saves others a few requests
             logger.debug("no hint was written: %s", error)
+
+
+def _written(proposals: Iterable[Proposal]) -> list[SegmentPlace]:
+    """Return the segments that were written of proposals."""
+    return [proposal.write.changes for proposal in proposals if proposal.write.changes is not None]
+
+
+def _fresh(proposals: Sequence[Proposal]) -> Fresh:
+    """Return the changes of proposals that say them, which touch different keys."""
+    changes = {key: change for proposal in proposals for key, change in (proposal.changes or {}).items()}
+    removed = tuple(prefix for proposal in proposals for prefix in proposal.write.removed)
+    segment = MemorySegment(block_of(sorted(changes.items())), removed)
+    ids = tuple(proposal.write.id for proposal in proposals)
+    return Fresh(ids, segment, proposals[0].write.changes if len(proposals) == 1 else None)
 
 
 def _conflict(place: Place, head: Snapshot, write: Write, what: str) -> ConflictError:

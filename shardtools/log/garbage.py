@@ -10,7 +10,8 @@ collector keeps the folder, the write fails. (Dekker's algorithm, with objects i
 from another place claims it before it looks what is there already.
 
 Who takes a proposal along does not claim its folder, so a write that must claim is not proposed. A proposal that waits
-may be committed by others, so its folder is kept. Nobody commits one whose base is `TOO_OLD` commits ago, so that its
+may be committed by others, so its folder is kept, and its writer does not withdraw it once it must claim: somebody may
+have read it already. Nobody commits one whose base is `TOO_OLD` commits ago, so that its
 writer must claim; then it is no longer looked at.
 """
 
@@ -22,6 +23,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 from shardtools.errors import ConflictError, ExistsError, JobError
@@ -30,11 +32,15 @@ from shardtools.log.expiry import referenced_objects
 from shardtools.log.log import Log, new_id
 from shardtools.log.place import Place
 from shardtools.log.proposals import TOO_OLD
+from shardtools.log.started import Started
 from shardtools.storage import get_storage
 from shardtools.urls import is_local, name_of, path_of, scheme_of
 
 CLAIM_AFTER = 600
 """Seconds after which a write claims what it is about to refer to."""
+
+LONGEST_RUN = datetime.timedelta(days=1)
+"""A run that has taken so long deletes nothing more. One that began twice as long ago is dead if it has not ended."""
 
 SHORTEST_GRACE = datetime.timedelta(hours=1)
 
@@ -68,13 +74,13 @@ def collect(log: Log, grace: datetime.timedelta = GRACE, *, now: datetime.dateti
     ``now`` is the time of this run, by default that of this machine's clock, which must be right.
 
     Raises:
-        JobError: ``grace`` is less than an hour.
+        JobError: ``grace`` is less than an hour, or it takes longer than a day.
         RefusedError: the storage does not list.
         CorruptError: a commit or a segment that says what is needed is damaged or gone. Nothing is deleted.
     """
     if grace < SHORTEST_GRACE:
         raise JobError("the grace period is less than an hour", fix="writes may take that long: choose 1h or more")
-    place, time = log.place, now or datetime.datetime.now(datetime.UTC)
+    place, time, started = log.place, now or datetime.datetime.now(datetime.UTC), Started()
     with place.using():
         records = list(_records(place))
         there = {name_of(url.rstrip("/")) for url in get_storage(place.root).folders(f"{place.root}data/")}
@@ -83,9 +89,11 @@ def collect(log: Log, grace: datetime.timedelta = GRACE, *, now: datetime.dateti
         doomed = unreferenced.intersection(*[frozenset().union(*old)])
         _write_record(place, len(records), _Record(time, unreferenced, doomed))
         kept = _claimed(place) | _needed(place)  # in this order, and after the record was written
-        objects = sum(_delete(place, id) for id in sorted(doomed - kept))
+        objects = sum(_delete(place, id, started) for id in sorted(doomed - kept))
         _delete_dead_proposals(place)
-        place.put(f"{_record_name(len(records))}.done", b'{"format": 1}\n')
+        dead = [not record.is_done and record.time + 2 * LONGEST_RUN <= time for record in records]
+        for number in [*compress(range(len(records)), dead), len(records)]:
+            place.put(f"{_record_name(number)}.done", b'{"format": 1}\n')
     return CollectResult(len(unreferenced - doomed), len(doomed - kept), objects)
 
 
@@ -183,10 +191,16 @@ def _write_record(place: Place, number: int, record: _Record) -> None:
 # --- deleting
 
 
-def _delete(place: Place, id: str) -> int:
-    """Delete the objects of a folder, and return how many there were."""
+def _delete(place: Place, id: str, started: Started) -> int:
+    """Delete the objects of a folder, and return how many there were.
+
+    Raises:
+        JobError: the run is so long that others take it for dead.
+    """
     urls = get_storage(place.root).list(f"{place.root}data/{id}/")
     for url in urls:
+        if started.elapsed() > LONGEST_RUN.total_seconds():
+            raise JobError("this gc has taken longer than a day", url=place.root, fix="run it again, it will go on")
         get_storage(url).delete(url)
     _delete_folder(place, f"data/{id}/")
     return len(urls)

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from shardtools.errors import CorruptError, ExistsError, JobError, NotFoundError
+from shardtools.errors import CorruptError, ExistsError, JobError, NotFoundError, redact
 from shardtools.log import reading
 from shardtools.log.commit import FORMAT, Commit, Parent, SegmentPlace, parse_parent
+from shardtools.log.lookup import Lookup
 from shardtools.log.names import check_reference
 from shardtools.log.place import MARK, Place
 from shardtools.log.segment import Entry
+from shardtools.log.versions import Branch, Tag
 from shardtools.storage import DEFAULT_OPTIONS, StorageOptions
 from shardtools.urls import absolute, at_home
 
@@ -25,25 +27,7 @@ T = TypeVar("T")
 
 MAIN = "main"
 
-
-@dataclass(frozen=True)
-class Branch:
-    """A branch: the number of its first commit, and the commit that it began at, None for the first branch."""
-
-    name: str
-    start: int
-    origin: Parent | None
-
-
-@dataclass(frozen=True)
-class Tag:
-    """A name for a commit, for ever."""
-
-    name: str
-    commit: Parent
-    message: str
-    author: str
-    time: str
+_NEWEST_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
@@ -58,6 +42,9 @@ class Snapshot:
     branch: Branch
     commit: Commit | None
     fixed: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.branch.name}@{self.number} of {redact(self.log.place.root)}>"
 
     @property
     def number(self) -> int:
@@ -74,7 +61,7 @@ class Snapshot:
     def find(self, keys: Iterable[str]) -> dict[str, Entry]:
         """Return where the bytes of keys lie; keys that there are not are left out."""
         with self.log.place.using():
-            return reading.find(self.segments, keys)
+            return self.log.lookup.find(self.commit, keys)
 
     def scan(self, prefix: str = "") -> Iterator[tuple[str, Entry]]:
         """Yield the keys that begin with ``prefix``, in their order, and where their bytes lie."""
@@ -108,8 +95,11 @@ class Log:
 
     def __init__(self, place: Place):
         self.place = place
+        self.lookup = Lookup(place)
         self.contended = 0
         """How many of the next commits others are expected to compete with."""
+        self.pace = 0.0
+        """Seconds that a commit takes with what others have proposed, about; 0 if that is not known yet."""
         self._known: dict[str, int] = {}
         self._branches: dict[str, Branch] = {}
 
@@ -133,6 +123,10 @@ class Log:
                 _create_once(place, f"branches/{MAIN}", _branch_document(Branch(MAIN, 0, None)))
                 _create_once(place, MARK, {"format": FORMAT})
         return cls(place)
+
+    def note_pace(self, seconds: float) -> None:
+        """Take into account how long a commit has just taken."""
+        self.pace += (seconds - self.pace) * _NEWEST_WEIGHT if self.pace else seconds
 
     # --- versions
 
@@ -304,7 +298,10 @@ class Log:
     def _newest(self, branch: Branch) -> int:
         """Return the number of the newest commit of a branch: from one that there is, in steps that double."""
         place, name = self.place, branch.name
-        newest = max(branch.start - 1, self._known.get(name, -1), self._hint(branch))
+        newest = max(branch.start - 1, self._known.get(name, -1))
+        if newest >= branch.start and place.read_commit(name, newest + 1) is None:
+            return newest
+        newest = max(newest, self._hint(branch))
         step = 1
         while place.has_commit(name, newest + step):
             newest += step

@@ -11,7 +11,17 @@ import numpy as np
 
 from shardtools.errors import CorruptError, NotFoundError
 from shardtools.log.commit import SegmentPlace
-from shardtools.log.segment import ROW, Change, Entry, SegmentBlock, SegmentIndex, encode_keys, parse_block, parse_index
+from shardtools.log.segment import (
+    BLOCK,
+    ROW,
+    Change,
+    Entry,
+    SegmentBlock,
+    SegmentIndex,
+    encode_keys,
+    parse_block,
+    parse_index,
+)
 from shardtools.lru import LRU
 from shardtools.storage import ByteRange, get_storage
 
@@ -20,6 +30,9 @@ WHOLE = 1 << 16
 
 _TOGETHER = 16
 """So many blocks are read in one request by those who need all of them."""
+
+_SMALL = 4 * BLOCK
+"""Neighbouring segments of so many entries together are merged at once."""
 
 _INDEXES: LRU[str, SegmentIndex] = LRU(32 << 20, lambda index: index.nbytes)
 _BLOCKS: LRU[tuple[str, int], SegmentBlock] = LRU(64 << 20, lambda block: block.nbytes)
@@ -36,6 +49,21 @@ class Segment:
     def url(self) -> str:
         """The URL of its object."""
         return self.root + self.place.name
+
+    @property
+    def count(self) -> int:
+        """The number of its entries."""
+        return self.place.count
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The names of the objects that its entries refer to."""
+        return self.index().objects
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """The prefixes that it removes."""
+        return self.index().removed
 
     def index(self) -> SegmentIndex:
         """Return its index, which is read once.
@@ -112,6 +140,32 @@ class Segment:
             raise CorruptError("an object that a commit refers to is gone", url=self.url, fix=fix) from error
 
 
+@dataclass(frozen=True, eq=False)
+class MemorySegment:
+    """The entries and removed prefixes of a segment that need not be written."""
+
+    block: SegmentBlock
+    removed: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of its entries."""
+        return len(self.block)
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The names of the objects that its entries refer to."""
+        return self.block.objects
+
+    def scan(self, prefix: str = "", *, keep: bool = True) -> Iterator[SegmentBlock]:
+        """Yield the entries whose keys begin with ``prefix``, as one block, which is in memory anyway."""
+        if part := self.block.of_prefix(prefix):
+            yield part
+
+
+Part = Segment | MemorySegment
+
+
 def find(segments: Sequence[Segment], keys: Iterable[str]) -> dict[str, Entry]:
     """Return where the bytes of keys lie; those that there are not are left out. ``segments``: the oldest first."""
     left = set(keys)
@@ -127,54 +181,69 @@ def find(segments: Sequence[Segment], keys: Iterable[str]) -> dict[str, Entry]:
     return found
 
 
-def merged(segments: Sequence[Segment], prefix: str = "", *, keep: bool = True) -> Iterator[SegmentBlock]:
+def merged(parts: Sequence[Part], prefix: str = "", *, keep: bool = True) -> Iterator[SegmentBlock]:
     """Yield the entries of neighbouring segments as if they were one, whose keys begin with ``prefix``.
 
-    ``segments``: the oldest first. It takes the memory of some blocks of each.
+    ``parts``: the oldest first. It takes the memory of some blocks of each large one, and of all small ones.
     """
-    if len(segments) == 1:
-        yield from segments[0].scan(prefix, keep=keep)
+    if len(parts) == 1:
+        yield from parts[0].scan(prefix, keep=keep)
         return
-    indexes = [segment.index() for segment in segments]
-    objects = tuple(name for index in indexes for name in index.objects)
-    before = accumulate((len(index.objects) for index in indexes), initial=0)
-    runs = [_Run(segment.scan(prefix, keep=keep), number) for segment, number in zip(segments, before, strict=False)]
-    hidden: tuple[str, ...] = ()
-    for run, index in zip(runs[::-1], indexes[::-1], strict=True):
-        run.hidden = hidden
-        hidden += index.removed
+    objects = tuple(name for part in parts for name in part.objects)
+    before = list(accumulate((len(part.objects) for part in parts), initial=0))
+    hidden = [*accumulate((part.removed for part in reversed(parts)), initial=())][-2::-1]
+
+    def stream(number: int) -> Iterator[SegmentBlock]:
+        for block in parts[number].scan(prefix, keep=keep):
+            if kept := block.without(hidden[number]):
+                rows = kept.rows.copy()
+                rows["object"][rows["object"] > 0] += before[number]
+                yield SegmentBlock(kept.keys, rows, objects)
+
+    def joined(numbers: range) -> Iterator[SegmentBlock]:
+        if blocks := [block for number in reversed(numbers) for block in stream(number)]:
+            yield _newest(blocks, objects)
+
+    runs = [_Run(joined(group) if len(group) > 1 else stream(group[0])) for group in _small_together(parts)]
     while blocks := [run.block for run in runs if run.fill()]:
         last = min(block.keys[-1] for block in blocks)
         yield _newest([run.take(last) for run in reversed(runs) if run.block], objects)
+
+
+def _small_together(parts: Sequence[Part]) -> list[range]:
+    """Return the numbers of neighbouring parts in groups: small ones together, as many take long one by one."""
+    groups: list[range] = []
+    total = 0
+    for number, part in enumerate(parts):
+        total += part.count
+        if groups and total <= _SMALL:
+            groups[-1] = range(groups[-1].start, number + 1)
+        else:
+            groups.append(range(number, number + 1))
+            total = part.count
+    return groups
 
 
 _NONE = SegmentBlock(encode_keys([]), np.empty(0, ROW), ())
 
 
 class _Run:
-    """The entries of one of the segments that are merged; ``before`` are the objects of those before it."""
+    """The entries of one of the streams that are merged."""
 
-    def __init__(self, blocks: Iterator[SegmentBlock], before: int):
+    def __init__(self, blocks: Iterator[SegmentBlock]):
         self._blocks = blocks
-        self._before = before
-        self.hidden: tuple[str, ...] = ()
         self.block = _NONE
 
     def fill(self) -> bool:
         """Go on to the next block if all of this one was taken; return whether there are entries."""
-        while not self.block:
-            block = next(self._blocks, None)
-            if block is None:
-                return False
-            self.block = block.without(self.hidden)
-        return True
+        if not self.block:
+            self.block = next(self._blocks, _NONE)
+        return bool(self.block)
 
     def take(self, last: bytes) -> SegmentBlock:
         """Take the entries up to the key ``last``."""
         taken, self.block = self.block.split(last)
-        rows = taken.rows.copy()
-        rows["object"][rows["object"] > 0] += self._before
-        return SegmentBlock(taken.keys, rows, taken.objects)
+        return taken
 
 
 def _newest(parts: Sequence[SegmentBlock], objects: tuple[str, ...]) -> SegmentBlock:

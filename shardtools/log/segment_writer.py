@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import google_crc32c
@@ -49,14 +49,19 @@ def blocks_of(changes: Iterable[tuple[str, Change]]) -> Iterator[SegmentBlock]:
     """
     changes = iter(changes)
     while some := list(islice(changes, BLOCK)):
-        numbers: dict[str, int] = {}
-        rows = [
-            (0, 0, 0, 0, 0)
-            if change is None
-            else (0, numbers.setdefault(change.name, len(numbers) + 1), change.offset, change.size, change.crc32c)
-            for _, change in some
-        ]
-        yield SegmentBlock(encode_keys(key for key, _ in some), np.array(rows, ROW), tuple(numbers))
+        yield block_of(some)
+
+
+def block_of(changes: Sequence[tuple[str, Change]]) -> SegmentBlock:
+    """Return keys and their changes, which are in the order of the keys, as one block, however many they are."""
+    numbers: dict[str, int] = {}
+    rows = [
+        (0, 0, 0, 0, 0)
+        if change is None
+        else (0, numbers.setdefault(change.name, len(numbers) + 1), change.offset, change.size, change.crc32c)
+        for _, change in changes
+    ]
+    return SegmentBlock(encode_keys(key for key, _ in changes), np.array(rows, ROW), tuple(numbers))
 
 
 class SegmentWriter:

@@ -46,8 +46,8 @@ def test_writes_of_one_key_are_like_one_after_the_other(log: Log) -> None:
     assert sorted(committed(log)) == sorted(said)
     head = Log.open(log.place.root).head()
     assert head.find(["shared"])["shared"].offset == len(said) - 1
-    for commit, number in zip(head.history(), range(len(said) - 1, -1, -1), strict=True):
-        assert log.resolve(f"@{commit.number}").find(["shared"])["shared"].offset == number
+    for made, number in zip(head.history(), range(len(said) - 1, -1, -1), strict=True):
+        assert log.resolve(f"@{made.number}").find(["shared"])["shared"].offset == number
 
 
 def test_writers_that_are_killed(log: Log) -> None:

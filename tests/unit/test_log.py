@@ -23,6 +23,7 @@ from shardtools.log.log import Log, Snapshot, new_id, places_of
 from shardtools.log.merging import MERGED_INLINE, merge_segments, merge_tail
 from shardtools.log.names import check_key, check_object, check_reference
 from shardtools.log.place import Place
+from shardtools.log.proposals import Proposal
 from shardtools.log.reading import Segment, find, merged
 from shardtools.log.segment import BLOCK, HEAD, ROW, BlockPlace, Change, Entry, SegmentIndex, parse_block
 from shardtools.log.segment_writer import blocks_of, stream_segment, write_segment
@@ -360,7 +361,8 @@ def propose(base: Snapshot, key: str, message: str) -> _Committer:
     """Return a writer of one key on top of ``base`` that has come too late once, and has proposed its write."""
     segment = write_segment(base.log.place, new_id(), {key: entry(1)})
     write = Write(new_id(), message, "", "", segment, (key,))
-    committer = _Committer(base, write, Footprint(frozenset([key]), (), frozenset()))
+    proposal = Proposal.of(base.number, write, {key: entry(1)})
+    committer = _Committer(base, proposal, Footprint(frozenset([key]), (), frozenset()))
     committer.queue.propose()
     return committer
 
@@ -380,8 +382,69 @@ def test_what_is_taken_along(log: Log) -> None:
     after = mine.run()
     assert [write.message for made in after.history() for write in made.writes] == ["mine", "fits", "fits, too", "done"]
     assert numbers(after) == {"a": 1, "b": 1, "c": 1, "d": 1}
-    left = [path.name for path in (Path(log.place.root) / "proposals" / "main").iterdir()]
-    assert sorted(int(name.split("-")[0]) for name in left) == [0, 1, 1]  # "fits", and those of the base that mine had
+    proposals = Path(log.place.root) / "proposals" / "main"
+    assert sorted(int(path.name.split("-")[0]) for path in proposals.iterdir()) == [0, 0, 0, 1, 1]  # all but its own
+    for number in range(8):
+        after = commit(after, {f"e{number}": entry(1)})
+    propose(after, "z", "last").run()
+    assert list(proposals.iterdir()) == []  # their writers have had the time to delete them
+
+
+def test_what_is_taken_along_becomes_one_segment(log: Log) -> None:
+    """Small writes say in their proposals what they change, so that their own segments are not read."""
+    first = commit(log.head(), {f"old{number:02d}": entry(number) for number in range(50)})
+    mine = propose(first, "mine", "")
+    base = commit(first, {"more": entry(1)})
+    for number in range(5):
+        changes = propose(base, f"k{number}", "").queue.mine.write.changes
+        assert changes is not None
+        Path(log.place.root, changes.name).unlink()
+    after = mine.run()
+    assert [segment.place.count for segment in after.segments] == [50, 7]
+    assert numbers(after) == numbers(base) | {"mine": 1} | {f"k{number}": 1 for number in range(5)}
+
+
+def test_a_damaged_proposal_is_not_taken_along(log: Log) -> None:
+    base = log.head()
+    good = propose(base, "a", "").queue.mine
+    path = Path(log.place.root, "proposals", "main", good.name)
+    body = json.loads(path.read_bytes())
+    for entries in (
+        [],
+        [None, None],
+        [[f"data/{ID}/a", 1, 2]],
+        [[f"data/{ID}/a", 1, 2, 2**32]],
+        [["data/../a", 1, 2, 3]],
+    ):
+        path.write_text(json.dumps(body | {"entries": entries}))
+        assert len(propose(base, "b", "").build(base).writes) == 1
+    path.write_text(json.dumps(body))
+    assert len(propose(base, "b", "").build(base).writes) == 2
+
+
+def test_segments_that_the_commits_say_nothing_of_are_not_read(log: Log) -> None:
+    """Who has followed the log knows from the commits which keys are as before, and reads no new segments."""
+    head = commit(log.head(), {f"old{number}": entry(number) for number in range(50)})
+    assert set(head.find(["old1", "new1"])) == {"old1"}
+    other = Log.open(log.place.root)
+    for number in range(5):
+        commit(other.head(), {f"new{number}": entry(number)})
+        head = log.following(head) or head
+    for segment in head.segments[1:]:
+        Path(segment.url).unlink()
+    assert set(head.find(["old1", "new7"])) == {"old1"}
+    with pytest.raises(CorruptError, match="an object that a commit refers to is gone"):
+        head.find(["new4"])
+    with pytest.raises(CorruptError, match="an object that a commit refers to is gone"):
+        Log.open(log.place.root).head().find(["old1"])
+
+
+def test_keys_lie_elsewhere_after_upkeep(log: Log) -> None:
+    """What was known of a key before data was written again is not what is answered after it."""
+    base = commit(log.head(), {"a": entry(1)})
+    assert base.find(["a"])["a"].size == 1
+    moved = replace_segments(base, lambda head: [write_segment(log.place, new_id(), {"a": entry(2)})])
+    assert moved.find(["a"])["a"].size == 2
 
 
 OLD = {f"a{number:02d}": number + 1 for number in range(50)}
@@ -466,3 +529,9 @@ def test_expiry(log: Log) -> None:
     assert [made.number for made in fresh.head().history()] == [3, 2, 1, 0]
     with pytest.raises(JobError, match="main ends with commit 3; keep at least that one"):
         expire(log, "main", 4)
+
+
+def test_how_snapshots_and_commits_are_shown(log: Log) -> None:
+    head = commit(log.head(), {"a": entry(1)}, message="first")
+    assert repr(head) == f"<Snapshot main@0 of {log.place.root}>"
+    assert repr(next(head.history())) == "<Commit main@0: 'first'>"

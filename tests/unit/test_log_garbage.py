@@ -14,9 +14,10 @@ import shardtools as st
 from shardtools.errors import ConflictError, CorruptError, JobError
 from shardtools.log import garbage
 from shardtools.log.garbage import CollectResult, collect
-from shardtools.log.log import Log
+from shardtools.log.log import Log, Snapshot
 from shardtools.log.place import Place
 from shardtools.log.proposals import Queue
+from shardtools.log.started import Started
 
 DAY = datetime.timedelta(days=1)
 BEGIN = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -142,7 +143,7 @@ def test_a_slow_write_that_lost_its_data_is_not_taken_along(hub: st.Hub, monkeyp
 
     def another_commits_next(queue: Queue) -> None:
         real(queue)
-        if queue._mine.write.id == slow.id:
+        if queue.mine.write.id == slow.id:
             other = st.hub(hub.url)
             other.log.contended = 3
             other.load("y")[:] = 9
@@ -152,6 +153,57 @@ def test_a_slow_write_that_lost_its_data_is_not_taken_along(hub: st.Hub, monkeyp
         slow.commit()
     assert hub.verify().problems == ()
     assert hub.load("x")[:].tolist() == [1, 1, 1, 1]
+
+
+def test_a_slow_write_that_was_proposed_stays_so(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writer waits for long after it was proposed, and is stopped: others may have read it, and commit it."""
+    slow = hub.transaction()
+    slow["x"][:] = 2
+    hub.log.contended = 3
+
+    def stopped_much_later(queue: Queue, head: Snapshot) -> bool:
+        monkeypatch.setattr(slow._started, "elapsed", lambda: DAY.total_seconds())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Queue, "await_turn", stopped_much_later)
+        slow.commit()
+    run(hub, 0)
+    assert run(hub, 1).deleted == 0
+    other = st.hub(hub.url)
+    other.array("y", shape=4, chunks=2, dtype="int32")
+    other.log.contended = 3
+    other.load("y")[:] = 9
+    assert hub.verify().problems == ()
+    assert st.hub(hub.url).load("x")[:].tolist() == [2, 2, 2, 2]
+
+
+def test_a_killed_run_is_closed_by_a_later_one(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then nobody brings what it may be deleting."""
+    id = abandon(hub)
+    run(hub, 0)
+
+    def killed(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(garbage, "_delete", killed)
+        run(hub, 1)
+    for day, closed in ((2, False), (3, True)):
+        run(hub, day)
+        assert Path(hub.url, "garbage", f"{1:020d}.done").exists() == closed
+    with garbage.claim(hub.log.place, [id], again=True):
+        assert f"data/{id}/0000.tar" not in data_of(hub)
+
+
+def test_a_run_that_takes_too_long_stops(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = abandon(hub)
+    run(hub, 0)
+    with monkeypatch.context() as patch, pytest.raises(JobError, match="this gc has taken longer than a day"):
+        patch.setattr(Started, "elapsed", lambda self: 1.5 * DAY.total_seconds())
+        run(hub, 1)
+    assert f"data/{id}/0000.tar" in data_of(hub)
+    assert run(hub, 2).deleted == 1
 
 
 def test_a_claim_is_respected(hub: st.Hub) -> None:
