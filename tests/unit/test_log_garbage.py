@@ -158,6 +158,7 @@ def test_a_slow_write_that_lost_its_data_is_not_taken_along(hub: st.Hub, monkeyp
 def test_a_slow_write_that_was_proposed_stays_so(hub: st.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its writer waits for long after it was proposed, and is stopped: others may have read it, and commit it."""
     slow = hub.transaction()
+    slow.begin()
     slow["x"][:] = 2
     hub.log.contended = 3
 
