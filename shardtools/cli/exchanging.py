@@ -118,17 +118,22 @@ def exchange(what: Exchange, line: CommandLine, options: RunOptions) -> int:
 
 def _show_plan(plan: ExchangePlan, verbose: bool) -> None:
     """Say what would be done, and what it would cost."""
+    from shardtools.jobs.exchange.cost import choose_merge, estimate
+
     count = plan.destination.count
     shards = "as many shards as it takes" if count is None else format_count(count, "shard")
     tell(f"would write {format_count(len(plan.inputs), 'shard')} to {shards}: {redact(plan.destination.spec)}")
     tell(f"outputs that exist: {len(plan.existing):,}")
     show_replaced(plan.replaced)
-    runs = sum(max(1, -(-sum(plan.inputs[i].tar_size for i in group) // plan.share)) for group in plan.groups)
-    outputs = count or len(plan.inputs)
+    shape, services = plan.shape(), plan.services()
+    merge = choose_merge(shape, services)
+    cost = estimate(shape, services, merge)
     size = format_size(plan.size)
-    tell(f"temporary data: about {size} in {redact(plan.spill)}, in {format_count(runs, 'run')}")
+    tell(f"temporary data: about {size} in {redact(plan.spill)}, in {format_count(shape.runs, 'run')}")
     tell(f"to read: about {format_size(sum(entry.size for entry in plan.inputs))}, then {size} of temporary data")
-    requests = 2 * len(plan.inputs) + 3 * runs + 3 * runs * outputs + 3 * outputs
-    tell(f"requests: about {requests:,}")
+    if merge is not None:
+        tell(f"a pass more, which merges {merge.fan_in:,} runs at a time, and takes as much temporary data again")
+    price = f", {cost.dollars:,.2f} US dollars on S3 or GCS" if cost.dollars else ""
+    tell(f"requests: about {cost.requests:,}{price}")
     for entry in plan.inputs if verbose else ():
         tell(redact(entry.url))

@@ -52,4 +52,8 @@ def _start(pool: ThreadPoolExecutor, threads: int) -> None:
     with sigint_held():
         for _ in range(threads):
             pool.submit(everyone.wait)
-        everyone.wait()
+        try:
+            everyone.wait()
+        except BaseException:  # another thread of this process may have received Ctrl-C
+            everyone.abort()
+            raise

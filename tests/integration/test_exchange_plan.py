@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shardtools.engine import Connection
-from shardtools.jobs.exchange import exchange
+from shardtools.jobs.exchange import cost, exchange, planning
 from shardtools.jobs.exchange.boundaries import CutTask, cut_batch, read_bounds
+from shardtools.jobs.exchange.chain import Chain, runs_of
+from shardtools.jobs.exchange.cost import Merge
 from shardtools.jobs.exchange.cuts import cuts, ranks
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.notes import GatherPlan, read_plan, write_plan
@@ -25,10 +28,11 @@ from shardtools.jobs.exchange.splits import LocateTask, SomeOrders, choose_split
 from shardtools.jobs.exchange.workers import Workers
 from shardtools.jobs.options import RunOptions
 from shardtools.shards.columns import Texts
+from shardtools.storage import get_storage
 from tests.cli.command import call
 from tests.dask_cluster import dask_cluster
 from tests.datasets import snapshot, written_dataset
-from tests.servers import NginxServer
+from tests.servers import NginxServer, wait_until
 from tests.unit.test_exchange import FEW_TEXTS, samples_of
 
 JOB = "f" * 32
@@ -109,8 +113,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plan 40 samples at a time."""
-    monkeypatch.setattr(exchange, "LEAST_BATCH", 40)
-    monkeypatch.setattr(exchange, "ORDER_BYTES", 1 << 20)
+    monkeypatch.setattr(planning, "LEAST_BATCH", 40)
+    monkeypatch.setattr(planning, "ORDER_BYTES", 1 << 20)
     yield
 
 
@@ -129,8 +133,8 @@ def test_the_same_bytes(name: str, outputs: int, folder: Path, monkeypatch: pyte
     program, options = PROGRAMS[name]
     arguments = (*options, "--memory", "1MB", "-j", "2", "in-@6.tar")
     assert call(*arguments, f"a/out-@{outputs}.tar", cwd=folder, program=program).status == 0
-    monkeypatch.setattr(exchange, "LEAST_BATCH", 40)
-    monkeypatch.setattr(exchange, "ORDER_BYTES", 1 << 20)
+    monkeypatch.setattr(planning, "LEAST_BATCH", 40)
+    monkeypatch.setattr(planning, "ORDER_BYTES", 1 << 20)
     planned: list[GatherPlan] = []
     real = exchange.write_plan
 
@@ -145,6 +149,89 @@ def test_the_same_bytes(name: str, outputs: int, folder: Path, monkeypatch: pyte
     assert not list(folder.rglob("*shardtools-spill*"))
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_same_bytes_after_a_merge(
+    name: str, batched: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    program, options = PROGRAMS[name]
+    arguments = (*options, "--memory", "1MB", "-j", "6", "in-@6.tar")
+    assert call(*arguments, "a/out-@7.tar", cwd=folder, program=program).status == 0
+    if batched:
+        request.getfixturevalue("few_at_a_time")
+    planned: list[GatherPlan] = []
+    real = exchange.write_plan
+
+    def write(url: str, plan: GatherPlan) -> None:
+        planned.append(plan)
+        real(url, plan)
+
+    monkeypatch.setattr(exchange, "write_plan", write)
+    monkeypatch.setattr(exchange, "choose_merge", lambda *_: Merge(4, 3))
+    assert call(*arguments, "b/out-@7.tar", cwd=folder, program=program).status == 0
+    assert snapshot(folder / "a") == snapshot(folder / "b")
+    assert [type(run) for run in planned[0].runs] == [Chain, Chain]
+    assert max(len(runs_of([run])) for run in planned[0].runs) > 1 and bool(planned[0].outputs) == batched
+    assert not list(folder.rglob("*shardtools-spill*"))
+
+
+def test_a_merge_goes_on_where_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was merged before a job failed is not merged again."""
+    arguments = ("--seed", "5", "--memory", "1MB", "-j", "6", "in-@6.tar")
+    assert call(*arguments, "a/out-@7.tar", cwd=folder, program="htshuffle").status == 0
+    monkeypatch.setattr(exchange, "choose_merge", lambda *_: Merge(4, 3))
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(exchange, "write_plan", lambda *_: 1 / 0)
+        call(*arguments, "b/out-@7.tar", cwd=folder, program="htshuffle")
+    merged = {path: path.stat().st_mtime_ns for path in folder.glob("b/.shardtools-spill-*/merge-*-*")}
+    seen: dict[Path, int] = {}
+    real = exchange.write_plan
+
+    def write(url: str, plan: GatherPlan) -> None:
+        seen.update({path: path.stat().st_mtime_ns for path in merged})
+        real(url, plan)
+
+    monkeypatch.setattr(exchange, "write_plan", write)
+    assert call(*arguments, "--resume", "b/out-@7.tar", cwd=folder, program="htshuffle").status == 0
+    assert len(merged) >= 6 and seen == merged and snapshot(folder / "a") == snapshot(folder / "b")
+
+
+@pytest.mark.parametrize(("memory", "merge"), [("3MB", None), ("1MB", None), ("1MB", Merge(4, 3))])
+def test_a_dry_run_says_how_many_requests_there_will_be(
+    memory: str, merge: Merge | None, folder: Path, nginx: NginxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The requests for inputs, spill and outputs that a server counts, within 5 %."""
+    monkeypatch.setattr(exchange, "choose_merge", lambda *_: merge)
+    monkeypatch.setattr(cost, "choose_merge", lambda *_: merge)
+    for path in folder.glob("in-*"):
+        path.rename(nginx.root / path.name)
+    spill = ("--spill", f"{nginx.url}spill/")
+    arguments = (
+        "--seed",
+        "5",
+        "-j",
+        "2",
+        "--memory",
+        memory,
+        *spill,
+        f"{nginx.url}in-@6.tar",
+        f"{nginx.url}out-@15.tar",
+    )
+    told = call("--dry-run", *arguments, cwd=folder, program="htshuffle").out
+    expected = int(re.findall(r"requests: about ([0-9,]+)", told)[0].replace(",", ""))
+    before = counted_after(nginx, "before")
+    assert call(*arguments, cwd=folder, program="htshuffle").status == 0
+    found = counted_after(nginx, "after") - before - 1
+    assert abs(found - expected) <= 0.05 * found, (found, expected)
+
+
+def counted_after(nginx: NginxServer, mark: str) -> int:
+    """Return how many requests the log has when a last one, for ``mark``, is in it."""
+    get_storage(nginx.url).exists(f"{nginx.url}{mark}")
+    wait_until(lambda: f"/{mark} " in nginx.log_path.read_text(), "the log")
+    return len(nginx.log_path.read_text().splitlines())
+
+
 def test_what_is_in_the_spill_is_removed_from_a_server(folder: Path, nginx: NginxServer, few_at_a_time: None) -> None:
     arguments = ("--seed", "5", "--spill", f"{nginx.url}spill/", "in-@6.tar", f"{nginx.url}out-@4.tar")
     assert call(*arguments, cwd=folder, program="htshuffle").status == 0
@@ -156,7 +243,7 @@ def test_what_is_in_the_spill_is_removed_from_a_server(folder: Path, nginx: Ngin
 
 
 def test_damaged_boundaries_are_noticed(folder: Path, few_at_a_time: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = exchange._find_boundaries
+    real = exchange.write_boundaries
 
     def damaging(url: str, *arguments: object) -> None:
         real(url, *arguments)  # type: ignore[arg-type]
@@ -165,7 +252,7 @@ def test_damaged_boundaries_are_noticed(folder: Path, few_at_a_time: None, monke
             data[0] ^= 1
             path.write_bytes(data)
 
-    monkeypatch.setattr(exchange, "_find_boundaries", damaging)
+    monkeypatch.setattr(exchange, "write_boundaries", damaging)
     outcome = call("--seed", "1", "in-@6.tar", "out-@30.tar", cwd=folder, program="htshuffle")
     assert outcome.status == 1 and "the plan in the spill is damaged" in outcome.err
 

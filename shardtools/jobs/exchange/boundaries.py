@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardtools.errors import CorruptError
+from shardtools.jobs.exchange.chain import AnyRun
 from shardtools.jobs.exchange.cuts import cuts
 from shardtools.jobs.exchange.notes import GatherPlan, read_plan
-from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.threads import each, waits
 from shardtools.shards.columns import Texts
 from shardtools.storage import ByteRange, get_storage
@@ -61,7 +61,7 @@ def cut_batch(task: CutTask) -> None:
             sink.write(data + zlib.crc32(data).to_bytes(_WORD.itemsize, "little"))
 
 
-def find_boundaries(runs: Sequence[Run], low: Ints, high: Ints, ranks: Sequence[int]) -> Ints:
+def find_boundaries(runs: Sequence[AnyRun], low: Ints, high: Ints, ranks: Sequence[int]) -> Ints:
     """Return a row for each of the ascending ``ranks`` among samples ``low`` to ``high`` of each run.
 
     Raises:

@@ -12,23 +12,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from shardtools import engine
-from shardtools.engine.ordered import run_each
 from shardtools.errors import CorruptError, LostWorkersError, redact
-from shardtools.jobs.batches import batches
-from shardtools.jobs.exchange.boundaries import CutTask, boundaries_url, cut_batch, find_boundaries
+from shardtools.jobs.exchange.boundaries import boundaries_url
+from shardtools.jobs.exchange.chain import runs_of
 from shardtools.jobs.exchange.collect import CollectTask, collect
-from shardtools.jobs.exchange.cuts import ranks
+from shardtools.jobs.exchange.cost import choose_merge
 from shardtools.jobs.exchange.gather import GatherTask, gather
 from shardtools.jobs.exchange.notes import Collected, GatherPlan, write_plan
 from shardtools.jobs.exchange.plan import ExchangePlan, count_outputs, look_at_destination
-from shardtools.jobs.exchange.run import Run
+from shardtools.jobs.exchange.planning import cut_runs, merge_runs, write_boundaries
 from shardtools.jobs.exchange.spill import is_private, make_private, remove_spill
-from shardtools.jobs.exchange.splits import LocateTask, choose_splits, is_single, locate, read_some_orders
-from shardtools.jobs.exchange.threads import each, waits
-from shardtools.jobs.lock import JobLock, locked
+from shardtools.jobs.exchange.terms import Terms, run_all
+from shardtools.jobs.lock import locked
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import remove
 from shardtools.jobs.report import JobResult, Skipped, report_failure, write_report
@@ -40,17 +36,6 @@ from shardtools.spec import Destination
 from shardtools.storage import get_storage, together, using
 from shardtools.storage.stats import threads_for
 from shardtools.urls import beside, folder_of
-
-ORDER_BYTES = 128
-"""What a sample takes in the memory of who finds where outputs begin."""
-
-LEAST_BATCH, MOST_BATCH = 1 << 14, 1 << 20
-"""Between these is how many samples have their orders held at a time: by a task, or by the client for a small job."""
-
-MOST_BATCHES = 1 << 12
-
-MOST_CUTS = 1 << 22
-"""Up to so many runs times outputs are planned by the client."""
 
 
 @dataclass(frozen=True)
@@ -89,25 +74,6 @@ def _job(plan: ExchangePlan) -> dict[str, Any]:
     return {"program": plan.exchange.program, **plan.exchange.job}
 
 
-@dataclass(frozen=True)
-class _Terms:
-    """How tasks of ``program`` run: by the ``options``, where the ``needs`` are met, and as long as no lock is lost."""
-
-    options: RunOptions
-    needs: Sequence[engine.Need]
-    locks: Sequence[JobLock]
-    program: str
-
-    def check(self) -> None:
-        """Raise if another job has taken over.
-
-        Raises:
-            OutputBusyError: one has.
-        """
-        for lock in self.locks:
-            lock.check()
-
-
 def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:
     if options.resume and (done := _completed(plan, options)) is not None:
         return done
@@ -117,7 +83,7 @@ def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:
         locks = [stack.enter_context(locked(url, take_over=take_over)) for url in _lock_files(plan)]
         needs = stack.enter_context(shared(read, [folder_of(plan.destination.spec), plan.spill], options))
         held = [lock for lock in locks if lock is not None]
-        return _run_alone(plan, _Terms(options, needs, held, plan.exchange.program), events)
+        return _run_alone(plan, Terms(options, needs, held, plan.exchange.program), events)
 
 
 def _lock_files(plan: ExchangePlan) -> list[str]:
@@ -126,7 +92,7 @@ def _lock_files(plan: ExchangePlan) -> list[str]:
     return urls if plan.exchange.spill is None else [*urls, f"{plan.spill}job.lock"]
 
 
-def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
+def _run_alone(plan: ExchangePlan, terms: Terms, events: Events) -> JobResult:
     """Run both passes."""
     options = terms.options
     plan = _look_again(plan, plan.destination, options)  # another job may have ended since the plan was made
@@ -138,7 +104,9 @@ def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
     if plan.destination.is_auto:
         samples, size = sum(part.samples for part in collected), sum(part.size for part in collected)
         plan = _look_again(plan, plan.destination.resolve(count_outputs(plan.exchange, samples, size)), options)
-    gather_plan = _cut(plan, runs, terms)
+    merge = choose_merge(plan.shape(runs), plan.services())
+    chains = runs if merge is None else merge_runs(plan, runs, merge, terms)
+    gather_plan = cut_runs(plan, chains, terms)
     results = _gather(plan, gather_plan, terms, events.on_output)
     _compare(plan, collected, results)
     job = _job(plan)
@@ -150,6 +118,9 @@ def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
     remove(plan.replaced)
     noted = [f"{plan.spill}group-{index:06d}.json" for index in range(len(plan.groups))]
     noted += [boundaries_url(plan.spill, batch) for batch in range(len(gather_plan.cuts)) if gather_plan.outputs]
+    if merge is not None:
+        noted += [f"{run.url}{end}" for run in runs_of(chains) for end in ("", ".json")]
+        noted += [f"{plan.spill}merge-{group:06d}.npz" for group in range(-(-len(runs) // merge.fan_in))]
     remove_spill(plan.spill, [*(run.url for run in runs), *noted])
     before = [Skipped(redact(url), key, reason) for part in collected for url, key, reason in part.skipped]
     return JobResult(plan.destination.spec, results, before, sum(part.others for part in collected), job)
@@ -158,30 +129,6 @@ def _run_alone(plan: ExchangePlan, terms: _Terms, events: Events) -> JobResult:
 def _look_again(plan: ExchangePlan, destination: Destination, options: RunOptions) -> ExchangePlan:
     existing, replaced = look_at_destination(destination, plan.inputs, options)
     return replace(plan, destination=destination, existing=existing, replaced=replaced)
-
-
-def _cut(plan: ExchangePlan, runs: tuple[Run, ...], terms: _Terms) -> GatherPlan:
-    """Return which samples of each run go to which output, or to which batch of samples if they are too many to plan.
-
-    Then tasks have found where each batch begins.
-    """
-    outputs = plan.destination.count or 1
-    counts = np.array([run.count for run in runs], np.int64)
-    samples, nothing = int(counts.sum()), np.zeros(len(runs), np.int64)
-    shards, sources = tuple(entry.url for entry in plan.inputs), tuple(entry.source for entry in plan.inputs)
-    most = min(max(plan.share // ORDER_BYTES, LEAST_BATCH), MOST_BATCH)
-    if samples <= most and len(runs) * outputs <= MOST_CUTS:
-        rows = find_boundaries(runs, nothing, counts, ranks(samples, outputs))
-        return GatherPlan(runs, rows, shards, sources)
-    some = each(lambda run: read_some_orders(run, len(runs)), runs, waits=waits(runs))
-    splits = tuple(choose_splits(some, min(-(-samples // most), MOST_BATCHES)))
-    tasks = [
-        engine.Task(locate, (LocateTask(part, splits),), part[0].url, terms.options.storage)
-        for part in (runs[at:stop] for at, stop in batches(counts, most))
-    ]
-    places = np.concatenate(_run_all(tasks, terms, lambda _: None))
-    single = tuple(batch for batch in range(len(splits)) if is_single(splits, batch))
-    return GatherPlan(runs, np.vstack((places.T, counts)), shards, sources, outputs, single)
 
 
 def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
@@ -206,7 +153,7 @@ def _note_job(plan: ExchangePlan) -> None:
         sink.write(json.dumps({**_job(plan), "group_size": plan.group_size}).encode())
 
 
-def _collect(plan: ExchangePlan, terms: _Terms, on_done: Callable[[Collected], None]) -> list[Collected]:
+def _collect(plan: ExchangePlan, terms: Terms, on_done: Callable[[Collected], None]) -> list[Collected]:
     """Collect the samples of all groups. If errors are skipped, the shards of a group that kills workers go one by one.
 
     Then only those that do so alone are skipped.
@@ -215,8 +162,8 @@ def _collect(plan: ExchangePlan, terms: _Terms, on_done: Callable[[Collected], N
     lost: dict[int, list[Collected]] = {}
     tasks = [_collect_task(plan, terms.options, name, group) for name, group in named]
     if terms.options.on_error == "fail":
-        return _run_all(tasks, terms, on_done)
-    found = _run_all(tasks, terms, on_done, lambda index, _: lost.update({index: []}))
+        return run_all(tasks, terms, on_done)
+    found = run_all(tasks, terms, on_done, lambda index, _: lost.update({index: []}))
     singles = [
         (index, f"{named[index][0]}-shard-{shard:06d}", shard) for index in sorted(lost) for shard in named[index][1]
     ]
@@ -225,7 +172,7 @@ def _collect(plan: ExchangePlan, terms: _Terms, on_done: Callable[[Collected], N
         return Collected((), 0, 0, 0, 0, ((plan.inputs[singles[at][2]].url, None, str(error)),))
 
     tasks = [_collect_task(plan, terms.options, name, (shard,)) for _, name, shard in singles]
-    for (index, _, _), part in zip(singles, _run_all(tasks, terms, on_done, skip), strict=True):
+    for (index, _, _), part in zip(singles, run_all(tasks, terms, on_done, skip), strict=True):
         lost[index].append(part)
     return [part for index, whole in enumerate(found) for part in lost.get(index, [whole])]
 
@@ -246,52 +193,19 @@ def _collect_task(plan: ExchangePlan, options: RunOptions, name: str, group: Seq
     return engine.Task(collect, (what,), plan.inputs[group[0]].url, options.storage)
 
 
-def _run_all(
-    tasks: Sequence[engine.Task],
-    terms: _Terms,
-    on_done: Callable[[Any], None],
-    on_lost: Callable[[int, LostWorkersError], Any] | None = None,
-) -> list[Any]:
-    """Run tasks and return their results, in order; of those that workers did not survive, what ``on_lost`` returns.
-
-    Raises:
-        OutputBusyError: another job has taken over.
-        JobError: a worker of a cluster does not see a file or folder of this machine.
-        Exception: the first error.
-    """
-    results: dict[int, Any] = {}
-
-    def take(index: int, result: Any) -> None:
-        results[index] = result
-        terms.check()
-        if result is not None:  # else its group is collected again
-            on_done(result)
-
-    run_each(
-        tasks,
-        take,
-        cluster=terms.options.cluster,
-        jobs=terms.options.jobs,
-        needs=terms.needs,
-        label=f"{terms.program}-{tasks[0].function.__name__}" if tasks else "",
-        on_lost=on_lost,
-    )
-    return [results[index] for index in range(len(tasks))]
-
-
 def _fingerprint(plan: ExchangePlan, index: int, destination: Destination) -> str:
     return digest({"job": plan.fingerprint, "output": [index, destination.count]})
 
 
 def _gather(
-    plan: ExchangePlan, gather_plan: GatherPlan, terms: _Terms, on_done: Callable[[ShardResult], None]
+    plan: ExchangePlan, gather_plan: GatherPlan, terms: Terms, on_done: Callable[[ShardResult], None]
 ) -> list[ShardResult]:
     options = terms.options
     url = f"{plan.spill}plan.npz"
-    runs = [[run.url, run.count, run.data_bytes] for run in gather_plan.runs]
+    runs = [[run.url, run.count, run.checksum] for run in runs_of(gather_plan.runs)]
     job = digest({"job": plan.fingerprint, "outputs": plan.destination.count, "runs": runs})
     write_plan(url, gather_plan)
-    _find_boundaries(url, gather_plan, job, terms)
+    write_boundaries(url, gather_plan, job, terms)
     tasks = [
         engine.Task(
             gather,
@@ -312,17 +226,7 @@ def _gather(
         )
         for index, target in enumerate(targets(plan.destination, options, set(plan.existing), plan.replaced))
     ]
-    return _run_all(tasks, terms, on_done)
-
-
-def _find_boundaries(url: str, plan: GatherPlan, job: str, terms: _Terms) -> None:
-    """Let tasks find where the outputs of each batch begin, if there are batches."""
-    tasks = [
-        engine.Task(cut_batch, (CutTask(url, job, batch),), boundaries_url(url, batch), terms.options.storage)
-        for batch in range(len(plan.cuts) - 1)
-        if plan.outputs and plan.ranks_of(batch)
-    ]
-    _run_all(tasks, terms, lambda _: None)
+    return run_all(tasks, terms, on_done)
 
 
 def _compare(plan: ExchangePlan, collected: Sequence[Collected], results: Sequence[ShardResult]) -> None:

@@ -119,19 +119,17 @@ class SpanBatch:
         raise ValueError("the spans are in one piece")
 
 
-def read_spans(
-    task: GatherTask, plan: GatherPlan, output: OutputSamples, *, together: bool = False
-) -> Iterator[SpanBatch]:
-    """Yield the spans of samples in order, as many at a time as fit into the task's share of the budget.
+def read_spans(budget: int, plan: GatherPlan, output: OutputSamples, *, together: bool = False) -> Iterator[SpanBatch]:
+    """Yield the spans of samples in order, as many at a time as fit into the task's share of the ``budget``.
 
     With ``together`` small ones may come in one piece.
 
     Raises:
         CorruptError: something has changed in the spill.
     """
-    sizes, budget = output.samples.table.spans, share_of(task.budget)
+    sizes = output.samples.table.spans
     together = together and bool(len(sizes)) and int(sizes.sum()) < SMALL * len(sizes)
-    for start, stop in batches(sizes, budget):
+    for start, stop in batches(sizes, share_of(budget)):
         check_cancelled()
         yield _read(plan, output, start, stop, together)
 
@@ -182,7 +180,7 @@ def _write(task: GatherTask, plan: GatherPlan, output: OutputSamples, sink: Sink
     table = output.samples.table
     writer = SpanWriter(sink, task.target.url)
     together = not chosen.renamed and not writer.by_sample
-    for batch in read_spans(task, plan, output, together=together):
+    for batch in read_spans(task.budget, plan, output, together=together):
         at, stop = batch.start, batch.start + batch.count
         for row in sorted(row for row in chosen.renamed if at <= row < stop):
             spans = batch.spans[at - batch.start : row - batch.start]
@@ -208,7 +206,7 @@ def _write_merged(task: GatherTask, plan: GatherPlan, output: OutputSamples, sin
 
 
 def _spans(task: GatherTask, plan: GatherPlan, output: OutputSamples) -> Iterator[tuple[int, list[memoryview]]]:
-    return ((batch.start, batch.spans) for batch in read_spans(task, plan, output))
+    return ((batch.start, batch.spans) for batch in read_spans(task.budget, plan, output))
 
 
 def _write_reduced(task: GatherTask, plan: GatherPlan, output: OutputSamples, sink: Sink) -> Sidecar:

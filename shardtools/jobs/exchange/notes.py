@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from io import BytesIO
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from shardtools.errors import CorruptError, NotFoundError
+from shardtools.jobs.exchange.chain import AnyRun, Chain, runs_of
 from shardtools.jobs.exchange.run import Run
 from shardtools.json_text import parse_json
 from shardtools.shards.names import wrong_fields
@@ -54,7 +56,7 @@ class GatherPlan:
     batch have the same order.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[AnyRun, ...]
     cuts: Ints
     shards: tuple[str, ...]
     sources: tuple[int, ...]
@@ -112,8 +114,13 @@ def read_collected(url: str, of: Mapping[str, Any]) -> Collected | None:
 
 def write_plan(url: str, plan: GatherPlan) -> None:
     """Write a plan, for the tasks to read."""
-    facts: dict[str, Any] = {"runs": [asdict(run) for run in plan.runs], "shards": plan.shards, "sources": plan.sources}
+    facts: dict[str, Any] = {
+        "runs": [asdict(run) for run in runs_of(plan.runs)],
+        "shards": plan.shards,
+        "sources": plan.sources,
+    }
     facts |= {"outputs": plan.outputs, "single": plan.single}
+    facts["chains"] = [len(run.runs) if isinstance(run, Chain) else 0 for run in plan.runs]
     file = BytesIO()
     text = np.frombuffer(json.dumps(facts).encode("utf-8", "surrogateescape"), np.uint8)
     np.savez(file, cuts=plan.cuts, told=text)
@@ -140,7 +147,7 @@ def read_plan(url: str, fingerprint: str) -> GatherPlan:
 
 def _parse_plan(arrays: Mapping[str, Any], url: str) -> GatherPlan:
     facts = _object(parse_json(arrays["told"].tobytes().decode("utf-8", "surrogateescape"), url))
-    runs = tuple(_run(entry, folder_of(url)) for entry in _list(facts.get("runs")))
+    runs = _chains([_run(entry, folder_of(url)) for entry in _list(facts.get("runs"))], _list(facts.get("chains")))
     shards = tuple(map(_text, _list(facts.get("shards"))))
     sources = tuple(map(_count, _list(facts.get("sources"))))
     cuts = arrays["cuts"].astype(np.int64, casting="safe")
@@ -152,6 +159,20 @@ def _parse_plan(arrays: Mapping[str, Any], url: str) -> GatherPlan:
     if outputs > MAX_SHARDS:
         raise ValueError("it has too many outputs")
     return GatherPlan(runs, cuts, shards, sources, outputs, tuple(map(_count, _list(facts.get("single")))))
+
+
+def _chains(runs: Sequence[Run], lengths: Sequence[Any]) -> tuple[AnyRun, ...]:
+    """Return runs, and chains of so many runs each; a run with the length 0 is in no chain."""
+    found: list[AnyRun] = []
+    left = iter(runs)
+    for length in map(_count, lengths):
+        some = tuple(islice(left, max(length, 1)))
+        if len(some) != max(length, 1):
+            raise ValueError("its chains are not those of its runs")
+        found.append(Chain(some) if length else some[0])
+    if next(left, None) is not None:
+        raise ValueError("it has runs that are in no chain")
+    return tuple(found)
 
 
 def _run(entry: Any, folder: str) -> Run:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shardtools.errors import AccessError, JobError, LimitError, NotFoundError, ShardError, SpecError
+from shardtools.jobs.exchange.cost import LOCAL, SERVICES, Services, Shape
 from shardtools.jobs.exchange.duplicates import DuplicatePolicy
 from shardtools.jobs.exchange.keying import Keying
+from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.spill import spill_of
 from shardtools.jobs.exchange.workers import LEAST_BUDGET, Workers, expected_workers, find_workers
 from shardtools.jobs.functions import check_sendable
@@ -19,11 +21,12 @@ from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, look_at_outputs
 from shardtools.jobs.target import digest
 from shardtools.json_text import parse_json
 from shardtools.shards.manifest import common_facts, find_manifests, read_manifest
+from shardtools.shards.reader import BLOCK_SIZE
 from shardtools.shards.tar import RECORD
 from shardtools.spec import MAX_SHARDS, Destination
 from shardtools.storage import read_limited, using
 from shardtools.storage.expansion import Sources, SourceSpecs, look_up
-from shardtools.urls import identity
+from shardtools.urls import identity, scheme_of
 
 FORMAT = 2
 """Increased when the same job would write other bytes than before."""
@@ -80,6 +83,27 @@ class ExchangePlan:
     def size(self) -> int:
         """Bytes of all inputs as tar files, about."""
         return sum(entry.tar_size for entry in self.inputs)
+
+    def shape(self, runs: Sequence[Run] | None = None) -> Shape:
+        """Return how large the exchange is, as far as that is known before its ``runs`` are."""
+        known = [entry.samples for entry in self.inputs if entry.samples is not None]
+        samples = sum(known) if len(known) == len(self.inputs) else None
+        count, size = self._expected_runs(), self.size
+        if runs is not None:
+            samples, count, size = sum(run.count for run in runs), len(runs), sum(run.data_bytes for run in runs)
+        outputs = self.destination.count or len(self.inputs)
+        batch = max(self.share // 2, LEAST_BUDGET)
+        return Shape(len(self.inputs), size, samples, len(self.groups), count, outputs, batch)
+
+    def _expected_runs(self) -> int:
+        """Return how many runs there will be; one is written when the next block of an input does not fit into it."""
+        sizes = (sum(self.inputs[index].tar_size for index in group) for group in self.groups)
+        return sum(max(1, -(-size // max(self.share, BLOCK_SIZE))) for size in sizes)
+
+    def services(self) -> Services:
+        """Return what the storage of inputs, spill and outputs asks for."""
+        places = (self.inputs[0].url if self.inputs else "", self.spill, self.destination.spec)
+        return Services(*(SERVICES.get(scheme_of(place), LOCAL) for place in places))
 
 
 def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, options: RunOptions) -> ExchangePlan:

@@ -103,6 +103,7 @@ def remove_spill(place: str, names: Iterable[str]) -> None:
     storage = get_storage(place)
     known = {*names, f"{place}plan.npz", f"{place}job.json"}
     with suppress(RefusedError):  # it does not list
-        known |= {*storage.list(f"{place}group-"), *storage.list(f"{place}boundaries-")}
+        for name in ("group-", "merge-", "boundaries-"):
+            known |= set(storage.list(f"{place}{name}"))
     for _ in each(storage.delete, sorted(known)):
         pass

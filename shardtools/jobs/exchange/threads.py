@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from shardtools.engine import check_cancelled
-from shardtools.jobs.exchange.run import Run
+from shardtools.jobs.exchange.chain import AnyRun
 from shardtools.storage import together
 from shardtools.urls import is_local
 
@@ -34,6 +34,6 @@ def each(call: Callable[[T], R], items: Sequence[T], *, waits: bool) -> list[R]:
     return list(together.each(guarded, items, min(THREADS, len(items))))
 
 
-def waits(runs: Sequence[Run]) -> bool:
+def waits(runs: Sequence[AnyRun]) -> bool:
     """Return whether who reads runs waits for a server; they are all in one spill."""
     return bool(runs) and not is_local(runs[0].url)
