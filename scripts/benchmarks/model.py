@@ -56,7 +56,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that do the same work, measured in turn. ``sample_bytes`` is what a sample holds, for MB/s."""
+    """Rows that do the same work, measured in turn. ``sample_bytes`` is what a sample holds, for MB/s.
+
+    With ``repeat`` it is not measured more often than that.
+    """
 
     name: str
     title: str
@@ -66,6 +69,7 @@ class Table:
     counts: str = "samples"
     sample_bytes: int = 0
     is_data_kept: bool = True
+    repeat: int | None = None
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,9 @@ def writers(root: str, backend: str, processes: int, commits: int) -> Iterator[W
             for process in running:
                 process.join()
             median, slow = times[len(times) // 2], times[len(times) * 99 // 100]
-            note = f"p50 {1000 * median:.0f} ms, p99 {1000 * slow:.0f} ms"
+            there = np.count_nonzero(shardtools.hub(url).load("x")[:, 0])
+            note = f"{processes} x {commits}: p50 {1000 * median:.0f} ms, p99 {1000 * slow:.0f} ms, "
+            note += f"ratio {slow / median:.1f}; {len(times)} acknowledged, {there} there"
             return Done(len(times), tail=slow / median, note=note)
 
         yield work

@@ -74,6 +74,7 @@ def print_table(table: Table, root: Path, repeat: int) -> bool:
 def measure(table: Table, root: Path, repeat: int) -> dict[str, Outcome]:
     """Return the outcome of each row by its name. The rows take turns, so that drift hits all alike."""
     outcomes = {row.name: Outcome() for row in table.rows}
+    repeat = repeat if table.repeat is None else min(repeat, table.repeat)
     for dataset in table.data:
         data.build(dataset, root)
     size = sum(data.size_of(dataset, root) for dataset in table.data)
