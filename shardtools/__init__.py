@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shardtools.programs.upload import upload
     from shardtools.reading import Dataset
     from shardtools.reading import open_dataset as open
+    from shardtools.reading import run_query as sql
     from shardtools.view.field_view import FieldView
 
 _LAZY = {
@@ -46,6 +47,7 @@ _LAZY = {
     "open": "shardtools.reading:open_dataset",
     "shuffle": "shardtools.programs.shuffle:shuffle",
     "sort": "shardtools.programs.sort:sort",
+    "sql": "shardtools.reading:run_query",
     "stats": "shardtools.programs.statistics:stats",
     "upload": "shardtools.programs.upload:upload",
 }
@@ -71,6 +73,7 @@ __all__ = [
     "open",
     "shuffle",
     "sort",
+    "sql",
     "stats",
     "upload",
 ]

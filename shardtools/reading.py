@@ -1,4 +1,4 @@
-"""`shardtools.open`: a dataset, views of its fields, and batches for TensorFlow.
+"""`shardtools.open` and `shardtools.sql`: a dataset, views of its fields, and batches for TensorFlow.
 
 open_dataset -> Dataset -> a record, a slice, `FieldView`, `tf.data.Dataset`
 """
@@ -6,11 +6,15 @@ open_dataset -> Dataset -> a record, a slice, `FieldView`, `tf.data.Dataset`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardtools.dataset.sharded import ShardedDataset, storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
+from shardtools.query.sql import run_sql
 from shardtools.view.field_view import Decode, FieldView
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyRelation
 
 
 class Dataset(ShardedDataset):
@@ -32,6 +36,20 @@ class Dataset(ShardedDataset):
         from shardtools.tensorflow import to_tf
 
         return to_tf(self, fields, **options)
+
+
+def run_query(query: str, **datasets: ShardedDataset | str) -> DuckDBPyRelation:
+    """Return the result of a query in DuckDB's SQL over the tables of ``datasets``, by their names in it.
+
+    A dataset is one that `shardtools.open` has returned, or its spec. Each must have a table (`shardtools.index` makes
+    it) that describes all shards as they are. The result is a relation of DuckDB, which is computed when it is used.
+
+    Raises:
+        JobError: it is not one query, or does not fit the tables, or there is no such table.
+        StorageError: a table cannot be read.
+    """
+    opened = {name: open_dataset(one) if isinstance(one, str) else one for name, one in datasets.items()}
+    return run_sql(query, {name: one.table_rows() for name, one in opened.items()})
 
 
 def open_dataset(

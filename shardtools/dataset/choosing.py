@@ -14,7 +14,7 @@ from operator import or_
 import numpy as np
 
 from shardtools.dataset.shard_set import ShardSet
-from shardtools.errors import CorruptError, SpecError
+from shardtools.errors import CorruptError, JobError, SpecError
 from shardtools.query.condition import Answer, Condition, Seen, find_rows
 from shardtools.query.table import DatasetTable, fresh_shards, open_table
 from shardtools.query.table_file import ShardState
@@ -53,6 +53,22 @@ class Choosing:
                     self._fresh = fresh_shards(self._table.facts, self._states(self._table))
             self._looked = True
         return None if self._table is None or not self._fresh else (self._table, self._fresh)
+
+    def whole_table(self) -> DatasetTable:
+        """Return the table, which describes all shards as they are.
+
+        Raises:
+            JobError: there is no such table.
+            StorageError: it cannot be read.
+        """
+        there, fix = self.table(), "make it with htindex --table"
+        if self._table is None:
+            raise JobError("the dataset has no table", fix=fix)
+        lacking = len(self._shards.urls) - (len(there[1]) if there else 0)
+        if there is None or lacking:
+            what = f"the table does not describe {lacking:,} of {len(self._shards.urls):,} shards as they are"
+            raise JobError(what, url=self._table.url, fix=fix)
+        return there[0]
 
     def _find_table(self) -> DatasetTable | None:
         specs = [self._spec] if isinstance(self._spec, str) else list(self._spec)

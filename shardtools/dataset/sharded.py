@@ -7,7 +7,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from shardtools.dataset.shard_set import THREADS, ShardSet
 from shardtools.errors import redact
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.query.condition import parse_condition
+from shardtools.query.sql import TableRows, run_sql
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard, keep_freed_memory
 from shardtools.shards.reader import ShardReader
@@ -23,6 +24,9 @@ from shardtools.shards.samples import Record, records
 from shardtools.storage import StorageOptions, using
 from shardtools.types import Ints
 from shardtools.units import format_count
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyRelation
 
 BATCH = 256
 """Chosen samples that an iteration reads at a time."""
@@ -154,6 +158,37 @@ class ShardedDataset(Sequence[Record]):
         chosen = copy.copy(self)
         chosen._chosen, chosen._conditions = found, (*self._conditions, f"({condition})")
         return chosen
+
+    def table_rows(self) -> TableRows:
+        """Return the rows that the dataset's table has of the samples, for SQL.
+
+        Raises:
+            JobError: there is no table, or it does not describe all shards as they are.
+            StorageError: it cannot be read.
+        """
+        table = self._choosing.whole_table()
+        return TableRows(table, None if self._chosen is None else self.places(np.arange(len(self))))
+
+    def table(self) -> DuckDBPyRelation:
+        """Return the dataset's table, a row for each sample, as a relation of DuckDB.
+
+        It has ``arrow()``, ``df()``, ``filter(...)`` and so on, and is computed when it is used.
+
+        Raises:
+            JobError, StorageError: as `sql` does.
+        """
+        return self.sql("FROM samples")
+
+    def sql(self, query: str) -> DuckDBPyRelation:
+        """Return the result of a query in DuckDB's SQL, where ``samples`` is the dataset's table.
+
+        The table must be there (`shardtools.index` makes it) and describe all shards as they are.
+
+        Raises:
+            JobError: it is not one query, or does not fit the table, or there is no such table.
+            StorageError: the table cannot be read.
+        """
+        return run_sql(query, {"samples": self.table_rows()})
 
     @property
     def keys(self) -> list[str]:

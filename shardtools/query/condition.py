@@ -124,7 +124,9 @@ def parse_condition(text: str) -> Condition:
         [(answer,)] = connection.execute("SELECT json_serialize_sql(?)", [f"{head}{text}\n)"]).fetchall()
         tree = json.loads(answer)
         if tree["error"]:
-            raise _unreadable(text, tree, len(head.encode()))
+            if tree.get("error_type") != "parser":
+                raise JobError(f"the condition is not one expression: {text}", fix=_FORM)
+            raise unreadable("condition", text, tree, len(head.encode()), _FORM)
         [(empty,)] = connection.execute("SELECT json_serialize_sql('SELECT 1')").fetchall()
         expression = _only_expression(text, tree["statements"], json.loads(empty)["statements"])
         names: dict[str, str] = {}
@@ -133,14 +135,13 @@ def parse_condition(text: str) -> Condition:
     return Condition(text, tuple(names), sql.removeprefix("SELECT "))
 
 
-def _unreadable(text: str, tree: Mapping[str, Any], head: int) -> JobError:
-    what = f"the condition cannot be read: {tree['error_message']}"
-    if tree.get("error_type") != "parser":
-        return JobError("the condition is not one expression", fix=_FORM)
+def unreadable(kind: str, text: str, tree: Mapping[str, Any], head: int, fix: str) -> JobError:
+    """Return the error for a text that DuckDB cannot parse, after ``head`` other bytes, with a mark where it fails."""
+    what = f"the {kind} cannot be read: {tree['error_message']}"
     data, at = text.encode(), int(tree.get("position") or 0) - head
     if 0 <= at < len(data):
         what = f"{what}, here: {data[:at].decode(errors='replace')}^{data[at:].decode(errors='replace')}"
-    return JobError(what, fix=_FORM)
+    return JobError(what, fix=fix)
 
 
 def _only_expression(text: str, found: Sequence[Any], empty: Sequence[Any]) -> Any:

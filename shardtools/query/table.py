@@ -64,13 +64,7 @@ class DatasetTable:
         return path
 
     def _connect(self) -> DuckDBPyConnection:
-        import duckdb
-
-        connection = duckdb.connect()
-        connection.execute(f"SET allowed_paths = [{', '.join(map(literal, self.paths))}]")
-        for name, value in LOCKED.items():
-            connection.execute(f"SET {name} = {str(value).lower()}")
-        return connection
+        return connect(self.paths)
 
     def cursor(self) -> DuckDBPyConnection:
         """Return a connection that can read the files of the table, and nothing else."""
@@ -140,6 +134,17 @@ class DatasetTable:
             raise misfit(condition, str(error)) from error
         chosen = np.isin(found["shard"], np.array(shards, np.int64))
         return found["shard"][chosen].astype(np.int64), found["row"][chosen].astype(np.int64)
+
+
+def connect(paths: Sequence[str]) -> DuckDBPyConnection:
+    """Return a new DuckDB in memory that can reach these files, and nothing else."""
+    import duckdb
+
+    connection = duckdb.connect()
+    connection.execute(f"SET allowed_paths = [{', '.join(map(literal, paths))}]")
+    for name, value in LOCKED.items():
+        connection.execute(f"SET {name} = {str(value).lower()}")
+    return connection
 
 
 def open_table(spec: str) -> DatasetTable | None:
