@@ -25,11 +25,15 @@ exec "$@"
 
 @dataclass(frozen=True)
 class Host:
-    """A machine of a `Network`: the folder ``disk`` is what it sees as `Network.disk`, which no other host sees."""
+    """A machine of a `Network`: the folder ``disk`` is what it sees as `Network.disk`, which no other host sees.
+
+    ``port`` is the end of its cable at the switch.
+    """
 
     namespace: str
     address: str
     disk: Path
+    port: str
 
 
 class Network:
@@ -57,20 +61,24 @@ class Network:
         _ip("-n", namespace, "link", "set", "lo", "up")
         return namespace
 
-    def join(self, *names: str) -> Host:
-        """Connect a new host, which the others know by ``names`` from now on."""
+    def join(self, name: str) -> Host:
+        """Connect a new host, which the others know by its name from now on."""
         number = len(self._hosts) + 1
-        host = Host(self._add_namespace(str(number)), f"10.77.0.{number}", self._folder / "disks" / names[0])
-        host.disk.mkdir(parents=True)
         port = f"port{number}"
+        host = Host(self._add_namespace(str(number)), f"10.77.0.{number}", self._folder / "disks" / name, port)
+        host.disk.mkdir(parents=True)
         _ip("link", "add", "eth0", "netns", host.namespace, "type", "veth", "peer", port, "netns", self._switch)
         _ip("-n", self._switch, "link", "set", port, "master", "switch", "up")
         _ip("-n", host.namespace, "address", "add", f"{host.address}/24", "dev", "eth0")
         _ip("-n", host.namespace, "link", "set", "eth0", "up")
         with open(self._folder / "hosts", "a") as hosts:
-            hosts.write(f"{host.address} {' '.join(names)}\n")
-        self._hosts[names[0]] = host
+            hosts.write(f"{host.address} {name}\n")
+        self._hosts[name] = host
         return host
+
+    def unplug(self, name: str) -> None:
+        """Cut a host off: from now on, nothing that is sent to it or by it arrives."""
+        _ip("-n", self._switch, "link", "set", self._hosts[name].port, "down")
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start a command at a host, with ``env`` and little else in its environment; it is stopped at the end."""

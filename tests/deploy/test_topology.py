@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from tests.cli.command import run
-from tests.datasets import parts_of, snapshot, write_dataset
-from tests.deploy.network import ROOT, Network, network, why_not
+from tests.datasets import members, parts_of, snapshot, write_dataset
+from tests.deploy.network import ROOT, Host, Network, network, why_not
 from tests.servers import wait_until
 
 DEPLOY = ROOT / "deploy"
@@ -80,29 +80,71 @@ def await_waiting(job: subprocess.Popen[bytes], log: Path) -> None:
     assert job.poll() is None, log.read_text()
 
 
-def test_compose(hosts: Network, expected: dict[str, bytes]) -> None:
-    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"]
+@pytest.fixture
+def services() -> Any:
+    """The services of the compose file."""
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"]
+
+
+def start_storage(hosts: Network, shards: int) -> Path:
+    """Start the storage server, with a dataset, and return the folder that it serves."""
     root = hosts.join("storage").disk / "data"
-    write_dataset(root, SHARDS, 25, name="train")
+    write_dataset(root, shards, 25, name="train")
     hosts.start("storage", [sys.executable, str(ROOT / "scripts/serve"), "data", "8080", "--host", "0.0.0.0"])
     wait_until(lambda: b"serves" in hosts.log("storage").read_bytes(), "the storage server")
+    return root
 
+
+def start_cluster(hosts: Network, services: Any, env: Mapping[str, str] | None = None) -> list[Host]:
+    """Start the scheduler and the workers, ``worker-0`` and so on, and return the hosts of the workers."""
+    workers = []
+    hosts.join("scheduler")
+    hosts.start("scheduler", shlex.split(interpolate(services["scheduler"]["command"])), env)
+    for number in range(services["worker"]["scale"]):
+        workers.append(hosts.join(f"worker-{number}"))
+        hosts.start(f"worker-{number}", shlex.split(interpolate(services["worker"]["command"])), env)
+    return workers
+
+
+def test_compose(hosts: Network, services: Any, expected: dict[str, bytes]) -> None:
+    root = start_storage(hosts, SHARDS)
     hosts.join("job")
     command = (
         "htshuffle -c auto --wait 60 --seed 7 http://storage:8080/train-@4.tar http://storage:8080/shuffled-@4.tar"
     )
     job = hosts.start("job", command.split(), services["job"]["environment"])
     await_waiting(job, hosts.log("job"))
-
-    hosts.join("scheduler")
-    hosts.start("scheduler", shlex.split(interpolate(services["scheduler"]["command"])))
-    for number in range(services["worker"]["scale"]):
-        hosts.join(f"worker-{number}")
-        hosts.start(f"worker-{number}", shlex.split(interpolate(services["worker"]["command"])))
+    start_cluster(hosts, services)
     finish(job, hosts.log("job"))
     assert shuffled(root) == expected
     for name in ("scheduler", "job", "worker-0", "worker-1"):
         assert list((hosts.disk.parent / "disks" / name).rglob("*.tar")) == []
+
+
+SLOW = """
+import time
+
+def process_sample(record):
+    time.sleep(0.04)
+    return record
+"""
+
+
+def test_a_machine_that_vanishes(hosts: Network, services: Any) -> None:
+    """It closes no connection, as a process that is killed does; Dask notices after its timeout, here a short one."""
+    root = start_storage(hosts, 9)
+    (hosts.join("job").disk / "slow.py").write_text(SLOW)
+    first, _ = start_cluster(hosts, services, {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s"})
+    scheduler = hosts.log("scheduler")
+    wait_until(lambda: scheduler.read_text().count("Register worker addr") == 2, "the workers")
+    command = "htmapper -c auto -p slow.py http://storage:8080/train-@9.tar http://storage:8080/out-@9.tar"
+    job = hosts.start("job", command.split(), services["job"]["environment"])
+    wait_until(lambda: job.poll() is not None or list(root.glob("out-*.tar")), "the first shard")
+    hosts.unplug("worker-0")
+    finish(job, hosts.log("job"))
+    assert f"Remove worker addr: tcp://{first.address}:" in scheduler.read_text()
+    for number in range(9):
+        assert members(root / f"out-{number}.tar") == members(root / f"train-{number}.tar")
 
 
 S3_SERVER = """
