@@ -50,9 +50,9 @@ def _start(pool: ThreadPoolExecutor, threads: int) -> None:
     """Start all threads of the pool, without Ctrl-C: a thread whose start is interrupted would never be awaited."""
     everyone = threading.Barrier(threads + 1)
     with sigint_held():
-        for _ in range(threads):
-            pool.submit(everyone.wait)
         try:
+            for _ in range(threads):
+                pool.submit(everyone.wait)
             everyone.wait()
         except BaseException:  # another thread of this process may have received Ctrl-C
             everyone.abort()

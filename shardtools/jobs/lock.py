@@ -27,6 +27,7 @@ from contextvars import copy_context
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
+from shardtools.engine.interrupt import sigint_held
 from shardtools.errors import (
     ExistsError,
     FullError,
@@ -169,7 +170,8 @@ def marked(url: str) -> Iterator[None]:
 def _kept(lock: JobLock) -> Iterator[JobLock]:
     """A context in which the file of a lock is written again and again; it is deleted at the end."""
     keeper = threading.Thread(target=copy_context().run, args=(lock.keep,), name="shardtools-lock", daemon=True)
-    keeper.start()
+    with sigint_held():
+        keeper.start()
     try:
         yield lock
     finally:
