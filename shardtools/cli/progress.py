@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from shardtools.cli.common import tell
 from shardtools.programs.progress import Bar, Progress
 
 
-def command_progress(shards: int, quiet: bool, *, samples: int | None = None) -> Progress:
-    """Return the progress of a command: of shards or, where their number is known before, of ``samples``."""
+def command_progress(shards: int | Sequence[int], quiet: bool, *, samples: int | None = None) -> Progress:
+    """Return the progress of a command: of shards, perhaps in several passes, or of ``samples`` if these are known."""
     if quiet:
         return Progress(shards, samples=samples)
     if sys.stderr.isatty():

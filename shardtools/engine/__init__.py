@@ -15,6 +15,7 @@ from contextlib import nullcontext
 
 from shardtools.engine.connection import WAIT_SECONDS, Connection
 from shardtools.engine.incidents import Incidents, counting_incidents, current_incidents
+from shardtools.engine.progress import watching_tasks
 from shardtools.engine.task import (
     Cancelled,
     ClusterLike,
@@ -46,6 +47,7 @@ __all__ = [
     "is_cancelled",
     "run",
     "tasks_at_once",
+    "watching_tasks",
 ]
 
 

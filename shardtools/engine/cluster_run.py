@@ -103,6 +103,7 @@ class ClusterRun:
         self._arrived: SimpleQueue[Future | _Started] = SimpleQueue()
         self._waiting = list(range(len(state.tasks)))
         self._pending: dict[Any, _Sent] = {}
+        self._there: set[int] = set()
         self._shared: dict[int, tuple[bytes, Future]] = {}
         self._sendings = 0
         self._returns: Counter[int] = Counter()
@@ -169,9 +170,13 @@ class ClusterRun:
         self._members = Members(self._client, self._state.incidents, known)
         self._counted = 0.0
 
-    def _hear(self, event: tuple[float, int]) -> None:
+    def _hear(self, event: tuple[float, Sequence[int]]) -> None:
         """Take a message of a worker, in Dask's thread."""
-        self._arrived.put(_Started(event[1]))
+        index, *read = event[1]
+        if not read:
+            self._arrived.put(_Started(index))
+        elif index in self._there:
+            self._state.tell(index, *read)
 
     def _send(self) -> None:
         """Send as many tasks as it takes to keep every thread of the cluster busy."""
@@ -188,8 +193,8 @@ class ClusterRun:
 
     def _submit(self, indices: Sequence[int]) -> None:
         workers = self._members.allowed
-        suspects = [index if self._losses.is_suspect(index) else None for index in indices]
-        if not self._hears and any(index is not None for index in suspects):
+        suspects = list(map(self._losses.is_suspect, indices))
+        if not self._hears and (any(suspects) or self._state.watcher is not None):
             self._client.subscribe_topic(topic_of(self._run_id), self._hear)
             self._hears = True
         tasks = [self._state.tasks[index] for index in indices]
@@ -201,13 +206,16 @@ class ClusterRun:
             bodies,
             [self._run_id] * len(indices),
             [[self._share(data) for data in some] for some in shared],
+            indices,
             suspects,
+            [self._state.watcher is not None] * len(indices),
             key=[self._key(index) for index in indices],
             priority=-indices[0],
             workers=sorted(workers) if workers else None,
         )
         for index, future in zip(indices, futures, strict=True):
             self._pending[future.key] = _Sent(index, future, workers)
+            self._there.add(index)
             future.add_done_callback(self._arrived.put)
 
     def _key(self, index: int) -> str:
@@ -282,8 +290,7 @@ class ClusterRun:
             if outcome is None:
                 self._take_back(sent)
             else:
-                del self._pending[future.key]
-                future.release()
+                self._forget(sent)
                 outcomes.append((sent.index, outcome))
         return outcomes
 
@@ -330,13 +337,18 @@ class ClusterRun:
             )
         return None
 
+    def _forget(self, sent: _Sent) -> None:
+        del self._pending[sent.future.key]
+        self._there.discard(sent.index)
+        sent.future.release()
+
     def _take_back(self, sent: _Sent) -> None:
         """Let a task wait to be given out again."""
         notes.debug("%s: given out again", redact(self._state.tasks[sent.index].name))
         self._state.incidents.add("repeated_tasks")
-        del self._pending[sent.future.key]
-        sent.future.release()
+        self._forget(sent)
         heappush(self._waiting, sent.index)
+        self._state.tell(sent.index, 0, 0)
 
     def _stop(self) -> None:
         """After an error of a task: end running tasks, and report those that have finished."""

@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TextIO
 
 from shardtools import __version__
+from shardtools.engine.progress import REMOTE_SECONDS, TaskProgress
 from shardtools.engine.task import Cancelled, Need, Outcome, RemoteTraceback, Task, work
 from shardtools.errors import EngineError, ShardtoolsError
 
@@ -73,13 +75,20 @@ def pickle_task(task: Task, needs: Sequence[Need]) -> tuple[str, bytes, list[byt
 
 
 def work_remotely(
-    version: str, name: str, body: bytes, run_id: str, shared: Sequence[bytes] = (), alone: int | None = None
+    version: str,
+    name: str,
+    body: bytes,
+    run_id: str,
+    shared: Sequence[bytes] = (),
+    number: int = 0,
+    alone: bool = False,
+    watched: bool = False,
 ) -> PickledOutcome:
     """Run the task ``name``, pickled by `pickle_task`, on a worker.
 
-    A worker with another version of shardtools does not run it, and returns its version. If it is to run ``alone``, a
-    number that the client knows it by, it does so while the process runs no other task, and the scheduler knows before
-    that it starts.
+    A worker with another version of shardtools does not run it, and returns its version. If it is to run ``alone``, it
+    does so while the process runs no other task, and the scheduler knows before that it starts. If it is ``watched``,
+    the client is told now and then how far it has come. The client knows it by ``number``.
 
     Raises:
         OSError: the scheduler could not be told.
@@ -90,10 +99,11 @@ def work_remotely(
         token = _tokens.setdefault(run_id, threading.Event())
         _running[run_id] += 1
     try:
-        with _place(token, alone is not None):
-            if alone is not None and not token.is_set():
-                _announce(run_id, alone)
-            return pickle_outcome(_work(token, name, body, shared), name)
+        with _place(token, alone):
+            if alone and not token.is_set():
+                _announce(run_id, number)
+            progress = TaskProgress(partial(_tell, run_id, number), REMOTE_SECONDS) if watched else None
+            return pickle_outcome(_work(token, name, body, shared, progress), name)
     finally:
         with _lock:
             _running[run_id] -= 1
@@ -135,11 +145,21 @@ def _announce(run_id: str, number: int) -> None:
     from distributed.utils import sync
 
     worker = get_worker()
-    sync(worker.loop, worker.scheduler.log_event, topic=topic_of(run_id), msg=number)
+    sync(worker.loop, worker.scheduler.log_event, topic=topic_of(run_id), msg=[number])
+
+
+def _tell(run_id: str, number: int, samples: int, size: int) -> None:
+    """Send the client what a task has read, without waiting."""
+    from distributed import get_worker
+
+    get_worker().log_event(topic_of(run_id), [number, samples, size])
 
 
 def topic_of(run_id: str) -> str:
-    """Return the topic of Dask's events under which workers tell the client which tasks start alone."""
+    """Return the topic of the events of Dask with which workers tell a client what starts alone, and how far tasks are.
+
+    An event is the number of a task, and for the latter the samples and bytes that it has read.
+    """
     return f"shardtools-{run_id}"
 
 
@@ -159,7 +179,9 @@ def _printing_to_stderr() -> Iterator[None]:
                 sys.stdout = first
 
 
-def _work(token: threading.Event, name: str, body: bytes, shared: Sequence[bytes]) -> Outcome:
+def _work(
+    token: threading.Event, name: str, body: bytes, shared: Sequence[bytes], progress: TaskProgress | None
+) -> Outcome:
     try:
         task, needs = pickle.loads(body, buffers=shared)
     except Exception as error:  # noqa: BLE001 - unpickling imports and runs foreign code, which raises what it likes
@@ -175,7 +197,7 @@ def _work(token: threading.Event, name: str, body: bytes, shared: Sequence[bytes
     worker = get_worker()
     in_client = worker.address.startswith("inproc://")  # a thread of the user's own process: stdout is the user's
     with nullcontext() if in_client else _printing_to_stderr():
-        return work(token, task, int(worker.state.nthreads))
+        return work(token, task, int(worker.state.nthreads), progress)
 
 
 def check_needs(needs: Sequence[Need]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shardtools.engine.incidents import Incidents, current_incidents, describe
 from shardtools.engine.notes import notes
+from shardtools.engine.progress import TaskProgress, Watcher, current_watcher
 from shardtools.errors import EngineError, redact
 from shardtools.storage import DEFAULT_OPTIONS, StorageOptions, using
 
@@ -103,20 +104,26 @@ def check_cancelled() -> None:
         raise Cancelled
 
 
-def work(token: threading.Event, task: Task, at_once: int = 1) -> Outcome:
+def work(token: threading.Event, task: Task, at_once: int = 1, progress: TaskProgress | None = None) -> Outcome:
     """Run a task in this thread and return its outcome; ``token`` is set when it should end. Raises nothing.
 
-    ``at_once`` is what `tasks_at_once` returns in the task.
+    ``at_once`` is what `tasks_at_once` returns in the task. ``progress`` is told how far it comes.
     """
     before = _token.set(token)
     sharing_before = _sharing.set(at_once)
     start = time.perf_counter()
     incidents = Incidents()
+
+    def count(kind: str, amount: int) -> None:
+        incidents.add(kind, amount)
+        if progress is not None:
+            progress.add(kind, amount)
+
     result: Any = None
     error: Exception | Cancelled | None = None
     try:
         check_cancelled()
-        with using(task.storage, check_cancelled, incidents.add):
+        with using(task.storage, check_cancelled, count):
             result = task.function(*task.args)
     except (Exception, Cancelled) as caught:  # noqa: BLE001 - what a task raises is what came of it
         error = caught
@@ -145,7 +152,7 @@ class RunState:
     """The tasks of a run, the callback for those that have ended, and whether the run is ``stopped``.
 
     ``stops`` says whether an error stops it. ``label`` begins the names of the tasks in Dask's dashboard.
-    ``incidents`` counts what went wrong on the way.
+    ``incidents`` counts what went wrong on the way; ``watcher`` is called as tasks advance.
     """
 
     tasks: Sequence[Task]
@@ -153,11 +160,18 @@ class RunState:
     stops: Callable[[Exception], bool]
     label: str = ""
     incidents: Incidents = field(default_factory=current_incidents)
+    watcher: Watcher | None = field(default_factory=current_watcher)
     stopped: bool = False
+
+    def tell(self, index: int, samples: int, size: int) -> None:
+        """Tell the watcher how far the task at ``index`` has come. Any thread may call this."""
+        if self.watcher is not None:
+            self.watcher((id(self), index), samples, size)
 
     def report(self, index: int, outcome: Outcome) -> None:
         """Call ``on_done`` with the task at ``index``; its error may stop the run."""
         task, error = self.tasks[index], outcome.error
+        self.tell(index, 0, 0)
         if said := describe(outcome.incidents):
             notes.debug("%s: %s", redact(task.name), ", ".join(said))
         for kind, count in outcome.incidents.items():

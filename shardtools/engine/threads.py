@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 
 from shardtools.engine.interrupt import sigint_held
+from shardtools.engine.progress import HERE_SECONDS, TaskProgress
 from shardtools.engine.task import Outcome, RunState, work
 
 
@@ -25,7 +27,8 @@ def run_threads(state: RunState, threads: int) -> None:
     def start_next() -> None:
         if not state.stopped and (following := next(waiting, None)) is not None:
             index, task = following
-            future = pool.submit(work, token, task, threads)
+            progress = None if state.watcher is None else TaskProgress(partial(state.tell, index), HERE_SECONDS)
+            future = pool.submit(work, token, task, threads, progress)
             running[future] = index
             future.add_done_callback(finished.put)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -32,7 +32,7 @@ from shardtools.shards.samples import Composer, Members
 from shardtools.shards.writer import NewSamples, ShardWriter
 from shardtools.sources import Part
 from shardtools.sources.files import FilePart
-from shardtools.storage import current_options
+from shardtools.storage import count, current_options
 
 FORMAT = 2
 """Increased when the same task would write other bytes than before."""
@@ -43,22 +43,6 @@ _CHUNK_BYTES = 4 << 20
 _QUICK_SECONDS = 0.0005
 _PATIENCE_SECONDS = 1.0
 _turn = threading.Lock()
-
-
-_watchers: list[Callable[[int, int], None]] = []
-
-
-@contextmanager
-def watching(watcher: Callable[[int, int], None]) -> Iterator[None]:
-    """A context in which ``watcher`` is called with the numbers of samples and bytes that tasks of this process read.
-
-    The threads of the tasks call it.
-    """
-    _watchers.append(watcher)
-    try:
-        yield
-    finally:
-        _watchers.remove(watcher)
 
 
 @dataclass
@@ -117,8 +101,8 @@ def _write(task: UploadTask) -> ShardResult:
                 skipped.append((task.part.key(row), str(error)))
             size += chunk.samples.size
             writer.add_all(chunk.samples)
-            for watcher in _watchers:
-                watcher(chunk.rows, chunk.samples.size)
+            count("samples_read", chunk.rows)
+            count("bytes_read", chunk.samples.size)
         writer.flush()
         return {
             "program": "htupload",
@@ -127,7 +111,8 @@ def _write(task: UploadTask) -> ShardResult:
             "skipped": [list(entry) for entry in skipped],
         }
 
-    return shard_result(task.source, size, task.target.url, write_target(task.target, fill))
+    sidecar = write_target(task.target, fill)
+    return shard_result(task.source, size, task.target.url, sidecar)  # the size is known only now
 
 
 def _read(task: UploadTask) -> Iterator[_Chunk]:

@@ -130,9 +130,9 @@ def exchange(call: Call, what: Exchange, shows: bool) -> JobResult:
         return carry_out(plan, call.options, progress)
 
 
-def steps(plan: ExchangePlan) -> int:
-    """Return how many steps the progress of a plan has: groups of inputs, and outputs."""
-    return len(plan.groups) + (plan.destination.count or len(plan.inputs))
+def steps(plan: ExchangePlan) -> tuple[int, int]:
+    """Return how many steps each pass of a plan has: groups of inputs, and outputs."""
+    return len(plan.groups), plan.destination.count or len(plan.inputs)
 
 
 def carry_out(plan: ExchangePlan, options: RunOptions, progress: Progress) -> JobResult:
@@ -141,6 +141,6 @@ def carry_out(plan: ExchangePlan, options: RunOptions, progress: Progress) -> Jo
 
     events = Events(
         on_collected=lambda done: progress.advance(done.samples, done.size),
-        on_output=lambda shard: progress.advance(0, shard.source_size, resumed=shard.resumed),
+        on_output=lambda shard: progress.advance(0, shard.source_size, resumed=shard.resumed, at=1),
     )
     return run_exchange(plan, options, events)

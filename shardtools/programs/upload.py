@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from typing import TYPE_CHECKING, Unpack
 
 from shardtools.programs.keywords import WRITE, WriteKeywords, spelled_out
@@ -110,19 +110,11 @@ def open_source(
 def carry_out(plans: Sequence[Plan], source: Source, options: RunOptions, progress: Progress) -> list[JobResult]:
     """Carry out plans; return what became of each split."""
     from shardtools.jobs.upload import run_upload
-    from shardtools.jobs.upload_shard import watching
-
-    # Tasks elsewhere tell nothing before they are done.
-    in_threads = options.cluster == "threads"
 
     def on_shard(shard: ShardResult) -> None:
-        counted = in_threads and not shard.resumed
-        progress.advance(
-            0 if counted else shard.counts.read, 0 if counted else shard.source_size, resumed=shard.resumed
-        )
+        progress.advance(shard.counts.read, shard.source_size, resumed=shard.resumed)
 
-    with watching(progress.add) if in_threads else nullcontext():
-        return run_upload(plans, source, options, on_shard)
+    return run_upload(plans, source, options, on_shard)
 
 
 def _joined(results: Sequence[JobResult], destination: str) -> JobResult:

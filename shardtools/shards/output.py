@@ -19,7 +19,7 @@ from shardtools.shards.compression import crc32
 from shardtools.shards.packers import packer_for
 from shardtools.shards.sidecar import Sidecar, from_columns, narrow, to_columns
 from shardtools.shards.table import ShardTable
-from shardtools.storage import Sink
+from shardtools.storage import Sink, count
 from shardtools.types import Ints
 
 _COLUMNS = ("key_data", "key_length", "members", "head", "size", "field", "crc32")
@@ -65,8 +65,10 @@ class ShardOutput:
 
     def write(self, parts: Sequence[Any]) -> None:
         """Append parts of the tar file, the last of which ends with a sample."""
-        self._tar_size += sum(map(len, parts))
+        size = sum(map(len, parts))
+        self._tar_size += size
         self._emit(self._packer.pack(parts))
+        count("bytes_written", size)
 
     def finish(self, job: Mapping[str, Any]) -> Sidecar:
         """Write the end and return the sidecar to be written once the shard is committed."""

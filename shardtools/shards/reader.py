@@ -26,7 +26,7 @@ from shardtools.shards.scan import Scan, scan
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK
 from shardtools.shards.verify import CheckedStream, expected_checksum
-from shardtools.storage import Stat, current_options, get_storage
+from shardtools.storage import Stat, count, current_options, get_storage
 from shardtools.types import Bytes, Ints
 from shardtools.urls import is_local
 
@@ -171,7 +171,14 @@ class ShardReader:
     def __iter__(self) -> Iterator[Block]:
         blocks = self._blocks(buffers=3 if self._ahead else 1)
         self._running = _in_thread(blocks, self._stopped) if self._ahead else blocks
-        return self._running
+        return self._count(self._running)
+
+    def _count(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """Yield blocks, and report those that the caller has done with; of a packed shard, without bytes as stored."""
+        for block in blocks:
+            yield block
+            count("samples_read", len(block))
+            count("bytes_read", len(block.buffer) if self.packing == "tar" else 0)
 
     def _blocks(self, buffers: int) -> Generator[Block, None, None]:
         seen = SeenKeys()

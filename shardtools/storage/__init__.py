@@ -279,7 +279,10 @@ class Storage(ABC):
 
 
 Counter = Callable[[str, int], object]
-"""Called with ``retries``, ``slow_requests``, ``cache_hits`` or ``cache_misses``, and how many there were."""
+"""Called with ``retries``, ``slow_requests``, ``cache_hits`` or ``cache_misses``, and how many there were.
+
+Readers of shards add ``samples_read`` and ``bytes_read``, writers ``bytes_written``.
+"""
 
 _BACKENDS = {
     "": ("shardtools.storage.local", "LocalStorage"),

@@ -25,8 +25,18 @@ import pytest
 from distributed import Client, LocalCluster
 
 from shardtools import __version__, engine
-from shardtools.engine import ClusterLike, Connection, Done, RemoteTraceback, Task, check_cancelled, is_cancelled
+from shardtools.engine import (
+    ClusterLike,
+    Connection,
+    Done,
+    RemoteTraceback,
+    Task,
+    check_cancelled,
+    is_cancelled,
+    watching_tasks,
+)
 from shardtools.errors import EngineError, JobError, LostWorkersError, NotFoundError, SchedulerError, ShardtoolsError
+from shardtools.storage import count
 from tests.dask_cluster import BLOCK, ROOT, DaskCluster, dask_cluster
 from tests.servers import wait_until
 
@@ -89,6 +99,15 @@ def interval() -> tuple[float, float]:
     start = time.monotonic()
     time.sleep(0.01)
     return start, time.monotonic()
+
+
+def read_for_a_while() -> None:
+    """Report now and then that a sample of 100 bytes was read."""
+    ended = time.monotonic() + 2.5
+    while time.monotonic() < ended:
+        count("samples_read")
+        count("bytes_read", 100)
+        time.sleep(0.01)
 
 
 def call_exit() -> None:
@@ -240,6 +259,17 @@ class TestEveryKind:
         assert started == {path.name.removeprefix("ended-") for path in tmp_path.glob("ended-*")}
         assert "1" in started
         assert "8" not in started
+
+    def test_who_watches_is_told_how_far_tasks_are(self, kind: ClusterLike) -> None:
+        told: list[tuple[object, int, int]] = []
+        with watching_tasks(lambda *read: told.append(read)):
+            run([Task(read_for_a_while, (), "a"), Task(read_for_a_while, (), "b")], kind)
+        for task in {key for key, _, _ in told}:
+            read = [(samples, size) for key, samples, size in told if key == task]
+            assert read[:-1] and read[-1] == (0, 0)
+            assert all(size > 0 and abs(size - 100 * samples) <= 100 for samples, size in read[:-1])
+            assert sorted(read[:-1]) == read[:-1]
+        assert len({key for key, _, _ in told}) == 2
 
     def test_exit_is_an_error(self, kind: ClusterLike) -> None:
         done = by_index(run([Task(call_exit, (), "/d/0.tar"), Task(square, (3,), "b")], kind, stop_on_error=False))
