@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from distributed.cli import dask_scheduler, dask_worker
 
-PROGRAMS = ("htarray", "htextract", "htindex", "htmapper", "htshuffle", "htsort", "htupload")
+PROGRAMS = sorted(path.stem for path in (Path(__file__).parents[2] / "shardtools" / "cli").glob("ht*.py"))
 _DASK = {"scheduler": dask_scheduler.main, "worker": dask_worker.main}
 _OPERATORS = {"|", "||", "&", "&&", ";", "<", ">", ">>", "(", ")"}
 
