@@ -6,6 +6,8 @@ array[index] = values -> a transaction -> one commit -> the array goes on to tha
 
 from __future__ import annotations
 
+import random
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
@@ -34,8 +36,11 @@ Array = npt.NDArray[Any]
 _BATCH = 1 << 25
 """Decoded bytes of a part of a reduction."""
 
-_ATTEMPTS = 20
+_ATTEMPTS = 60
 """How often an append is made anew when others append at the same time."""
+
+_LONGEST_PAUSE = 8
+"""The longest pause before it is made anew, in times that it took: others come in between, and not all at once."""
 
 
 class ChunkedArray(Reducible):
@@ -294,12 +299,15 @@ class HubArray(ChunkedArray):
             ValueError: the rows have another shape.
         """
         for attempt in range(_ATTEMPTS):
+            begin = time.monotonic()
             try:
                 with self._begin("append to") as transaction:
                     transaction[self.path].append(values)
             except ConflictError:
                 if attempt == _ATTEMPTS - 1:
                     raise
+                took = time.monotonic() - begin
+                time.sleep(random.uniform(0, took * min(2**attempt, _LONGEST_PAUSE)))
                 self.refresh()
             else:
                 self._follow(transaction)

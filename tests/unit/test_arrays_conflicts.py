@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,21 @@ def test_writers_of_chunks_follow_those_who_make_an_array_larger(hub: st.Hub) ->
     stale[0] = 9, 8
     assert (stale.shape, stale.attrs) == ((7, 3), {"unit": "m"})
     assert stale[:].tolist() == [[9, 8, 0], *rows[1:]]
+
+
+def test_many_who_append_at_the_same_time(hub: st.Hub) -> None:
+    hub.array("x", shape=0, dtype="int64")
+
+    def append(who: int) -> None:
+        array = st.hub(hub.url).load("x")
+        for number in range(6):
+            array.append([10 * who + number])
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(append, range(16)))
+    rows = hub.load("x")[:].tolist()
+    assert sorted(rows) == sorted(10 * who + number for who in range(16) for number in range(6))
+    assert all([row for row in rows if row // 10 == who] == [10 * who + i for i in range(6)] for who in range(16))
 
 
 def test_two_who_append_collide_and_so_do_writers_of_the_last_chunk(hub: st.Hub) -> None:
