@@ -4,6 +4,7 @@
 
 sharded.py     ShardedDataset: the samples, by index, slice and key
 shard_set.py   ShardSet: the shards, their numbers of samples, and their tables
+lookup.py      samples by their keys, by the file of keys or by all tables
 choosing.py    which samples a condition chooses, by the dataset's table or by reading fields
 notebook.py    what a notebook shows of a dataset
 
@@ -13,7 +14,7 @@ Cost, in requests:
 - the first sample of a shard: two more, for the shard's size and its sidecar;
 - a sample: one;
 - a slice: one for each shard (in a `.tgz` or `.tar.zst`, it starts at the entry point before the slice);
-- a sample by its key: the sidecars of all shards up to the one with the key;
+- a sample by its key: with a file of keys two or three; without, the sidecars of all shards up to the one with the key;
 - ``where``: with a table, the table once, and a listing or a request for each shard to see which have changed; for
   those, and without a table, the sidecars and the fields that the condition names.
 

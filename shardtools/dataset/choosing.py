@@ -14,8 +14,9 @@ from operator import or_
 import numpy as np
 
 from shardtools.dataset.shard_set import ShardSet
-from shardtools.errors import CorruptError, JobError, SpecError
+from shardtools.errors import AccessError, CorruptError, JobError, NotFoundError, RefusedError, SpecError
 from shardtools.query.condition import Answer, Condition, Seen, find_rows
+from shardtools.query.key_file import KeyFile, digest_of, keys_url
 from shardtools.query.table import DatasetTable, fresh_shards, open_table
 from shardtools.query.table_file import ShardState
 from shardtools.query.values import samples_of
@@ -36,9 +37,52 @@ class Choosing:
         self._looked = False
         self._table: DatasetTable | None = None
         self._fresh: list[int] = []
+        self._keys: KeyFile | None = None
+        self._looked_for_keys = False
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_looked": False, "_table": None, "_fresh": []}
+        anew: dict[str, object] = {
+            "_looked": False,
+            "_table": None,
+            "_fresh": [],
+            "_keys": None,
+            "_looked_for_keys": False,
+        }
+        return {**self.__dict__, **anew}
+
+    def keys(self) -> KeyFile | None:
+        """Return the file of keys, if there is one that was made for these shards, as the manifest describes them.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        if not self._looked_for_keys:
+            with using(self._shards.options):
+                self._keys = self._find_keys()
+            self._looked_for_keys = True
+        return self._keys
+
+    def _find_keys(self) -> KeyFile | None:
+        shards, spec = self._shards, self._one_spec()
+        if spec is None or shards.counts is None or shards.sizes is None or shards.checksums is None:
+            return None
+        known = zip(map(name_of, shards.urls), shards.sizes, shards.checksums, shards.counts, strict=True)
+        try:
+            keys = KeyFile(keys_url(spec))
+        except (NotFoundError, AccessError, RefusedError):
+            return None
+        except CorruptError as error:
+            logger.warning("%s (it is not used)", error)
+            return None
+        return keys if keys.digest == digest_of(ShardState(*state) for state in known) else None
+
+    def _one_spec(self) -> str | None:
+        """Return the spec of the dataset, if it is one that can have files beside its shards."""
+        specs = [self._spec] if isinstance(self._spec, str) else list(self._spec)
+        try:
+            return Destination(specs[0]).spec if len(specs) == 1 else None
+        except SpecError:
+            return None
 
     def table(self) -> tuple[DatasetTable, list[int]] | None:
         """Return the table and the numbers of the shards that are still as it says; None if there is none to use.
@@ -71,13 +115,10 @@ class Choosing:
         return there[0]
 
     def _find_table(self) -> DatasetTable | None:
-        specs = [self._spec] if isinstance(self._spec, str) else list(self._spec)
-        if len(specs) != 1:
+        if (spec := self._one_spec()) is None:
             return None
         try:
-            return open_table(Destination(specs[0]).spec)
-        except SpecError:
-            return None
+            return open_table(spec)
         except CorruptError as error:
             logger.warning("%s (it is not used)", error)
             return None

@@ -43,7 +43,7 @@ class ShardSet:
     """The shards that ``spec`` names. It can be pickled, without its connections, and may be used by many threads.
 
     ``ends[i]`` is the number of samples in shards 0 to i. ``ends`` is None until known; `known_ends` computes it.
-    ``checksums`` are those of the shards as stored; None if the manifest does not say.
+    ``sizes`` and ``checksums`` are those of the shards as stored; None if the manifest does not say.
     """
 
     def __init__(self, spec: str | Sequence[str], options: StorageOptions, *, trust_index: bool = False):
@@ -51,6 +51,7 @@ class ShardSet:
         self.counts: list[int] | None
         self._fields: tuple[str, ...] | None
         self._classes: list[str] | None = None
+        self.sizes: tuple[int, ...] | None = None
         self.checksums: tuple[str, ...] | None = None
         self._counted_by = "the manifest"
         with using(self.options):
@@ -72,7 +73,7 @@ class ShardSet:
         self._seen_fields: frozenset[str] = frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("options", "urls", "counts", "checksums", "ends", "_fields", "_classes", "_counted_by")
+        names = ("options", "urls", "counts", "sizes", "checksums", "ends", "_fields", "_classes", "_counted_by")
         return {name: self.__dict__[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -86,7 +87,7 @@ class ShardSet:
         """
         specs = [spec] if isinstance(spec, str) else list(spec)
         if len(specs) == 1 and (manifest := find_manifest(specs[0], self.urls)) is not None:
-            self._classes, self.checksums = manifest.classes, manifest.checksums
+            self._classes, self.sizes, self.checksums = manifest.classes, manifest.sizes, manifest.checksums
             return list(manifest.counts), tuple(manifest.fields) if manifest.fields else None
         if (counts := self._tables.energon.counts()) is not None:
             self._counted_by = INFO
@@ -117,6 +118,10 @@ class ShardSet:
             return shard
         with using(self.options):
             return self._open.put(number, OpenShard(self.indexed(number), self.options))
+
+    def is_open(self, number: int) -> bool:
+        """Return whether a shard is open already, so that a sample costs one read."""
+        return self._open.get(number) is not None
 
     def peek(self, number: int) -> OpenShard | None:
         """Return an open shard if its table is in memory or stored; None if the shard would have to be read.

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 
 from shardtools.dataset.choosing import Choosing
-from shardtools.dataset.shard_set import THREADS, ShardSet
+from shardtools.dataset.lookup import KeyLookup, Place
+from shardtools.dataset.shard_set import ShardSet
 from shardtools.errors import redact
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.query.condition import parse_condition
@@ -52,6 +53,7 @@ class ShardedDataset(Sequence[Record]):
         self.spec = spec
         self._shards = ShardSet(spec, options, trust_index=trust_index)
         self._choosing = Choosing(spec, self._shards)
+        self._lookup = KeyLookup(self._shards, self._choosing)
 
     def __repr__(self) -> str:
         counted = [format_count(len(self._shards.urls), "shard")]
@@ -223,10 +225,7 @@ class ShardedDataset(Sequence[Record]):
             shard, row = self._locate(index)
             return self._shards.open(shard).record(row)
         if isinstance(index, str):
-            place = self._find(index)
-            if place is None:
-                raise KeyError(index)
-            return self._shards.open(place[0]).record(place[1])
+            return self._by_key(index)
         if isinstance(index, slice):
             return self.records(np.arange(*index.indices(len(self))))
         if isinstance(index, int | np.integer):
@@ -275,8 +274,8 @@ class ShardedDataset(Sequence[Record]):
             ValueError: no sample has the key.
         """
         first, last, _ = slice(start, stop).indices(len(self))
-        for shard, row in self._find_all(value) if isinstance(value, str) else ():
-            index = self._shards.starts(shard) + row
+        for place in self._find_all(value) if isinstance(value, str) else ():
+            index = self._shards.starts(place.shard) + place.row
             if self._chosen is not None:
                 index = int(np.searchsorted(self._chosen, index))
             if first <= index < last:
@@ -287,24 +286,47 @@ class ShardedDataset(Sequence[Record]):
         """Return how many samples have the key ``value``. For the number of samples of each shard, see `counts`."""
         return sum(1 for _ in self._find_all(value)) if isinstance(value, str) else 0
 
-    def _find(self, key: str) -> tuple[int, int] | None:
-        """Return the shard and row of the first sample with a key; None if there is none."""
+    def _by_key(self, key: str) -> Record:
+        """Return the sample with a key.
+
+        Raises:
+            KeyError: no sample has it.
+        """
+        place = self._find(key)
+        if place is None:
+            raise KeyError(key)
+        return self._lookup.record(place, key)
+
+    def rows_of(self, keys: Sequence[str]) -> Ints:
+        """Return the index of the first sample with each of ``keys``, -1 where none has it.
+
+        With the file of keys (`shardtools.index` makes it with the table) a few ranges of this file are read, else the
+        tables of all shards.
+
+        Raises:
+            StorageError, ShardError: what is needed cannot be read.
+        """
+        indexes = self._lookup.find_all(keys)
+        if indexes is None:
+            there = self._shards.of_all(lambda shard: shard.table.keys.decode())
+            first = {key: index for index, key in reversed(list(enumerate(chain.from_iterable(there))))}
+            indexes = np.array([first.get(key, -1) for key in keys], np.int64)
+        if self._chosen is None:
+            return indexes
+        at = np.searchsorted(self._chosen, indexes)
+        at[at == len(self._chosen)] = -1
+        is_chosen = self._chosen[at] == indexes if len(self._chosen) else np.zeros(len(at), bool)
+        return np.where(is_chosen & (indexes >= 0), at, -1)
+
+    def _find(self, key: str) -> Place | None:
+        """Return the place of the first sample with a key; None if there is none."""
         return next(self._find_all(key), None)
 
-    def _find_all(self, key: str) -> Iterator[tuple[int, int]]:
-        """Yield, for each shard that has the key, the shard's number and the row of the first such sample."""
-        for shard, row in self._find_in_shards(key):
-            if self._chosen is None or self._shards.starts(shard) + row in self._chosen:
-                yield shard, row
-
-    def _find_in_shards(self, key: str) -> Iterator[tuple[int, int]]:
-        for first in range(0, len(self._shards.urls), THREADS):
-            numbers = range(first, min(first + THREADS, len(self._shards.urls)))
-            for number, shard in zip(numbers, self._shards.map(self._shards.open, numbers), strict=True):
-                if shard.rows_of_keys is None:
-                    shard.rows_of_keys = {name: row for row, name in reversed(list(enumerate(shard.keys)))}
-                if (row := shard.rows_of_keys.get(key)) is not None:
-                    yield number, row
+    def _find_all(self, key: str) -> Iterator[Place]:
+        """Yield, for each shard that has the key, the place of the first such sample."""
+        for place in self._lookup.find(key):
+            if self._chosen is None or self._shards.starts(place.shard) + place.row in self._chosen:
+                yield place
 
     def records(self, indexes: Ints) -> list[Record]:
         """Return the samples with these indexes, in this order. The indexes must not be negative."""

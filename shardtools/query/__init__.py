@@ -9,6 +9,8 @@ json_paths.py  the paths of JSON texts, and what is at them
 values.py      samples -> columns in DuckDB
 table_file.py  the footer of a dataset's table
 table.py       an open table: which shards it still describes, and the rows that a condition picks
+key_file.py    the file of keys: any key in a few kilobytes
+sql.py         queries over tables
 condition.py   one boolean expression -> the rows of samples for which it is true
 
 DuckDB does what is done for each sample: it parses JSON, converts and compares. Python touches names only.

@@ -9,7 +9,7 @@ Keys, places and sizes change little from row to row, so differences are stored;
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from itertools import islice
 from typing import Any
 
 from shardtools.errors import JobError
-from shardtools.jobs.table.shard_rows import MOST_PATHS, Part, read_part
+from shardtools.jobs.table.shard_rows import HASH, MOST_PATHS, SUM, Part, read_part
+from shardtools.query.key_file import KeySorter, head_of, keys_url
 from shardtools.query.kinds import Kind, Kinds
 from shardtools.query.names import content_of
 from shardtools.query.table_file import ENTRY, AnyTable, Asked, TableFacts, table_url
@@ -142,27 +143,46 @@ def _samples(parts: Sequence[Part]) -> int:
 
 
 def write_table(spec: str, parts: Sequence[Part], plan: Plan) -> list[str]:
-    """Write the table of the dataset ``spec``, and return the URLs of its files. The first is written last.
+    """Write the table of the dataset ``spec`` and its file of keys, and return the URLs of the table's files.
+
+    The first is written last.
 
     Raises:
         StorageError: a part cannot be read, or a file cannot be written.
     """
     files = _files(parts)
     urls = [table_url(spec, number) for number in range(len(files))]
-    for url, some in reversed(list(zip(urls, files, strict=True))):
-        with get_storage(url).create(url) as sink:
-            _write_file(sink, some, plan)
+    keys = KeySorter(plan.facts.samples)
+    for number in reversed(range(1, len(files))):
+        _write_file(urls[number], files[number], plan, keys, sum(plan.facts.files[:number]))
+    _write_file(urls[0], files[0], plan, keys, 0, lambda: _write_keys(keys_url(spec), keys, plan))
     return urls
 
 
-def _write_file(sink: Sink, parts: Sequence[Part], plan: Plan) -> None:
+def _write_keys(url: str, keys: KeySorter, plan: Plan) -> None:
+    with get_storage(url).create(url) as sink:
+        sink.write(head_of(plan.facts.samples, plan.facts.shards))
+        for piece in keys.pieces():
+            sink.write(piece)
+
+
+def _write_file(
+    url: str, parts: Sequence[Part], plan: Plan, keys: KeySorter, first: int, before: Callable[[], object] = int
+) -> None:
+    """Write a file of the table, whose first sample has the index ``first``; call ``before`` before it is complete."""
+    with get_storage(url).create(url) as sink:
+        _write_rows(sink, parts, plan, keys, first)
+        before()
+
+
+def _write_rows(sink: Sink, parts: Sequence[Part], plan: Plan, keys: KeySorter, first: int) -> None:
     from pyarrow import parquet
 
     schema = _schema(plan)
     file = _Forward(sink)
     writer: Any = None
     try:
-        for group in _groups(_rows(parts, schema)):
+        for group in _groups(_rows(parts, schema, keys, first)):
             writer = writer or parquet.ParquetWriter(file, schema, **_how(group))
             writer.write_table(group, row_group_size=2 * GROUP_ROWS)
         writer = writer or parquet.ParquetWriter(file, schema)
@@ -184,14 +204,17 @@ def _schema(plan: Plan) -> Any:
     return pyarrow.schema(fields, {ENTRY: plan.facts.dump()})
 
 
-def _rows(parts: Sequence[Part], schema: Any) -> Iterator[AnyTable]:
-    """Yield the rows of parts, in order, with the columns of the table; some are read ahead."""
+def _rows(parts: Sequence[Part], schema: Any, keys: KeySorter, first: int) -> Iterator[AnyTable]:
+    """Yield the rows of parts, in order, with the columns of the table, and add their keys; some are read ahead."""
     with ThreadPoolExecutor(_AHEAD, "shardtools-table") as pool:
         waiting = iter(parts)
         queue = [pool.submit(copy_context().run, read_part, part.part) for part in islice(waiting, _AHEAD)]
         while queue:
             table = queue.pop(0).result()
             queue += [pool.submit(copy_context().run, read_part, part.part) for part in islice(waiting, 1)]
+            hashes, block, blocks, sums = (table.column(name).to_numpy() for name in (HASH, "block", "blocks", SUM))
+            keys.add(hashes, first, block, blocks, sums)
+            first += len(hashes)
             yield _conformed(table, schema)
 
 

@@ -15,6 +15,7 @@ from shardtools.jobs.options import RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.table.merge import plan_table, write_table
 from shardtools.jobs.table.shard_rows import Part, PartTask, write_part
+from shardtools.query.key_file import KeyFile, digest_of, keys_url
 from shardtools.query.names import content_of, find_source
 from shardtools.query.table_file import Asked, ShardState, TableFacts, read_facts, table_url
 from shardtools.shards.fields import kind_of
@@ -73,7 +74,7 @@ def make_table(
     with using(options.storage):
         states = tuple(ShardState(name_of(one.url), one.filesize, one.checksum, one.nsamples) for one in entries)
         there = None if options.overwrite else _there(destination.spec)
-        if there is not None and (there.shards, there.asked) == (states, asked):
+        if there is not None and (there.shards, there.asked) == (states, asked) and _has_keys(destination, states):
             urls = tuple(table_url(destination.spec, number) for number in range(len(there.files)))
             return TableResult(urls, there.samples, tuple(there.kinds), made=False)
         _check_fields(asked, entries)
@@ -99,6 +100,13 @@ def _there(spec: str) -> TableFacts | None:
         return read_facts(table_url(spec))
     except (NotFoundError, CorruptError):
         return None
+
+
+def _has_keys(destination: Destination, states: Sequence[ShardState]) -> bool:
+    try:
+        return KeyFile(keys_url(destination.spec)).digest == digest_of(states)
+    except (NotFoundError, CorruptError):
+        return False
 
 
 def _check_fields(asked: tuple[Asked, ...] | None, entries: Sequence[ShardEntry]) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from shardtools.errors import StaleTableError
 from shardtools.query.duck import session
+from shardtools.query.key_file import hash_keys, texts_of
 from shardtools.query.kinds import Kinds
 from shardtools.query.names import Source, content_of, find_source
 from shardtools.query.table_file import AnyTable, Asked, ShardState
@@ -30,6 +31,9 @@ from shardtools.urls import name_of
 
 MOST_PATHS = 1000
 """The paths of a JSON field that a table has at most."""
+
+HASH, SUM = "__hash", "__sum"
+"""Columns of a part for the file of keys: names that no field has."""
 
 _ENTRY = b"shardtools-part"
 
@@ -99,6 +103,8 @@ def _placed(table: ShardTable, number: int) -> dict[str, Any]:
         "row": np.arange(samples, dtype=np.int32),
         "block": table.start // BLOCK,
         "blocks": table.spans // BLOCK,
+        HASH: _hashes(table),
+        SUM: _sums(table),
     }
     for field in table.fields:
         members = table.members_of(field)
@@ -108,6 +114,19 @@ def _placed(table: ShardTable, number: int) -> dict[str, Any]:
         if table.crc32 is not None:
             columns[f"crc32.{field}"] = _nullable(pick(table.crc32, members, 0).astype(np.uint32), members)
     return columns
+
+
+def _hashes(table: ShardTable) -> Any:
+    """Return the hashes of keys, as they are in the table."""
+    keys = table.keys
+    return hash_keys(keys if keys.data.tobytes().isascii() else texts_of(keys.decode()))
+
+
+def _sums(table: ShardTable) -> Any:
+    """Return the sum of the checksums of each sample's members; 0 where they are not known."""
+    if table.crc32 is None or not len(table):
+        return np.zeros(len(table), np.uint32)
+    return np.add.reduceat(table.crc32.astype(np.uint64), table.first[:-1]).astype(np.uint32)
 
 
 def _keys(table: ShardTable) -> Any:

@@ -1,0 +1,131 @@
+"""Find samples by their keys in the dataset's file of keys, and read one of them without its shard's sidecar.
+
+key -> hash -> entry: index, span -> the bytes of the span -> scan -> a record, if it is the one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardtools.dataset.choosing import Choosing
+from shardtools.dataset.shard_set import THREADS, ShardSet
+from shardtools.errors import RefusedError, ShardError
+from shardtools.query.key_file import Entries, hash_keys, texts_of
+from shardtools.shards.compression import crc32
+from shardtools.shards.locate import locate_headers
+from shardtools.shards.reader import Block
+from shardtools.shards.samples import Record, records
+from shardtools.shards.scan import scan_located
+from shardtools.shards.tar import BLOCK
+from shardtools.storage import ByteRange, current_options, get_storage, using
+from shardtools.types import Ints
+from shardtools.urls import is_local, name_of
+
+
+def read_sample(url: str, row: int, entry: Entries, key: str) -> Record | None:
+    """Return the sample with a key, from the plain shard at ``url`` whose row ``row`` it is by its entry.
+
+    None if there is something else, or if its members do not have the checksums that the entry has.
+
+    Raises:
+        StorageError: the shard cannot be read.
+    """
+    start = int(entry["block"]) * BLOCK
+    size = int(entry["blocks"]) * BLOCK
+    current_options().limits.check("sample", size, url=url)
+    try:
+        [data] = get_storage(url).read_ranges(url, [ByteRange(start, start + size)])
+        buffer = np.frombuffer(data, np.uint8)
+        found = locate_headers(buffer, final=False, url=url)
+        table = scan_located(buffer, found.start, found.size, url)
+    except (ShardError, RefusedError):  # the shard is another one, is packed, or ends before
+        return None
+    if len(table) != 1 or table.keys[0] != key or found.stop != size:
+        return None
+    [record] = records(Block(url, memoryview(data), 0, table, row))
+    total = sum(crc32(value) for name, value in record.items() if name != "key") & 0xFFFFFFFF
+    return record if total == int(entry["sum"]) else None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sample is: the number of its shard, its row there, and its entry in the file of keys, if that has it."""
+
+    shard: int
+    row: int
+    entry: Entries | None = None
+
+
+class KeyLookup:
+    """Finds samples of the shards of a dataset by their keys: in the file of keys if it fits, else in all tables."""
+
+    def __init__(self, shards: ShardSet, choosing: Choosing):
+        self._shards, self._choosing = shards, choosing
+
+    def find(self, key: str) -> Iterator[Place]:
+        """Yield, for each shard that has the key, the place of the first such sample.
+
+        Raises:
+            StorageError, ShardError: the file of keys, or a table, cannot be read.
+        """
+        keys = self._choosing.keys()
+        if keys is None:
+            yield from self._find_in_tables(key)
+            return
+        with using(self._shards.options):
+            [entries] = keys.find(hash_keys(texts_of([key])))
+        numbers, rows = self._places(entries["index"].astype(np.int64))
+        for at in np.unique(numbers, return_index=True)[1].tolist():
+            yield Place(int(numbers[at]), int(rows[at]), entries[at])
+
+    def find_all(self, keys: Sequence[str]) -> Ints | None:
+        """Return the index of the first sample with each key, -1 for none; None without a file of keys.
+
+        Raises:
+            StorageError: the file of keys cannot be read.
+        """
+        file = self._choosing.keys()
+        if file is None:
+            return None
+        with using(self._shards.options):
+            found = file.find(hash_keys(texts_of(keys)))
+        return np.array([int(entries["index"][0]) if len(entries) else -1 for entries in found], np.int64)
+
+    def _places(self, indexes: Ints) -> tuple[Ints, Ints]:
+        ends = np.array(self._shards.known_ends(), np.int64)
+        numbers = np.searchsorted(ends, indexes, side="right")
+        return numbers, indexes - np.concatenate(([0], ends))[numbers]
+
+    def _find_in_tables(self, key: str) -> Iterator[Place]:
+        shards = self._shards
+        for first in range(0, len(shards.urls), THREADS):
+            numbers = range(first, min(first + THREADS, len(shards.urls)))
+            for number, shard in zip(numbers, shards.map(shards.open, numbers), strict=True):
+                if shard.rows_of_keys is None:
+                    shard.rows_of_keys = {name: row for row, name in reversed(list(enumerate(shard.keys)))}
+                if (row := shard.rows_of_keys.get(key)) is not None:
+                    yield Place(number, row)
+
+    def record(self, place: Place, key: str) -> Record:
+        """Return the sample at a place, which has the key.
+
+        Of a plain shard on a server its span alone is read, without the sidecar, unless the shard is open already.
+
+        Raises:
+            StorageError, ShardError: it cannot be read.
+            KeyError: the shard has another sample there now.
+        """
+        url = self._shards.urls[place.shard]
+        is_near = is_local(url) or self._shards.is_open(place.shard)
+        if place.entry is not None and not is_near and name_of(url).endswith(".tar"):
+            with using(self._shards.options):
+                found = read_sample(url, place.row, place.entry, key)
+            if found is not None:
+                return found
+        record = self._shards.open(place.shard).record(place.row)
+        if record["key"] != key:
+            raise KeyError(key)
+        return record
