@@ -1,4 +1,4 @@
-"""The suite `scale`: how the client of each program grows from 1,000 to 100,000 shards.
+"""The suite `scale`: how the client of each program grows from 1,000 shards to 100,000, or 30,000 with sidecars to parse.
 
 Every request takes 20 ms, and tasks do nothing (`slow.py`, `ours_scale.py`). A client that grows linearly handles as
 many shards a second of the large dataset as of the small one. What lies behind a rate is how many requests there were.
@@ -15,19 +15,19 @@ OURS = "benchmarks.ours_scale:"
 
 
 def tables(scale: str) -> list[Table]:
-    small, large = (1_000, 100_000) if scale == "full" else (100, 1_000)
+    small, middle, large = (1_000, 30_000, 100_000) if scale == "full" else (100, 300, 1_000)
     plan = "htshuffle before its first task"
-    programs: list[tuple[str, str, str, dict[str, object]]] = [
-        ("map", "htmapper", "map_client", {}),
-        ("overwrite", "htmapper --overwrite of a larger dataset", "map_client", {"mode": "overwrite"}),
-        ("upload", "htupload after its source was listed", "upload_client", {}),
-        ("index", "htindex of shards with sidecars", "index_client", {}),
-        ("extract", "htextract --keys", "extract_client", {}),
-        ("plan", f"{plan}, with a manifest", "exchange_plan", {"place": "indexed"}),
-        ("plan-bare", f"{plan}, without a manifest", "exchange_plan", {"place": "bare"}),
-        ("plan-star", f"{plan}, of x-*.tar", "exchange_plan", {"place": "bare", "star": True}),
+    programs: list[tuple[str, str, str, dict[str, object], int]] = [
+        ("map", "htmapper", "map_client", {}, large),
+        ("overwrite", "htmapper --overwrite of a larger dataset", "map_client", {"mode": "overwrite"}, large),
+        ("upload", "htupload after its source was listed", "upload_client", {}, large),
+        ("index", "htindex of shards with sidecars", "index_client", {}, middle),
+        ("extract", "htextract --keys", "extract_client", {}, middle),
+        ("plan", f"{plan}, with a manifest", "exchange_plan", {"place": "indexed"}, large),
+        ("plan-bare", f"{plan}, without a manifest", "exchange_plan", {"place": "bare"}, middle),
+        ("plan-star", f"{plan}, of x-*.tar", "exchange_plan", {"place": "bare", "star": True}, middle),
     ]
-    return [*(growth(*row, small, large) for row in programs), scheduler(scale)]
+    return [*(growth(*row[:4], small, row[4]) for row in programs), scheduler(scale)]
 
 
 def growth(name: str, title: str, call: str, arguments: Mapping[str, object], small: int, large: int) -> Table:
