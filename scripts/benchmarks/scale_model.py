@@ -1,6 +1,6 @@
-"""What a shuffle from S3 to S3 would take, by the cost model that ``htshuffle --dry-run`` uses: the table in docs/scale.md.
+"""What a shuffle from S3 to S3 would take, by the cost model of ``htshuffle --dry-run``: the table in docs/scale.md.
 
-    PYTHONPATH=scripts:. python -m benchmarks.scale_model
+PYTHONPATH=scripts:. python -m benchmarks.scale_model
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BUDGET = 12 * 10**9
 WORKER_RATE = 400e6
 """Bytes a second that a worker moves from and to S3: the model's 100 MB/s for each thread."""
 
-TASK_RATE = 400
+TASK_RATE = 370
 """Tasks a second of the scheduler: what the suite `scale` measured."""
 
 PREFIX_GETS, PREFIX_PUTS = 5_500, 3_500
@@ -70,10 +70,16 @@ def in_words(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
+def _rounded(number: float) -> str:
+    """Return a number with about three digits."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def row(size: int) -> str:
     """Return a line of the table."""
     of = shuffle_of(size)
-    cells = [f"{size // 10**12:,} TB", str(of.cost.passes), f"{of.cost.requests / 1e6:.3g} M", f"${of.cost.dollars:.3g}"]
+    name = f"{size // 10**15} PB" if size >= 10**15 else f"{size // 10**12} TB"
+    cells = [name, str(of.cost.passes), f"{_rounded(of.cost.requests / 1e6)} M", f"${_rounded(of.cost.dollars)}"]
     for workers in (10, 100, 1000):
         parts = parts_of_time(of, workers)
         first = max(parts, key=lambda name: parts[name])

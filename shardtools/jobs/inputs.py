@@ -4,6 +4,8 @@
             -> samples and fields: the manifest, if the sizes in it are these; else the sidecar of each shard
             -> Input
 
+Requests for each shard go out many at a time: from this process, or on a cluster from tasks, if there are many.
+
 A manifest is from outside, and may be of other shards than those that are there now. Its counts are used only if it
 lists these very names, and each with the size that the storage itself says. No count decides what a task reads: it
 reads its shards from start to end, and what was read is what the job counts.
@@ -16,21 +18,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from shardtools import engine
+from shardtools.engine.ordered import run_each
 from shardtools.errors import ShardtoolsError, redact
+from shardtools.jobs.options import RunOptions
+from shardtools.jobs.shared import shared
 from shardtools.shards.manifest import Manifest
 from shardtools.shards.sidecar import Sidecar, parse_if_of, sidecar_url
-from shardtools.storage import Stat, read_optional
+from shardtools.storage import Stat, get_storage, read_optional
 from shardtools.storage.expansion import Sources
-from shardtools.storage.stats import stat_all, stat_by_listing, threads_for
+from shardtools.storage.stats import listed_stats, stat_each, threads_for
 from shardtools.storage.together import each
 from shardtools.urls import name_of
 
 logger = logging.getLogger(__name__)
 
+A = TypeVar("A")
 R = TypeVar("R")
 
 _SIDECARS = 64
 """Sidecars that are fetched at a time. Each may have some megabytes."""
+
+BATCH = 512
+"""Shards that one task of a cluster looks at."""
 
 _PACKED = 4
 """A packed shard without a sidecar is assumed to unpack to this many times its size."""
@@ -60,7 +70,9 @@ class Input:
     fields: tuple[str, ...] | None
 
 
-def look_at(sources: Sources, manifests: Mapping[str, Manifest | None], *, exact: bool = False) -> tuple[Input, ...]:
+def look_at(
+    sources: Sources, manifests: Mapping[str, Manifest | None], options: RunOptions, *, exact: bool = False
+) -> tuple[Input, ...]:
     """Return what is known of each shard. With ``exact``, sidecars are read even where there is a manifest.
 
     Only they say how many bytes a shard unpacks to; without them that is an estimate. ``manifests`` is what
@@ -71,16 +83,37 @@ def look_at(sources: Sources, manifests: Mapping[str, Manifest | None], *, exact
         StorageError: a shard, or a sidecar, cannot be looked at.
         LimitError: a sidecar is larger than it may be.
     """
-    stats = iter(stat_all(sources.urls))
+    stats = iter(_stat_all(sources.urls, options))
     inputs: list[Input] = []
     for part in sources.parts:
         some = [(_plain(url, part.source, stat), stat) for url, stat in zip(part.urls, stats, strict=False)]
         manifest = manifests.get(part.spec)
         if exact or manifest is None or not _fits(manifest, some):
-            inputs += _with_sidecars(some)
+            inputs += _spread(_with_sidecars, some, part.urls, options)
         else:
             inputs += _with_manifest(some, manifest)
     return tuple(inputs)
+
+
+def _stat_all(urls: Sequence[str], options: RunOptions) -> list[Stat]:
+    listed = listed_stats(urls)
+    missing = [url for url, stat in zip(urls, listed, strict=True) if stat is None]
+    asked = iter(_spread(stat_each, missing, missing, options))
+    return [next(asked) if stat is None else stat for stat in listed]
+
+
+def _spread(
+    call: Callable[[Sequence[A]], list[R]], items: Sequence[A], urls: Sequence[str], options: RunOptions
+) -> list[R]:
+    """Return ``call(items)``, which asks for something at each of ``urls``; on a cluster by tasks if they are many."""
+    if options.on_this_machine or len(items) < 2 * BATCH:
+        return call(items)
+    starts = range(0, len(items), BATCH)
+    tasks = [engine.Task(call, (items[at : at + BATCH],), urls[at], options.storage) for at in starts]
+    results: dict[int, list[R]] = {}
+    with shared(urls, [], options) as needs:
+        run_each(tasks, results.__setitem__, cluster=options.cluster, jobs=options.jobs, needs=needs, label="look")
+    return [result for index in range(len(tasks)) for result in results[index]]
 
 
 def _plain(url: str, source: int, stat: Stat) -> Input:
@@ -155,11 +188,11 @@ def sidecars_there(urls: Sequence[str]) -> Iterator[Sidecar | None]:
 
     Why it cannot, whoever then reads the shard will find out.
     """
-    stat = stat_by_listing(urls)
+    listed = dict(zip(urls, listed_stats(urls), strict=True))
 
     def fetch(url: str) -> tuple[int | None, bytes | None]:
         try:
-            return stat(url).size, _fetch(url)
+            return (listed[url] or get_storage(url).stat(url)).size, _fetch(url)
         except ShardtoolsError:
             return None, None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from os.path import commonprefix
 from urllib.parse import unquote
@@ -21,20 +21,31 @@ _TIMES, _OTHERS = 4, 1000
 
 
 def stat_all(urls: Sequence[str]) -> list[Stat]:
-    """Return what `Storage.stat` says of each object.
+    """Return what `Storage.stat` says of each object, as far as possible by listings.
 
     Raises:
         NotFoundError: one is not there.
         RefusedError: a URL names a folder.
     """
-    stat = stat_by_listing(urls)
-    return list(each(stat, urls, threads_for(urls)))
+    listed = listed_stats(urls)
+    asked = iter(stat_each([url for url, stat in zip(urls, listed, strict=True) if stat is None]))
+    return [next(asked) if stat is None else stat for stat in listed]
 
 
-def stat_by_listing(urls: Sequence[str]) -> Callable[[str], Stat]:
-    """Return a function that does what `Storage.stat` does, for ``urls`` whose folders are listed if they have many."""
+def stat_each(urls: Sequence[str]) -> list[Stat]:
+    """Return what `Storage.stat` says of each object, by a request for each.
+
+    Raises:
+        NotFoundError: one is not there.
+        RefusedError: a URL names a folder.
+    """
+    return list(each(lambda url: get_storage(url).stat(url), urls, threads_for(urls)))
+
+
+def listed_stats(urls: Sequence[str]) -> list[Stat | None]:
+    """Return what listings say of each object, None where they do not: of folders with a few, none are made."""
     known = _listed(urls)
-    return lambda url: known.get(_key(url)) or get_storage(url).stat(url)
+    return [known.get(_key(url)) for url in urls] if known else [None] * len(urls)
 
 
 def threads_for(urls: Sequence[str], most: int = REQUESTS) -> int:

@@ -6,18 +6,21 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shardtools.errors import NotFoundError
+from shardtools.jobs import inputs
 from shardtools.jobs.exchange.exchange import run_exchange
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.plan import Exchange, ExchangePlan, plan_exchange
 from shardtools.jobs.options import RunOptions
 from tests.cli.command import run
 from tests.contract.faults import FaultyProxy
+from tests.dask_cluster import dask_cluster
 from tests.datasets import written_dataset
 from tests.moto_server import moto_server, use_environment
 from tests.recording_server import recording_server
@@ -166,6 +169,29 @@ def test_a_server_that_does_not_list(dataset: Path, tmp_path: Path) -> None:
         found = kinds([f"{request.method} {request.path}" for request in server.requests()])
     assert counted(made) == COUNTS
     assert found == {"GET manifest": 1, "GET listing": 1, "HEAD shard": SHARDS}
+
+
+def test_on_a_cluster_tasks_look(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is listed, and there is no manifest: two rounds of tasks, for sizes and for sidecars."""
+    monkeypatch.setattr(inputs, "BATCH", 20)
+    with ExitStack() as stack:
+        server = stack.enter_context(recording_server(tmp_path))
+        env = {"SHARDTOOLS_HTTP_HEADERS": f"{server.url} X-Who: a worker"}
+        cluster = stack.enter_context(dask_cluster(workers=2, worker_env=env))
+        shutil.copytree(dataset, server.root, dirs_exist_ok=True)
+        (server.root / f"x-@{SHARDS}.tar.json").unlink()
+        source, destination = f"{server.url}x-@{SHARDS}.tar", str(tmp_path / "y-@3.tar")
+        here = plan(source, destination)
+        assert server.values("x-who") == {None}
+        what = Exchange("test", Keying("random", seed=1))
+        there = plan_exchange(source, destination, what, RunOptions(cluster=cluster.address))
+        asked = [request for request in server.requests() if request.headers.get("x-who")]
+        missing = f"{server.url}x-@{10 * SHARDS}.tar"
+        with pytest.raises(NotFoundError, match=r"x-\d\d\d\.tar: there is no such object"):
+            plan_exchange(missing, destination, what, RunOptions(cluster=cluster.address))
+    assert there.inputs == here.inputs
+    found = kinds([f"{request.method} {request.path}" for request in asked])
+    assert found == {"HEAD shard": SHARDS, "GET sidecar": SHARDS}
 
 
 @pytest.fixture

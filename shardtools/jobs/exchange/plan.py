@@ -122,12 +122,12 @@ def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, op
             raise JobError("standard input cannot be put in another order", fix="name shards")
         manifests = find_manifests(named)
         needs_sizes = exchange.shard_size is not None and Destination(destination).is_auto
-        inputs = look_at(named, manifests, exact=needs_sizes)
+        inputs = look_at(named, manifests, options, exact=needs_sizes)
         if exchange.policy.merge in ("inner", "left") and len({entry.source for entry in inputs}) == 1:
             what = f"--merge {exchange.policy.merge} needs several sources, and this is one"
             raise JobError(what, fix="name each source as an argument of its own, not joined by ::; or --merge outer")
         if exchange.keying.kind == "field":
-            _check_field(exchange.keying.field, inputs, named)
+            _check_field(exchange.keying.field, inputs, named, options)
         target = _destination(destination, exchange, inputs)
         existing, replaced = look_at_destination(_expected(target, exchange, inputs, options), inputs, options)
         budget = max(exchange.memory * 3 // 4, LEAST_BUDGET)
@@ -246,7 +246,7 @@ def _manifest(destination: str) -> str:
     return target.spec if target.is_auto else target.manifest
 
 
-def _check_field(field: str, inputs: Sequence[Input], sources: Sources) -> None:
+def _check_field(field: str, inputs: Sequence[Input], sources: Sources, options: RunOptions) -> None:
     """Raise if no input has the field to sort by, by their sidecars; what manifests say is looked up there.
 
     Raises:
@@ -254,7 +254,7 @@ def _check_field(field: str, inputs: Sequence[Input], sources: Sources) -> None:
     """
     known = _fields(inputs)
     if known and field not in known:
-        known = _fields(look_at(sources, {}))
+        known = _fields(look_at(sources, {}, options))
     if known and field not in known:
         raise JobError(f"no sample has the field {field} to sort by", fix=f"the fields are {', '.join(sorted(known))}")
 
