@@ -7,7 +7,7 @@ from itertools import groupby
 from os.path import commonprefix
 from urllib.parse import unquote
 
-from shardtools.errors import AccessError, LimitError, RefusedError
+from shardtools.errors import LimitError, StorageError
 from shardtools.processors import processors
 from shardtools.storage import Stat, get_storage
 from shardtools.storage.together import REQUESTS, each
@@ -66,7 +66,7 @@ def _listed(urls: Sequence[str]) -> Mapping[str, Stat]:
     for prefix in prefixes_of(urls, LISTED):
         try:
             stats = get_storage(prefix).stats(prefix, _TIMES * len(urls) + _OTHERS)
-        except (RefusedError, AccessError, LimitError):
+        except (StorageError, LimitError):  # each will be asked, and says what is wrong
             continue
         found.update((_key(url), stat) for url, stat in stats.items())
     return found
