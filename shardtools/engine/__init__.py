@@ -1,7 +1,11 @@
 """One way to run a list of tasks: on threads, on local processes, on a Dask cluster.
 
-    tasks -> run -> a pool of threads, or Dask -> work, in a thread, a process or a machine
+    tasks -> run -> a pool of threads (threads.py), or Dask (cluster_run.py) -> work, in a thread, process or machine
          -> Done -> on_done, in the caller's thread
+
+    places, tls, factory -> connect -> Connection, the cluster of a job: which there is, with patience
+    members, losses      -> ClusterRun: which workers are used, and which tasks are given out again or given up
+    incidents, progress, notes: what a user is told meanwhile
 
 A task is pure and idempotent: it reads URLs, writes URLs and returns something small. Nothing else in shardtools knows
 about Dask. A task that takes long asks `check_cancelled` now and then, which is how an error elsewhere, or Ctrl-C,

@@ -18,9 +18,8 @@ from distributed.comm import CommClosedError, connect
 from distributed.security import Security
 from distributed.utils import LoopRunner
 
-from shardtools import __version__
 from shardtools.engine.interrupt import sigint_held
-from shardtools.engine.members import ARGUMENT, INSTALL, QUESTION, describe_version
+from shardtools.engine.members import ARGUMENT, INSTALL, QUESTION, ask_workers, describe_version, is_usable
 from shardtools.engine.patience import Patience
 from shardtools.engine.places import NotYet, Place, find_place
 from shardtools.engine.remote import check_needs
@@ -214,16 +213,15 @@ def check_workers(client: Client, where: str, needs: Sequence[Need], wait: float
     except ImportError as error:
         answer = error
     _check_version(f"the scheduler at {where}", answer)
-    answers = client.run(QUESTION, ARGUMENT, on_error="return")
+    answers = ask_workers(client, QUESTION, ARGUMENT)
     for worker, answer in answers.items():
         _check_version(f"the worker at {worker}", answer)
-    if needs:
-        for answer in client.run(check_needs, tuple(needs), on_error="return").values():
-            if isinstance(answer, ShardtoolsError):
-                raise answer
-            if isinstance(answer, Exception) and not isinstance(answer, OSError):  # it left just now
-                raise SchedulerError(f"the workers of {where} cannot be asked: {answer}") from answer
-    return {worker for worker, answer in answers.items() if answer == __version__}
+    for answer in ask_workers(client, check_needs, tuple(needs)).values() if needs else ():
+        if isinstance(answer, ShardtoolsError):
+            raise answer
+        if isinstance(answer, Exception) and not isinstance(answer, OSError):  # it left just now
+            raise SchedulerError(f"the workers of {where} cannot be asked: {answer}") from answer
+    return {worker for worker, answer in answers.items() if is_usable(answer)}
 
 
 def _await_workers(client: Client, where: str, wait: float) -> None:

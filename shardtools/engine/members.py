@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pkgutil
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -35,6 +36,30 @@ def call_within(client: Client, seconds: float, call: Callable[[], Awaitable[Any
     return client.sync(run, callback_timeout=seconds)
 
 
+def ask_workers(
+    client: Client, function: Callable[..., Any], argument: object, workers: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """Return what a function returns or raises at each worker; a TimeoutError for one that does not answer in time."""
+    asked = list(client.nthreads()) if workers is None else list(workers)
+
+    async def ask(some: list[str]) -> dict[str, Any]:
+        asking = client.run(function, argument, workers=some, on_error="return", asynchronous=True)
+        try:
+            answers: dict[str, Any] = await asyncio.wait_for(asking, ASK_SECONDS)
+        except TimeoutError as error:
+            return dict.fromkeys(some, error)
+        return answers
+
+    async def ask_each() -> dict[str, Any]:
+        answers = await asyncio.gather(*(ask([worker]) for worker in asked))
+        return {worker: answer for some in answers for worker, answer in some.items()}
+
+    answers = call_within(client, 2 * ASK_SECONDS, lambda: ask(asked))
+    if all(isinstance(answer, TimeoutError) for answer in answers.values()):  # one is enough
+        answers = call_within(client, 2 * ASK_SECONDS, ask_each)
+    return dict(answers)
+
+
 def describe_version(answer: object) -> str | None:
     """Return what is wrong with a process that has answered so to the question for its version, None if nothing is."""
     if answer == __version__ or isinstance(answer, OSError):  # OSError: it left just now
@@ -42,6 +67,11 @@ def describe_version(answer: object) -> str | None:
     if isinstance(answer, ImportError):
         return f"has no shardtools ({answer})"
     return f"has another shardtools: {answer} there, {__version__} here"
+
+
+def is_usable(answer: object) -> bool:
+    """Return whether a worker may be used that has answered so: one that does not answer may, as tasks ask again."""
+    return answer == __version__ or isinstance(answer, TimeoutError)
 
 
 class Members:
@@ -101,17 +131,10 @@ class Members:
         new = self._present.keys() - self._good - self._bad.keys()
         if not new:
             return
-        try:
-            answers = call_within(
-                self._client,
-                ASK_SECONDS,
-                lambda: self._client.run(QUESTION, ARGUMENT, workers=sorted(new), on_error="return", asynchronous=True),
-            )
-        except TimeoutError:  # the next look asks again
-            return
+        answers = ask_workers(self._client, QUESTION, ARGUMENT, new)
         for worker, answer in answers.items():
             if (what := describe_version(answer)) is not None:
                 self._bad[worker] = what
                 notes.warning("the worker at %s %s, and is not used; %s", worker, what, INSTALL)
-            elif answer == __version__:
+            elif is_usable(answer):
                 self._good.add(worker)

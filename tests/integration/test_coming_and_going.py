@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def scheduler() -> Iterator[DaskCluster]:
         yield running
 
 
-def results(address: str, tasks: list[Task], wait: float = 60) -> list[Done]:
+def results(address: str | Client, tasks: list[Task], wait: float = 60) -> list[Done]:
     done: list[Done] = []
     with Connection(address, wait) as connection:
         engine.run(tasks, done.append, cluster=connection, stop_on_error=False)
@@ -103,6 +104,17 @@ class TestWorkers:
             job.join(60)
             assert numbers(done) == squares(100)
 
+    def test_one_does_not_answer_from_the_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As one whose machine has just vanished, until Dask gives it up."""
+        monkeypatch.setattr("shardtools.engine.members.ASK_SECONDS", 0.5)
+        with (
+            dask_cluster(workers=0, scheduler_env={"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "4s"}) as cluster,
+            swarm(cluster.address, 2) as workers,
+        ):
+            workers.signal_one(signal.SIGSTOP)
+            tasks = [Task(work, (i, 0.001), f"{i}.tar") for i in range(20)]
+            assert numbers(results(cluster.address, tasks)) == squares(20)
+
 
 def preempt(workers: Swarm, folder: Path, times: int) -> None:
     for number in range(times):
@@ -113,22 +125,32 @@ def preempt(workers: Swarm, folder: Path, times: int) -> None:
 
 
 class TestScheduler:
-    def test_it_is_replaced(self, tmp_path: Path) -> None:
-        """By one at the same address, as Kubernetes or systemd do. Its workers end, and others come."""
-        port = free_port()
+    @pytest.mark.parametrize("where", ["address", "client", "file"])
+    def test_it_is_replaced(self, where: str, tmp_path: Path) -> None:
+        """By one at the same address, or of the same file. Its workers end, and others come."""
+        port = 0 if where == "file" else free_port()
         done: list[Done] = []
-        tasks = [Task(touch_and_work, (tmp_path, i), f"{i}.tar") for i in range(100)]
-        with dask_cluster(workers=0, port=port) as first, swarm(first.address, 2) as workers:
-            job = threading.Thread(target=lambda: done.extend(results(first.address, tasks)))
+        tasks = [Task(touch_and_work, (tmp_path / "started", i), f"{i}.tar") for i in range(60)]
+        (tmp_path / "started").mkdir()
+        file = tmp_path / "scheduler.json"
+        with ExitStack() as stack:
+            first = stack.enter_context(dask_cluster(workers=0, port=port))
+            shutil.copy(first.scheduler_file, file)
+            client = Client(first.address, set_as_default=False, timeout=1)
+            stack.callback(client.close)
+            place = {"address": first.address, "client": client, "file": str(file)}[where]
+            before = stack.enter_context(swarm(first.address, 2))
+            job = threading.Thread(target=lambda: done.extend(results(place, tasks)))
             job.start()
-            wait_until(lambda: len(list(tmp_path.iterdir())) >= 10, "10 tasks")
+            wait_until(lambda: len(list((tmp_path / "started").iterdir())) >= 10, "10 tasks")
             first.scheduler.kill()
             first.scheduler.wait()
-            workers.resize(0)
-            with dask_cluster(workers=0, port=port):
-                workers.resize(2)
-                job.join(60)
-        assert numbers(done) == squares(100)
+            before.resize(0)
+            second = stack.enter_context(dask_cluster(workers=0, port=port))
+            shutil.copy(second.scheduler_file, file)
+            stack.enter_context(swarm(second.address, 2))
+            job.join(60)
+        assert numbers(done) == squares(60)
 
 
 PROGRAMS = {

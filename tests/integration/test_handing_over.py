@@ -24,7 +24,7 @@ from shardtools.engine import Connection, Done, Task
 from shardtools.engine.tls import CA_FILE, CERT, KEY, LOADER, variable
 from shardtools.errors import SchedulerError
 from tests.cli.command import run
-from tests.dask_cluster import DaskCluster, dask_cluster
+from tests.dask_cluster import ROOT, DaskCluster, dask_cluster
 from tests.datasets import write_dataset
 from tests.servers import wait_until
 
@@ -115,6 +115,17 @@ def factories(tmp_path: Path) -> Path:
     file = tmp_path / "factories.py"
     file.write_text(FACTORIES)
     return file
+
+
+def test_the_link_of_the_dashboard_is_shown(tmp_path: Path) -> None:
+    """Of a scheduler that has bokeh, as far as Python's list of packages says."""
+    (tmp_path / "bokeh-3.4.0.dist-info").mkdir()
+    (tmp_path / "bokeh-3.4.0.dist-info/METADATA").write_text("Name: bokeh\nVersion: 3.4.0\n")
+    write_dataset(tmp_path, 2, 3)
+    with dask_cluster(workers=1, scheduler_env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}) as cluster:
+        outcome = run("-c", cluster.address, "in-@2.tar", cwd=tmp_path, program="htindex")
+        with Client(cluster.address, set_as_default=False) as client:
+            assert (outcome.status, outcome.err) == (0, f"htindex: the dashboard is at {client.dashboard_link}\n")
 
 
 class TestCallables:
