@@ -15,14 +15,14 @@ import numpy as np
 
 from shardtools.dataset.shard_set import ShardSet
 from shardtools.errors import AccessError, CorruptError, JobError, NotFoundError, RefusedError, SpecError
+from shardtools.query.ask import find_table, fresh_in, rows_in
 from shardtools.query.condition import Answer, Condition, Seen, find_rows
 from shardtools.query.key_file import KeyFile, digest_of, keys_url
-from shardtools.query.table import DatasetTable, fresh_shards, open_table
+from shardtools.query.table import DatasetTable
 from shardtools.query.table_file import ShardState
 from shardtools.query.values import samples_of
 from shardtools.spec import Destination
 from shardtools.storage import using
-from shardtools.storage.stats import stat_all
 from shardtools.types import Ints
 from shardtools.urls import name_of
 
@@ -91,10 +91,11 @@ class Choosing:
             StorageError: it cannot be read.
         """
         if not self._looked:
-            with using(self._shards.options):
-                self._table = self._find_table()
+            shards = self._shards
+            with using(shards.options):
+                self._table = None if (spec := self._one_spec()) is None else find_table(spec)
                 if self._table is not None:
-                    self._fresh = fresh_shards(self._table.facts, self._states(self._table))
+                    self._fresh = fresh_in(self._table, shards.urls, shards.counts, shards.checksums)
             self._looked = True
         return None if self._table is None or not self._fresh else (self._table, self._fresh)
 
@@ -114,28 +115,6 @@ class Choosing:
             raise JobError(what, url=self._table.url, fix=fix)
         return there[0]
 
-    def _find_table(self) -> DatasetTable | None:
-        if (spec := self._one_spec()) is None:
-            return None
-        try:
-            return open_table(spec)
-        except CorruptError as error:
-            logger.warning("%s (it is not used)", error)
-            return None
-
-    def _states(self, table: DatasetTable) -> list[ShardState]:
-        """Return how the shards are now; what nobody says is taken from the table."""
-        urls, was = self._shards.urls, table.facts.shards
-        if [shard.name for shard in was] != list(map(name_of, urls)):
-            return []
-        counts = self._shards.counts or [shard.samples for shard in was]
-        checksums = self._shards.checksums or [shard.checksum for shard in was]
-        sizes = [stat.size for stat in stat_all(urls)]
-        return [
-            ShardState(shard.name, shard.filesize if size is None else size, checksum, count)
-            for shard, size, checksum, count in zip(was, sizes, checksums, counts, strict=True)
-        ]
-
     def find(self, condition: Condition, among: Ints | None) -> Ints:
         """Return the indexes of the samples for which a condition is true, of all or of those ``among`` them.
 
@@ -148,11 +127,7 @@ class Choosing:
         if (there := self.table()) is not None:
             table, fresh = there
             asked = sorted(set(fresh) & set(numbers))
-            if (found := table.find_rows(condition, asked)) is not None:
-                shard, row = found
-                first = np.searchsorted(shard, asked, side="left").tolist()
-                last = np.searchsorted(shard, asked, side="right").tolist()
-                parts = {number: row[a:b] for number, a, b in zip(asked, first, last, strict=True)}
+            parts = rows_in(table, condition, asked) or {}
         parts |= self._read(condition, [number for number in numbers if number not in parts], is_known=bool(parts))
         ends = [0, *self._shards.known_ends()]
         found_ = [parts[number] + ends[number] for number in numbers]

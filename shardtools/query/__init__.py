@@ -8,6 +8,7 @@ kinds.py       the types of columns, and of columns that several shards have
 json_paths.py  the paths of JSON texts, and what is at them
 values.py      samples -> columns in DuckDB
 table_file.py  the footer of a dataset's table
+ask.py         a condition -> the table, for the shards that are as it says
 table.py       an open table: which shards it still describes, and the rows that a condition picks
 key_file.py    the file of keys: any key in a few kilobytes
 sql.py         queries over tables

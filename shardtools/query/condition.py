@@ -84,7 +84,7 @@ class Seen:
         paths = self.paths if len(self.paths) > SHOWN else self.paths | other.paths
         return Seen(self.columns | other.columns, self.fields | other.fields, paths)
 
-    def check(self, condition: Condition) -> None:
+    def check(self, condition: Where) -> None:
         """Raise if all samples were seen, and none has a column of the condition.
 
         Raises:
@@ -102,6 +102,37 @@ class Answer:
 
     rows: Ints
     seen: Seen = Seen()
+
+
+@dataclass(frozen=True)
+class PickedRows:
+    """A condition on the samples of one shard whose answer is known: the ``rows``, which rise."""
+
+    condition: Condition
+    rows: Ints
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the condition."""
+        return self.condition.columns
+
+    def needs_checksums(self, fields: Sequence[str]) -> bool:
+        """Return whether it is about checksums of data, which is done with."""
+        return False
+
+    def fields(self, fields: Sequence[str]) -> tuple[str, ...]:
+        """Return the fields of which the data must be read: none."""
+        return ()
+
+    def among(self, samples: Samples) -> Answer:
+        """Return which of some samples are picked."""
+        start, stop = samples.first, samples.first + len(samples.table)
+        low, high = np.searchsorted(self.rows, [start, stop]).tolist()
+        return Answer(self.rows[low:high] - start, Seen(frozenset(self.columns), frozenset(samples.table.fields)))
+
+
+Where = Condition | PickedRows
+"""Which samples are wanted."""
 
 
 def parse_condition(text: str) -> Condition:
@@ -181,13 +212,15 @@ def _rename(text: str, node: Any, names: dict[str, str]) -> None:
             _rename(text, part, names)
 
 
-def find_rows(condition: Condition, samples: Samples) -> Answer:
+def find_rows(condition: Where, samples: Samples) -> Answer:
     """Return the rows, of those of ``samples``, for which the condition is true.
 
     Raises:
         JobError: the condition does not fit the types of its columns.
         StorageError, ShardError: the data of fields cannot be read.
     """
+    if isinstance(condition, PickedRows):
+        return condition.among(samples)
     rows, seen = [np.empty(0, np.int64)], Seen()
     for start, part in _batches(condition, samples):
         answer = _find(condition, part)

@@ -48,7 +48,7 @@ class DatasetTable:
         self.paths += [self._local(table_url(spec, number)) for number in range(1, len(self.facts.files))]
         self._connection = PerProcess(self._connect)
         self.columns = self._read_columns()
-        self._fields = [name.removeprefix("size.") for name in self.columns if name.startswith("size.")]
+        self.fields = tuple(name.removeprefix("size.") for name in self.columns if name.startswith("size."))
 
     def _local(self, url: str) -> str:
         """Return the path of a file, which is downloaded if it is on a server."""
@@ -98,7 +98,7 @@ class DatasetTable:
 
     def column_of(self, name: str) -> str | None:
         """Return the column of the table that a name in a condition means; None if the table does not have it whole."""
-        source = find_source(name, self._fields)
+        source = find_source(name, self.fields)
         if source is None:
             return None
         wanted = source.column

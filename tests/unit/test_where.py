@@ -240,3 +240,57 @@ def test_it_is_what_a_loop_finds(
     assert [record["key"] for record in chosen] == expected
     at = data.draw(st.slices(len(expected)))
     assert [record["key"] for record in chosen[at]] == expected[at]
+
+
+class TestProgram:
+    """htextract --where asks the table, too."""
+
+    def test_shards_without_a_match_are_not_read(self, tmp_path: Path) -> None:
+        with recording_server(tmp_path) as server:
+            dataset(server.root, table=True)
+            url = f"{server.url}d-@4.tar"
+            condition, output = "json.n >= 205 and json.n < 208", f"{tmp_path}/x.tsv"
+            result = shardtools.extract(url, fields="txt", where=condition, output=output)
+            assert (tmp_path / "x.tsv").read_text() == "".join(f"2/0{i}\tno {i}\n" for i in (5, 6, 7))
+            assert (result.shards, result.samples, result.rows) == (4, len(FLAT), 3)
+            read = {request.path for request in server.requests() if request.method == "GET"}
+            assert read == {"/d-@4.tar.parquet", "/d-@4.tar.json", "/d-2.tar.index.npz", "/d-2.tar"}
+
+    @pytest.mark.parametrize(
+        "condition", ["cls = 3", "cls = 99", "txt like '%7'", "row = 2 and shard > 0", "size.txt = 5"]
+    )
+    def test_the_answer_is_the_same(self, tmp_path: Path, condition: str) -> None:
+        """With a table, without one, with one of which a shard has changed, and with a script."""
+        dataset(tmp_path, table=False)
+        spec = str(tmp_path / "d-@4.tar")
+
+        def count_only() -> int:
+            return shardtools.count(spec, "cls", where=condition).samples
+
+        expected, number = ask_rows(spec, condition), count_only()
+        shardtools.index(spec, table=True)
+        assert ask_rows(spec, condition) == expected and count_only() == number == len(expected)
+        changed = [list(map(dict, some)) for some in RECORDS]
+        changed[1] = [{**one, "cls": 3, "txt": "no 17"} for one in changed[1]]
+        written_dataset(tmp_path, "d-@4.tar", changed)
+        with_table = ask_rows(spec, condition), count_only()
+        (tmp_path / "d-@4.tar.parquet").unlink()
+        assert (ask_rows(spec, condition), count_only()) == with_table
+
+    def test_names_are_checked(self, tmp_path: Path) -> None:
+        dataset(tmp_path, table=True)
+        spec = str(tmp_path / "d-@4.tar")
+        for condition in ("cls = 3", "cls = 99"):
+            with pytest.raises(JobError, match="no sample has the field jpg; there are cls, json, txt"):
+                shardtools.extract(spec, fields="jpg", where=condition)
+        with pytest.raises(JobError, match="names nope"):
+            shardtools.extract(spec, where="nope = 1")
+        assert len(shardtools.extract(spec, where="cls = 3", limit=3)) == 3
+
+
+def ask_rows(spec: str, condition: str) -> list[object]:
+    """Return the keys of the rows of fields, which are those of the rows of a script."""
+    rows = [row["key"] for row in shardtools.extract(spec, fields="cls", where=condition)]
+    by_script = shardtools.extract(spec, function=lambda record: {"n": len(record["txt"])}, where=condition)
+    assert [row["key"] for row in by_script] == rows
+    return rows

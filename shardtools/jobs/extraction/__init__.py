@@ -3,7 +3,6 @@
 extract.py        the job: the rows of all shards, in their order
 extract_shard.py  the task: the rows of one shard; extracted.py, what it returns
 row_batches.py    a shard -> the chosen fields of its samples, from the sidecar and ranges alone if they suffice
-where.py          which samples: 'cls == 7'
 formats.py        rows -> bytes of tsv, csv, jsonl, parquet, npy
 outputs.py        the bytes of all shards -> one file; terminal.py escapes them on a terminal
 spill.py          a folder for rows that wait for those before them

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from shardtools import engine
 from shardtools.errors import JobError, OutputExistsError, redact
@@ -26,9 +26,10 @@ from shardtools.jobs.options import RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
 from shardtools.jobs.script import function
-from shardtools.query.condition import Seen
+from shardtools.query.ask import TableAnswer, ask_table
+from shardtools.query.condition import Condition, Seen
 from shardtools.storage import get_storage, using
-from shardtools.storage.expansion import SourceSpecs, expand_sources
+from shardtools.storage.expansion import SourceSpecs, look_up
 
 TEXT_FORMATS = ("tsv", "csv", "jsonl")
 
@@ -77,6 +78,16 @@ class RowCollector:
         self._held.append(self._waiting.hold(part))
         if not self._unseen and not self._where:  # rows in storage are read ahead, unless there may soon be enough
             self._release(PARTS if part.is_object and self._what.limit is None else 0)
+
+    def count(self, known: TableAnswer) -> None:
+        """Count the shards that are not read, since the dataset's table says that no sample of them is picked."""
+        self.shards += len(known.unpicked)
+        self.samples += sum(known.samples[number] for number in known.unpicked)
+        self._fields |= set(known.fields)
+        self._unseen -= set(known.fields)
+        if known.rows and self._what.where is not None:
+            self._seen |= Seen(frozenset(self._what.where.columns))
+            self._where.clear()
 
     def finish(self) -> None:
         """Write what is left.
@@ -158,8 +169,11 @@ def run_extract(
         function(what.script, EXTRACT)
         check_sendable(options, what.script)
     with using(options.storage), ExitStack() as stack:
-        urls = expand_sources(sources)
+        named = look_up(sources)
+        urls = named.urls
         refuse(destination, options)
+        where = cast(Condition | None, what.where)
+        known = ask_table(named.specs, urls, where)
         sweep()
         local = stack.enter_context(closing(Spill()))
         shared = None if options.on_this_machine else stack.enter_context(shared_spill(destination, urls))
@@ -167,16 +181,19 @@ def run_extract(
         def place(index: int) -> Spill | str | None:
             return local if options.on_this_machine else None if shared is None else shared.url_of(index)
 
-        tasks = [
-            engine.Task(extract_shard, (ExtractTask(url, what, options.on_error, place(i), i),), url, options.storage)
-            for i, url in enumerate(urls)
-        ]
+        tasks = []
+        for i, url in enumerate(urls):
+            picked = known.condition_of(i, where)
+            if picked is not None or where is None:
+                task = ExtractTask(url, replace(what, where=picked), options.on_error, place(i), i)
+                tasks.append(engine.Task(extract_shard, (task,), url, options.storage))
         sink = stack.enter_context(get_storage(destination).create(destination))
         if what.format.name in TEXT_FORMATS and what.format.binary != "raw":
             sink = for_terminal(sink, destination)
         out = stack.enter_context(closing(open_output(sink, what.format)))
         ahead, waiting = stack.enter_context(closing(ReadAhead())), Waiting(local)
         collector = RowCollector(out, what, ahead, waiting)
+        collector.count(known)
         written = [shared.before] if shared is not None else []
         try:
             run_in_order(

@@ -20,7 +20,7 @@ from shardtools.jobs.extraction.row_batches import Needs, RowBatch, RowBatches, 
 from shardtools.jobs.extraction.spill import Spill
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Code, failure, function
-from shardtools.query.condition import Condition, Seen, find_rows
+from shardtools.query.condition import Seen, Where, find_rows
 from shardtools.shards.names import names_of
 from shardtools.shards.reader import Block, ShardReader, refuse_repeated
 from shardtools.shards.samples import Record, records
@@ -41,7 +41,7 @@ class ExtractOptions:
 
     fields: str | tuple[str, ...] = ()
     script: Code | None = None
-    where: Condition | None = None
+    where: Where | None = None
     missing: Missing = "empty"
     limit: int | None = None
     format: RowFormat = DEFAULT_FORMAT

@@ -16,7 +16,7 @@ import numpy as np
 from shardtools.engine import check_cancelled
 from shardtools.errors import AccessError, RefusedError
 from shardtools.jobs.batches import batches
-from shardtools.query.condition import Answer, Condition, Seen, find_rows
+from shardtools.query.condition import Answer, Seen, Where, find_rows
 from shardtools.query.values import Samples, samples_of
 from shardtools.shards.columns import pick
 from shardtools.shards.compression import crc32
@@ -71,7 +71,7 @@ class Needs:
 
     fields: tuple[str, ...] = ()
     described: tuple[str, ...] = ()
-    where: Condition | None = None
+    where: Where | None = None
 
 
 def indexed(url: str) -> IndexedShard | None:
@@ -182,7 +182,7 @@ class RowBatches:
         return RowBatch(self._url, [keys[row] for row in picked], columns)
 
 
-def samples_of_block(block: Block, where: Condition, number: int, first: int) -> Samples:
+def samples_of_block(block: Block, where: Where, number: int, first: int) -> Samples:
     """Return the samples of a block that was read, which begins with row ``first`` of the shard ``number``."""
     table = block.table
     if table.crc32 is None and where.needs_checksums(table.fields):

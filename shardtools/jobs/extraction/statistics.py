@@ -23,7 +23,8 @@ from shardtools.jobs.extraction.row_batches import Needs, RowBatches, indexed
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
-from shardtools.query.condition import Condition, Seen
+from shardtools.query.ask import ask_table
+from shardtools.query.condition import Condition, Seen, Where
 from shardtools.shards.fields import extension, kind_of
 from shardtools.shards.images import open_image
 from shardtools.shards.manifest import CLASS_FIELD, class_names
@@ -138,7 +139,7 @@ class CountTask:
     source: str
     field: str
     numbers: bool
-    where: Condition | None
+    where: Where | None
     on_error: OnError
     number: int = 0
 
@@ -342,12 +343,13 @@ def run_counts(
     with using(options.storage):
         named = look_up(sources)
         urls = named.urls
-        tasks = [
-            engine.Task(
-                count_values, (CountTask(url, field, numbers, where, options.on_error, number),), url, options.storage
-            )
-            for number, url in enumerate(urls)
-        ]
+        known = ask_table(named.specs, urls, where)
+        tasks = []
+        for number, url in enumerate(urls):
+            picked = known.condition_of(number, where)
+            if picked is not None or where is None:
+                task = CountTask(url, field, numbers, picked, options.on_error, number)
+                tasks.append(engine.Task(count_values, (task,), url, options.storage))
         run_in_order(tasks, add, options, on_shard, label="htextract-count", skipped=_no_counts)
         if where is not None and total.looked_at:
             total.seen.check(where)
