@@ -14,7 +14,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 from distributed import Client, LocalCluster
-from distributed.comm import CommClosedError, connect
+from distributed.comm import CommClosedError, connect, parse_host_port
 from distributed.security import Security
 from distributed.utils import LoopRunner
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5
 """How long a scheduler may take to answer an attempt to connect."""
+
+PROBE_SECONDS = 1
+"""How long to look for the reason why it did not."""
 
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado.application")
 
@@ -185,10 +188,16 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _reason_of(error: OSError, place: Place) -> str:
     """Return in a few words why a scheduler could not be reached."""
     links = list(_chain(error))
+    try:
+        if not any(isinstance(link, CommClosedError | ssl.SSLEOFError) for link in links):
+            socket.create_connection(parse_host_port(place.address), PROBE_SECONDS).close()  # Dask says only: timed out
+    except OSError as failed:
+        links.append(failed)
+    except ValueError:  # an address without a port
+        pass
     if any(isinstance(link, socket.gaierror) for link in links):
         return "its name is unknown"
-    text = " ".join(str(link) for link in links)
-    if "refused" in text:
+    if any(isinstance(link, ConnectionRefusedError) or "refused" in str(link) for link in links):
         return "nothing listens there"
     if any(isinstance(link, CommClosedError | ssl.SSLEOFError) for link in links):
         hints = {"tcp": "; one with TLS has an address tls://HOST:PORT", "tls": f"; perhaps it does not accept {CERT}"}
