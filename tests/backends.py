@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,20 +18,23 @@ BACKENDS = ("local", "nginx", "s3", "gs")
 
 
 @contextmanager
-def running(backend: str, folder: Path) -> Iterator[str]:
-    """Run the server of a backend, and give out the URL of a folder on it, without a slash at the end."""
+def running(backend: str, folder: Path, front: Callable[[str], str] = str) -> Iterator[str]:
+    """Run the server of a backend, and give out the URL of a folder on it, without a slash at the end.
+
+    ``front`` starts what stands before the server at a URL, and returns its URL.
+    """
     with pytest.MonkeyPatch.context() as monkeypatch:
         if backend == "local":
             yield str(folder)
         elif backend == "nginx":
             with nginx_server(folder) as nginx:
-                yield nginx.url.rstrip("/")
+                yield front(nginx.url).rstrip("/")
         elif backend == "s3":
             with moto_server() as moto:
                 moto.client().create_bucket(Bucket="bucket")
-                use_s3(monkeypatch, moto.environment())
+                use_s3(monkeypatch, moto.environment() | {"AWS_ENDPOINT_URL": front(moto.url).rstrip("/")})
                 yield "s3://bucket"
         else:
             with strict_gcs("bucket") as gcs:
-                use_gcs(monkeypatch, {"STORAGE_EMULATOR_HOST": gcs.url})
+                use_gcs(monkeypatch, {"STORAGE_EMULATOR_HOST": front(gcs.url).rstrip("/")})
                 yield "gs://bucket"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
+import re
+import shutil
+import subprocess
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from shardtools.log.log import Log
 from tests.backends import BACKENDS, running
+from tests.contract.faults import Fault, FaultyProxy
 from tests.log_writers import acknowledged, let_go, run_writers, start_writer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,15 +42,20 @@ def committed(log: Log) -> list[str]:
     return [write.message for made in [*fresh.head().history()][::-1] for write in made.writes]
 
 
-def test_disjoint_writes_of_many_processes(log: Log) -> None:
-    said = [made.message for made in run_writers(log.place.root, 5, 6)]
-    assert len(said) == 30
+COMMITS = {"local": 50, "nginx": 5, "s3": 2, "gs": 3}
+"""Commits of each of 16 processes: fewer where the server, a process of Python, takes longer for each."""
+
+
+def test_disjoint_writes_of_many_processes(log: Log, request: pytest.FixtureRequest) -> None:
+    count = COMMITS[request.node.callspec.params["server"]]
+    said = [made.message for made in run_writers(log.place.root, 16, count)]
+    assert len(said) == 16 * count
     assert sorted(committed(log)) == sorted(said)
     assert {key for key, _ in Log.open(log.place.root).head().scan()} == {line.replace(" ", "/") for line in said}
 
 
 def test_writes_of_one_key_are_like_one_after_the_other(log: Log) -> None:
-    said = [made.message for made in run_writers(log.place.root, 4, 4, "shared")]
+    said = [made.message for made in run_writers(log.place.root, 16, 1, "shared")]
     assert sorted(committed(log)) == sorted(said)
     head = Log.open(log.place.root).head()
     assert head.find(["shared"])["shared"].offset == len(said) - 1
@@ -81,3 +94,95 @@ def test_names_on_a_server(log: Log) -> None:
     assert (fresh.branches(), fresh.tags()) == (["main", "try"], ["v1"])
     assert len(dict(fresh.resolve("v1").scan())) == 2
     assert len(dict(fresh.resolve("try").scan())) == 1
+
+
+_CREATION = re.compile(rb"MOVE |PUT \S+/log/main/|POST \S+ifGenerationMatch=0")
+
+
+def lose_every_tenth_creation(lost: list[bytes]) -> Callable[[bytes], Fault | None]:
+    """Return what cuts off every tenth answer to a request that creates an object, and adds the request to ``lost``."""
+    seen = itertools.count(1)
+
+    def choose(head: bytes) -> Fault | None:
+        if not _CREATION.match(head) or next(seen) % 10:
+            return None
+        lost.append(head)
+        return Fault(reset=True)
+
+    return choose
+
+
+@pytest.mark.parametrize("backend", ["nginx", "s3", "gs"])
+def test_answers_that_are_lost(backend: str, tmp_path: Path) -> None:
+    """A writer that does not learn that its commit was created finds out, and makes it neither twice nor not at all."""
+    lost: list[bytes] = []
+    with ExitStack() as stack:
+
+        def front(url: str) -> str:
+            return stack.enter_context(FaultyProxy(url, choose=lose_every_tenth_creation(lost))).url
+
+        with running(backend, tmp_path, front) as url:
+            log = Log.open(f"{url}/place", create=True)
+            said = [made.message for made in run_writers(log.place.root, 3, 10)]
+            assert sorted(committed(log)) == sorted(said)
+            assert len(set(said)) == 30
+    assert len(lost) > 1
+
+
+_FILLED = """
+import itertools, sys
+import shardtools as st
+from shardtools.errors import StorageError
+from shardtools.log.committing import commit
+from shardtools.log.log import Log
+from shardtools.log.segment import Entry
+
+log = Log.open(sys.argv[1])
+entries = {f"{sys.argv[2]}/{number:09d}-{number * 7919 % 99991}": Entry("data/" + 32 * "0" + "/a", number, 1, number)
+           for number in range(40_000)}
+for number in itertools.count():
+    try:
+        commit(log.head(), entries, message=f"{sys.argv[2]} {number}")
+        print(f"{sys.argv[2]} {number}", flush=True)
+    except StorageError as error:
+        print(error, file=sys.stderr)
+        break
+"""
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    """Mount a disk of 4 MB, where that is allowed."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=777", "tmpfs", str(path)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this needs the right to mount a file system")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.mark.parametrize("backend", ["local", "nginx"])
+def test_a_full_disk(backend: str, tmp_path: Path) -> None:
+    """Commits that no longer fit fail; those before can be read, and the next one works when there is room again."""
+    with small_disk(tmp_path / "disk") as disk:
+        filler = disk / "filler"
+        filler.write_bytes(bytes(1 << 20))
+        with running(backend, disk) as url:
+            log = Log.open(f"{url}/place", create=True)
+            done = subprocess.run(
+                [sys.executable, "-c", _FILLED, log.place.root, "a"],
+                env=os.environ | {"PYTHONPATH": str(ROOT), "SHARDTOOLS_RETRIES": "0"},
+                capture_output=True,
+                text=True,
+                timeout=100,
+                check=True,
+            )
+            assert committed(log) == done.stdout.splitlines()
+            assert len(done.stdout.splitlines()) >= 1
+            assert done.stderr.count("\n") == 1 and re.search("no space left|its disk may be full", done.stderr)
+            assert len(dict(Log.open(log.place.root).head().scan())) == 40_000
+            filler.unlink()
+            assert len(run_writers(log.place.root, 1, 2)) == 2
+            assert committed(log) == [*done.stdout.splitlines(), "0 0", "0 1"]
