@@ -131,7 +131,8 @@ def connect_to(text: str, wait: float, security: Security | None = None) -> Clie
         except SchedulerError:
             raise
         except (ImportError, RuntimeError, TypeError, ValueError, Warning) as error:
-            raise SchedulerError(f"the scheduler at {text} cannot be used: {error}") from error
+            package = "install distributed-ucxx here and there" if text.startswith("ucx://") else None
+            raise SchedulerError(f"the scheduler at {text} cannot be used: {error}", fix=package) from error
 
 
 def _attempt(text: str, security: Security | None) -> Client:

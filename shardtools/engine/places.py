@@ -97,7 +97,9 @@ def _place(text: str) -> Place:
             f"{text!r}: Dask here knows no addresses of the form {scheme}://", fix=f"it knows {', '.join(known)}"
         )
     is_plain = scheme in ("tcp", "tls", "ws", "wss")
-    match = _HOST_PORT.fullmatch(location.rstrip("/") if scheme in ("ws", "wss") else location)
+    if scheme in ("ws", "wss"):
+        location = location.rstrip("/")
+    match = _HOST_PORT.fullmatch(location)
     if (is_plain or "://" not in text) and (not match or int(match[1]) > 65535):
         raise SchedulerError(f"{text!r} names no Dask cluster", fix=_NO_PLACE)
     return Place(scheme, f"{scheme}://{location}")

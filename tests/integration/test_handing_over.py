@@ -13,16 +13,18 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
 from distributed import Client, LocalCluster
 from distributed.deploy import Cluster
 
+import shardtools as st
 from shardtools import engine
 from shardtools.engine import Connection, Done, Task
 from shardtools.engine.tls import CA_FILE, CERT, KEY, LOADER, variable
-from shardtools.errors import SchedulerError
+from shardtools.errors import JobError, SchedulerError
 from tests.cli.command import run
 from tests.dask_cluster import ROOT, DaskCluster, dask_cluster
 from tests.datasets import write_dataset
@@ -225,7 +227,7 @@ class TestSchemes:
     def test_websockets(self) -> None:
         with dask_cluster(workers=1, protocol="ws") as cluster:
             assert cluster.address.startswith("ws://")
-            assert results(cluster.address) == EXPECTED
+            assert results(f"{cluster.address}/") == EXPECTED
 
     def test_the_default_scheme_of_dasks_configuration(self) -> None:
         with (
@@ -233,6 +235,10 @@ class TestSchemes:
             dask.config.set({"distributed.comm.default-scheme": "ws"}),
         ):
             assert results(cluster.address.removeprefix("ws://")) == EXPECTED
+
+    def test_one_that_needs_a_package(self) -> None:
+        with pytest.raises(SchedulerError, match=r"ucx://host:1 cannot be used: .*; install distributed-ucxx here and"):
+            results("ucx://host:1")
 
     def test_an_unknown_one(self) -> None:
         with pytest.raises(SchedulerError, match=r"no addresses of the form nfs://; it knows .*tcp, tls.*ws, wss"):
@@ -406,6 +412,13 @@ class TestWaiting:
         os.replace(tmp_path / "new", file)
         job.join(60)
         assert found == EXPECTED
+
+    @pytest.mark.parametrize(
+        ("wait", "says"), [(-1, "is too small"), (float("nan"), "is too small"), ("5", "is of type str")]
+    )
+    def test_no_time(self, wait: Any, says: str, tmp_path: Path) -> None:
+        with pytest.raises(JobError, match=f"--wait .* {says}; give "):
+            st.count(f"{tmp_path}/a.tar", "cls", cluster="host:1", wait=wait)
 
     def test_no_file(self) -> None:
         with pytest.raises(SchedulerError, match=r"there is no scheduler file /no/such\.json; start one with"):
