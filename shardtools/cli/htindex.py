@@ -69,30 +69,53 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with shards skipped, 130 interrup
     help="With --table: a field, or a path such as json.width, whose values the table has; of a text the first N "
     "characters. May be repeated.",
 )
+@click.option(
+    "--dimensions", is_flag=True, help="With --table: also the widths and heights of images, from their heads."
+)
 @reading_options
 def main(
-    line: CommandLine, check: bool, export: Export | None, output: str | None, table: bool, fields: tuple[str, ...]
+    line: CommandLine,
+    check: bool,
+    export: Export | None,
+    output: str | None,
+    table: bool,
+    fields: tuple[str, ...],
+    dimensions: bool,
 ) -> None:
     """Write an index beside each shard of SRC, which says where its samples are, and a manifest."""
     if fields and not table:
         raise click.UsageError("-f needs --table")
     wanted = (fields or True) if table else False
-    run_command("htindex", line, lambda: _index(line, check, export, output, wanted), resumes=False)
+    run_command("htindex", line, lambda: _index(line, check, export, output, wanted, dimensions), resumes=False)
 
 
 def _index(
-    line: CommandLine, check: bool, export: Export | None, output: str | None, table: bool | tuple[str, ...]
+    line: CommandLine,
+    check: bool,
+    export: Export | None,
+    output: str | None,
+    table: bool | tuple[str, ...],
+    dimensions: bool,
 ) -> int:
     from shardtools.programs.index import check_index, index_shards
     from shardtools.programs.running import named_by
 
-    check_index(check=check, overwrite=line.overwrite, export=export, output=output, table=table)
+    check_index(check=check, overwrite=line.overwrite, export=export, output=output, table=table, dimensions=dimensions)
     options = line.run_options(output)
     started = time.monotonic()
     rounds = 1 if table is False else 2
     named = named_by(line.sources, options)
     with command_progress(rounds * len(named.urls), line.quiet) as progress:
-        result = index_shards(named, options, progress.advance, check=check, export=export, output=output, table=table)
+        result = index_shards(
+            named,
+            options,
+            progress.advance,
+            check=check,
+            export=export,
+            output=output,
+            table=table,
+            dimensions=dimensions,
+        )
     if line.report:
         _write_report(line.report, line, result)
     if not line.quiet:

@@ -68,6 +68,7 @@ def index(
     export: Export | None = None,
     output: str | None = None,
     table: bool | Sequence[str] = False,
+    dimensions: bool = False,
     progress: bool = False,
     **keywords: Unpack[ReadKeywords],
 ) -> IndexResult:
@@ -76,7 +77,8 @@ def index(
     What is there is kept, but with ``overwrite``. ``check`` compares it with the shards instead, and writes nothing.
     ``export`` writes what the sidecars say as ``"wids"`` or ``"dali"`` reads it; ``output`` is the index for wids.
     ``table`` makes the dataset's table, a Parquet file beside the manifest with a row for each sample: with the values
-    of its small fields, or of those that are listed, as ``["cls", "json", "txt:200"]``. ``progress`` shows a bar.
+    of its small fields, or of those that are listed, as ``["cls", "json", "txt:200"]``; with ``dimensions`` also with
+    the widths and heights of images, as ``jpg.width``. ``progress`` shows a bar.
 
     See `shardtools.programs.keywords.ReadKeywords` for ``keywords``.
 
@@ -94,17 +96,37 @@ def index(
     ('cls', 'txt')
     """
     with called(index, sources, None, output, **keywords) as call:
-        check_index(check=check, overwrite=call.options.overwrite, export=export, output=output, table=table)
+        check_index(
+            check=check,
+            overwrite=call.options.overwrite,
+            export=export,
+            output=output,
+            table=table,
+            dimensions=dimensions,
+        )
         rounds = 1 if table is False else 2
         named = named_by(call.sources, call.options)
         with python_progress(rounds * len(named.urls), progress) as bar:
             return index_shards(
-                named, call.options, bar.advance, check=check, export=export, output=output, table=table
+                named,
+                call.options,
+                bar.advance,
+                check=check,
+                export=export,
+                output=output,
+                table=table,
+                dimensions=dimensions,
             )
 
 
 def check_index(
-    *, check: bool, overwrite: bool, export: Export | None, output: str | None, table: bool | Sequence[str] = False
+    *,
+    check: bool,
+    overwrite: bool,
+    export: Export | None,
+    output: str | None,
+    table: bool | Sequence[str] = False,
+    dimensions: bool = False,
 ) -> None:
     """Raise if the options make no sense together.
 
@@ -116,6 +138,8 @@ def check_index(
     if check and (overwrite or export):
         other = "--overwrite" if overwrite else "--export"
         raise JobError(f"--check and {other} cannot be used together", fix="give one of them")
+    if dimensions and table is False:
+        raise JobError("--dimensions needs --table", fix="add --table, or leave out --dimensions")
     if table is not False and (check or export):
         other = "--check" if check else "--export"
         raise JobError(f"--table and {other} cannot be used together", fix="give one of them")
@@ -132,6 +156,7 @@ def index_shards(
     export: Export | None,
     output: str | None,
     table: bool | Sequence[str] = False,
+    dimensions: bool = False,
 ) -> IndexResult:
     """Do what `index` does; ``advance`` is told of each shard's samples and bytes."""
     from shardtools.jobs import index as job
@@ -145,7 +170,7 @@ def index_shards(
     if export:
         return IndexResult(*job.export(sources, export, output=output, options=options, on_shard=on_shard))
     result = IndexResult(job.index(sources, check=check, options=options, on_shard=on_shard))
-    return result if table is False else _with_table(sources.specs, result, asked, options, advance)
+    return result if table is False else _with_table(sources.specs, result, asked, dimensions, options, advance)
 
 
 def _asked(specs: Sequence[str], table: bool | Sequence[str]) -> tuple[Asked, ...] | None:
@@ -172,6 +197,7 @@ def _with_table(
     specs: Sequence[str],
     result: IndexResult,
     asked: tuple[Asked, ...] | None,
+    dimensions: bool,
     options: RunOptions,
     advance: Callable[[int, int], None],
 ) -> IndexResult:
@@ -186,4 +212,4 @@ def _with_table(
 
     entries = [shard.entry for shard in result.shards if shard.entry is not None]
     destination = check_spec(specs)
-    return replace(result, table=make_table(destination, entries, asked, options, on_part))
+    return replace(result, table=make_table(destination, entries, asked, options, on_part, dimensions=dimensions))

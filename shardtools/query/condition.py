@@ -69,7 +69,8 @@ class Condition:
 
     def fields(self, fields: Sequence[str]) -> tuple[str, ...]:
         """Return the fields of which the data must be read, of samples that have ``fields``."""
-        return tuple(dict.fromkeys(source.field for source in self.sources(fields).values() if source.needs_data))
+        sources = [source for source in self.sources(fields).values() if source.needs_data and not source.is_dimension]
+        return tuple(dict.fromkeys(source.field for source in sources))
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def _find(condition: Condition, samples: Samples) -> Answer:
     for source in sources.values():
         if source.needs_data and content_of(source.field) == "JSON":
             paths.setdefault(source.field, []).extend([source.column] if source.what == "path" else [])
-    own = dict.fromkeys(source for source in sources.values() if not source.needs_data)
+    own = dict.fromkeys(source for source in sources.values() if source.is_dimension or not source.needs_data)
     with session() as connection:
         loader = Loader(connection, samples)
         columns = loader.load(condition.fields(fields), own, paths)

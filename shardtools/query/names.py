@@ -4,6 +4,7 @@
     size.F, crc32.F    of the field F: the bytes of its data, and their checksum
     F                  the value of the field F: a number, or text; of a JSON field, its text
     F.a.b              what the JSON field F has at the path a, b
+    F.width, F.height  those of the image that the field F is
 
 Names that occur twice mean the first in this order. Small and capital letters make a difference only where two names
 differ in nothing else.
@@ -23,6 +24,9 @@ OWN = ("key", "row", "shard")
 MEASURES = ("size", "crc32")
 """What is known of each field without its data: ``size.jpg`` is the bytes of the field ``jpg``."""
 
+DIMENSIONS = ("width", "height")
+"""What is known of each image by its head: ``jpg.width``."""
+
 SHOWN = 30
 """The most columns that an error lists."""
 
@@ -33,8 +37,8 @@ Content = Literal["number", "text", "JSON"]
 class Source:
     """Where the values of a column come from.
 
-    ``what`` is one of `OWN`, one of `MEASURES` (of ``field``), ``"value"`` of ``field``, or ``"path"``: ``path`` is the
-    text after the name of the JSON ``field``.
+    ``what`` is one of `OWN`, one of `MEASURES` or `DIMENSIONS` (of ``field``), ``"value"`` of ``field``, or ``"path"``:
+    ``path`` is the text after the name of the JSON ``field``.
     """
 
     what: str
@@ -46,12 +50,19 @@ class Source:
         """The name of the column in a table."""
         if self.what == "path":
             return f"{self.field}.{self.path}"
+        if self.what in DIMENSIONS:
+            return f"{self.field}.{self.what}"
         return self.field if self.what == "value" else f"{self.what}.{self.field}".rstrip(".")
 
     @property
     def needs_data(self) -> bool:
         """Whether the data of the field must be read."""
-        return self.what in ("value", "path")
+        return self.what in ("value", "path", *DIMENSIONS)
+
+    @property
+    def is_dimension(self) -> bool:
+        """Whether it is about the head of an image."""
+        return self.what in DIMENSIONS
 
 
 def content_of(field: str) -> Content | None:
@@ -89,6 +100,9 @@ def _find(name: str, fields: Sequence[str], fold: Callable[[str], str]) -> Sourc
     for at in reversed([at for at, letter in enumerate(name) if letter == "."]):
         if (field := named.get(fold(name[:at]))) is not None and content_of(field) == "JSON":
             return Source("path", field, name[at + 1 :])
+    before, _, last = name.rpartition(".")
+    if fold(last) in DIMENSIONS and (field := named.get(fold(before))) is not None and kind_of(field) == "image":
+        return Source(fold(last), field)
     return None
 
 
@@ -99,6 +113,7 @@ def list_columns(fields: Iterable[str], paths: Iterable[str] = ()) -> str:
 
 def _columns(fields: Sequence[str]) -> Iterator[str]:
     yield from (field for field in fields if content_of(field) is not None)
+    yield from (f"{field}.{what}" for field in fields if kind_of(field) == "image" for what in DIMENSIONS)
     yield from (f"size.{field}" for field in fields)
 
 

@@ -17,15 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import CorruptError
+from shardtools.query.dimensions import dimensions_of, read_dimensions
 from shardtools.query.duck import identifier
 from shardtools.query.json_paths import Path, What, find_paths, path_names, sql_path
 from shardtools.query.kinds import SQL_TYPES, Kind, Kinds
-from shardtools.query.names import MEASURES, OWN, Source, content_of
+from shardtools.query.names import DIMENSIONS, MEASURES, OWN, Source, content_of
 from shardtools.shards.columns import pick
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import field_values
 from shardtools.shards.table import ShardTable
+from shardtools.types import Ints
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -43,7 +45,8 @@ _NUMBER = r"\s*([-+]?[0-9]+)\s*"
 class Samples:
     """Samples of the shard number ``shard``, from row ``first`` of it on: their table, and how their data is read.
 
-    They are the samples from ``start`` on of those that ``read`` takes slices of.
+    They are the samples from ``start`` on of those that ``read`` takes slices of. ``indexed`` is their shard, if parts
+    of it can be read.
     """
 
     table: ShardTable
@@ -51,11 +54,23 @@ class Samples:
     shard: int = 0
     first: int = 0
     start: int = 0
+    indexed: IndexedShard | None = None
 
     def slice(self, start: int, stop: int) -> Samples:
         """Return the samples from ``start`` up to ``stop``."""
         table = self.table.slice(start, stop)
-        return Samples(table, self.read, self.shard, self.first + start, self.start + start)
+        return Samples(table, self.read, self.shard, self.first + start, self.start + start, self.indexed)
+
+    def dimensions(self, field: str) -> Ints:
+        """Return width and height of the images of a field; -1 for what is none.
+
+        Raises:
+            StorageError, ShardError: they cannot be read.
+        """
+        if self.indexed is None or not self.indexed.is_plain or self.indexed.foreign:
+            return dimensions_of(self.data([field])[0])
+        members = self.indexed.table.members_of(field)[self.start : self.start + len(self.table)]
+        return read_dimensions(self.indexed, members)
 
     def data(self, fields: Sequence[str]) -> Sequence[Sequence[bytes | None]]:
         """Return the data of some fields, None for a sample without the field.
@@ -93,7 +108,7 @@ class Columns:
 
 def samples_of(shard: IndexedShard, number: int = 0) -> Samples:
     """Return all samples of a shard; their data is read by ranges."""
-    return Samples(shard.table, partial(read_fields, shard), number)
+    return Samples(shard.table, partial(read_fields, shard), number, indexed=shard)
 
 
 def read_fields(shard: IndexedShard, fields: Sequence[str], rows: slice) -> list[list[bytes | None]]:
@@ -131,14 +146,15 @@ class Loader:
         self._samples = samples
         self._wrong: Counter[tuple[str, str]] = Counter()
         self.paths: list[str] = []
+        self._dimensions: dict[str, Ints] = {}
 
     def load(
         self, fields: Sequence[str], sources: Iterable[Source], paths: Mapping[str, Sequence[str] | None]
     ) -> Columns:
         """Make the table "read" with the values of ``fields``, and return the columns that it has.
 
-        These are the values of ``fields``; the ``sources`` that need no data; and for each field of ``paths`` the
-        columns with these names, or all that it has for None. ``fields`` must have those of ``paths``.
+        These are the values of ``fields``; the ``sources`` that are no values or paths; and for each field of ``paths``
+        the columns with these names, or all that it has for None. ``fields`` must have those of ``paths``.
         """
         aliases = {field: f"f{number}" for number, field in enumerate(fields)}
         raw: dict[str, npt.NDArray[Any]] = {"n": np.arange(len(self._samples.table))}
@@ -161,11 +177,13 @@ class Loader:
         return Columns({**self._narrowed({**found, **values_of}), **own}, self._wrong, of_field)
 
     def _own(self, source: Source) -> tuple[str, npt.NDArray[Any], Kinds]:
-        """Return the name, the values and the kinds of a column that needs no data."""
+        """Return the name, the values and the kinds of a column that is no value or path."""
         samples, table = self._samples, self._samples.table
         if source.what == "key":
             return "key", _objects(key_texts(table)), Kinds(frozenset(("text",)))
         integers = Kinds(frozenset(("int",)))
+        if source.is_dimension:
+            return source.column, self._sides(source.field)[:, DIMENSIONS.index(source.what)], integers
         if source.what in MEASURES:
             column = table.size if source.what == "size" else table.crc32
             members = table.members_of(source.field)
@@ -175,6 +193,15 @@ class Loader:
         start = samples.first if source.what == "row" else samples.shard
         step = 1 if source.what == "row" else 0
         return source.what, start + step * np.arange(len(table)), integers
+
+    def _sides(self, field: str) -> Ints:
+        """Return width and height of each image."""
+        if field not in self._dimensions:
+            self._dimensions[field] = found = self._samples.dimensions(field)
+            wrong = int(np.count_nonzero((found[:, 0] < 0) & (self._samples.table.members_of(field) >= 0)))
+            if wrong:
+                self._wrong[field, "not an image"] += wrong
+        return self._dimensions[field]
 
     def _texts(self, field: str, values: Sequence[bytes | None]) -> npt.NDArray[Any]:
         try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import shardtools as st
 from shardtools.errors import JobError
@@ -271,3 +274,54 @@ def test_what_a_table_says_of_itself(tmp_path: Path) -> None:
     assert facts.kinds == {"cls": "int", "json.meta.ok": "bool", "json.w": "int", "txt": "text"}
     with pytest.raises(JobError, match="one dataset"):
         st.index([str(tmp_path / "d-0.tar"), str(tmp_path / "d-1.tar")], table=True)
+
+
+class TestDimensions:
+    """Widths and heights of images, from their first kilobytes."""
+
+    @staticmethod
+    def records() -> Records:
+        rng = np.random.default_rng(1)
+        records: Records = [[], []]
+        for i in range(12):
+            width, height = 20 + 7 * i, 90 - 5 * i
+            image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
+            file = io.BytesIO()
+            profile = b"\0" * 20_000 if i % 4 == 1 else None  # the size comes after it
+            image.save(file, ["jpeg", "png", "webp"][i % 3], icc_profile=profile)
+            name = ["jpg", "png", "webp"][i % 3]
+            records[i % 2].append({"key": f"{i:02d}", name: file.getvalue(), "cls": i, "json": [width, height]})
+        records[1].append({"key": "bad", "jpg": b"no image", "cls": 99})
+        return records
+
+    @pytest.mark.parametrize("ending", ["tar", "tgz"])
+    def test_columns(self, tmp_path: Path, ending: str) -> None:
+        spec = f"d-@2.{ending}"
+        written_dataset(tmp_path, spec, self.records())
+        outcome = index(tmp_path, "--table", "--dimensions", spec)
+        assert outcome.status == 0 and outcome.err == "htindex: note: 1 values left out: jpg: not an image\n"
+        found = columns_of(tmp_path / f"{spec}.parquet")
+        for at, number in enumerate(found["cls"]):
+            name = ["jpg", "png", "webp"][number % 3]
+            sizes = [] if number == 99 else [20 + 7 * number, 90 - 5 * number]
+            assert [found[f"{name}.{side}"][at] for side in ("width", "height")] == (sizes or [None, None])
+            others = [found[f"{other}.width"][at] for other in ("jpg", "png", "webp") if other != name]
+            assert others == [None, None] or number == 99
+
+    def test_conditions(self, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "d-@2.tar", self.records())
+        expected = [f"{i:02d}" for i in (0, 3, 6, 9) if 20 + 7 * i > 40 and 90 - 5 * i > 50]
+        for table in (False, True):
+            if table:
+                st.index(str(tmp_path / "d-@2.tar"), table=["cls"], dimensions=True)
+            ds = st.open(str(tmp_path / "d-@2.tar"))
+            assert sorted(ds.where("jpg.width > 40 and JPG.Height > 50").keys) == expected == ["03", "06"]
+            with pytest.raises(JobError, match=r"names cls.width, .* jpg.width, jpg.height"):
+                ds.where("cls.width > 4")
+
+    def test_they_are_added_to_a_table(self, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "d-@2.tar", self.records())
+        assert "jpg.width" not in index(tmp_path, "--table", "d-@2.tar").out
+        assert "jpg.width" in index(tmp_path, "--table", "--dimensions", "d-@2.tar").out
+        assert "is up to date" in index(tmp_path, "--table", "--dimensions", "d-@2.tar").out
+        assert "needs --table" in check_failure("--dimensions", "d-@2.tar", cwd=tmp_path, status=2, program="htindex")

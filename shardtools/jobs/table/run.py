@@ -16,7 +16,7 @@ from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.table.merge import plan_table, write_table
 from shardtools.jobs.table.shard_rows import Part, PartTask, write_part
 from shardtools.query.key_file import KeyFile, digest_of, keys_url
-from shardtools.query.names import content_of, find_source
+from shardtools.query.names import DIMENSIONS, content_of, find_source
 from shardtools.query.table_file import Asked, ShardState, TableFacts, read_facts, table_url
 from shardtools.shards.fields import kind_of
 from shardtools.shards.manifest import ShardEntry
@@ -61,10 +61,13 @@ def make_table(
     asked: tuple[Asked, ...] | None,
     options: RunOptions,
     on_shard: Callable[[Part], None] | None = None,
+    *,
+    dimensions: bool = False,
 ) -> TableResult:
     """Make the table of a dataset, whose shards have these ``entries``, unless it has one that fits.
 
-    ``asked`` is what it has of fields; None for the fields that have few bytes.
+    ``asked`` is what it has of fields; None for the fields that have few bytes. With ``dimensions`` it also has the
+    widths and heights of images.
 
     Raises:
         JobError: a field does not exist, or pyarrow is not installed.
@@ -74,12 +77,14 @@ def make_table(
     with using(options.storage):
         states = tuple(ShardState(name_of(one.url), one.filesize, one.checksum, one.nsamples) for one in entries)
         there = None if options.overwrite else _there(destination.spec)
-        if there is not None and (there.shards, there.asked) == (states, asked) and _has_keys(destination, states):
+        sides = _dimensions(entries) if dimensions else ()
+        fits = there is not None and (there.shards, there.asked) == (states, asked)
+        if there is not None and fits and _has(there, sides) and _has_keys(destination, states):
             urls = tuple(table_url(destination.spec, number) for number in range(len(there.files)))
             return TableResult(urls, there.samples, tuple(there.kinds), made=False)
         _check_fields(asked, entries)
         chosen = _small_fields(entries) if asked is None else asked
-        parts = _make_parts(destination, entries, chosen, options, on_shard)
+        parts = _make_parts(destination, entries, (*chosen, *sides), options, on_shard)
         _check_columns(asked, parts)
         plan = plan_table(parts, asked)
         files = write_table(destination.spec, parts, plan)
@@ -100,6 +105,16 @@ def _there(spec: str) -> TableFacts | None:
         return read_facts(table_url(spec))
     except (NotFoundError, CorruptError):
         return None
+
+
+def _dimensions(entries: Sequence[ShardEntry]) -> tuple[Asked, ...]:
+    """Return the widths and heights of all fields of images."""
+    fields = sorted({field for entry in entries for field in entry.fields if kind_of(field) == "image"})
+    return tuple(Asked(f"{field}.{what}") for field in fields for what in DIMENSIONS)
+
+
+def _has(facts: TableFacts, asked: Sequence[Asked]) -> bool:
+    return all(one.name in facts.kinds for one in asked)
 
 
 def _has_keys(destination: Destination, states: Sequence[ShardState]) -> bool:

@@ -155,10 +155,12 @@ def _values(shard: IndexedShard, task: PartTask, part: Part) -> tuple[AnyTable |
     valued = {name: source for name, source in sources.items() if source is not None and source.needs_data}
     if not valued or not len(shard.table):
         return None, part
-    fields = tuple(dict.fromkeys(source.field for source in valued.values()))
+    sides = dict.fromkeys(source for source in valued.values() if source.is_dimension)
+    fields = tuple(dict.fromkeys(source.field for source in valued.values() if source not in sides))
     with session() as connection:
-        columns = Loader(connection, samples_of(shard)).load(fields, (), _paths(valued.values()))
+        columns = Loader(connection, samples_of(shard)).load(fields, sides, _paths(valued.values()))
         names, crowded = _chosen(columns, fields)
+        names += [source.column for source in sides if source.column not in names]
         query = f"SELECT {select(columns.found, dict(zip(names, names, strict=True)))} FROM read ORDER BY n"
         table = connection.sql(query).to_arrow_table() if names else None
     table, cut = _cut(table, {valued[one.name].field: one.cut for one in task.asked if one.cut and one.name in valued})
