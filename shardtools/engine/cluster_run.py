@@ -181,7 +181,9 @@ class ClusterRun:
     def _send(self) -> None:
         """Send as many tasks as it takes to keep every thread of the cluster busy."""
         room = self._limit - len(self._pending)
-        if not self._waiting or room < (1 if self._jobs else max(1, self._limit // 2)) or self._away is not None:
+        if not self._waiting or room < (1 if self._jobs else max(1, self._limit // 2)):
+            return
+        if self._members.allowed == frozenset():  # all that are there have another version
             return
         indices = [heappop(self._waiting) for _ in range(min(room, len(self._waiting)))]
         try:

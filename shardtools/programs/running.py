@@ -62,9 +62,6 @@ def run_options(
     for name, value in (("overwrite", overwrite), ("resume", resume), ("verify", verify)):
         _check_type(name, value, bool)
     _check_type("timeout", timeout, int, float)
-    _check_type("wait", wait, int, float)
-    if not wait >= 0:
-        raise JobError(f"--wait {wait} is too small", fix="give 0 or more seconds")
     _check_type("limits", limits, Limits)
     return RunOptions(
         cluster=_connection(cluster, wait),
@@ -78,7 +75,14 @@ def run_options(
 
 
 def _connection(cluster: ClusterLike, wait: float) -> ClusterLike:
-    """Return what all runs of a job share: one connection, if there is a cluster."""
+    """Return what all runs of a job share: one connection, if there is a cluster.
+
+    Raises:
+        JobError: ``wait`` makes no sense.
+    """
+    _check_type("wait", wait, int, float)
+    if not wait >= 0:
+        raise JobError(f"--wait {wait} is too small", fix="give 0 or more seconds")
     if isinstance(cluster, Connection) or cluster in ("threads", "processes"):
         return cluster
     return Connection(at_home(cluster) if isinstance(cluster, str) else cluster, wait)
