@@ -74,7 +74,8 @@ class Choosing:
         except CorruptError as error:
             logger.warning("%s (it is not used)", error)
             return None
-        return keys if keys.digest == digest_of(ShardState(*state) for state in known) else None
+        fits = keys.samples == sum(shards.counts) and keys.digest == digest_of(ShardState(*state) for state in known)
+        return keys if fits else None
 
     def _one_spec(self) -> str | None:
         """Return the spec of the dataset, if it is one that can have files beside its shards."""

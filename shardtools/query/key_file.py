@@ -188,7 +188,8 @@ class KeyFile:
         """Return for each hash the entries that have it, which are in the order of samples.
 
         Raises:
-            StorageError: the file cannot be read.
+            CorruptError: the file is damaged.
+            StorageError: it cannot be read.
         """
         found: dict[int, Entries] = {}
         left = np.arange(len(hashes))
@@ -198,6 +199,8 @@ class KeyFile:
             start, stop = np.maximum(place - reach, 0), np.minimum(place + reach, self.samples)
             missed = self._look(hashes, left, start, stop, found)
             left, reach = np.array(missed, np.int64), 16 * reach
+        if any((entries["index"] >= self.samples).any() for entries in found.values()):
+            raise CorruptError("an index of a sample is out of range", url=self._url, fix="run htindex --table again")
         return [found[number] for number in range(len(hashes))]
 
     def _look(self, hashes: Hashes, left: Ints, start: Ints, stop: Ints, found: dict[int, Entries]) -> list[int]:

@@ -115,6 +115,7 @@ class DatasetTable:
 
         Raises:
             JobError: the condition does not fit the types of its columns.
+            CorruptError: the table is damaged.
         """
         import duckdb
 
@@ -130,10 +131,28 @@ class DatasetTable:
         try:
             condition.check_type(cursor, asked)
             found = cursor.execute(f"SELECT shard, row FROM {asked} WHERE {condition.sql} ORDER BY ALL").fetchnumpy()
-        except duckdb.Error as error:
+        except (duckdb.ProgrammingError, duckdb.DataError) as error:
             raise misfit(condition, str(error)) from error
+        except duckdb.Error as error:
+            raise self._damaged(str(error).partition("\n")[0]) from error
         chosen = np.isin(found["shard"], np.array(shards, np.int64))
-        return found["shard"][chosen].astype(np.int64), found["row"][chosen].astype(np.int64)
+        shard, row = found["shard"][chosen].astype(np.int64), found["row"][chosen].astype(np.int64)
+        self._check(shard, row)
+        return shard, row
+
+    def _check(self, shard: Ints, row: Ints) -> None:
+        """Raise if sorted rows of the table are not of different samples.
+
+        Raises:
+            CorruptError: they are not.
+        """
+        samples = np.array([state.samples for state in self.facts.shards], np.int64)
+        rising = (np.diff(shard) > 0) | (np.diff(row) > 0)
+        if not rising.all() or (len(row) and (row.min() < 0 or (row >= samples[shard]).any())):
+            raise self._damaged("it has rows of samples that there are not")
+
+    def _damaged(self, what: str) -> CorruptError:
+        return CorruptError(f"the table is damaged: {what}", url=self.url, fix="make it again with htindex --table")
 
 
 def connect(paths: Sequence[str]) -> DuckDBPyConnection:

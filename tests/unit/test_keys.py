@@ -174,6 +174,16 @@ class TestFile:
         found = KeyFile(str(path)).find(np.array([0, 40_000, 49_999, 50_000, 1 << 63], np.uint64))
         assert [entries["index"].tolist() for entries in found] == [[0], [40_000], [49_999], [], []]
 
+    def test_indexes_that_are_out_of_range(self, tmp_path: Path) -> None:
+        ds = dataset(tmp_path)
+        path = tmp_path / "d-@6.tar.keys"
+        data = bytearray(path.read_bytes())
+        for at in range(HEAD, len(data), entry_type(len(FLAT)).itemsize):
+            data[at + 8 : at + 12] = b"\xff" * 4
+        path.write_bytes(data)
+        with pytest.raises(CorruptError, match="out of range"):
+            ds["dir/3007"]
+
     def test_what_is_no_file_of_keys(self, tmp_path: Path) -> None:
         head = head_of(3, [])
         for data in (b"", head, head + b"\0" * 71, b"x" + head[1:] + b"\0" * 72):

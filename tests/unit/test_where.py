@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shardtools
-from shardtools.errors import JobError
+from shardtools.errors import CorruptError, JobError
 from shardtools.reading import Dataset
 from shardtools.shards.open_shard import OpenShard
 from tests.datasets import write_dataset, written_dataset
@@ -192,6 +192,20 @@ class TestTable:
             shardtools.extract(str(tmp_path / "d-@4.tar"), fields="cls", output=str(path), overwrite=True)
         assert ds.where("cls = 3").keys == [record["key"] for record in FLAT if record["cls"] == 3]
         assert ("it is not used" in caplog.text) == (wrong != "another's")
+
+    @pytest.mark.parametrize("rows", [[0, 1, 1], [0, 1, 10], [-1, 0, 1]])
+    def test_rows_that_cannot_be(self, tmp_path: Path, rows: list[int]) -> None:
+        from pyarrow import array, int32, parquet
+
+        ds = dataset(tmp_path, table=True)
+        path = tmp_path / "d-@4.tar.parquet"
+        table = parquet.read_table(path)
+        row = table.column("row").to_pylist()
+        row[:3] = rows
+        place = table.column_names.index("row")
+        parquet.write_table(table.set_column(place, "row", array(row, int32())), path)
+        with pytest.raises(CorruptError, match="rows of samples that there are not"):
+            ds.where("cls >= 0")
 
     def test_a_column_of_nulls(self, tmp_path: Path) -> None:
         records = [[{"key": "a", "json": {"x": None, "y": 1}}], [{"key": "b", "json": {"y": 2}}]]
