@@ -37,7 +37,7 @@ ALL = [samples(shard) for shard in range(SHARDS)]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[DaskCluster]:
-    with dask_cluster(workers=2) as cluster:
+    with dask_cluster(workers=2, threads=4) as cluster:  # enough for jobs that wait, also if they were killed
         yield cluster
 
 
