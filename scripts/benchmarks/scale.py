@@ -27,7 +27,7 @@ def tables(scale: str) -> list[Table]:
         ("plan-bare", f"{plan}, without a manifest", "exchange_plan", {"place": "bare"}, middle),
         ("plan-star", f"{plan}, of x-*.tar", "exchange_plan", {"place": "bare", "star": True}, middle),
     ]
-    return [*(growth(*row[:4], small, row[4]) for row in programs), scheduler(scale)]
+    return [*(growth(*row[:4], small, row[4]) for row in programs), exchange(small, large), scheduler(scale)]
 
 
 def growth(name: str, title: str, call: str, arguments: Mapping[str, object], small: int, large: int) -> Table:
@@ -37,6 +37,18 @@ def growth(name: str, title: str, call: str, arguments: Mapping[str, object], sm
     if name == "plan":
         targets.append(Target(rows[0].name, 30, figure="seconds"))
     return Table(name, f"The client of {title}", rows, tuple(targets), counts="shards")
+
+
+def exchange(small: int, large: int) -> Table:
+    """Return a table of the client of a whole shuffle: 10,000 samples in each shard, and requests that take no time."""
+    each = max(10_000, 2_000_000 // small)  # what the client would plan alone takes no tasks
+    call = "benchmarks.ours_scale_exchange:exchange_client"
+    rows = tuple(
+        Row(f"{each * shards:,} samples", call, {"shards": shards, "samples": each * shards})
+        for shards in (large, small)
+    )
+    targets = (Target(rows[0].name, 300, figure="seconds"), Target(rows[0].name, 2_000, figure="peak"))
+    return Table("exchange", "The client of htshuffle, all passes", rows, targets, counts="shards")
 
 
 def scheduler(scale: str) -> Table:

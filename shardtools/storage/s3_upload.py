@@ -30,11 +30,24 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 PART = 8 << 20
-"""Bytes of a part: of the first thousand, and for each further thousand twice as many, so that 10,000 hold 5 TiB."""
+"""Bytes of a part: of the first few; then twice as many, and for each further thousand parts again.
 
+So 10,000 hold more than 5 TiB. Each part is paid for.
+"""
+
+FEW = 16
 _GROWS = 1000
 _AT_A_TIME = 4
 _WRITE_ID = "shardtools-write"
+
+
+def part_size(number: int) -> int:
+    """Return how many bytes the part of this number has.
+
+    >>> [part_size(number) >> 20 for number in (0, FEW - 1, FEW, 1000, 9999)], sum(map(part_size, range(10_000))) >> 40
+    ([8, 8, 16, 32, 8192], 15)
+    """
+    return PART << (number // _GROWS + (number >= FEW))
 
 
 class PartSink:
@@ -95,15 +108,16 @@ class PartSink:
             self._client.run(self._url, call)
 
     def _part_size(self) -> int:
-        return PART << (len(self._parts) // _GROWS)
+        return part_size(len(self._parts))
 
     def _send_part(self) -> None:
         """Hand what is in the buffer to a thread; wait for the oldest if all are busy, and raise what went wrong."""
         if self._upload is None:
             self._upload = self._begin()
             self._pool = ThreadPoolExecutor(_AT_A_TIME, "shardtools-s3")
-        if len(self._parts) >= _AT_A_TIME:
-            self._parts[-_AT_A_TIME].result()
+        at_a_time = _AT_A_TIME if len(self._parts) < FEW else _AT_A_TIME // 2  # larger ones, in the same memory
+        if len(self._parts) >= at_a_time:
+            self._parts[-at_a_time].result()
         assert self._pool is not None
         self._parts.append(self._pool.submit(self._put_part, len(self._parts) + 1, bytes(self._buffer)))
         self._buffer.clear()

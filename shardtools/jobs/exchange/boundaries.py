@@ -17,7 +17,7 @@ from shardtools.errors import CorruptError
 from shardtools.jobs.exchange.chain import AnyRun
 from shardtools.jobs.exchange.cuts import cuts
 from shardtools.jobs.exchange.notes import GatherPlan, read_plan
-from shardtools.jobs.exchange.threads import each, waits
+from shardtools.jobs.exchange.threads import each
 from shardtools.shards.columns import Texts
 from shardtools.storage import ByteRange, get_storage
 from shardtools.types import Ints
@@ -73,7 +73,7 @@ def find_boundaries(runs: Sequence[AnyRun], low: Ints, high: Ints, ranks: Sequen
     def read(index: int) -> Texts:
         return runs[index].read_orders(int(low[index]), int(high[index]))
 
-    orders = each(read, filled.tolist(), waits=waits(runs))
+    orders = each(read, filled.tolist(), runs)
     rows = np.repeat(low[None], len(ranks), axis=0)
     rows[:, filled] += cuts(orders, ranks)
     return rows

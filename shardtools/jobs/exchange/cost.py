@@ -17,6 +17,7 @@ from math import ceil, exp, sqrt
 class Service:
     """What a storage asks for: requests to write an object of one part, to delete one, and bytes of a part.
 
+    After ``few`` parts they have twice as many bytes.
     A read waits ``seconds``, of which several go on at a time; ``rate`` is how many bytes a second a thread moves.
     """
 
@@ -24,6 +25,7 @@ class Service:
     checks: int = 0
     deletes: int = 0
     part: int | None = None
+    few: int | None = None
     reads: int = 1
     seconds: float = 0.02 / 16
     rate: float = 100e6
@@ -33,12 +35,14 @@ class Service:
     def parts(self, size: float) -> int:
         """Return how many requests send an object of so many bytes."""
         parts = ceil(size / self.part) if self.part else 1
+        if self.few is not None and parts > self.few:
+            parts = self.few + ceil((parts - self.few) / 2)
         return self.puts * (parts if parts < 2 else parts + 2)
 
 
 LOCAL = Service(reads=0, seconds=1e-4, rate=400e6)
 WEB = Service(puts=1, checks=2, deletes=2)
-S3 = Service(puts=1, deletes=1, part=8 << 20, get_price=0.4e-6, put_price=5e-6)
+S3 = Service(puts=1, deletes=1, part=8 << 20, few=16, get_price=0.4e-6, put_price=5e-6)
 GS = Service(puts=1, deletes=1, part=8 << 20, get_price=0.4e-6, put_price=5e-6)
 """Prices are those of the standard class in the first regions of 2025, for GET and PUT; deleting is free."""
 

@@ -23,6 +23,7 @@ from shardtools.jobs.exchange.notes import Collected, GatherPlan, write_plan
 from shardtools.jobs.exchange.plan import ExchangePlan, count_outputs, look_at_destination
 from shardtools.jobs.exchange.planning import cut_runs, merge_runs, write_boundaries
 from shardtools.jobs.exchange.spill import is_private, make_private, remove_spill
+from shardtools.jobs.exchange.splits import Sampled
 from shardtools.jobs.exchange.terms import Terms, run_all
 from shardtools.jobs.lock import locked
 from shardtools.jobs.options import RunOptions
@@ -105,8 +106,9 @@ def _run_alone(plan: ExchangePlan, terms: Terms, events: Events) -> JobResult:
         samples, size = sum(part.samples for part in collected), sum(part.size for part in collected)
         plan = _look_again(plan, plan.destination.resolve(count_outputs(plan.exchange, samples, size)), options)
     merge = choose_merge(plan.shape(runs), plan.services())
-    chains = runs if merge is None else merge_runs(plan, runs, merge, terms)
-    gather_plan = cut_runs(plan, chains, terms)
+    sampled = Sampled(runs)
+    chains = runs if merge is None else merge_runs(plan, runs, sampled, merge, terms)
+    gather_plan = cut_runs(plan, chains, sampled, terms)
     results = _gather(plan, gather_plan, terms, events.on_output)
     _compare(plan, collected, results)
     job = _job(plan)

@@ -22,7 +22,7 @@ from shardtools.jobs.exchange.merge import Merger
 from shardtools.jobs.exchange.notes import GatherPlan, read_plan
 from shardtools.jobs.exchange.reduce import REDUCE, Reducer
 from shardtools.jobs.exchange.run_table import RunTable, content_hash, sums_of
-from shardtools.jobs.exchange.threads import each, waits
+from shardtools.jobs.exchange.threads import each
 from shardtools.jobs.exchange.workers import share_of
 from shardtools.jobs.target import Counts, ShardResult, Target, commit, earlier_sidecar, is_own, shard_result
 from shardtools.shards.columns import join, spread
@@ -94,7 +94,7 @@ def find_samples(plan: GatherPlan, low: Ints, high: Ints) -> OutputSamples:
         return plan.runs[i].read_table(int(low[i]), int(high[i]))
 
     filled = np.flatnonzero(high > low).tolist()
-    parts = each(read, filled, waits=waits(plan.runs))
+    parts = each(read, filled, plan.runs)
     runs = [np.full(len(part), i, np.int64) for i, part in zip(filled, parts, strict=True)]
     together = RunTable.join(parts)
     places = together.places
@@ -163,7 +163,7 @@ def _read(plan: GatherPlan, output: OutputSamples, start: int, stop: int, togeth
         else:
             bodies[index] = data
 
-    each(take, parted, waits=waits(plan.runs))
+    each(take, parted, plan.runs)
     if out is not None:
         return SpanBatch(start, stop - start, [out.reshape(-1).data])
     stops = (at + sizes).tolist()

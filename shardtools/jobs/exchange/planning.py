@@ -21,9 +21,8 @@ from shardtools.jobs.exchange.merging import LocateGroupTask, MergeTask, locate_
 from shardtools.jobs.exchange.notes import GatherPlan
 from shardtools.jobs.exchange.plan import ExchangePlan
 from shardtools.jobs.exchange.run import Run
-from shardtools.jobs.exchange.splits import LocateTask, choose_splits, is_single, locate, read_some_orders
+from shardtools.jobs.exchange.splits import LocateTask, Sampled, is_single, locate
 from shardtools.jobs.exchange.terms import Terms, run_all, run_each
-from shardtools.jobs.exchange.threads import each, waits
 from shardtools.jobs.target import digest
 from shardtools.types import Ints
 
@@ -39,7 +38,7 @@ MOST_CUTS = 1 << 22
 """Up to so many runs times outputs are planned by the client."""
 
 
-def cut_runs(plan: ExchangePlan, runs: tuple[AnyRun, ...], terms: Terms) -> GatherPlan:
+def cut_runs(plan: ExchangePlan, runs: tuple[AnyRun, ...], sampled: Sampled, terms: Terms) -> GatherPlan:
     """Return which samples of each run go to which output, or to which batch of samples if they are too many to plan.
 
     Then tasks have found where each batch begins.
@@ -52,15 +51,10 @@ def cut_runs(plan: ExchangePlan, runs: tuple[AnyRun, ...], terms: Terms) -> Gath
     if samples <= most and len(runs) * outputs <= MOST_CUTS:
         rows = find_boundaries(runs, nothing, counts, ranks(samples, outputs))
         return GatherPlan(runs, rows, shards, sources)
-    splits = _choose_splits(runs_of(runs), -(-samples // most))
+    splits = sampled.choose(min(-(-samples // most), MOST_BATCHES))
     places = _locate(runs, splits, most, terms)
     single = tuple(batch for batch in range(len(splits)) if is_single(splits, batch))
     return GatherPlan(runs, np.vstack((places.T, counts)), shards, sources, outputs, single)
-
-
-def _choose_splits(runs: Sequence[Run], batches: int) -> tuple[bytes, ...]:
-    some = each(lambda run: read_some_orders(run, len(runs)), runs, waits=waits(runs))
-    return tuple(choose_splits(some, min(batches, MOST_BATCHES)))
 
 
 def _locate(runs: Sequence[AnyRun], splits: tuple[bytes, ...], most: int, terms: Terms) -> Ints:
@@ -91,9 +85,11 @@ def write_boundaries(url: str, plan: GatherPlan, job: str, terms: Terms) -> None
     run_all(tasks, terms, lambda _: None)
 
 
-def merge_runs(plan: ExchangePlan, runs: Sequence[Run], merge: Merge, terms: Terms) -> tuple[Chain, ...]:
+def merge_runs(
+    plan: ExchangePlan, runs: Sequence[Run], sampled: Sampled, merge: Merge, terms: Terms
+) -> tuple[Chain, ...]:
     """Let tasks merge groups of runs into chains of runs, and return these."""
-    options, splits = terms.options, _choose_splits(runs, merge.ranges)
+    options, splits = terms.options, sampled.choose(merge.ranges)
     groups = [tuple(runs[at : at + merge.fan_in]) for at in range(0, len(runs), merge.fan_in)]
     names = [f"{plan.spill}merge-{number:06d}" for number in range(len(groups))]
     facts = [[run.url, run.count, run.checksum] for run in runs]

@@ -18,7 +18,9 @@ import numpy as np
 
 from shardtools.engine import check_cancelled
 from shardtools.jobs.exchange.run import Run
+from shardtools.jobs.exchange.threads import each
 from shardtools.shards.columns import Texts, with_zero
+from shardtools.storage.together import REQUESTS
 from shardtools.types import Ints
 
 MOST_CHOSEN_FROM = 1 << 20
@@ -35,8 +37,29 @@ class SomeOrders:
 
 def read_some_orders(run: Run, runs: int) -> SomeOrders:
     """Return some of the orders of one of so many runs: fewer of each if there are many."""
-    orders = run.read_sampled().tolist()[:: -(-runs * run.sampled // MOST_CHOSEN_FROM)] if run.sampled else []
-    return SomeOrders(run.count / max(len(orders), 1), orders)
+    if not run.sampled:
+        return SomeOrders(0, [])
+    rows = np.arange(0, run.sampled, -(-runs * run.sampled // MOST_CHOSEN_FROM))
+    return SomeOrders(run.count / len(rows), run.read_sampled().take(rows).tolist())
+
+
+class Sampled:
+    """Some of the orders of all ``runs``, read when splits are first chosen from them."""
+
+    def __init__(self, runs: Sequence[Run]):
+        self._runs = runs
+        self._some: list[SomeOrders] | None = None
+
+    def choose(self, batches: int) -> tuple[bytes, ...]:
+        """Return splits into about so many batches; see `choose_splits`.
+
+        Raises:
+            StorageError: the orders cannot be read.
+            CorruptError: they were damaged.
+        """
+        if self._some is None:
+            self._some = each(lambda run: read_some_orders(run, len(self._runs)), self._runs, self._runs, REQUESTS)
+        return tuple(choose_splits(self._some, batches))
 
 
 def choose_splits(some: Sequence[SomeOrders], batches: int) -> list[bytes]:

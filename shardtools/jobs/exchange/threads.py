@@ -17,8 +17,8 @@ THREADS = 16
 """How many runs a task reads at a time from a server."""
 
 
-def each(call: Callable[[T], R], items: Sequence[T], *, waits: bool) -> list[R]:
-    """Return the results of calls, in order: several at a time if each ``waits`` for a server.
+def each(call: Callable[[T], R], items: Sequence[T], runs: Sequence[AnyRun], threads: int = THREADS) -> list[R]:
+    """Return the results of calls that read ``runs``, in order: several at a time if they are on a server.
 
     Raises:
         Cancelled: the task is to end.
@@ -29,11 +29,6 @@ def each(call: Callable[[T], R], items: Sequence[T], *, waits: bool) -> list[R]:
         check_cancelled()
         return call(item)
 
-    if not waits or len(items) < 2:
+    if len(items) < 2 or is_local(runs[0].url):  # they are all in one spill
         return [guarded(item) for item in items]
-    return list(together.each(guarded, items, min(THREADS, len(items))))
-
-
-def waits(runs: Sequence[AnyRun]) -> bool:
-    """Return whether who reads runs waits for a server; they are all in one spill."""
-    return bool(runs) and not is_local(runs[0].url)
+    return list(together.each(guarded, items, min(threads, len(items))))
