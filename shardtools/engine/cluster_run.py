@@ -26,11 +26,12 @@ from shardtools import __version__
 from shardtools.engine.connect import check_workers
 from shardtools.engine.connection import Connection
 from shardtools.engine.losses import DEATHS, Losses
-from shardtools.engine.members import INSTALL, Members, call_within
+from shardtools.engine.members import INSTALL, Members, ask_workers, call_within
 from shardtools.engine.notes import notes
 from shardtools.engine.patience import Patience
 from shardtools.engine.remote import (
     PickledOutcome,
+    cancel_here,
     pickle_task,
     stop_here,
     topic_of,
@@ -371,4 +372,8 @@ class ClusterRun:
             logger.debug("the workers could not be told to stop", exc_info=True)
 
     def _stop_workers(self) -> None:
-        self._client.run(stop_here, self._run_id, on_error="ignore")
+        """Cancel what runs at the workers and wait until it has ended, except at those that do not answer."""
+        answers = ask_workers(self._client, cancel_here, self._run_id)
+        living = [worker for worker, answer in answers.items() if not isinstance(answer, Exception)]
+        if living:
+            self._client.run(stop_here, self._run_id, workers=living, on_error="ignore")

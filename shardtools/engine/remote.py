@@ -210,10 +210,15 @@ def check_needs(needs: Sequence[Need]) -> None:
         need()
 
 
-async def stop_here(run_id: str) -> None:
-    """Cancel the tasks of a run in this process, also those that arrive later; return when none is running."""
+def cancel_here(run_id: str) -> None:
+    """Cancel the tasks of a run in this process, also those that arrive later."""
     with _lock:
         _tokens.setdefault(run_id, threading.Event()).set()
+
+
+async def stop_here(run_id: str) -> None:
+    """Cancel the tasks of a run in this process, also those that arrive later; return when none is running."""
+    cancel_here(run_id)
     while _running[run_id]:
         await asyncio.sleep(0.02)
 

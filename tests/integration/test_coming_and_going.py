@@ -35,6 +35,10 @@ def work(number: int, seconds: float = 0.05) -> int:
     return number * number
 
 
+def fail() -> None:
+    raise ValueError("this task fails")
+
+
 def touch_and_work(folder: Path, number: int) -> int:
     (folder / f"started-{number}").touch()
     return work(number)
@@ -114,6 +118,18 @@ class TestWorkers:
             workers.signal_one(signal.SIGSTOP)
             tasks = [Task(work, (i, 0.001), f"{i}.tar") for i in range(20)]
             assert numbers(results(cluster.address, tasks)) == squares(20)
+
+    def test_one_does_not_answer_when_the_run_is_stopped(
+        self, scheduler: DaskCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shardtools.engine.members.ASK_SECONDS", 0.5)
+        with swarm(scheduler.address, 2) as workers:
+            workers.signal_one(signal.SIGSTOP)
+            done: list[Done] = []
+            started = time.monotonic()
+            engine.run([Task(fail, (), f"{i}.tar") for i in range(8)], done.append, cluster=scheduler.address)
+            assert time.monotonic() - started < 30
+        assert {str(one.error) for one in done} == {"this task fails"}
 
 
 def preempt(workers: Swarm, folder: Path, times: int) -> None:
