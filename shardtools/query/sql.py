@@ -8,7 +8,8 @@ A file that may be read may be written as well, as far as DuckDB knows. So only 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ def run_sql(query: str, tables: Mapping[str, TableRows]) -> DuckDBPyRelation:
         JobError: it is not one query, or does not fit the tables.
     """
     connection = connect([path for rows in tables.values() for path in rows.table.paths])
+    weakref.finalize(connection, _end, list(tables.values()))  # relations keep it, and so the files of tables
     for number, (name, rows) in enumerate(tables.items()):
         source = f"SELECT * FROM {rows.table.source}"
         if rows.chosen is not None:
@@ -52,6 +54,10 @@ def run_sql(query: str, tables: Mapping[str, TableRows]) -> DuckDBPyRelation:
     columns = {column.lower() for rows in tables.values() for column in rows.table.columns}
     with sql_errors(query):
         return connection.sql(_with_names(connection, query, columns))
+
+
+def _end(tables: Sequence[TableRows]) -> None:
+    """Need tables no longer: those that were downloaded are removed with their last user."""
 
 
 @contextmanager

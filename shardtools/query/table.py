@@ -8,7 +8,9 @@ DuckDB reads local files only, so a table on a server is downloaded once, into a
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -41,7 +43,7 @@ class DatasetTable:
 
     def __init__(self, spec: str):
         self.url = table_url(spec)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: str | None = None
         self.paths = [self._local(self.url)]
         self._connection = PerProcess(self._connect)
         self.facts = self._read_facts()
@@ -56,8 +58,9 @@ class DatasetTable:
             get_storage(url).stat(url)
             return absolute(url)
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="shardtools-table-")
-        path = os.path.join(self._folder.name, f"{len(os.listdir(self._folder.name))}.parquet")
+            self._folder = tempfile.mkdtemp(prefix="shardtools-table-")
+            weakref.finalize(self, _remove, self._folder, os.getpid())
+        path = os.path.join(self._folder, f"{len(os.listdir(self._folder))}.parquet")
         with get_storage(url).open(url) as stream, open(path, "wb") as file:
             while piece := stream.read(_PIECE):
                 file.write(piece)
@@ -153,6 +156,12 @@ class DatasetTable:
 
     def _damaged(self, what: str) -> CorruptError:
         return CorruptError(f"the table is damaged: {what}", url=self.url, fix="make it again with htindex --table")
+
+
+def _remove(folder: str, process: int) -> None:
+    """Remove a folder, but not in a child of the process that made it, which still needs it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def connect(paths: Sequence[str]) -> DuckDBPyConnection:

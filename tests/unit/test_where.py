@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 import shardtools
 from shardtools.errors import CorruptError, JobError
+from shardtools.query.table import open_table
 from shardtools.reading import Dataset
 from shardtools.shards.open_shard import OpenShard
 from tests.datasets import write_dataset, written_dataset
@@ -149,6 +152,23 @@ class TestTable:
             ds.where("cls = 2").where("row = 1")
             later = [request.path for request in server.requests() if request.method == "GET"]
             assert sum(path.endswith("parquet") for path in later) == 1
+
+    def test_a_download_lives_as_long_as_it_is_needed(self, tmp_path: Path) -> None:
+        """A child of a fork that is done with the dataset does not take it away from its parent."""
+        with recording_server(tmp_path) as server:
+            dataset(server.root, table=True)
+            table = open_table(f"{server.url}d-@4.tar")
+            assert table is not None
+            [path], child = table.paths, os.fork()
+            if child == 0:
+                del table
+                gc.collect()
+                os._exit(0)
+            os.waitpid(child, 0)
+            assert Path(path).exists() and table.cursor().execute(f"SELECT count(*) FROM {table.source}").fetchone()
+            del table
+            gc.collect()
+            assert not Path(path).parent.exists()
 
     @pytest.mark.parametrize("same_size", [True, False])
     def test_a_changed_shard_is_asked_anew(
