@@ -106,7 +106,8 @@ def run_row(row: Row, root: Path, outcome: Outcome, size: int) -> None:
     output.mkdir()
     data.touch_memory(output, size)
     arguments = {"root": str(root), **row.arguments}
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    scripts = Path(__file__).resolve().parent.parent
+    environment = {**os.environ, "PYTHONPATH": f"{scripts}{os.pathsep}{scripts.parent}"}
     command = [sys.executable, "-P", "-m", "benchmarks.child", row.call, json.dumps(arguments)]
     try:
         done = subprocess.run(
