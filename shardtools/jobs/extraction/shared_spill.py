@@ -78,6 +78,7 @@ def shared_spill(destination: str, sources: Sequence[str]) -> Iterator[SharedSpi
         return
     spill = SharedSpill(*place_of(destination, sources), uuid.uuid4().hex)
     with ExitStack() as stack:
+        stack.callback(_remove_folder, spill)  # at the very end, also after an error
         try:
             stack.enter_context(marked(spill.url(_MARK)))
         except (AccessError, RefusedError) as error:
@@ -91,6 +92,10 @@ def shared_spill(destination: str, sources: Sequence[str]) -> Iterator[SharedSpi
             _remove(spill, map(spill.url_of, range(len(sources))))
         if time.monotonic() - begun > PATIENCE_SECONDS:
             _sweep(spill, others)
+
+
+def _remove_folder(spill: SharedSpill) -> None:
+    """Remove the folder if it is one of this machine and empty."""
     if is_local(spill.before):
         with suppress(OSError):  # there is something of another job in it
             Path(path_of(spill.before)).rmdir()
