@@ -7,7 +7,7 @@ hub.py          Hub: versions, creating and opening arrays
 array.py        HubArray: numpy-like indexing, reductions, writing
 grid.py         which chunks an index selects, and which part of each
 metadata.py     what a ``zarr.json`` says, by the zarr library
-codecs.py       chunks as bytes: inner_chunks.py
+codecs.py       chunks as bytes: unpacking.py, inner_chunks.py
 chunk_reader.py chunks of a snapshot
 data_writer.py  chunks into tar shards
 transaction.py  writes that become one commit: write_buffer.py, marks.py, transaction_array.py, open_transactions.py

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import struct
 import tracemalloc
+import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import numcodecs
 import numpy as np
 import pytest
 import zarr
+import zarr.codecs.numcodecs
 import zstandard
-from zarr.codecs import GzipCodec, TransposeCodec, ZstdCodec
+from zarr.codecs import BloscCodec, GzipCodec, TransposeCodec, ZstdCodec
 
 import shardtools as st
 from shardtools.errors import (
@@ -105,6 +111,13 @@ def test_a_chunk_that_is_too_large_for_memory_is_refused(hub: st.Hub) -> None:
         small.load("x@1")[0]
 
 
+def packing(name: str, **options: Any) -> Any:
+    """Return a codec of numcodecs for zarr, which warns that others may not know it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return getattr(zarr.codecs.numcodecs, name)(**options)
+
+
 def gzip_bomb() -> bytes:
     return gzip.compress(bytes(BOMB), 1)
 
@@ -117,12 +130,31 @@ def zstd_bomb_without_size() -> bytes:
     return zstandard.ZstdCompressor(write_content_size=False).compress(bytes(BOMB))
 
 
+def blosc_bomb() -> bytes:
+    return bytes(numcodecs.Blosc().encode(bytes(BOMB)))
+
+
+def lz4_bomb() -> bytes:
+    return bytes(numcodecs.LZ4().encode(bytes(BOMB)))
+
+
+PACKINGS: list[tuple[Any, Callable[[], bytes]]] = [
+    (GzipCodec(), gzip_bomb),
+    (ZstdCodec(), zstd_bomb),
+    (ZstdCodec(), zstd_bomb_without_size),
+    (BloscCodec(typesize=1), blosc_bomb),
+    (packing("Blosc"), blosc_bomb),
+    (packing("LZ4"), lz4_bomb),
+    (packing("Zstd"), zstd_bomb),
+    (packing("GZip"), gzip_bomb),
+    (packing("Zlib"), lambda: zlib.compress(bytes(BOMB), 1)),
+    (packing("BZ2"), lambda: bz2.compress(bytes(BOMB), 1)),
+    (packing("LZMA"), lambda: lzma.compress(bytes(BOMB), preset=0)),
+]
+
+
 @pytest.mark.parametrize("options", [{}, {"filters": [TransposeCodec(order=(1, 0))]}, {"dtype": "U2"}], ids=str)
-@pytest.mark.parametrize(
-    ("codec", "bomb"),
-    [(GzipCodec(), gzip_bomb), (ZstdCodec(), zstd_bomb), (ZstdCodec(), zstd_bomb_without_size)],
-    ids=["gzip", "zstd", "zstd without size"],
-)
+@pytest.mark.parametrize(("codec", "bomb"), PACKINGS)
 def test_a_bomb_is_refused_before_it_takes_memory(
     hub: st.Hub, codec: Any, bomb: Callable[[], bytes], options: dict[str, Any]
 ) -> None:
@@ -155,6 +187,54 @@ def test_a_bomb_within_a_chunk_is_refused_before_it_takes_memory(hub: st.Hub) ->
         assert tracemalloc.get_traced_memory()[1] < BOMB / 4
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "not blosc: 0 bytes, fewer than its header of 16"),
+        (bytes(numcodecs.Blosc().encode(bytes(range(16))))[:-1], "not blosc: 31 bytes, and its header says 32"),
+        (bytes(4) + struct.pack("<III", 16, 16, 20) + bytes(4), "not blosc: "),
+    ],
+    ids=["empty", "cut off", "nonsense"],
+)
+def test_a_chunk_that_is_not_blosc_is_an_error(hub: st.Hub, data: bytes, what: str) -> None:
+    with hub.transaction() as t:
+        t.array("y", shape=(2, 2), chunks=(2, 2), dtype="int32", compressors=[BloscCodec(typesize=1)])
+        t.buffer.put("y/c/0/0", data)
+    with pytest.raises(CorruptError, match=f"the chunk cannot be decoded: {what}") as caught:
+        hub.load("y")[:]
+    assert_one_line(caught.value, hub)
+
+
+@pytest.mark.parametrize("data", [struct.pack("<I", 2**24), b"", bytes(3)], ids=["many", "empty", "cut off"])
+def test_a_chunk_of_another_number_of_texts_is_refused_before_it_takes_memory(hub: st.Hub, data: bytes) -> None:
+    with hub.transaction() as t:
+        t.array("y", shape=(2, 2), chunks=(2, 2), dtype=str, compressors=None)
+        t.buffer.put("y/c/0/0", data)
+    with pytest.raises(CorruptError, match="the chunk cannot be decoded: not 4 values") as caught:
+        hub.load("y")[:]
+    assert_one_line(caught.value, hub)
+
+
+CODECS = [[codec] for codec, _ in PACKINGS] + [
+    [packing("Shuffle"), packing("LZ4")],
+    [packing("LZ4"), packing("Shuffle", elementsize=2)],
+    [packing("LZMA", format=lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "preset": 1}])],
+    [packing("Zlib"), packing("CRC32"), packing("Adler32"), packing("CRC32C")],
+    [packing("Fletcher32"), packing("JenkinsLookup3", initval=0), BloscCodec(typesize=4), ZstdCodec()],
+]
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in")
+@pytest.mark.parametrize("codecs", CODECS)
+@pytest.mark.parametrize("options", [{}, {"shards": (4, 4)}], ids=["plain", "shards"])
+def test_what_is_packed_is_read_as_zarr_reads_it(hub: st.Hub, codecs: list[Any], options: dict[str, Any]) -> None:
+    values = np.arange(64, dtype="int32").reshape(8, 8)
+    array = hub.array("y", shape=(8, 8), chunks=(2, 2), dtype="int32", compressors=codecs, **options)
+    array[:] = values
+    assert np.array_equal(hub.load("y")[:], values)
+    assert np.array_equal(zarr.open_array(hub.store(), path="y", mode="r")[:], values)
 
 
 @pytest.mark.parametrize("data", [b"", b"123", bytes(17)], ids=len)
