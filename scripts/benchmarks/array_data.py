@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from benchmarks.model import Work
 
 VERSION = 1
 """Part of every array's folder: raise it when what is written changes."""
@@ -86,3 +89,29 @@ def check_row(row: Any, number: int) -> None:
     """Raise unless this can be a row of an array made by `Layout.blocks`."""
     if int(row.reshape(-1)[0]) != number % 256:
         raise RuntimeError(f"row {number} is not what was written")
+
+
+def some_rows(rows: int, count: int, seed: int) -> list[int]:
+    """Return different rows, drawn at random."""
+    return random.Random(seed).sample(range(rows), min(count, rows))
+
+
+def one_by_one(array: Any, rows: int, count: int) -> Work:
+    """Return the work of reading some of the rows one by one, which are read here before, and checked."""
+    numbers = some_rows(rows, count, 1)
+    for number in numbers:
+        check_row(array[number], number)
+
+    def work() -> int:
+        for number in numbers:
+            array[number]
+        return len(numbers)
+
+    return work
+
+
+def in_one_call(read: Callable[[list[int]], Any], rows: int, count: int, rounds: int) -> Work:
+    """Return the work of reading some of the rows by one call of ``read``, once for each round."""
+    wanted = [some_rows(rows, count, seed) for seed in range(rounds)]
+    read(wanted[-1])
+    return lambda: sum(len(read(numbers)) for numbers in wanted)

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.array_data import Layout, check_row, layout, made_once
+from benchmarks.array_data import Layout, in_one_call, layout, made_once, one_by_one, some_rows
 from benchmarks.model import Done, Work
-from benchmarks.peers_array import some_rows
 from benchmarks.server import serve
 
 NO_MEMORY = 1
@@ -59,25 +58,14 @@ def opened(url: str) -> Any:
 def single(root: str, count: int, **what: Any) -> Iterator[Work]:
     """Read rows one by one, which were read before."""
     array = opened(os.path.join(root, existing(root, layout(what))))
-    numbers = some_rows(what["rows"], count, 1)
-    for number in numbers:
-        check_row(array[number], number)
-
-    def work() -> int:
-        for number in numbers:
-            array[number]
-        return len(numbers)
-
-    yield work
+    yield one_by_one(array, what["rows"], count)
 
 
 @contextmanager
 def scattered(root: str, count: int, rounds: int, **what: Any) -> Iterator[Work]:
     """Read many rows in one call, once for each round."""
     array = opened(os.path.join(root, existing(root, layout(what))))
-    wanted = [some_rows(what["rows"], count, seed) for seed in range(rounds)]
-    array[wanted[-1]]
-    yield lambda: sum(len(array[numbers]) for numbers in wanted)
+    yield in_one_call(array.__getitem__, what["rows"], count, rounds)
 
 
 @contextmanager

@@ -7,15 +7,15 @@ function takes the benchmark's folder, the library's name and the array's layout
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.array_data import Layout, check_row, layout, made_once
+from benchmarks.array_data import Layout, in_one_call, layout, made_once, one_by_one, some_rows
 from benchmarks.model import Work
 from benchmarks.server import serve
 
@@ -210,25 +210,11 @@ def existing(root: str, library: str, what: Layout) -> str:
 # --- what is measured
 
 
-def some_rows(rows: int, count: int, seed: int) -> list[int]:
-    """Return different rows, drawn at random."""
-    return random.Random(seed).sample(range(rows), min(count, rows))
-
-
 @contextmanager
 def single(root: str, library: str, count: int, **what: Any) -> Iterator[Work]:
     """Read rows one by one, which were read before."""
     array = LIBRARIES[library].open(os.path.join(root, existing(root, library, layout(what))))
-    numbers = some_rows(what["rows"], count, 1)
-    for number in numbers:
-        check_row(array[number], number)
-
-    def work() -> int:
-        for number in numbers:
-            array[number]
-        return len(numbers)
-
-    yield work
+    yield one_by_one(array, what["rows"], count)
 
 
 @contextmanager
@@ -236,9 +222,7 @@ def scattered(root: str, library: str, count: int, rounds: int, **what: Any) -> 
     """Read many rows in one call, once for each round."""
     used = LIBRARIES[library]
     array = used.open(os.path.join(root, existing(root, library, layout(what))))
-    wanted = [some_rows(what["rows"], count, seed) for seed in range(rounds)]
-    used.rows(array, wanted[-1])
-    yield lambda: sum(len(used.rows(array, numbers)) for numbers in wanted)
+    yield in_one_call(partial(used.rows, array), what["rows"], count, rounds)
 
 
 @contextmanager
