@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+import selectors
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,3 +90,37 @@ def run_writers(url: str, processes: int, count: int, how: str = "apart", prefix
             writer.kill()
     assert [writer.returncode for writer in writers if writer.returncode] == []
     return said
+
+
+def kill_writers(url: str, hows: Mapping[str, str], draws: random.Random) -> list[Acknowledged]:
+    """Return what processes were told, one for each of ``hows``, which says how it writes, until it was killed.
+
+    Whenever one of them has made a commit, any that is left is killed.
+
+    Raises:
+        AssertionError: one has ended by itself, or none makes a commit any more.
+    """
+    writers = {who: start_writer(url, who, 1_000_000, how) for who, how in hows.items()}
+    left, texts = [*writers], dict.fromkeys(writers, "")
+    try:
+        let_go([*writers.values()])
+        with selectors.DefaultSelector() as selector:
+            for who, writer in writers.items():
+                assert writer.stdout is not None
+                selector.register(writer.stdout, selectors.EVENT_READ, who)
+            while selector.get_map():
+                events = selector.select(timeout=100)
+                assert events
+                for key, _ in events:
+                    data = os.read(key.fd, 1 << 16)
+                    texts[key.data] += data.decode()
+                    if not data:
+                        assert key.data not in left
+                        selector.unregister(key.fileobj)
+                    for _ in range(min(data.count(b"\n"), len(left))):
+                        writers[left.pop(draws.randrange(len(left)))].kill()
+    finally:
+        for writer in writers.values():
+            writer.kill()
+            writer.communicate(timeout=60)
+    return [made for text in texts.values() for made in acknowledged(text)]

@@ -6,12 +6,11 @@ import itertools
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,8 @@ import pytest
 from shardtools.log.log import Log
 from tests.backends import BACKENDS, running
 from tests.contract.faults import Fault, FaultyProxy
-from tests.log_writers import acknowledged, let_go, run_writers, start_writer
+from tests.disks import small_disk
+from tests.log_writers import kill_writers, run_writers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,58 +32,75 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of the backend that ``server`` is on."""
+    return str(request.node.callspec.params["server"])
+
+
+@pytest.fixture
 def log(server: str) -> Log:
     return Log.open(f"{server}/{uuid.uuid4().hex}", create=True)
 
 
+def messages_by_commit(log: Log) -> dict[int, list[str]]:
+    """Return the messages of the writes of each commit, the oldest first."""
+    history = [*Log.open(log.place.root).head().history()][::-1]
+    return {made.number: [write.message for write in made.writes] for made in history}
+
+
 def committed(log: Log) -> list[str]:
     """Return the messages of all writes, the oldest first."""
-    fresh = Log.open(log.place.root)
-    return [write.message for made in [*fresh.head().history()][::-1] for write in made.writes]
+    return [message for messages in messages_by_commit(log).values() for message in messages]
 
 
-COMMITS = {"local": 50, "nginx": 5, "s3": 2, "gs": 3}
-"""Commits of each of 16 processes: fewer where the server, a process of Python, takes longer for each."""
+WRITERS = {"local": 16, "nginx": 10, "s3": 6, "gs": 6}
+"""Processes that write at the same time: fewer where the server, a process of Python, takes longer for each commit."""
+
+COMMITS = {"local": 50, "nginx": 5, "s3": 3, "gs": 3}
+"""Commits of each of these processes."""
 
 
-def test_disjoint_writes_of_many_processes(log: Log, request: pytest.FixtureRequest) -> None:
-    count = COMMITS[request.node.callspec.params["server"]]
-    said = [made.message for made in run_writers(log.place.root, 16, count)]
-    assert len(said) == 16 * count
+def assert_serial(log: Log) -> None:
+    """Check that writes of one key are like ones that were made one after the other: each adds 1 to what was before."""
+    count = 0
+    for number, messages in messages_by_commit(log).items():
+        of_one_key = [message for message in messages if message.startswith("shared")]
+        assert len(of_one_key) <= 1
+        count += len(of_one_key)
+        found = log.resolve(f"@{number}").find(["shared"]).get("shared")
+        assert (-1 if found is None else found.offset) == count - 1
+
+
+def test_disjoint_writes_of_many_processes(log: Log, backend: str) -> None:
+    writers, count = WRITERS[backend], COMMITS[backend]
+    said = [made.message for made in run_writers(log.place.root, writers, count)]
+    assert len(said) == writers * count
     assert sorted(committed(log)) == sorted(said)
     assert {key for key, _ in Log.open(log.place.root).head().scan()} == {line.replace(" ", "/") for line in said}
 
 
-def test_writes_of_one_key_are_like_one_after_the_other(log: Log) -> None:
-    said = [made.message for made in run_writers(log.place.root, 16, 1, "shared")]
+def test_writes_of_one_key_are_like_one_after_the_other(log: Log, backend: str) -> None:
+    said = [made.message for made in run_writers(log.place.root, WRITERS[backend], 1, "shared", "shared")]
+    assert len(said) == WRITERS[backend]
     assert sorted(committed(log)) == sorted(said)
-    head = Log.open(log.place.root).head()
-    assert head.find(["shared"])["shared"].offset == len(said) - 1
-    for made, number in zip(head.history(), range(len(said) - 1, -1, -1), strict=True):
-        assert log.resolve(f"@{made.number}").find(["shared"])["shared"].offset == number
+    assert_serial(log)
 
 
-def test_writers_that_are_killed(log: Log) -> None:
-    draws = random.Random(7)
-    said: list[str] = []
-    for round_ in range(3):
-        writers = [start_writer(log.place.root, f"{round_}-{who}", 1000, "apart") for who in range(2)]
-        let_go(writers)
-        for writer in writers:
-            assert writer.stdout is not None
-            text = "".join(writer.stdout.readline() for _ in range(draws.randrange(1, 6)))
-            writer.kill()
-            text += writer.communicate(timeout=60)[0]
-            said += [made.message for made in acknowledged(text)]
+def test_writers_that_are_killed(log: Log, backend: str) -> None:
+    """Half of them write one key. Whenever one has made a commit, any of them is killed, wherever it is just then."""
+    many = min(WRITERS[backend], 8)
+    hows = {f"{how}{who}": how for who in range(many // 2) for how in ("apart", "shared")}
+    said = [made.message for made in kill_writers(log.place.root, hows, random.Random(7))]
+    assert len(said) >= many
     messages = committed(log)
     assert len(messages) == len(set(messages))
     assert set(said) <= set(messages)
-    assert len(said) >= 6
-    assert sorted(made.message for made in run_writers(log.place.root, 1, 2, prefix="after")) == [
-        "after0 0",
-        "after0 1",
-    ]
-    assert committed(log)[-2:] == ["after0 0", "after0 1"]
+    assert_serial(log)
+    apart = {message.replace(" ", "/") for message in messages if message.startswith("apart")}
+    assert {key for key, _ in Log.open(log.place.root).head().scan()} - {"shared"} == apart
+    after = ["after0 0", "after0 1"]
+    assert [made.message for made in run_writers(log.place.root, 1, 2, prefix="after")] == after
+    assert committed(log)[-2:] == after
 
 
 def test_names_on_a_server(log: Log) -> None:
@@ -148,19 +165,6 @@ for number in itertools.count():
         print(error, file=sys.stderr)
         break
 """
-
-
-@contextmanager
-def small_disk(path: Path) -> Iterator[Path]:
-    """Mount a disk of 4 MB, where that is allowed."""
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=777", "tmpfs", str(path)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("this needs the right to mount a file system")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @pytest.mark.parametrize("backend", ["local", "nginx"])
