@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardtools import spec as spec_module
@@ -381,6 +381,7 @@ def test_any_text_gives_urls_or_a_spec_error(text: str) -> None:
         assert urls and len(urls) == len({identity(url) for url in urls})
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["/a", "@3", "@03", "{b,c}", "{1..3}", "http://", "me@h", "[::1]", "/", "::", "?x", "."]))
 )
