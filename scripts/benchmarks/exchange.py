@@ -32,6 +32,7 @@ def shuffle(scale: str) -> list[Table]:
     large, larger, small = datasets(scale)
     return [
         speed(replace(large, shards=2 * large.shards)),
+        http(large),
         rate(small),
         memory(larger),
         growth(large, larger),
@@ -48,6 +49,16 @@ def speed(data: Dataset) -> Table:
     targets = (Target("shardtools", 1 / 2.2, "cat twice"), Target("shardtools", 20, "Ray Data"))
     title = f"Shuffle of samples of {data.size:,} bytes, .tar, local"
     return Table("speed", title, rows, targets, (data,), sample_bytes=data.size)
+
+
+def http(data: Dataset) -> Table:
+    over = replace(ours("shardtools", data, note="two threads"), call=OURS + "exchange_http")
+    rows = (
+        over,
+        Row("curl twice", PEERS + "curl_twice", {"names": data.names()}, "two at a time", in_process=False),
+    )
+    title = f"Shuffle of samples of {data.size:,} bytes, .tar; source, spill and destination on nginx of this machine"
+    return Table("http", title, rows, (Target("shardtools", 0.5, "curl twice"),), (data,), sample_bytes=data.size)
 
 
 def rate(data: Dataset) -> Table:

@@ -9,26 +9,43 @@ from typing import Literal
 
 from benchmarks.model import Work
 from benchmarks.ours import write_shard
+from benchmarks.server import serve
+
+
+@contextmanager
+def exchange_http(
+    root: str, pattern: str, outputs: int, order: Literal["random", "key"], memory: int, jobs: int = 2
+) -> Iterator[Work]:
+    """Do what `exchange` does, with source, spill and destination on nginx."""
+    with serve(root) as base, exchange(base, pattern, outputs, order, memory, jobs, root) as work:
+        yield work
 
 
 @contextmanager
 def exchange(
-    root: str, pattern: str, outputs: int, order: Literal["random", "key"], memory: int, jobs: int = 2
+    root: str,
+    pattern: str,
+    outputs: int,
+    order: Literal["random", "key"],
+    memory: int,
+    jobs: int = 2,
+    folder: str | None = None,
 ) -> Iterator[Work]:
-    """Shuffle, or sort by key, a whole dataset into so many shards."""
+    """Shuffle, or sort by key, a whole dataset into so many shards; ``root`` may be the URL of ``folder``."""
     from shardtools.jobs.exchange.exchange import run_exchange
     from shardtools.jobs.exchange.keying import Keying
     from shardtools.jobs.exchange.plan import Exchange, plan_exchange
     from shardtools.jobs.options import RunOptions
 
     options = RunOptions(jobs=jobs)
-    what = Exchange("benchmark", Keying(order, seed=1), memory=memory)
+    spill = os.path.join(root, "output", "spill", "") if folder else None
+    what = Exchange("benchmark", Keying(order, seed=1), memory=memory, spill=spill)
 
     def run(source: str, destination: str) -> int:
         plan = plan_exchange(os.path.join(root, source), os.path.join(root, "output", destination), what, options)
         return run_exchange(plan, options).counts.written
 
-    run(write_shard(root), "warm-@1.tar")
+    run(write_shard(folder or root), "warm-@1.tar")
     yield lambda: run(pattern, f"out-@{outputs:06d}.tar")
 
 

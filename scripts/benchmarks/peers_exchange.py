@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 
 from benchmarks.model import Work
 from benchmarks.peers import count_members, inputs, output
+from benchmarks.server import serve
 
 
 @contextmanager
@@ -24,6 +27,25 @@ def cat_twice(root: str, names: Sequence[str], fields: int = 2) -> Iterator[Work
         return samples
 
     yield work
+
+
+@contextmanager
+def curl_twice(root: str, names: Sequence[str], fields: int = 2) -> Iterator[Work]:
+    """curl: each shard is read from nginx and written to it, and that twice; two shards at a time."""
+    samples = count_members(inputs(root, names)) // fields
+    with serve(root) as base, ThreadPoolExecutor(2) as pool:
+
+        def copy(shard: int) -> None:
+            urls = [base + names[shard], *(f"{base}output/{copy}-{shard}.tar" for copy in "ab")]
+            for source, target in pairwise(urls):
+                command = ["bash", "-c", 'set -o pipefail; curl -sSf "$0" | curl -sSf -T - "$1"', source, target]
+                subprocess.run(command, check=True)
+
+        def work() -> int:
+            list(pool.map(copy, range(len(names))))
+            return samples
+
+        yield work
 
 
 @contextmanager
