@@ -15,6 +15,7 @@ import numpy as np
 from shardtools.errors import JobError
 from shardtools.jobs.extraction.formats import RowFormat, Schema, encoder
 from shardtools.jobs.extraction.row_batches import RowBatch
+from shardtools.jobs.forward import ForwardFile
 from shardtools.sources.cells import ENTRY, MAX_EXACT_BYTES, ExactValues, dump_exact, parse_exact
 from shardtools.storage import Sink
 
@@ -50,7 +51,7 @@ class Output:
 class _ParquetOutput(Output):
     def __init__(self, sink: Sink, format: RowFormat):
         super().__init__(sink, format)
-        self._file = _Forward(sink)
+        self._file = ForwardFile(sink)
         self._writer: Any = None
         self._rows = 0
         self._exact: ExactValues = {}
@@ -95,30 +96,8 @@ class _ParquetOutput(Output):
 
     def close(self) -> None:
         if self._writer is not None:  # else it would write its end when it is collected, into a file that is given up
-            self._file.gives_up = True
+            self._file.give_up()
             self._writer.close()
-
-
-class _Forward(io.RawIOBase):
-    """A sink as a file that is written forward."""
-
-    def __init__(self, sink: Sink):
-        super().__init__()
-        self._sink = sink
-        self._size = 0
-        self.gives_up = False
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._size
-
-    def write(self, data: Any, /) -> int:
-        if not self.gives_up:
-            self._sink.write(data)
-        self._size += len(data)
-        return len(data)
 
 
 class _NpyOutput(Output):

@@ -8,21 +8,19 @@ Keys, places and sizes change little from row to row, so differences are stored;
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from shardtools.errors import JobError
+from shardtools.jobs.forward import ForwardFile
 from shardtools.jobs.table.shard_rows import HASH, MOST_PATHS, SUM, Part, read_part
 from shardtools.query.key_file import KeySorter, head_of, keys_url
 from shardtools.query.kinds import Kind, Kinds
 from shardtools.query.names import content_of
 from shardtools.query.table_file import ENTRY, AnyTable, Asked, TableFacts, table_url
 from shardtools.storage import Sink, get_storage
+from shardtools.storage.together import each
 
 GROUP_ROWS = 100_000
 """Rows from which on a group ends with its shard."""
@@ -179,7 +177,7 @@ def _write_rows(sink: Sink, parts: Sequence[Part], plan: Plan, keys: KeySorter, 
     from pyarrow import parquet
 
     schema = _schema(plan)
-    file = _Forward(sink)
+    file = ForwardFile(sink)
     writer: Any = None
     try:
         for group in _groups(_rows(parts, schema, keys, first)):
@@ -206,16 +204,11 @@ def _schema(plan: Plan) -> Any:
 
 def _rows(parts: Sequence[Part], schema: Any, keys: KeySorter, first: int) -> Iterator[AnyTable]:
     """Yield the rows of parts, in order, with the columns of the table, and add their keys; some are read ahead."""
-    with ThreadPoolExecutor(_AHEAD, "shardtools-table") as pool:
-        waiting = iter(parts)
-        queue = [pool.submit(copy_context().run, read_part, part.part) for part in islice(waiting, _AHEAD)]
-        while queue:
-            table = queue.pop(0).result()
-            queue += [pool.submit(copy_context().run, read_part, part.part) for part in islice(waiting, 1)]
-            hashes, block, blocks, sums = (table.column(name).to_numpy() for name in (HASH, "block", "blocks", SUM))
-            keys.add(hashes, first, block, blocks, sums)
-            first += len(hashes)
-            yield _conformed(table, schema)
+    for table in each(read_part, [part.part for part in parts], _AHEAD, ahead=1):
+        hashes, block, blocks, sums = (table.column(name).to_numpy() for name in (HASH, "block", "blocks", SUM))
+        keys.add(hashes, first, block, blocks, sums)
+        first += len(hashes)
+        yield _conformed(table, schema)
 
 
 def _conformed(table: AnyTable, schema: Any) -> AnyTable:
@@ -267,28 +260,3 @@ def _how(group: AnyTable) -> dict[str, Any]:
         "compression_level": _LEVEL,
         "data_page_version": "2.0",
     }
-
-
-class _Forward(io.RawIOBase):
-    """A sink as a file that is written forward."""
-
-    def __init__(self, sink: Sink):
-        super().__init__()
-        self._sink: Sink | None = sink
-        self._size = 0
-
-    def give_up(self) -> None:
-        """Write nothing more: pyarrow writes the end of a file when it is closed, whatever happened."""
-        self._sink = None
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._size
-
-    def write(self, data: Any, /) -> int:
-        if self._sink is not None:
-            self._sink.write(data)
-        self._size += len(data)
-        return len(data)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +21,7 @@ from shardtools.shards.manifest import ShardEntry
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.spec import Destination
 from shardtools.storage import get_storage, using
+from shardtools.storage.together import each
 from shardtools.urls import beside, folder_of, name_of
 
 SMALL = 1024
@@ -190,6 +189,5 @@ def _make_parts(
 
 
 def _delete(urls: Sequence[str]) -> None:
-    with ThreadPoolExecutor(16) as pool:
-        for done in [pool.submit(copy_context().run, get_storage(url).delete, url) for url in urls]:
-            done.result()
+    for _ in each(lambda url: get_storage(url).delete(url), urls):
+        pass
