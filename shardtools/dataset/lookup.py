@@ -51,7 +51,7 @@ def read_sample(url: str, row: int, entry: Entries, key: str) -> Record | None:
 
 
 @dataclass(frozen=True)
-class Place:
+class SamplePlace:
     """Where a sample is: the number of its shard, its row there, and its entry in the file of keys, if that has it."""
 
     shard: int
@@ -65,7 +65,7 @@ class KeyLookup:
     def __init__(self, shards: ShardSet, choosing: Choosing):
         self._shards, self._choosing = shards, choosing
 
-    def find(self, key: str) -> Iterator[Place]:
+    def find(self, key: str) -> Iterator[SamplePlace]:
         """Yield, for each shard that has the key, the place of the first such sample.
 
         Raises:
@@ -79,7 +79,7 @@ class KeyLookup:
             [entries] = keys.find(hash_keys(texts_of([key])))
         numbers, rows = self._places(entries["index"].astype(np.int64))
         for at in np.unique(numbers, return_index=True)[1].tolist():
-            yield Place(int(numbers[at]), int(rows[at]), entries[at])
+            yield SamplePlace(int(numbers[at]), int(rows[at]), entries[at])
 
     def find_all(self, keys: Sequence[str]) -> Ints | None:
         """Return the index of the first sample with each key, -1 for none; None without a file of keys.
@@ -99,7 +99,7 @@ class KeyLookup:
         numbers = np.searchsorted(ends, indexes, side="right")
         return numbers, indexes - np.concatenate(([0], ends))[numbers]
 
-    def _find_in_tables(self, key: str) -> Iterator[Place]:
+    def _find_in_tables(self, key: str) -> Iterator[SamplePlace]:
         shards = self._shards
         for first in range(0, len(shards.urls), THREADS):
             numbers = range(first, min(first + THREADS, len(shards.urls)))
@@ -107,9 +107,9 @@ class KeyLookup:
                 if shard.rows_of_keys is None:
                     shard.rows_of_keys = {name: row for row, name in reversed(list(enumerate(shard.keys)))}
                 if (row := shard.rows_of_keys.get(key)) is not None:
-                    yield Place(number, row)
+                    yield SamplePlace(number, row)
 
-    def record(self, place: Place, key: str) -> Record:
+    def record(self, place: SamplePlace, key: str) -> Record:
         """Return the sample at a place, which has the key.
 
         Of a plain shard on a server its span alone is read, without the sidecar, unless the shard is open already.

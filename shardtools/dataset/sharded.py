@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 
 from shardtools.dataset.choosing import Choosing
-from shardtools.dataset.lookup import KeyLookup, Place
+from shardtools.dataset.lookup import KeyLookup, SamplePlace
 from shardtools.dataset.shard_set import ShardSet
 from shardtools.errors import redact
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.query.condition import parse_condition
-from shardtools.query.sql import TableRows, run_sql
+from shardtools.query.sql import ChosenRows, run_sql
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard, keep_freed_memory
 from shardtools.shards.reader import ShardReader
@@ -161,7 +161,7 @@ class ShardedDataset(Sequence[Record]):
         chosen._chosen, chosen._conditions = found, (*self._conditions, f"({condition})")
         return chosen
 
-    def table_rows(self) -> TableRows:
+    def table_rows(self) -> ChosenRows:
         """Return the rows that the dataset's table has of the samples, for SQL.
 
         Raises:
@@ -169,7 +169,7 @@ class ShardedDataset(Sequence[Record]):
             StorageError: it cannot be read.
         """
         table = self._choosing.whole_table()
-        return TableRows(table, None if self._chosen is None else self.places(np.arange(len(self))))
+        return ChosenRows(table, None if self._chosen is None else self.places(np.arange(len(self))))
 
     def table(self) -> DuckDBPyRelation:
         """Return the dataset's table, a row for each sample, as a relation of DuckDB.
@@ -318,11 +318,11 @@ class ShardedDataset(Sequence[Record]):
         is_chosen = self._chosen[at] == indexes if len(self._chosen) else np.zeros(len(at), bool)
         return np.where(is_chosen & (indexes >= 0), at, -1)
 
-    def _find(self, key: str) -> Place | None:
+    def _find(self, key: str) -> SamplePlace | None:
         """Return the place of the first sample with a key; None if there is none."""
         return next(self._find_all(key), None)
 
-    def _find_all(self, key: str) -> Iterator[Place]:
+    def _find_all(self, key: str) -> Iterator[SamplePlace]:
         """Yield, for each shard that has the key, the place of the first such sample."""
         for place in self._lookup.find(key):
             if self._chosen is None or self._shards.starts(place.shard) + place.row in self._chosen:

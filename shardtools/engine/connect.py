@@ -21,7 +21,7 @@ from distributed.utils import LoopRunner
 from shardtools.engine.interrupt import sigint_held
 from shardtools.engine.members import ARGUMENT, INSTALL, QUESTION, ask_workers, describe_version, is_usable
 from shardtools.engine.patience import Patience
-from shardtools.engine.places import NotYet, Place, find_place
+from shardtools.engine.places import NotYet, SchedulerPlace, find_place
 from shardtools.engine.remote import check_needs
 from shardtools.engine.task import Need
 from shardtools.engine.tls import CERT, ENCRYPTED, describe_refusal, no_tls, security_for
@@ -148,7 +148,7 @@ def _attempt(text: str, security: Security | None) -> Client:
         raise NotYet(f"the scheduler {at}", f"no Dask scheduler answers {at}") from error
 
 
-def _await_answer(place: Place, security: Security, where: str) -> None:
+def _await_answer(place: SchedulerPlace, security: Security, where: str) -> None:
     """Return when a scheduler has answered as one. Dask's client would wait for the first answer without end.
 
     Raises:
@@ -186,7 +186,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def _reason_of(error: OSError, place: Place) -> str:
+def _reason_of(error: OSError, place: SchedulerPlace) -> str:
     """Return in a few words why a scheduler could not be reached."""
     links = list(_chain(error))
     try:

@@ -34,14 +34,14 @@ class NotYet(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class SchedulerPlace:
     """Where a scheduler is: its ``address``, which begins with its ``scheme``."""
 
     scheme: str
     address: str
 
 
-def find_place(text: str) -> Place:
+def find_place(text: str) -> SchedulerPlace:
     """Return where the scheduler is that ``text`` names: ``auto``, an address, or the path of a scheduler file.
 
     Raises:
@@ -85,7 +85,7 @@ def _read_file(path: str) -> str:
         ) from error
 
 
-def _place(text: str) -> Place:
+def _place(text: str) -> SchedulerPlace:
     """Return the place that an address names.
 
     Raises:
@@ -102,7 +102,7 @@ def _place(text: str) -> Place:
     match = _HOST_PORT.fullmatch(location)
     if (is_plain or "://" not in text) and (not match or int(match[1]) > 65535):
         raise SchedulerError(f"{text!r} names no Dask cluster", fix=_NO_PLACE)
-    return Place(scheme, f"{scheme}://{location}")
+    return SchedulerPlace(scheme, f"{scheme}://{location}")
 
 
 def known_schemes() -> list[str]:

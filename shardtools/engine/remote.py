@@ -26,13 +26,13 @@ CHECK_SECONDS = 0.5
 """How often a task that waits for its turn looks whether it is cancelled."""
 
 
-class _Turns(threading.Condition):
+class _Sharing(threading.Condition):
     """How many tasks run ``alone`` in this process, or ``beside`` others, and how many are ``waiting`` to be alone."""
 
     alone = beside = waiting = 0
 
 
-_turns = _Turns()
+_turns = _Sharing()
 _lock = threading.Lock()
 _tokens: dict[str, threading.Event] = {}
 _running: Counter[str] = Counter()

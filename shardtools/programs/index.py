@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.index import Indexed
     from shardtools.jobs.options import RunOptions
     from shardtools.jobs.table.run import TableResult
-    from shardtools.jobs.table.shard_rows import Part
+    from shardtools.jobs.table.shard_rows import TablePart
     from shardtools.query.table_file import Asked
     from shardtools.storage.expansion import Sources
 
@@ -207,7 +207,7 @@ def _with_table(
     if result.skipped:
         return result
 
-    def on_part(part: Part) -> None:
+    def on_part(part: TablePart) -> None:
         advance(part.state.samples, part.state.filesize)
 
     entries = [shard.entry for shard in result.shards if shard.entry is not None]

@@ -20,8 +20,8 @@ import numpy as np
 
 from shardtools.errors import JobError
 from shardtools.query.duck import session
-from shardtools.query.names import SHOWN, Source, content_of, find_source, list_columns
-from shardtools.query.values import Columns, Loader, Samples
+from shardtools.query.names import SHOWN, ColumnSource, content_of, find_source, list_columns
+from shardtools.query.values import ColumnLoader, Columns, Samples
 from shardtools.types import Ints
 
 BATCH = 64 << 20
@@ -48,7 +48,7 @@ class Condition:
     columns: tuple[str, ...]
     sql: str
 
-    def sources(self, fields: Sequence[str]) -> dict[str, Source]:
+    def sources(self, fields: Sequence[str]) -> dict[str, ColumnSource]:
         """Return where the columns come from, for samples that have ``fields``, without those that they do not have."""
         found = {name: find_source(name, fields) for name in self.columns}
         return {name: source for name, source in found.items() if source is not None}
@@ -257,7 +257,7 @@ def _find(condition: Condition, samples: Samples) -> Answer:
             paths.setdefault(source.field, []).extend([source.column] if source.what == "path" else [])
     own = dict.fromkeys(source for source in sources.values() if source.is_dimension or not source.needs_data)
     with session() as connection:
-        loader = Loader(connection, samples)
+        loader = ColumnLoader(connection, samples)
         columns = loader.load(condition.fields(fields), own, paths)
         present = {name: column for name, source in sources.items() if (column := source.column) in columns.found}
         try:

@@ -34,7 +34,7 @@ Content = Literal["number", "text", "JSON"]
 
 
 @dataclass(frozen=True)
-class Source:
+class ColumnSource:
     """Where the values of a column come from.
 
     ``what`` is one of `OWN`, one of `MEASURES` or `DIMENSIONS` (of ``field``), ``"value"`` of ``field``, or ``"path"``:
@@ -77,32 +77,32 @@ def content_of(field: str) -> Content | None:
     return {"number": "number", "JSON": "JSON"}.get(kind, "text")  # type: ignore[return-value]
 
 
-def find_source(name: str, fields: Sequence[str]) -> Source | None:
+def find_source(name: str, fields: Sequence[str]) -> ColumnSource | None:
     """Return the source of a column, for samples that have ``fields``; None if there is no such column.
 
     >>> find_source("json.a.b", ["jpg", "json"])
-    Source(what='path', field='json', path='a.b')
+    ColumnSource(what='path', field='json', path='a.b')
     >>> find_source("size.jpg", ["jpg", "json"]), find_source("jpg", ["jpg"]), find_source("CLS", ["cls"])
-    (Source(what='size', field='jpg', path=''), None, Source(what='value', field='cls', path=''))
+    (ColumnSource(what='size', field='jpg', path=''), None, ColumnSource(what='value', field='cls', path=''))
     """
     return _find(name, fields, str) or _find(name, fields, str.lower)
 
 
-def _find(name: str, fields: Sequence[str], fold: Callable[[str], str]) -> Source | None:
+def _find(name: str, fields: Sequence[str], fold: Callable[[str], str]) -> ColumnSource | None:
     if fold(name) in OWN:
-        return Source(fold(name))
+        return ColumnSource(fold(name))
     named = {fold(field): field for field in reversed(fields)}
     measure, _, rest = name.partition(".")
     if fold(measure) in MEASURES and fold(rest) in named:
-        return Source(fold(measure), named[fold(rest)])
+        return ColumnSource(fold(measure), named[fold(rest)])
     if (field := named.get(fold(name))) is not None and content_of(field) is not None:
-        return Source("value", field)
+        return ColumnSource("value", field)
     for at in reversed([at for at, letter in enumerate(name) if letter == "."]):
         if (field := named.get(fold(name[:at]))) is not None and content_of(field) == "JSON":
-            return Source("path", field, name[at + 1 :])
+            return ColumnSource("path", field, name[at + 1 :])
     before, _, last = name.rpartition(".")
     if fold(last) in DIMENSIONS and (field := named.get(fold(before))) is not None and kind_of(field) == "image":
-        return Source(fold(last), field)
+        return ColumnSource(fold(last), field)
     return None
 
 

@@ -27,14 +27,14 @@ _FORM = 'give one query, such as "select cls, count(*) from samples group by cls
 
 
 @dataclass(frozen=True)
-class TableRows:
+class ChosenRows:
     """The rows of a table; of some samples only if ``chosen`` has their shards and rows."""
 
     table: DatasetTable
     chosen: tuple[Ints, Ints] | None = None
 
 
-def run_sql(query: str, tables: Mapping[str, TableRows]) -> DuckDBPyRelation:
+def run_sql(query: str, tables: Mapping[str, ChosenRows]) -> DuckDBPyRelation:
     """Return the result of a query over tables, by their names in it; it is computed when it is used.
 
     Raises:
@@ -56,7 +56,7 @@ def run_sql(query: str, tables: Mapping[str, TableRows]) -> DuckDBPyRelation:
         return connection.sql(_with_names(connection, query, columns))
 
 
-def _end(tables: Sequence[TableRows]) -> None:
+def _end(tables: Sequence[ChosenRows]) -> None:
     """Need tables no longer: those that were downloaded are removed with their last user."""
 
 

@@ -21,7 +21,7 @@ from shardtools.query.dimensions import dimensions_of, read_dimensions
 from shardtools.query.duck import identifier
 from shardtools.query.json_paths import Path, What, find_paths, path_names, sql_path
 from shardtools.query.kinds import SQL_TYPES, Kind, Kinds
-from shardtools.query.names import DIMENSIONS, MEASURES, OWN, Source, content_of
+from shardtools.query.names import DIMENSIONS, MEASURES, OWN, ColumnSource, content_of
 from shardtools.shards.columns import pick
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import ShardReader
@@ -138,7 +138,7 @@ def _read_whole(shard: IndexedShard, fields: Sequence[str], rows: slice) -> list
     return [column[rows] for column in values]
 
 
-class Loader:
+class ColumnLoader:
     """Makes columns of samples, in tables of a connection of its own; ``paths`` are all columns of JSON seen so far."""
 
     def __init__(self, connection: DuckDBPyConnection, samples: Samples):
@@ -149,7 +149,7 @@ class Loader:
         self._dimensions: dict[str, Ints] = {}
 
     def load(
-        self, fields: Sequence[str], sources: Iterable[Source], paths: Mapping[str, Sequence[str] | None]
+        self, fields: Sequence[str], sources: Iterable[ColumnSource], paths: Mapping[str, Sequence[str] | None]
     ) -> Columns:
         """Make the table "read" with the values of ``fields``, and return the columns that it has.
 
@@ -176,7 +176,7 @@ class Loader:
         values_of = {field: self._value(field, alias) for field, alias in aliases.items()}
         return Columns({**self._narrowed({**found, **values_of}), **own}, self._wrong, of_field)
 
-    def _own(self, source: Source) -> tuple[str, npt.NDArray[Any], Kinds]:
+    def _own(self, source: ColumnSource) -> tuple[str, npt.NDArray[Any], Kinds]:
         """Return the name, the values and the kinds of a column that is no value or path."""
         samples, table = self._samples, self._samples.table
         if source.what == "key":

@@ -17,7 +17,7 @@ from shardtools.query.condition import Answer, find_rows, parse_condition
 from shardtools.query.duck import session
 from shardtools.query.kinds import Kinds
 from shardtools.query.table_file import Asked, ShardState, TableFacts
-from shardtools.query.values import Loader, Samples, samples_of
+from shardtools.query.values import ColumnLoader, Samples, samples_of
 from shardtools.shards.indexing import index_shard
 from shardtools.shards.members import IndexedShard
 from tests.datasets import write_shard
@@ -240,7 +240,7 @@ def typed(column: Sequence[object]) -> list[object]:
 def test_columns_of_json_are_those_of_a_loop(tmp_path_factory: pytest.TempPathFactory, rows: list[object]) -> None:
     given_ = samples(tmp_path_factory.mktemp("s"), objects(*rows))
     with session() as connection:
-        columns = Loader(connection, given_).load(["json"], (), {"json": None}).found
+        columns = ColumnLoader(connection, given_).load(["json"], (), {"json": None}).found
         found = {}
         for name, column in columns.items():
             query = f"SELECT {column.cast(column.kinds.kind)} FROM read ORDER BY n"

@@ -14,7 +14,7 @@ from typing import Any
 
 from shardtools.errors import JobError
 from shardtools.jobs.forward import ForwardFile
-from shardtools.jobs.table.shard_rows import HASH, MOST_PATHS, SUM, Part, read_part
+from shardtools.jobs.table.shard_rows import HASH, MOST_PATHS, SUM, TablePart, read_part
 from shardtools.query.key_file import KeySorter, head_of, keys_url
 from shardtools.query.kinds import Kind, Kinds
 from shardtools.query.names import content_of
@@ -38,7 +38,7 @@ _MEASURES = (("offset", "int64"), ("size", "int64"), ("crc32", "uint32"))
 
 
 @dataclass(frozen=True)
-class Plan:
+class TablePlan:
     """The columns of a table by name, with their types, and what it says of itself; ``left_out`` are notes."""
 
     columns: dict[str, str]
@@ -46,7 +46,7 @@ class Plan:
     left_out: tuple[str, ...]
 
 
-def plan_table(parts: Sequence[Part], asked: tuple[Asked, ...] | None) -> Plan:
+def plan_table(parts: Sequence[TablePart], asked: tuple[Asked, ...] | None) -> TablePlan:
     """Return the plan of the table that has all rows of ``parts``; ``asked`` is what a user has asked for.
 
     Raises:
@@ -81,7 +81,7 @@ def plan_table(parts: Sequence[Part], asked: tuple[Asked, ...] | None) -> Plan:
         files=tuple(map(_samples, _files(parts))),
         wrong=_add([part.wrong for part in parts]),
     )
-    return Plan(columns, facts, tuple(notes))
+    return TablePlan(columns, facts, tuple(notes))
 
 
 _TYPES: dict[Kind, str] = {
@@ -93,7 +93,7 @@ _TYPES: dict[Kind, str] = {
 }
 
 
-def _join_kinds(parts: Sequence[Part]) -> dict[str, Kinds]:
+def _join_kinds(parts: Sequence[TablePart]) -> dict[str, Kinds]:
     found: dict[str, list[Kinds]] = {}
     for part in parts:
         for name, kinds in part.kinds.items():
@@ -101,7 +101,7 @@ def _join_kinds(parts: Sequence[Part]) -> dict[str, Kinds]:
     return {name: Kinds.join(some) for name, some in found.items()}
 
 
-def _crowded(parts: Sequence[Part], kinds: Mapping[str, Kinds]) -> list[str]:
+def _crowded(parts: Sequence[TablePart], kinds: Mapping[str, Kinds]) -> list[str]:
     """Return the JSON fields with too many paths, in a shard or in all."""
     fields = sorted({field for part in parts for field in part.fields if content_of(field) == "JSON"})
     crowded = {field for part in parts for field in part.crowded}
@@ -120,9 +120,9 @@ def _add(counts: Sequence[Any]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def _files(parts: Sequence[Part]) -> list[list[Part]]:
+def _files(parts: Sequence[TablePart]) -> list[list[TablePart]]:
     """Return the parts of each file of the table."""
-    files: list[list[Part]] = [[]]
+    files: list[list[TablePart]] = [[]]
     rows = 0
     for part in parts:
         if rows >= FILE_ROWS:
@@ -133,14 +133,14 @@ def _files(parts: Sequence[Part]) -> list[list[Part]]:
     return files
 
 
-def _samples(parts: Sequence[Part]) -> int:
+def _samples(parts: Sequence[TablePart]) -> int:
     return sum(part.state.samples for part in parts)
 
 
 # --- writing
 
 
-def write_table(spec: str, parts: Sequence[Part], plan: Plan) -> list[str]:
+def write_table(spec: str, parts: Sequence[TablePart], plan: TablePlan) -> list[str]:
     """Write the table of the dataset ``spec`` and its file of keys, and return the URLs of the table's files.
 
     The first is written last.
@@ -157,7 +157,7 @@ def write_table(spec: str, parts: Sequence[Part], plan: Plan) -> list[str]:
     return urls
 
 
-def _write_keys(url: str, keys: KeySorter, plan: Plan) -> None:
+def _write_keys(url: str, keys: KeySorter, plan: TablePlan) -> None:
     with get_storage(url).create(url) as sink:
         sink.write(head_of(plan.facts.samples, plan.facts.shards))
         for piece in keys.pieces():
@@ -165,7 +165,12 @@ def _write_keys(url: str, keys: KeySorter, plan: Plan) -> None:
 
 
 def _write_file(
-    url: str, parts: Sequence[Part], plan: Plan, keys: KeySorter, first: int, before: Callable[[], object] = int
+    url: str,
+    parts: Sequence[TablePart],
+    plan: TablePlan,
+    keys: KeySorter,
+    first: int,
+    before: Callable[[], object] = int,
 ) -> None:
     """Write a file of the table, whose first sample has the index ``first``; call ``before`` before it is complete."""
     with get_storage(url).create(url) as sink:
@@ -173,7 +178,7 @@ def _write_file(
         before()
 
 
-def _write_rows(sink: Sink, parts: Sequence[Part], plan: Plan, keys: KeySorter, first: int) -> None:
+def _write_rows(sink: Sink, parts: Sequence[TablePart], plan: TablePlan, keys: KeySorter, first: int) -> None:
     from pyarrow import parquet
 
     schema = _schema(plan)
@@ -192,7 +197,7 @@ def _write_rows(sink: Sink, parts: Sequence[Part], plan: Plan, keys: KeySorter, 
             writer.close()
 
 
-def _schema(plan: Plan) -> Any:
+def _schema(plan: TablePlan) -> Any:
     import pyarrow
 
     def type_of(name: str) -> Any:
@@ -202,7 +207,7 @@ def _schema(plan: Plan) -> Any:
     return pyarrow.schema(fields, {ENTRY: plan.facts.dump()})
 
 
-def _rows(parts: Sequence[Part], schema: Any, keys: KeySorter, first: int) -> Iterator[AnyTable]:
+def _rows(parts: Sequence[TablePart], schema: Any, keys: KeySorter, first: int) -> Iterator[AnyTable]:
     """Yield the rows of parts, in order, with the columns of the table, and add their keys; some are read ahead."""
     for table in each(read_part, [part.part for part in parts], _AHEAD, ahead=1):
         hashes, block, blocks, sums = (table.column(name).to_numpy() for name in (HASH, "block", "blocks", SUM))

@@ -18,9 +18,9 @@ from shardtools.errors import StaleTableError
 from shardtools.query.duck import session
 from shardtools.query.key_file import hash_keys, texts_of
 from shardtools.query.kinds import Kinds
-from shardtools.query.names import Source, content_of, find_source
+from shardtools.query.names import ColumnSource, content_of, find_source
 from shardtools.query.table_file import AnyTable, Asked, ShardState
-from shardtools.query.values import Columns, Loader, key_texts, samples_of, select
+from shardtools.query.values import ColumnLoader, Columns, key_texts, samples_of, select
 from shardtools.shards.columns import pick, with_zero
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import read_sidecar
@@ -53,7 +53,7 @@ class PartTask:
 
 
 @dataclass(frozen=True)
-class Part:
+class TablePart:
     """The rows of one shard at the URL ``part``: the state of the shard, and the kinds of the columns of values.
 
     ``wrong`` counts values that were left out, and ``cut`` names columns with texts that are not whole. ``fields`` are
@@ -70,7 +70,7 @@ class Part:
     crowded: tuple[str, ...] = ()
 
 
-def write_part(task: PartTask) -> Part:
+def write_part(task: PartTask) -> TablePart:
     """Write the rows of a shard, unless they are there.
 
     Raises:
@@ -86,7 +86,7 @@ def write_part(task: PartTask) -> Part:
         return there
     shard = IndexedShard(url, sidecar)
     columns = _placed(shard.table, task.number)
-    values, part = _values(shard, task, Part(url, task.part, state, {}, {}, (), shard.table.fields))
+    values, part = _values(shard, task, TablePart(url, task.part, state, {}, {}, (), shard.table.fields))
     _write(part, task, columns, values)
     return part
 
@@ -149,7 +149,7 @@ def _nullable(values: npt.NDArray[Any], members: npt.NDArray[Any]) -> Any:
 # --- the columns of values
 
 
-def _values(shard: IndexedShard, task: PartTask, part: Part) -> tuple[AnyTable | None, Part]:
+def _values(shard: IndexedShard, task: PartTask, part: TablePart) -> tuple[AnyTable | None, TablePart]:
     """Return a table of values, None for none, and the part with what is known of them."""
     sources = {one.name: find_source(one.name, shard.table.fields) for one in task.asked}
     valued = {name: source for name, source in sources.items() if source is not None and source.needs_data}
@@ -158,7 +158,7 @@ def _values(shard: IndexedShard, task: PartTask, part: Part) -> tuple[AnyTable |
     sides = dict.fromkeys(source for source in valued.values() if source.is_dimension)
     fields = tuple(dict.fromkeys(source.field for source in valued.values() if source not in sides))
     with session() as connection:
-        columns = Loader(connection, samples_of(shard)).load(fields, sides, _paths(valued.values()))
+        columns = ColumnLoader(connection, samples_of(shard)).load(fields, sides, _paths(valued.values()))
         names, crowded = _chosen(columns, fields)
         names += [source.column for source in sides if source.column not in names]
         query = f"SELECT {select(columns.found, dict(zip(names, names, strict=True)))} FROM read ORDER BY n"
@@ -169,7 +169,7 @@ def _values(shard: IndexedShard, task: PartTask, part: Part) -> tuple[AnyTable |
     return table, replace(part, kinds=kinds, wrong=wrong, cut=cut, crowded=tuple(crowded))
 
 
-def _paths(sources: Iterable[Source]) -> dict[str, list[str] | None]:
+def _paths(sources: Iterable[ColumnSource]) -> dict[str, list[str] | None]:
     """Return the columns of each JSON field that are wanted, None for all."""
     paths: dict[str, list[str] | None] = {}
     for source in sources:
@@ -217,7 +217,7 @@ def _cut(table: AnyTable | None, cuts: Mapping[str, int | None]) -> tuple[AnyTab
 # --- parts
 
 
-def _write(part: Part, task: PartTask, columns: Mapping[str, Any], values: AnyTable | None) -> None:
+def _write(part: TablePart, task: PartTask, columns: Mapping[str, Any], values: AnyTable | None) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -247,7 +247,7 @@ def read_part(url: str) -> AnyTable:
     return parquet.read_table(io.BytesIO(get_storage(url).read(url)))
 
 
-def _read_facts(task: PartTask, state: ShardState) -> Part | None:
+def _read_facts(task: PartTask, state: ShardState) -> TablePart | None:
     """Return the part that is there, if it is one of this shard as it is, and of what is asked."""
     import pyarrow
     from pyarrow import parquet
@@ -264,6 +264,6 @@ def _read_facts(task: PartTask, state: ShardState) -> Part | None:
             return None
         kinds = {name: Kinds(frozenset(found), wide) for name, (found, wide) in facts["kinds"].items()}
         texts = (tuple(facts[name]) for name in ("cut", "fields", "crowded"))
-        return Part(task.source, task.part, state, kinds, facts["wrong"], *texts)
+        return TablePart(task.source, task.part, state, kinds, facts["wrong"], *texts)
     except (KeyError, TypeError, ValueError):  # it is none of ours
         return None
