@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
+from weakref import WeakSet
 
 T = TypeVar("T")
 
 _generation = 1
 _making = threading.RLock()
+_instances: WeakSet[PerProcess[Any]] = WeakSet()
+_of_parents: list[Any] = []
+"""Values of the processes before this one. They are kept for ever: to end one may wait for threads that are not here,
+or use what they held (a DuckDB that is closed in a child crashes it)."""
 
 
 def _begin_child() -> None:
     global _generation, _making
     _generation += 1
     _making = threading.RLock()
+    _of_parents.extend(instance._value for instance in _instances)
 
 
 os.register_at_fork(after_in_child=_begin_child)
@@ -37,6 +43,7 @@ class PerProcess(Generic[T]):
         self._make = make
         self._value: T | None = None
         self._generation = 0
+        _instances.add(self)
 
     def get(self) -> T:
         """Return this process's value."""

@@ -164,7 +164,7 @@ class TestTable:
                 del table
                 gc.collect()
                 os._exit(0)
-            os.waitpid(child, 0)
+            assert os.waitpid(child, 0)[1] == 0
             assert Path(path).exists() and table.cursor().execute(f"SELECT count(*) FROM {table.source}").fetchone()
             del table
             gc.collect()
