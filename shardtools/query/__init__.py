@@ -12,6 +12,7 @@ ask.py         a condition -> the table, for the shards that are as it says
 table.py       an open table: which shards it still describes, and the rows that a condition picks
 key_file.py    the file of keys: any key in a few kilobytes
 sql.py         queries over tables
+describe.py    what a dataset is, in a few requests; histograms.py, examples.py and index_files.py are parts of it
 condition.py   one boolean expression -> the rows of samples for which it is true
 
 DuckDB does what is done for each sample: it parses JSON, converts and compares. Python touches names only.

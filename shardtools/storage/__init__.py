@@ -35,12 +35,14 @@ class Stat:
     ``size`` is in bytes, None where the storage does not say (a pipe, a chunked answer). ``validator`` is a text that
     changes whenever the object does (an ETag, a generation, a modification time), None where there is none. It is not
     ``settled`` as long as another version might still get the same one: a time in whole seconds cannot tell what was
-    written first in a second from what was written last.
+    written first in a second from what was written last. ``modified`` is when it was written, in seconds since 1970,
+    None where the storage does not say.
     """
 
     size: int | None
     validator: str | None
     settled: bool = field(default=True, compare=False)
+    modified: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -144,7 +145,7 @@ class GsClient(Client):
         return response
 
     def stat(self, url: str) -> Stat:
-        entry = self.json("GET", url, object_path(url), {"fields": "size,generation"})
+        entry = self.json("GET", url, object_path(url), {"fields": "size,generation,updated"})
         return stat_of(entry, url)
 
     def describe(self, response: requests.Response) -> Stat:
@@ -296,7 +297,14 @@ def stat_of(entry: Mapping[str, Any], url: str) -> Stat:
     size, generation = count_of(entry.get("size")), entry.get("generation")
     if size is None or generation is None:
         raise odd_answer(url)
-    return Stat(size, str(generation))
+    return Stat(size, str(generation), modified=_seconds(entry.get("updated")))
+
+
+def _seconds(time: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(time)).timestamp()
+    except ValueError:
+        return None
 
 
 def odd_answer(url: str) -> RefusedError:

@@ -185,10 +185,8 @@ class Client(ABC):
         """Return the size of the whole object and its validator, as far as the headers of an answer tell."""
         headers = response.headers
         validator = headers.get("ETag") or headers.get("Last-Modified")
-        settled = _is_settled(headers)
-        if is_part(response):
-            return Stat(content_range(response)[2], validator, settled)
-        return Stat(body_length(response), validator, settled)
+        size = content_range(response)[2] if is_part(response) else body_length(response)
+        return Stat(size, validator, _is_settled(headers), _seconds(headers.get("Last-Modified", "")))
 
     def answer_error(
         self, response: requests.Response, url: str, meanings: Mapping[int, Meaning] = MappingProxyType({})

@@ -198,7 +198,8 @@ def _describe(status: os.stat_result) -> Stat:
     """Return size and validator. The inode tells two files apart that one tick of the file system's clock made."""
     if not modes.S_ISREG(status.st_mode):
         return Stat(None, None)
-    return Stat(status.st_size, f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}")
+    validator = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+    return Stat(status.st_size, validator, modified=status.st_mtime)
 
 
 def _check_same(before: Stat, after: Stat, url: str) -> None:
