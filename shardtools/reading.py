@@ -5,10 +5,12 @@ open_dataset -> Dataset -> a record, a slice, `FieldView`, `tf.data.Dataset`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shardtools.dataset.joined import Join, JoinedSamples
 from shardtools.dataset.sharded import ShardedDataset, storage_options
+from shardtools.errors import JobError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.query.sql import run_sql
 from shardtools.view.field_view import Decode, FieldView
@@ -38,6 +40,14 @@ class Dataset(ShardedDataset):
         return to_tf(self, fields, **options)
 
 
+class JoinedDataset(JoinedSamples, Dataset):
+    """Several datasets as one, by the keys of their samples; see `shardtools.open`."""
+
+
+Source = str | ShardedDataset
+"""A spec, or a dataset that is open."""
+
+
 def run_query(query: str, **datasets: ShardedDataset | str) -> DuckDBPyRelation:
     """Return the result of a query in DuckDB's SQL over the tables of ``datasets``, by their names in it.
 
@@ -53,8 +63,9 @@ def run_query(query: str, **datasets: ShardedDataset | str) -> DuckDBPyRelation:
 
 
 def open_dataset(
-    spec: str | Sequence[str],
+    spec: str | Sequence[Source] | Mapping[str, Source],
     *,
+    join: Join | None = None,
     cache: str | None = None,
     retries: int = 5,
     timeout: float = 60.0,
@@ -69,8 +80,31 @@ def open_dataset(
     name shards outside of its own folder or server only with ``trust_index``. ``limits`` are the largest sizes of data
     that are held in memory.
 
+    The shards of a list follow each other. With ``join``, its items are datasets: specs, or what `open` or
+    `Dataset.where` has returned; and a sample has the fields of all samples with its key. "inner" gives the samples
+    that are in all of them, "left" all of the first one; the order is that of the first one. A field that several have
+    is an error, unless they are a dict of datasets by name: it is then called NAME.FIELD.
+
     Raises:
         SpecError: the spec is not valid, or names no shards.
         StorageError: the storage cannot be read.
+        JobError: datasets cannot be joined.
+        DuplicateKeyError: two samples of a dataset to join have one key.
     """
-    return Dataset(spec, storage_options(cache, retries, timeout, limits), trust_index=trust_index)
+    options = storage_options(cache, retries, timeout, limits)
+
+    def opened(source: Source) -> ShardedDataset:
+        return source if isinstance(source, ShardedDataset) else Dataset(source, options, trust_index=trust_index)
+
+    if join is not None:
+        if isinstance(spec, str):
+            raise JobError("a join is of several datasets", fix="give a list of them")
+        return JoinedDataset(
+            {name: opened(one) for name, one in spec.items()} if isinstance(spec, Mapping) else list(map(opened, spec)),
+            join,
+        )
+    specs = [spec] if isinstance(spec, str) else list(spec)
+    texts = [one for one in specs if isinstance(one, str)]
+    if isinstance(spec, Mapping) or len(texts) < len(specs):
+        raise JobError("these are several datasets", fix="say how they are put together: join='inner' or join='left'")
+    return Dataset(spec if isinstance(spec, str) else texts, options, trust_index=trust_index)

@@ -6,6 +6,9 @@ sharded.py     ShardedDataset: the samples, by index, slice and key
 shard_set.py   ShardSet: the shards, their numbers of samples, and their tables
 lookup.py      samples by their keys, by the file of keys or by all tables
 choosing.py    which samples a condition chooses, by the dataset's table or by reading fields
+joined.py      JoinedSamples: the samples of several datasets with the same keys as one
+joined_pairs.py  which samples have the same keys
+joined_where.py  which samples of several datasets a condition chooses
 notebook.py    what a notebook shows of a dataset
 
 Cost, in requests:

@@ -62,7 +62,7 @@ class Preview:
     pictures: Sequence[str] = ()
 
 
-def dataset_html(dataset: ShardedDataset) -> str:
+def dataset_html(dataset: ShardedDataset, *, has_preview: bool = True) -> str:
     """Return a dataset as HTML: what is known of it, and the fields and the first pictures of its first shard."""
     counts, classes = dataset.counts, dataset.classes
     facts = {
@@ -73,7 +73,8 @@ def dataset_html(dataset: ShardedDataset) -> str:
         facts["where"] = " and ".join(dataset.conditions)
     if classes:
         facts["classes"] = f"{len(classes):,}: {', '.join(classes[:_FIELDS])}"
-    preview = Preview() if dataset.conditions else _preview(dataset, lambda: _of_first_shard(dataset))
+    is_plain = has_preview and not dataset.conditions
+    preview = _preview(dataset, lambda: _of_first_shard(dataset)) if is_plain else Preview()
     if not preview.fields and dataset.known_fields:
         facts["fields"] = ", ".join(dataset.known_fields[:_FIELDS])
     return _page(f"{type(dataset).__name__} {dataset.shown_spec}", facts, preview)
@@ -86,7 +87,7 @@ def view_html(dataset: ShardedDataset, title: str, facts: dict[str, str], name: 
     """
     if name is None or kind_of(extension(name)) != "image":
         return _page(title, facts, Preview())
-    return _page(title, facts, _preview(dataset, lambda: _of_samples(dataset, name, indexes[:PICTURES])))
+    return _page(title, facts, _preview(dataset, lambda: _of_samples(*dataset.source_of(name, indexes[:PICTURES]))))
 
 
 def first_keys(dataset: ShardedDataset) -> list[str]:

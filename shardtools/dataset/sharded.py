@@ -16,7 +16,7 @@ from shardtools.dataset.lookup import KeyLookup, SamplePlace
 from shardtools.dataset.shard_set import ShardSet
 from shardtools.errors import redact
 from shardtools.limits import DEFAULT_LIMITS, Limits
-from shardtools.query.condition import parse_condition
+from shardtools.query.condition import Condition, parse_condition
 from shardtools.query.sql import ChosenRows, run_sql
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard, keep_freed_memory
@@ -143,6 +143,10 @@ class ShardedDataset(Sequence[Record]):
         """The names of the classes: class i of the field ``cls`` is ``classes[i]``. None if the manifest has none."""
         return self._shards.classes
 
+    def source_of(self, field: str, indexes: Ints) -> tuple[ShardedDataset, str, Ints]:
+        """Return the dataset that has a field of some samples, its name there, and their indexes; in a join another."""
+        return self, field, indexes
+
     # --- samples
 
     def where(self, condition: str) -> Self:
@@ -156,10 +160,13 @@ class ShardedDataset(Sequence[Record]):
             JobError: the condition cannot be read, does not fit its columns, or names one that no sample has.
             StorageError, ShardError: a shard cannot be read.
         """
-        found = self._choosing.find(parse_condition(condition), self._chosen)
         chosen = copy.copy(self)
-        chosen._chosen, chosen._conditions = found, (*self._conditions, f"({condition})")
+        chosen._chosen = self._choose(parse_condition(condition))
+        chosen._conditions = (*self._conditions, f"({condition})")
         return chosen
+
+    def _choose(self, condition: Condition) -> Ints:
+        return self._choosing.find(condition, self._chosen)
 
     def table_rows(self) -> ChosenRows:
         """Return the rows that the dataset's table has of the samples, for SQL.
@@ -221,16 +228,12 @@ class ShardedDataset(Sequence[Record]):
             StorageError: a shard cannot be read.
             ShardError: a shard is damaged.
         """
-        if type(index) is int:
-            shard, row = self._locate(index)
-            return self._shards.open(shard).record(row)
+        if isinstance(index, int | np.integer):
+            return self._record(int(index))
         if isinstance(index, str):
             return self._by_key(index)
         if isinstance(index, slice):
             return self.records(np.arange(*index.indices(len(self))))
-        if isinstance(index, int | np.integer):
-            shard, row = self._locate(int(index))
-            return self._shards.open(shard).record(row)
         return self.records(normalize(index, len(self)))
 
     def __iter__(self) -> Iterator[Record]:
@@ -254,6 +257,10 @@ class ShardedDataset(Sequence[Record]):
                     count += len(block)
                     yield from records(block)
             self._shards.compare(number, count)
+
+    def _record(self, index: int) -> Record:
+        shard, row = self._locate(index)
+        return self._shards.open(shard).record(row)
 
     def _locate(self, index: int) -> tuple[int, int]:
         ends = self._shards.ends or self._shards.known_ends()

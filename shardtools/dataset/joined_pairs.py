@@ -1,0 +1,197 @@
+"""Which samples of two datasets have the same keys.
+
+    keys -> hashes of 64 bits, in the order of samples -> shards with equal runs of hashes: a shift, and no table
+                                                       -> others: sorted, bucket by bucket -> a table of pairs
+
+A pair takes 8 bytes (16 from 2**32 samples on), and a shard in which the samples of the other dataset stand in the same
+order takes one number, however they are sharded. While pairs are looked for, a sample takes 8 bytes for its hash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shardtools.dataset.shard_set import ShardSet
+from shardtools.errors import DuplicateKeyError, JobError
+from shardtools.query.key_file import Hashes, hash_keys, texts_of
+from shardtools.shards.members import IndexedShard
+from shardtools.shards.table import ShardTable
+from shardtools.types import Ints
+from shardtools.urls import name_of
+
+_BUCKET = 1 << 22
+"""Samples of a bucket, about."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of the samples of a dataset as ``hashes``, in the order of the samples.
+
+    ``indexes`` are those of the samples among all of the shards, None if these are all. ``ends`` are those of shards.
+    """
+
+    hashes: Hashes
+    indexes: Ints | None
+    ends: Ints
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def index(self, positions: Ints) -> Ints:
+        """Return indexes among all samples of the shards."""
+        return positions if self.indexes is None else self.indexes[positions]
+
+    def bounds(self) -> Ints:
+        """Return where the samples of each shard begin, and the last ones end."""
+        ends = np.concatenate(([0], self.ends))
+        return ends if self.indexes is None else np.searchsorted(self.indexes, ends)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """For each sample of the first of two datasets, by its index, the index of the one with the same key in the other.
+
+    In shard i, which ends at ``ends[i]``, that is the index plus ``shifts[i]`` where ``is_shifted[i]``. Elsewhere it is
+    in the table: of the sample ``firsts[j]``, which rise, it is ``others[j]``.
+    """
+
+    ends: Ints
+    is_shifted: npt.NDArray[np.bool_]
+    shifts: Ints
+    firsts: Ints
+    others: Ints
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the table takes in memory."""
+        return self.firsts.nbytes + self.others.nbytes
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether each sample has the index of the other."""
+        return bool(self.is_shifted.all()) and not self.shifts.any()
+
+    def of(self, indexes: Ints) -> Ints:
+        """Return the indexes in the other dataset, -1 for those that have no sample there."""
+        shards = np.searchsorted(self.ends, indexes, side="right")
+        found: Ints = indexes + self.shifts[shards]
+        listed = np.flatnonzero(~self.is_shifted[shards])
+        if len(listed):
+            wanted = indexes[listed]
+            if not len(self.firsts):
+                found[listed] = -1
+                return found
+            at = np.minimum(np.searchsorted(self.firsts, wanted), len(self.firsts) - 1)
+            found[listed] = np.where(self.firsts[at] == wanted, self.others[at].astype(np.int64), -1)
+        return found
+
+
+def hash_of_keys(table: ShardTable) -> Hashes:
+    """Return the hashes of the keys of a shard."""
+    keys = table.keys
+    return hash_keys(keys if keys.data.tobytes().isascii() else texts_of(keys.decode()))
+
+
+def keys_of(shards: ShardSet, chosen: Ints | None) -> Keys:
+    """Return the keys of the samples of some shards, or of those that are ``chosen``.
+
+    Raises:
+        DuplicateKeyError: two of them have one key.
+        StorageError, ShardError: they cannot be read.
+    """
+    ends = np.array(shards.known_ends(), np.int64)
+    bounds = np.concatenate(([0], ends)) if chosen is None else np.searchsorted(chosen, np.concatenate(([0], ends)))
+
+    def hashes_of(number: int, shard: IndexedShard) -> Hashes:
+        hashes = hash_of_keys(shard.table)
+        if chosen is None:
+            return hashes
+        some: Hashes = hashes[chosen[bounds[number] : bounds[number + 1]] - (ends[number] - len(hashes))]
+        return some
+
+    hashes = shards.of_some(hashes_of, np.flatnonzero(np.diff(bounds)).tolist())
+    keys = Keys(np.concatenate([np.empty(0, np.uint64), *hashes]), chosen, ends)
+    _check_unique(shards, keys)
+    return keys
+
+
+def _check_unique(shards: ShardSet, keys: Keys) -> None:
+    """Raise if two samples have one key.
+
+    Raises:
+        DuplicateKeyError: they have.
+        JobError: two keys have one hash.
+    """
+    ordered = np.sort(keys.hashes)
+    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if not len(twice):
+        return
+    same = keys.index(np.flatnonzero(keys.hashes == ordered[twice[0]])[:2])
+    numbers = np.searchsorted(keys.ends, same, side="right").tolist()
+    rows = same - np.concatenate(([0], keys.ends))[numbers]
+    one, other = (shards.indexed(number).table.keys[row] for number, row in zip(numbers, rows.tolist(), strict=True))
+    if one != other:
+        raise JobError(f"the keys {one} and {other} have one hash", fix="rename one of them")
+    fix = "a join needs keys that occur once: leave one of the samples out"
+    if numbers[0] != numbers[1]:
+        fix = f"the other one is in {name_of(shards.urls[numbers[1]])}; {fix}"
+    raise DuplicateKeyError("two samples have this key", url=shards.urls[numbers[0]], member=one, fix=fix)
+
+
+def find_pairs(first: Keys, other: Keys) -> Pairs:
+    """Return which samples of two datasets have the same keys."""
+    if len(first) == len(other) and np.array_equal(first.hashes, other.hashes):
+        positions = None
+    else:
+        positions = match(first.hashes, other.hashes)
+    bounds = first.bounds()
+    shifts = np.zeros(len(first.ends), np.int64)
+    is_shifted = np.zeros(len(first.ends), bool)
+    firsts, others = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for shard, (start, stop) in enumerate(zip(bounds.tolist(), bounds[1:].tolist(), strict=False)):
+        at = np.arange(start, stop)
+        found = at if positions is None else positions[start:stop]
+        there = found >= 0
+        mine, theirs = first.index(at[there]), other.index(found[there])
+        if there.all() and (not len(mine) or (theirs - mine == theirs[0] - mine[0]).all()):
+            is_shifted[shard] = True
+            shifts[shard] = theirs[0] - mine[0] if len(mine) else 0
+        else:
+            firsts.append(_narrow(mine, first.ends))
+            others.append(_narrow(theirs, other.ends))
+    return Pairs(first.ends, is_shifted, shifts, *(np.concatenate(parts[1:] or parts) for parts in (firsts, others)))
+
+
+def _narrow(indexes: Ints, ends: Ints) -> Ints:
+    """Return indexes in four bytes each, if they fit."""
+    return indexes.astype(np.uint32) if not len(ends) or ends[-1] < 1 << 32 else indexes
+
+
+def match(first: Hashes, other: Hashes) -> Ints:
+    """Return for each of the hashes ``first`` where it stands in ``other``, -1 if nowhere; none occurs twice.
+
+    >>> match(np.array([5, 9, 1 << 63], np.uint64), np.array([1 << 63, 5], np.uint64)).tolist()
+    [1, -1, 0]
+    """
+    found = np.full(len(first), -1, np.int64)
+    bits = max(0, (max(len(first), len(other)) // _BUCKET).bit_length())
+    for bucket in range(1 << bits):
+        mine, theirs = _bucket(first, bits, bucket), _bucket(other, bits, bucket)
+        theirs = theirs[np.argsort(other[theirs])]
+        if not len(theirs) or not len(mine):
+            continue
+        sorted_hashes, wanted = other[theirs], first[mine]
+        at = np.minimum(np.searchsorted(sorted_hashes, wanted), len(theirs) - 1)
+        there = sorted_hashes[at] == wanted
+        found[mine[there]] = theirs[at[there]]
+    return found
+
+
+def _bucket(hashes: Hashes, bits: int, bucket: int) -> Ints:
+    """Return where those hashes stand whose first ``bits`` bits are the number of a bucket."""
+    if not bits:
+        return np.arange(len(hashes))
+    return np.flatnonzero(hashes >> np.uint64(64 - bits) == bucket)

@@ -1,0 +1,73 @@
+"""The parts of a condition that are joined by AND, so that each can be answered where its columns are.
+
+``cls = 7 and json.width >= 512`` -> DuckDB's parser -> ``cls = 7``, ``json.width >= 512``
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from shardtools.query.condition import Condition
+from shardtools.query.duck import session
+
+
+def conjuncts(condition: Condition) -> list[Condition]:
+    """Return conditions that are all true where ``condition`` is; their ``text`` is that of the whole.
+
+    >>> from shardtools.query.condition import parse_condition
+    >>> [part.columns for part in conjuncts(parse_condition("a = 7 and (b > 3 or c) and b + a < 9"))]
+    [('a',), ('b', 'c'), ('b', 'a')]
+    """
+    with session() as connection:
+        [(answer,)] = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT {condition.sql}"]).fetchall()
+        tree = json.loads(answer)
+        [expression] = tree["statements"][0]["node"]["select_list"]
+        parts = list(_operands(expression))
+        if len(parts) == 1:
+            return [condition]
+        found = []
+        for part in parts:
+            names: dict[str, str] = {}
+            _renumber(part, condition, names)
+            alone = copy.deepcopy(tree)
+            alone["statements"][0]["node"]["select_list"] = [part]
+            [(sql,)] = connection.execute("SELECT json_deserialize_sql(?)", [json.dumps(alone)]).fetchall()
+            found.append(Condition(condition.text, tuple(names), f"CAST(({sql.removeprefix('SELECT ')}) AS BOOLEAN)"))
+    return found
+
+
+def is_true_of_nothing(condition: Condition) -> bool:
+    """Return whether a condition is true where all of its columns are null.
+
+    >>> from shardtools.query.condition import parse_condition
+    >>> [is_true_of_nothing(parse_condition(text)) for text in ("cls = 7", "cls is null")]
+    [False, True]
+    """
+    nulls = ", ".join(f"NULL AS c{number}" for number in range(len(condition.columns))) or "NULL AS c0"
+    with session() as connection:
+        [(answer,)] = connection.execute(f"SELECT CAST({condition.sql} AS BOOLEAN) FROM (SELECT {nulls})").fetchall()
+    return answer is True
+
+
+def _operands(node: Any) -> Iterator[Any]:
+    if node.get("type") != "CONJUNCTION_AND":
+        yield node
+        return
+    for child in node["children"]:
+        yield from _operands(child)
+
+
+def _renumber(node: Any, condition: Condition, names: dict[str, str]) -> None:
+    """Number the columns within an expression anew, and collect their names."""
+    if isinstance(node, list):
+        for part in node:
+            _renumber(part, condition, names)
+    elif isinstance(node, dict):
+        if node.get("class") == "COLUMN_REF":
+            name = condition.columns[int(node["column_names"][0][1:])]
+            node["column_names"] = [names.setdefault(name, f"c{len(names)}")]
+        for part in node.values():
+            _renumber(part, condition, names)
