@@ -13,9 +13,9 @@ import numpy as np
 from shardtools.dataset.choosing import Choosing
 from shardtools.dataset.shard_set import THREADS, ShardSet
 from shardtools.errors import RefusedError, ShardError
-from shardtools.query.key_file import Entries, hash_keys, texts_of
-from shardtools.shards.compression import crc32
-from shardtools.shards.locate import locate_headers
+from shardtools.query.key_file import Entries, hash_keys, longest, texts_of
+from shardtools.shards.locate import LocatedHeaders, locate_headers
+from shardtools.shards.names import decode_name, split_name
 from shardtools.shards.reader import Block
 from shardtools.shards.samples import Record, records
 from shardtools.shards.scan import scan_located
@@ -24,30 +24,40 @@ from shardtools.storage import ByteRange, current_options, get_storage, using
 from shardtools.types import Ints
 from shardtools.urls import is_local, name_of
 
+_AFTER = 4 * BLOCK
+"""Bytes that are read after a sample, to see that the next one begins there: an extension header and a header."""
 
-def read_sample(url: str, row: int, entry: Entries, key: str) -> Record | None:
-    """Return the sample with a key, from the plain shard at ``url`` whose row ``row`` it is by its entry.
 
-    None if there is something else, or if its members do not have the checksums that the entry has.
+def read_sample(url: str, filesize: int, row: int, entry: Entries, key: str) -> Record | None:
+    """Return the sample with a key, from the plain shard of ``filesize`` bytes whose row ``row`` it is by its entry.
+
+    None if there is something else, or if the entry does not say about how long the sample is.
 
     Raises:
         StorageError: the shard cannot be read.
     """
-    start = int(entry["block"]) * BLOCK
-    size = int(entry["blocks"]) * BLOCK
-    current_options().limits.check("sample", size, url=url)
+    start, blocks = int(entry["block"]) * BLOCK, longest(int(entry["word"]) & 0xFF)
+    if blocks is None:
+        return None
+    stop = min(start + blocks * BLOCK + _AFTER, filesize)
+    current_options().limits.check("sample", stop - start, url=url)
     try:
-        [data] = get_storage(url).read_ranges(url, [ByteRange(start, start + size)])
+        [data] = get_storage(url).read_ranges(url, [ByteRange(start, stop)])
         buffer = np.frombuffer(data, np.uint8)
         found = locate_headers(buffer, final=False, url=url)
         table = scan_located(buffer, found.start, found.size, url)
     except (ShardError, RefusedError):  # the shard is another one, is packed, or ends before
         return None
-    if len(table) != 1 or table.keys[0] != key or found.stop != size:
+    if not len(table) or table.keys[0] != key or not (len(table) > 1 or found.ended or _is_next(found, key)):
         return None
-    [record] = records(Block(url, memoryview(data), 0, table, row))
-    total = sum(crc32(value) for name, value in record.items() if name != "key") & 0xFFFFFFFF
-    return record if total == int(entry["sum"]) else None
+    [record] = records(Block(url, memoryview(data), 0, table.slice(0, 1), row))
+    return record
+
+
+def _is_next(found: LocatedHeaders, key: str) -> bool:
+    """Return whether a member that is incomplete belongs to another sample than the one with ``key``."""
+    name = None if found.incomplete is None else split_name(found.incomplete.name)
+    return name is not None and decode_name(name[0]) != key
 
 
 @dataclass(frozen=True)
@@ -118,11 +128,11 @@ class KeyLookup:
             StorageError, ShardError: it cannot be read.
             KeyError: the shard has another sample there now.
         """
-        url = self._shards.urls[place.shard]
+        url, sizes = self._shards.urls[place.shard], self._shards.sizes
         is_near = is_local(url) or self._shards.is_open(place.shard)
-        if place.entry is not None and not is_near and name_of(url).endswith(".tar"):
+        if place.entry is not None and sizes is not None and not is_near and name_of(url).endswith(".tar"):
             with using(self._shards.options):
-                found = read_sample(url, place.row, place.entry, key)
+                found = read_sample(url, sizes[place.shard], place.row, place.entry, key)
             if found is not None:
                 return found
         record = self._shards.open(place.shard).record(place.row)

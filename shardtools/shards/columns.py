@@ -109,6 +109,17 @@ class PackedValues:
             return [bodies[i][a:b] if i >= 0 else None for i, a, b in places]
         return [bodies[i][a:b] for i, a, b in places]
 
+    def join(self) -> Texts:
+        """Return the values, of columns of one dimension and none of them None, end to end.
+
+        >>> PackedValues([b"abc", b"de"], np.array([1, 0]), np.array([0, 1]), np.array([1, 3])).join().tolist()
+        [b'd', b'bc']
+        """
+        first = with_zero(np.cumsum([len(body) for body in self.bodies]))
+        data = np.frombuffer(self.bodies[0] if len(self.bodies) == 1 else b"".join(self.bodies), np.uint8)
+        sizes = self.high - self.low
+        return Texts(data[spread(first[self.body] + self.low, sizes)], np.cumsum(sizes))
+
     def spread(self, there: npt.NDArray[np.bool_]) -> PackedValues:
         """Return these values, in order, where ``there`` is true, and None where it is not."""
         columns = []

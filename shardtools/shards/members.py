@@ -18,7 +18,8 @@ import numpy as np
 
 from shardtools.errors import CorruptError, redact
 from shardtools.forks import PerProcess
-from shardtools.shards.columns import PackedValues
+from shardtools.shards.checksums import crc32_of_each
+from shardtools.shards.columns import PackedValues, Texts
 from shardtools.shards.compression import Packing, crc32, find_packing, inflate
 from shardtools.shards.member_header import check_headers
 from shardtools.shards.sidecar import Sidecar
@@ -129,19 +130,36 @@ class IndexedShard:
         Raises:
             CorruptError, StorageError: as `read` does.
         """
+        found = self._read_packed(members)
+        if self.checksums is not None and not self.foreign:
+            views = [memoryview(body) for body in found.bodies]
+            places = zip(found.body.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
+            self.check(members, [views[i][a:b] for i, a, b in places])
+        return found
+
+    def _read_packed(self, members: Ints) -> PackedValues:
+        """Return data whose checksums are not compared."""
         current_options().limits.check("sample", int(self.table.size[members].max(initial=0)), url=self.url)
         if self.foreign:
             return self._read_with_headers(members)
         if self.is_plain:
             start = self.table.offset[members]
-            found = self._read_spans(start, start + self.table.size[members])
-        else:
-            found = PackedValues.of(self._inflate(members))
+            return self._read_spans(start, start + self.table.size[members])
+        return PackedValues.of(self._inflate(members))
+
+    def read_texts(self, members: Ints) -> Texts:
+        """Return what `read` does, as one column.
+
+        Raises:
+            CorruptError, StorageError: as `read` does.
+        """
+        texts = self._read_packed(members).join()
         if self.checksums is not None:
-            views = [memoryview(body) for body in found.bodies]
-            places = zip(found.body.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
-            self.check(members, [views[i][a:b] for i, a, b in places])
-        return found
+            expected = self.checksums[members]
+            wrong = np.flatnonzero((crc32_of_each(texts) != expected) & (expected >= 0))
+            if len(wrong):
+                raise self.damaged(int(members[wrong[0]]))
+        return texts
 
     def check(self, members: Ints, values: Sequence[Any]) -> None:
         """Raise if data of ``members`` that were read do not have the checksums that the sidecar has.

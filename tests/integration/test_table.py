@@ -217,7 +217,7 @@ class TestRuns:
         assert sidecar is not None
         (tmp_path / "d-3.tar").write_bytes(b"\0" * sidecar.filesize)  # its sidecar matches, its data does not
         check_failure("--table", "-j", "1", "d-@4.tar", cwd=tmp_path, program="htindex")
-        parts = sorted(tmp_path.glob("d-@4.tar.part-*.parquet"))
+        parts = sorted(tmp_path.glob("d-@4.tar.part-*.arrow"))
         assert len(parts) == 3 and not (tmp_path / "d-@4.tar.parquet").exists()
         before = {path: path.stat().st_mtime_ns for path in parts}
         check_failure("--table", "-j", "1", "d-@4.tar", cwd=tmp_path, program="htindex")

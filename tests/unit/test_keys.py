@@ -92,16 +92,18 @@ class TestRequests:
         assert len(server.requests()) == before + 5
         assert "dir/4444" not in ds and len(server.requests()) == before + 6
 
-    def test_a_shard_that_was_replaced(self, server: RecordingServer) -> None:
-        """What is read is compared with the key and the checksums; then the shard itself is asked."""
+    @pytest.mark.parametrize("longer", [1, 5000])
+    def test_a_shard_that_was_replaced(self, server: RecordingServer, longer: int) -> None:
+        """What is read is compared with the key; then the shard itself is asked. A sample that is longer is whole."""
         dataset(server.root)
         changed = records(KEYS)
-        changed[3][7]["txt"] = "9 9"
+        changed[3][7] |= {"txt": "9 9", "wav": b"x" * longer}
         (server.root / "other").mkdir()
         written_dataset(server.root / "other", "d-@6.tar", changed)
         for name in ("d-3.tar", "d-3.tar.index.npz"):
             (server.root / name).write_bytes((server.root / "other" / name).read_bytes())
-        assert shardtools.open(f"{server.url}d-@6.tar")["dir/3007"]["txt"] == b"9 9"
+        found = shardtools.open(f"{server.url}d-@6.tar")["dir/3007"]
+        assert (found["txt"], found["wav"]) == (b"9 9", b"x" * longer)
 
     def test_a_shard_that_ends_before(self, server: RecordingServer) -> None:
         dataset(server.root)
@@ -151,7 +153,7 @@ class TestFile:
             sorter = KeySorter(samples)
             for start in range(0, samples, 70_000):
                 part = slice(start, start + 70_000)
-                sorter.add(hashes[part], start, index[part], index[part] + 1, index[part])
+                sorter.add(hashes[part], start, index[part], index[part] + 1)
             path = tmp_path / f"{in_memory}.keys"
             path.write_bytes(head_of(samples, [ShardState("a", 1, "", samples)]) + b"".join(sorter.pieces()))
             written.append(path.read_bytes())
@@ -166,12 +168,12 @@ class TestFile:
     def test_hashes_that_are_spread_badly(self, tmp_path: Path) -> None:
         """Such a file is read in larger and larger ranges."""
         samples = 50_000
-        hashes = np.arange(samples, dtype=np.uint64)
+        hashes = np.arange(samples, dtype=np.uint64) << np.uint64(8)
         sorter = KeySorter(samples)
-        sorter.add(hashes, 0, *[np.zeros(samples, np.int64)] * 3)
+        sorter.add(hashes, 0, *[np.zeros(samples, np.int64)] * 2)
         path = tmp_path / "x.keys"
         path.write_bytes(head_of(samples, []) + b"".join(sorter.pieces()))
-        found = KeyFile(str(path)).find(np.array([0, 40_000, 49_999, 50_000, 1 << 63], np.uint64))
+        found = KeyFile(str(path)).find(np.array([0, 40_000 << 8, 49_999 << 8, 50_000 << 8, 1 << 63], np.uint64))
         assert [entries["index"].tolist() for entries in found] == [[0], [40_000], [49_999], [], []]
 
     def test_indexes_that_are_out_of_range(self, tmp_path: Path) -> None:
@@ -186,7 +188,8 @@ class TestFile:
 
     def test_what_is_no_file_of_keys(self, tmp_path: Path) -> None:
         head = head_of(3, [])
-        for data in (b"", head, head + b"\0" * 71, b"x" + head[1:] + b"\0" * 72):
+        before = head.replace(b"keys\x02", b"keys\x01") + b"\0" * 72  # the format that it had once
+        for data in (b"", before, head, head + b"\0" * 47, b"x" + head[1:] + b"\0" * 48):
             (tmp_path / "x.keys").write_bytes(data)
             with pytest.raises(CorruptError, match="not a file of keys"):
                 KeyFile(str(tmp_path / "x.keys"))

@@ -14,7 +14,7 @@ from typing import Any
 
 from shardtools.errors import JobError
 from shardtools.jobs.forward import ForwardFile
-from shardtools.jobs.table.shard_rows import HASH, MOST_PATHS, SUM, TablePart, read_part
+from shardtools.jobs.table.shard_rows import HASH, MOST_PATHS, TablePart, read_part
 from shardtools.query.key_file import KeySorter, head_of, keys_url
 from shardtools.query.kinds import Kind, Kinds
 from shardtools.query.names import content_of
@@ -210,8 +210,8 @@ def _schema(plan: TablePlan) -> Any:
 def _rows(parts: Sequence[TablePart], schema: Any, keys: KeySorter, first: int) -> Iterator[AnyTable]:
     """Yield the rows of parts, in order, with the columns of the table, and add their keys; some are read ahead."""
     for table in each(read_part, [part.part for part in parts], _AHEAD, ahead=1):
-        hashes, block, blocks, sums = (table.column(name).to_numpy() for name in (HASH, "block", "blocks", SUM))
-        keys.add(hashes, first, block, blocks, sums)
+        hashes, block, blocks = (table.column(name).to_numpy() for name in (HASH, "block", "blocks"))
+        keys.add(hashes, first, block, blocks)
         first += len(hashes)
         yield _conformed(table, schema)
 

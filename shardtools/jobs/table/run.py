@@ -181,7 +181,7 @@ def _make_parts(
     parts: list[TablePart] = []
     tasks = []
     for number, entry in enumerate(entries):
-        url = beside(destination.spec, f".part-{number:06d}.parquet")
+        url = beside(destination.spec, f".part-{number:06d}.arrow")
         task = PartTask(entry.url, number, url, asked, anew=options.overwrite)
         tasks.append(engine.Task(write_part, (task,), entry.url, options.storage))
     run_in_order(tasks, parts.append, options, on_shard, [folder_of(destination.spec)])

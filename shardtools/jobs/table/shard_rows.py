@@ -1,11 +1,10 @@
 """The task of a table: the rows of one shard, as a part in storage.
 
-sidecar -> columns of keys, places and sizes; data of fields, by ranges -> columns of values; both -> Parquet
+sidecar -> columns of keys, places and sizes; data of fields, by ranges -> columns of values; both -> Arrow
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shardtools.errors import StaleTableError
+from shardtools.jobs.table.quick_columns import quick_columns
 from shardtools.query.duck import session
 from shardtools.query.key_file import hash_keys, texts_of
 from shardtools.query.kinds import Kinds
@@ -32,8 +32,8 @@ from shardtools.urls import name_of
 MOST_PATHS = 1000
 """The paths of a JSON field that a table has at most."""
 
-HASH, SUM = "__hash", "__sum"
-"""Columns of a part for the file of keys: names that no field has."""
+HASH = "__hash"
+"""The column of a part for the file of keys: a name that no field has."""
 
 _ENTRY = b"shardtools-part"
 
@@ -104,7 +104,6 @@ def _placed(table: ShardTable, number: int) -> dict[str, Any]:
         "block": table.start // BLOCK,
         "blocks": table.spans // BLOCK,
         HASH: _hashes(table),
-        SUM: _sums(table),
     }
     for field in table.fields:
         members = table.members_of(field)
@@ -120,13 +119,6 @@ def _hashes(table: ShardTable) -> Any:
     """Return the hashes of keys, as they are in the table."""
     keys = table.keys
     return hash_keys(keys if keys.data.tobytes().isascii() else texts_of(keys.decode()))
-
-
-def _sums(table: ShardTable) -> Any:
-    """Return the sum of the checksums of each sample's members; 0 where they are not known."""
-    if table.crc32 is None or not len(table):
-        return np.zeros(len(table), np.uint32)
-    return np.add.reduceat(table.crc32.astype(np.uint64), table.first[:-1]).astype(np.uint32)
 
 
 def _keys(table: ShardTable) -> Any:
@@ -151,22 +143,54 @@ def _nullable(values: npt.NDArray[Any], members: npt.NDArray[Any]) -> Any:
 
 def _values(shard: IndexedShard, task: PartTask, part: TablePart) -> tuple[AnyTable | None, TablePart]:
     """Return a table of values, None for none, and the part with what is known of them."""
+    import pyarrow
+
     sources = {one.name: find_source(one.name, shard.table.fields) for one in task.asked}
     valued = {name: source for name, source in sources.items() if source is not None and source.needs_data}
     if not valued or not len(shard.table):
         return None, part
     sides = dict.fromkeys(source for source in valued.values() if source.is_dimension)
     fields = tuple(dict.fromkeys(source.field for source in valued.values() if source not in sides))
+    quick = quick_columns(shard, fields)
+    if sides or len(quick) < len(fields):
+        left = [field for field in fields if field not in quick]
+        table, part = _load(shard, left, sides, _paths(valued.values()), part)
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+    else:
+        columns = {}
+    columns |= {name: column for name, (column, _) in quick.items()}
+    kinds = {**part.kinds, **{name: found for name, (_, found) in quick.items()}}
+    names = sorted(columns, key=lambda name: _rank(name, fields))
+    cuts = {valued[one.name].field: one.cut for one in task.asked if one.cut and one.name in valued}
+    table, cut = _cut(pyarrow.table({name: columns[name] for name in names}), cuts)
+    return table, replace(part, kinds={name: kinds[name] for name in names}, cut=cut)
+
+
+def _rank(name: str, fields: Sequence[str]) -> int:
+    """Return the number of the field that a column belongs to."""
+    owners = [number for number, field in enumerate(fields) if name == field or name.startswith(f"{field}.")]
+    return max(owners, key=lambda number: len(fields[number]), default=len(fields))
+
+
+def _load(
+    shard: IndexedShard,
+    fields: Sequence[str],
+    sides: Mapping[ColumnSource, None],
+    paths: Mapping[str, list[str] | None],
+    part: TablePart,
+) -> tuple[AnyTable, TablePart]:
+    """Return a table of values of fields and of dimensions, by DuckDB, and the part with what is known of them."""
+    import pyarrow
+
     with session() as connection:
-        columns = ColumnLoader(connection, samples_of(shard)).load(fields, sides, _paths(valued.values()))
+        columns = ColumnLoader(connection, samples_of(shard)).load(fields, sides, paths)
         names, crowded = _chosen(columns, fields)
         names += [source.column for source in sides if source.column not in names]
         query = f"SELECT {select(columns.found, dict(zip(names, names, strict=True)))} FROM read ORDER BY n"
-        table = connection.sql(query).to_arrow_table() if names else None
-    table, cut = _cut(table, {valued[one.name].field: one.cut for one in task.asked if one.cut and one.name in valued})
+        table = connection.sql(query).to_arrow_table() if names else pyarrow.table({})
     kinds = {name: columns.found[name].kinds for name in names}
     wrong = {f"{field}: {why}": count for (field, why), count in columns.wrong.items()}
-    return table, replace(part, kinds=kinds, wrong=wrong, cut=cut, crowded=tuple(crowded))
+    return table, replace(part, kinds=kinds, wrong=wrong, crowded=tuple(crowded))
 
 
 def _paths(sources: Iterable[ColumnSource]) -> dict[str, list[str] | None]:
@@ -197,13 +221,13 @@ def _chosen(columns: Columns, fields: Sequence[str]) -> tuple[list[str], list[st
     return list(dict.fromkeys(names)), crowded
 
 
-def _cut(table: AnyTable | None, cuts: Mapping[str, int | None]) -> tuple[AnyTable | None, tuple[str, ...]]:
+def _cut(table: AnyTable, cuts: Mapping[str, int | None]) -> tuple[AnyTable, tuple[str, ...]]:
     """Return a table with some texts cut, and the names of the columns that are not whole any more."""
     import pyarrow.compute as compute
 
     shortened = []
     for name, length in cuts.items():
-        if table is None or name not in table.column_names:
+        if name not in table.column_names:
             continue
         texts = table.column(name)
         if not (compute.max(compute.utf8_length(texts)).as_py() or 0) > (length or 0):
@@ -219,7 +243,7 @@ def _cut(table: AnyTable | None, cuts: Mapping[str, int | None]) -> tuple[AnyTab
 
 def _write(part: TablePart, task: PartTask, columns: Mapping[str, Any], values: AnyTable | None) -> None:
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import ipc
 
     table = pyarrow.table(dict(columns))
     taken = {name.lower() for name in columns}
@@ -230,8 +254,9 @@ def _write(part: TablePart, task: PartTask, columns: Mapping[str, Any], values: 
     facts = {**asdict(part), "asked": [asdict(one) for one in task.asked], "number": task.number}
     facts["kinds"] = {name: [sorted(kinds.found), kinds.wide] for name, kinds in part.kinds.items()}
     table = table.replace_schema_metadata({_ENTRY: json.dumps(facts)})
-    file = io.BytesIO()
-    parquet.write_table(table, file, compression="lz4", use_dictionary=False, write_statistics=False)
+    file = pyarrow.BufferOutputStream()
+    with ipc.new_file(file, table.schema, options=ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(table)
     with get_storage(part.part).create(part.part) as sink:
         sink.write(file.getvalue())
 
@@ -242,19 +267,19 @@ def read_part(url: str) -> AnyTable:
     Raises:
         StorageError: it cannot be read.
     """
-    from pyarrow import parquet
+    from pyarrow import ipc
 
-    return parquet.read_table(io.BytesIO(get_storage(url).read(url)))
+    return ipc.open_file(get_storage(url).read(url)).read_all()
 
 
 def _read_facts(task: PartTask, state: ShardState) -> TablePart | None:
     """Return the part that is there, if it is one of this shard as it is, and of what is asked."""
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import ipc
 
     data = read_optional(task.part, "sidecar")
     try:
-        metadata = {} if data is None else parquet.read_schema(io.BytesIO(data)).metadata or {}
+        metadata = {} if data is None else ipc.open_file(data).schema.metadata or {}
     except pyarrow.ArrowException:  # what it was when somebody stopped it, it is made again
         return None
     try:
