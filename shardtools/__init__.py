@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from shardtools.limits import Limits
     from shardtools.programs.extract import Rows, extract
     from shardtools.programs.index import IndexResult, index
+    from shardtools.programs.info import info
     from shardtools.programs.map import map
     from shardtools.programs.shuffle import shuffle
     from shardtools.programs.sort import sort
     from shardtools.programs.statistics import count, stats
     from shardtools.programs.upload import upload
+    from shardtools.query.describe import Description
     from shardtools.reading import Dataset
     from shardtools.reading import open_dataset as open
     from shardtools.reading import run_query as sql
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Dataset": "shardtools.reading:Dataset",
+    "Description": "shardtools.query.describe:Description",
     "ExtractResult": "shardtools.jobs.extraction.extract:ExtractResult",
     "FieldView": "shardtools.view.field_view:FieldView",
     "Hub": "shardtools.arrays.hub:Hub",
@@ -43,6 +46,7 @@ _LAZY = {
     "extract": "shardtools.programs.extract:extract",
     "hub": "shardtools.arrays.hub:open_hub",
     "index": "shardtools.programs.index:index",
+    "info": "shardtools.programs.info:info",
     "map": "shardtools.programs.map:map",
     "open": "shardtools.reading:open_dataset",
     "shuffle": "shardtools.programs.shuffle:shuffle",
@@ -54,6 +58,7 @@ _LAZY = {
 
 __all__ = [
     "Dataset",
+    "Description",
     "ExtractResult",
     "FieldView",
     "Hub",
@@ -69,6 +74,7 @@ __all__ = [
     "extract",
     "hub",
     "index",
+    "info",
     "map",
     "open",
     "shuffle",

@@ -10,7 +10,7 @@ import click
 from shardtools import __version__
 from shardtools.cli.common import USAGE, tell
 
-PROGRAMS = ("htmapper", "htextract", "htshuffle", "htsort", "htupload", "htindex", "htquery", "htarray")
+PROGRAMS = ("htmapper", "htextract", "htshuffle", "htsort", "htupload", "htindex", "htquery", "htinfo", "htarray")
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from shardtools.query.index_files import (
     no_index_files,
     states_in,
 )
+from shardtools.query.shard_list import ListedShard
 from shardtools.shards.fields import kind_of
 from shardtools.shards.manifest import CLASS_FIELD, Manifest
 from shardtools.shards.members import IndexedShard
@@ -80,7 +81,8 @@ class Description:
 
     ``samples`` and ``bytes`` (of the shards as stored) are None if unknown. If ``partial``, these and the counts of
     fields are those of the shards that were ``looked_at``, so the whole dataset has at least as many. ``facts`` are the
-    other entries of the manifest, such as a license. ``problems`` are errors of single shards.
+    other entries of the manifest, such as a license. ``problems`` are errors of single shards. ``shard_list`` has all
+    shards, None if they were not asked for.
     """
 
     spec: str
@@ -96,6 +98,7 @@ class Description:
     files: tuple[IndexFile, ...]
     facts: Mapping[str, Any]
     problems: tuple[str, ...]
+    shard_list: tuple[ListedShard, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ assert_type(st.extract("a-@2.tar", fields=["cls"], output="rows.csv"), st.Extrac
 assert_type(st.stats("a-@2.tar").filesize, int)
 assert_type(st.count("a-@2.tar", "cls"), st.ValueCounts)
 assert_type(st.index("a-@2.tar", check=True).samples, int)
+assert_type(st.info("a-@2.tar"), st.Description)
 assert_type(st.open("a-@2.tar"), st.Dataset)
 assert_type(st.Limits(sample=10).sample, int)
 try:
@@ -125,6 +126,7 @@ PAIRS: list[tuple[str, list[Callable[..., Any]], dict[str, str], set[str]]] = [
     ("htshuffle", [st.shuffle, exchange_settings], {}, set()),
     ("htsort", [st.sort, exchange_settings], {}, set()),
     ("htindex", [st.index], {}, {"fields"}),
+    ("htinfo", [st.info], {"sources": "source"}, {"as_json"}),
     (
         "htextract",
         [st.extract, _extract, st.stats, st.count],

@@ -1,0 +1,89 @@
+"""The shards of a dataset as a listing shows them: names, samples, bytes, and whether they have sidecars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from shardtools.errors import NotFoundError, SpecError, redact
+from shardtools.shards.manifest import find_manifest
+from shardtools.shards.sidecar import read_sidecar, sidecar_url
+from shardtools.spec import Destination
+from shardtools.storage import Stat, get_storage
+from shardtools.storage.expansion import expand_sources
+from shardtools.storage.stats import listed_stats, threads_for
+from shardtools.storage.together import each
+
+
+@dataclass(frozen=True)
+class ListedShard:
+    """A shard: its ``url`` without secrets, its samples, its bytes as stored, and whether there is a sidecar.
+
+    ``samples`` is None if unknown, ``bytes`` None if there is no such shard. ``changed`` says that the shard does not
+    have the size that the manifest has.
+    """
+
+    url: str
+    samples: int | None
+    bytes: int | None
+    sidecar: bool
+    changed: bool = False
+
+
+def list_shards(spec: str) -> tuple[ListedShard, ...]:
+    """Return the shards that a single ``spec`` names.
+
+    Sizes are those of a listing of the folder, where that tells them, else each is asked for. Without a manifest the
+    sidecars are read for the numbers of samples.
+
+    Raises:
+        SpecError: it names nothing.
+        StorageError: the storage cannot be reached.
+    """
+    urls = expand_sources(spec)
+    stats = _stats([*urls, *map(sidecar_url, urls)])
+    shards = [
+        ListedShard(redact(url), None, None if stat is None else stat.size, sidecar is not None)
+        for url, stat, sidecar in zip(urls, stats[: len(urls)], stats[len(urls) :], strict=True)
+    ]
+    manifest = find_manifest(spec, urls) if _is_dataset(spec) else None
+    if manifest is None:
+        return tuple(_counted(urls, shards))
+    sizes = manifest.sizes or [shard.bytes for shard in shards]
+    return tuple(
+        replace(shard, samples=count, changed=shard.bytes not in (None, size))
+        for shard, count, size in zip(shards, manifest.counts, sizes, strict=True)
+    )
+
+
+def _is_dataset(spec: str) -> bool:
+    try:
+        Destination(spec)
+    except SpecError:
+        return False
+    return True
+
+
+def _stats(urls: Sequence[str]) -> list[Stat | None]:
+    """Return what storage knows of each object, None for one that is not there."""
+
+    def ask(url: str) -> Stat | None:
+        try:
+            return get_storage(url).stat(url)
+        except NotFoundError:
+            return None
+
+    listed = listed_stats(urls)
+    unknown = [url for url, stat in zip(urls, listed, strict=True) if stat is None]
+    asked = iter(each(ask, unknown, threads_for(urls)))
+    return [next(asked) if stat is None else stat for stat in listed]
+
+
+def _counted(urls: Sequence[str], shards: Sequence[ListedShard]) -> Iterator[ListedShard]:
+    def count(number: int) -> int | None:
+        shard = shards[number]
+        sidecar = read_sidecar(urls[number], shard.bytes) if shard.sidecar and shard.bytes is not None else None
+        return None if sidecar is None else len(sidecar)
+
+    for shard, samples in zip(shards, each(count, range(len(urls)), threads_for(urls)), strict=True):
+        yield replace(shard, samples=samples)
