@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shardtools.programs.index import IndexResult, index
     from shardtools.programs.info import info
     from shardtools.programs.map import map
+    from shardtools.programs.remove import remove
     from shardtools.programs.shuffle import shuffle
     from shardtools.programs.sort import sort
     from shardtools.programs.statistics import count, stats
@@ -49,6 +50,7 @@ _LAZY = {
     "info": "shardtools.programs.info:info",
     "map": "shardtools.programs.map:map",
     "open": "shardtools.reading:open_dataset",
+    "remove": "shardtools.programs.remove:remove",
     "shuffle": "shardtools.programs.shuffle:shuffle",
     "sort": "shardtools.programs.sort:sort",
     "sql": "shardtools.reading:run_query",
@@ -77,6 +79,7 @@ __all__ = [
     "info",
     "map",
     "open",
+    "remove",
     "shuffle",
     "sort",
     "sql",

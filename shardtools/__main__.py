@@ -10,7 +10,18 @@ import click
 from shardtools import __version__
 from shardtools.cli.common import USAGE, tell
 
-PROGRAMS = ("htmapper", "htextract", "htshuffle", "htsort", "htupload", "htindex", "htquery", "htinfo", "htarray")
+PROGRAMS = (
+    "htmapper",
+    "htextract",
+    "htshuffle",
+    "htsort",
+    "htupload",
+    "htindex",
+    "htquery",
+    "htinfo",
+    "htrm",
+    "htarray",
+)
 
 
 def main() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shardtools.errors import NotFoundError, SpecError, redact
+from shardtools.errors import SpecError, redact
 from shardtools.shards.manifest import find_manifest
 from shardtools.shards.sidecar import read_sidecar, sidecar_url
 from shardtools.spec import Destination
-from shardtools.storage import Stat, get_storage
 from shardtools.storage.expansion import expand_sources
-from shardtools.storage.stats import listed_stats, threads_for
+from shardtools.storage.stats import known_stats, threads_for
 from shardtools.storage.together import each
 
 
@@ -41,7 +40,7 @@ def list_shards(spec: str) -> tuple[ListedShard, ...]:
         StorageError: the storage cannot be reached.
     """
     urls = expand_sources(spec)
-    stats = _stats([*urls, *map(sidecar_url, urls)])
+    stats = known_stats([*urls, *map(sidecar_url, urls)])
     shards = [
         ListedShard(redact(url), None, None if stat is None else stat.size, sidecar is not None)
         for url, stat, sidecar in zip(urls, stats[: len(urls)], stats[len(urls) :], strict=True)
@@ -62,21 +61,6 @@ def _is_dataset(spec: str) -> bool:
     except SpecError:
         return False
     return True
-
-
-def _stats(urls: Sequence[str]) -> list[Stat | None]:
-    """Return what storage knows of each object, None for one that is not there."""
-
-    def ask(url: str) -> Stat | None:
-        try:
-            return get_storage(url).stat(url)
-        except NotFoundError:
-            return None
-
-    listed = listed_stats(urls)
-    unknown = [url for url, stat in zip(urls, listed, strict=True) if stat is None]
-    asked = iter(each(ask, unknown, threads_for(urls)))
-    return [next(asked) if stat is None else stat for stat in listed]
 
 
 def _counted(urls: Sequence[str], shards: Sequence[ListedShard]) -> Iterator[ListedShard]:

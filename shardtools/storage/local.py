@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat as modes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -41,6 +42,11 @@ COALESCING = Coalescing(gap=1 << 12, largest=1 << 18)
 """A page more costs less than a call, and so few bytes stay in the processor's cache until they are cut."""
 
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+
+_HIDDEN = 40
+"""So much of a file's name is in that of its draft: a name that just fits into 255 bytes must still fit."""
+
+_DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp", re.DOTALL)
 
 
 class FileStream(Stream):
@@ -303,8 +309,23 @@ def _open_draft(folder_fd: int, name: str) -> tuple[int, str | None]:
 
 
 def _hidden_name(name: str) -> str:
-    # Cut short, because a name that just fits into 255 bytes must still fit.
-    return f".{name[:40]}.{secrets.token_hex(8)}.tmp"
+    return f".{name[:_HIDDEN]}.{secrets.token_hex(8)}.tmp"
+
+
+def find_drafts(folder: str, names: Iterable[str]) -> list[str]:
+    """Return the paths of hidden files in a local folder that writers of files with these names have left.
+
+    Files with long names are left out: their drafts have only a part of the name.
+    """
+    folder = path_of(folder)
+    wanted = {name for name in names if len(name) < _HIDDEN}
+    with os_errors(folder):
+        try:
+            found = os.listdir(folder)
+        except FileNotFoundError:
+            return []
+    matches = ((name, _DRAFT.fullmatch(name)) for name in found)
+    return sorted(os.path.join(folder, name) for name, match in matches if match and match[1] in wanted)
 
 
 def _sync_folder(folder_fd: int) -> None:

@@ -7,7 +7,7 @@ from itertools import groupby
 from os.path import commonprefix
 from urllib.parse import unquote
 
-from shardtools.errors import LimitError, StorageError
+from shardtools.errors import LimitError, NotFoundError, StorageError
 from shardtools.processors import processors
 from shardtools.storage import Stat, get_storage
 from shardtools.storage.together import REQUESTS, each
@@ -29,6 +29,25 @@ def stat_all(urls: Sequence[str]) -> list[Stat]:
     """
     listed = listed_stats(urls)
     asked = iter(stat_each([url for url, stat in zip(urls, listed, strict=True) if stat is None]))
+    return [next(asked) if stat is None else stat for stat in listed]
+
+
+def known_stats(urls: Sequence[str]) -> list[Stat | None]:
+    """Return what `Storage.stat` says of each object, as far as possible by listings; None for one that is not there.
+
+    Raises:
+        StorageError: the storage cannot be reached.
+    """
+
+    def ask(url: str) -> Stat | None:
+        try:
+            return get_storage(url).stat(url)
+        except NotFoundError:
+            return None
+
+    listed = listed_stats(urls)
+    unknown = [url for url, stat in zip(urls, listed, strict=True) if stat is None]
+    asked = iter(list(each(ask, unknown, threads_for(unknown))))
     return [next(asked) if stat is None else stat for stat in listed]
 
 

@@ -127,6 +127,7 @@ PAIRS: list[tuple[str, list[Callable[..., Any]], dict[str, str], set[str]]] = [
     ("htsort", [st.sort, exchange_settings], {}, set()),
     ("htindex", [st.index], {}, {"fields"}),
     ("htinfo", [st.info], {"sources": "source"}, {"as_json"}),
+    ("htrm", [st.remove], {"sources": "source"}, {"yes"}),
     (
         "htextract",
         [st.extract, _extract, st.stats, st.count],

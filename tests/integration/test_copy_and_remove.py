@@ -1,0 +1,153 @@
+"""htcp and htrm: datasets are copied and removed whole, with all that lies beside them and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shardtools as st
+from shardtools.errors import JobError, NotFoundError, OutputBusyError, SpecError
+from shardtools.jobs.exchange.spill import spill_of
+from shardtools.jobs.lock import locked
+from shardtools.jobs.options import RunOptions
+from shardtools.storage import get_storage
+from tests.backends import BACKENDS, running
+from tests.cli.command import Argument, Outcome, call, check_failure
+from tests.datasets import write_dataset, written_dataset
+from tests.recording_server import recording_server
+
+RECORDS = [[{"key": f"{s}/{i}", "cls": i % 2, "txt": f"text {s} {i}" * 20} for i in range(9)] for s in range(3)]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``d-@3.tgz`` and all index files; the tests only read it."""
+    folder = tmp_path_factory.mktemp("original")
+    written_dataset(folder, "d-@3.tgz", RECORDS)
+    st.index(str(folder / "d-@3.tgz"), table=True)
+    return folder
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a folder on each backend, without a slash at the end."""
+    with running(request.param, tmp_path_factory.mktemp(request.param)) as url:
+        yield url
+
+
+def put(folder: Path, place: str) -> str:
+    """Copy the files of a folder to a place, and return the spec of the dataset there."""
+    for path in folder.iterdir():
+        with get_storage(place).create(f"{place}/{path.name}") as sink:
+            sink.write(path.read_bytes())
+    return f"{place}/d-@3.tgz"
+
+
+def names(place: str) -> set[str]:
+    return {url.removeprefix(f"{place}/") for url in get_storage(place).list(f"{place}/")}
+
+
+def remove(folder: Path, *arguments: Argument) -> Outcome:
+    return call(*arguments, cwd=folder, program="htrm")
+
+
+class TestRemove:
+    def test_all_of_it_and_nothing_else(self, original: Path, place: str) -> None:
+        place = f"{place}/removed"
+        spec = put(original, place)
+        others = {"d-03.tgz", "d-00.tgz", "d-@03.tgz.json", "e-0.tgz", "d-@3.tgz.txt", "d-@3.tar.json", "d-4.tgz"}
+        for name in {*others, "d-@3.tgz.1.parquet", "d-@3.tgz.part-000002.parquet"}:
+            with get_storage(place).create(f"{place}/{name}") as sink:
+                sink.write(b"{}")
+        removed = st.remove(spec, dry_run=True)
+        assert len(removed.files) == 11 and len(names(place)) == 11 + len(others)
+        assert removed.size == sum(path.stat().st_size for path in original.glob("d-?.tgz"))
+        assert st.remove(spec) == removed
+        assert names(place) == others
+        with pytest.raises(NotFoundError):
+            st.remove(spec)
+
+    @pytest.mark.parametrize("gone", range(9))
+    def test_a_removal_that_was_stopped_is_completed(self, original: Path, tmp_path: Path, gone: int) -> None:
+        """The server's log has the order; what is left after each step is removed by the next run."""
+        if gone == 0:
+            with recording_server(tmp_path / "server") as server:
+                put(original, str(server.root))
+                st.remove(f"{server.url}d-@3.tgz")
+                deleted = [request.path[1:] for request in server.requests() if request.method == "DELETE"]
+            order = [name for name in deleted if name.startswith("d-") and not name.endswith(".lock")]
+            assert order[0] == "d-@3.tgz.json" and {*order[1:3]} == {"d-@3.tgz.parquet", "d-@3.tgz.keys"}
+            for number in range(3):
+                assert order.index(f"d-{number}.tgz.index.npz") < order.index(f"d-{number}.tgz")
+            return
+        spec = put(original, str(tmp_path))
+        first = ["d-@3.tgz.json", "d-@3.tgz.keys", "d-@3.tgz.parquet"]
+        for name in [*first, *(f"d-{n}.tgz{end}" for n in range(3) for end in (".index.npz", ""))][:gone]:
+            (tmp_path / name).unlink()
+        st.remove(spec)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_jobs_have_left(self, original: Path, tmp_path: Path) -> None:
+        spec = put(original, str(tmp_path))
+        Path(spill_of(spec, None, RunOptions())).mkdir()
+        mine = [".d-1.tgz.0123456789abcdef.tmp", ".d-@3.tgz.json.0123456789abcdef.tmp"]
+        others = [".d-01.tgz.0123456789abcdef.tmp", ".d-1.tgz.tmp", f".{'d' * 60}.0123456789abcdef.tmp"]
+        for name in mine + others:
+            (tmp_path / name).touch()
+        holder = {"host": socket.gethostname(), "machine": "another", "pid": 1, "run": "x", "since": "t", "beats": 0}
+        (tmp_path / "d-@3.tgz.lock").write_text(json.dumps(holder))
+        with pytest.raises(OutputBusyError, match="process 1"):
+            st.remove(spec, dry_run=True)
+        (tmp_path / "d-@3.tgz.lock").unlink()
+        st.remove(spec)
+        assert {path.name for path in tmp_path.iterdir()} == set(others)
+
+    def test_a_dataset_that_is_written_is_refused(self, original: Path, tmp_path: Path) -> None:
+        spec = put(original, str(tmp_path))
+        before = names(str(tmp_path))
+        with locked(f"{spec}.lock", take_over=False):
+            assert "is writing" in check_failure("--yes", spec, cwd=tmp_path, program="htrm")
+        assert names(str(tmp_path)) == before
+
+    def test_shards_of_another_dataset_are_refused(self, original: Path, tmp_path: Path) -> None:
+        put(original, str(tmp_path))
+        for spec in ("d-@2.tgz", "d-1.tgz"):
+            with pytest.raises(JobError, match="also belongs to the dataset of this manifest"):
+                st.remove(tmp_path / spec)
+        with pytest.raises(SpecError):
+            st.remove(tmp_path / "d-*.tgz")
+
+    def test_a_foreign_dataset(self, tmp_path: Path) -> None:
+        spec = write_dataset(tmp_path, 12, 1)
+        assert remove(tmp_path, "--yes", spec).out == (
+            f"{tmp_path}/in-@12.tar: 12 shards (122.9 kB), 0 sidecars, 0 files of manifest, table and keys\n"
+            "12 files removed\n"
+        )
+        assert list(tmp_path.iterdir()) == []
+
+    def test_it_asks(self, original: Path, tmp_path: Path) -> None:
+        put(original, str(tmp_path))
+        assert "add --yes" in check_failure("d-@3.tgz", cwd=tmp_path, status=2, program="htrm")
+        shown = remove(tmp_path, "--dry-run", "-v", "d-@3.tgz")
+        assert f"  {tmp_path}/d-2.tgz.index.npz" in shown.out.splitlines() and len(names(str(tmp_path))) == 9
+        for answer, status, left in (("n", 1, 9), ("y", 0, 0)):
+            assert answered(answer, "htrm", "d-@3.tgz", cwd=tmp_path) == status
+            assert len(names(str(tmp_path))) == left
+
+
+def answered(answer: str, program: str, *arguments: str, cwd: Path) -> int:
+    """Run a program on a terminal where a user types an answer; return its exit status."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(cwd)
+        os.execvp("python", ["python", "-m", "shardtools", program, *arguments])
+    os.write(terminal, f"{answer}\n".encode())
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status)
