@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from shardtools.cli.common import SKIPPED, tell
-from shardtools.cli.options import CommandLine, add_options, common_options
+from shardtools.cli.options import CHOICE_OPTIONS, ChoiceLine, CommandLine, add_options, common_options
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import OutputBusyError, redact
@@ -56,7 +56,7 @@ _OPTIONS = [
 
 
 @dataclass(frozen=True)
-class ExchangeLine:
+class ExchangeLine(ChoiceLine):
     """The options that htshuffle and htsort share, as they were typed."""
 
     memory: str
@@ -82,9 +82,16 @@ class ExchangeLine:
         )
 
 
-def exchange_options(command: Function) -> Function:
-    """Add the arguments and options that htshuffle and htsort have; the command gets them as ``line`` and ``own``."""
-    return common_options(add_options(command, "own", ExchangeLine, _OPTIONS))
+def exchange_options(choice: Sequence[Callable[[Any], Any]] = CHOICE_OPTIONS) -> Callable[[Function], Function]:
+    """Return what adds the arguments and options that htshuffle and htsort have, and those of a ``choice``.
+
+    The command gets them as ``line`` and ``own``.
+    """
+
+    def add(command: Function) -> Function:
+        return common_options(add_options(command, "own", ExchangeLine, _OPTIONS, choice))
+
+    return add
 
 
 def exchange(what: Exchange, line: CommandLine, options: RunOptions) -> int:

@@ -23,7 +23,7 @@ def show_sample(line: CommandLine, own: ExtractLine, options: RunOptions) -> int
 
     record = _find(line, own, options)
     there = [name for name in record if name != "key"]
-    names = own.fields or tuple(there)
+    names = own.field_names or tuple(there)
     if lacking := [name for name in names if name not in there]:
         fix = f"its fields are {', '.join(sorted(there))}"
         raise JobError(f"the sample has no field {lacking[0]}", url=record.url, member=record["key"], fix=fix)
@@ -50,7 +50,7 @@ def _find(line: CommandLine, own: ExtractLine, options: RunOptions) -> Record:
     from shardtools.dataset.sharded import ShardedDataset
 
     dataset = ShardedDataset(line.sources, options.storage, trust_index=own.trust_index)
-    wanted = own.index if own.index is not None else own.sample or ""
+    wanted = own.index if own.index is not None else own.key or ""
     try:
         record: Record = dataset[wanted]
         return record

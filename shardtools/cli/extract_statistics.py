@@ -45,7 +45,7 @@ def show_counts(line: CommandLine, own: ExtractLine, options: RunOptions) -> int
     row_format = own.row_format()
     named = named_by(line.sources, options)
     with count_up(line, named, shows=False) as progress:
-        found = count_values(named, own.count or "", own.where, options, progress)
+        found = count_values(named, own.count or "", own.choice(), options, progress)
     ordered = sorted(found.values.items(), key=lambda item: (-item[1], item[0]))
     if row_format.name == "jsonl":
         lines = [json.dumps(_counted(found, value, count), ensure_ascii=False) for value, count in ordered]
@@ -75,7 +75,7 @@ def show_histogram(line: CommandLine, own: ExtractLine, options: RunOptions) -> 
 
     named = named_by(line.sources, options)
     with count_up(line, named, shows=False) as progress:
-        found = count_values(named, own.histogram or "", own.where, options, progress, numbers=True)
+        found = count_values(named, own.histogram or "", own.choice(), options, progress, numbers=True)
     if found.values:
         write_lines(own.destination, options, histogram(found.values, _columns(), own.bins))
     return end(line, {"samples": found.samples, "missing": found.missing}, found.skipped)

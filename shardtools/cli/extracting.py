@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from shardtools.cli.common import SKIPPED, tell
-from shardtools.cli.options import CommandLine
+from shardtools.cli.options import ChoiceLine, CommandLine
 from shardtools.cli.progress import command_progress
 from shardtools.errors import redact
 
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExtractLine:
-    """The options of htextract, as they were typed."""
+class ExtractLine(ChoiceLine):
+    """The options of htextract, as they were typed. Its ``sample`` may also be the key of one."""
 
-    fields: tuple[str, ...]
     keys: bool
     script: str | None
     assignments: tuple[str, ...]
@@ -34,22 +33,25 @@ class ExtractLine:
     raw: bool
     base64: bool
     missing: Missing
-    where: str | None
-    limit: int | None
     stats: bool
     decode: bool
     count: str | None
     histogram: str | None
     bins: int
-    sample: str | None
     index: int | None
     to: str | None
     trust_index: bool
 
     @property
-    def names(self) -> Sequence[str]:
-        """The names of the options, in their order."""
-        return [member.name for member in fields(self)]
+    def given(self) -> Sequence[str]:
+        """The names of the options that were given, in their order; one sample is called ``key``."""
+        names = [member.name for member in fields(self) if getattr(self, member.name)]
+        return ["key" if name == "sample" and self.key is not None else name for name in names]
+
+    @property
+    def key(self) -> str | None:
+        """The key of the one sample that is asked for, None if none is."""
+        return self.sample if isinstance(self.sample, str) else None
 
     @property
     def destination(self) -> str:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shardtools.cli.common import run_command, silence_stdout, tell
 from shardtools.cli.extracting import ExtractLine, count_up, end
-from shardtools.cli.options import CommandLine, Function, add_options, arg_option, reading_options
+from shardtools.cli.options import (
+    CHOICE_OPTIONS,
+    SAMPLE_OPTION,
+    CommandLine,
+    Function,
+    add_options,
+    arg_option,
+    reading_options,
+)
 from shardtools.engine import current_incidents
 from shardtools.engine.incidents import describe
 from shardtools.errors import JobError, StorageError
@@ -49,8 +58,23 @@ CRC-32 are taken from them without reading the shards, and fields are read by ra
 Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interrupted.
 """
 
+
+class ShareOrKey(click.ParamType[float | str]):
+    """A share, written with a decimal point, or a key, the last part of which has none."""
+
+    name = "sample"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Return a number for a share, and a text for a key."""
+        if isinstance(value, str) and not re.fullmatch(r"[0-9]*\.[0-9]+", value):
+            return value
+        if not 0 < float(value) <= 1:
+            self.fail(f"{value} is not a share, which is a number from 0 to 1.", param, ctx)
+        return float(value)
+
+
+_CHOICE_OPTIONS = [option for option in CHOICE_OPTIONS if option is not SAMPLE_OPTION]
 _OPTIONS = [
-    click.option("-f", "--field", "fields", multiple=True, metavar="FIELD", help="A field to write; may be repeated."),
     click.option("--keys", is_flag=True, help="Write only the keys."),
     click.option("-p", "--script", metavar="FILE", help="A Python script that defines extract_sample(record)."),
     arg_option("the function"),
@@ -74,13 +98,6 @@ _OPTIONS = [
         show_default=True,
         help="If a sample lacks a field: leave the field empty, skip the sample, or stop.",
     ),
-    click.option(
-        "--where",
-        metavar="CONDITION",
-        help='Only samples for which a condition is true, such as "cls = 7 and json.width >= 512": an expression in '
-        "DuckDB's SQL of fields, paths of JSON fields, key, row, shard, and size.FIELD.",
-    ),
-    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N rows."),
     click.option("--stats", is_flag=True, help="Show the number of samples, and the fields with their sizes."),
     click.option("--decode", is_flag=True, help="With --stats: also show the widths and heights of images."),
     click.option(
@@ -90,7 +107,13 @@ _OPTIONS = [
     click.option(
         "--bins", type=click.IntRange(min=1), default=20, metavar="N", show_default=True, help="Bars of the histogram."
     ),
-    click.option("--sample", metavar="KEY", help="Show the sample with this key."),
+    click.option(
+        "--sample",
+        type=ShareOrKey(),
+        metavar="KEY|SHARE",
+        help="Show the sample with this key. Or, since no key has a dot: take only this share of the samples, such as "
+        "0.01, which depends on --seed and their keys alone.",
+    ),
     click.option("--index", type=int, metavar="N", help="Show the sample with this number, counted from 0."),
     click.option(
         "--to", metavar="DIR", help="With --sample or --index: write the sample's fields as files into this folder."
@@ -104,7 +127,7 @@ _OPTIONS = [
 
 
 def _extract_options(command: Function) -> Function:
-    return reading_options(add_options(command, "own", ExtractLine, _OPTIONS))
+    return reading_options(add_options(command, "own", ExtractLine, _CHOICE_OPTIONS, _OPTIONS))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
@@ -142,12 +165,13 @@ def _what(mode: str) -> Callable[[CommandLine, ExtractLine, RunOptions], int]:
     }[mode]
 
 
-_OF_ROWS = ("fields", "keys", "script", "raw", "base64", "header", "limit", "where")
+_PICKS = ("where", "limit", "sample", "seed")
+_OF_ROWS = ("fields", "drop", "rename", "keys", "script", "raw", "base64", "header", *_PICKS)
 _TAKES = {
     "rows": (*_OF_ROWS, "output", "format"),
     "stats": ("decode", "output", "format"),
-    "count": ("where", "output", "format"),
-    "histogram": ("where", "output"),
+    "count": (*_PICKS, "output", "format"),
+    "histogram": (*_PICKS, "output"),
     "sample": ("fields", "to", "output"),
 }
 _FREE = {*_OF_ROWS, "output", "format", "decode", "to"}
@@ -161,12 +185,12 @@ def _mode(own: ExtractLine) -> str:
         JobError: several things, or options that do not go with it.
     """
     asked = [name for name in ("stats", "count", "histogram") if getattr(own, name)]
-    asked += ["sample"] * (own.sample is not None or own.index is not None)
-    if len(asked) > 1 or (own.sample is not None and own.index is not None):
+    asked += ["sample"] * (own.key is not None or own.index is not None)
+    if len(asked) > 1 or (own.key is not None and own.index is not None):
         what = "--sample and --index" if len(asked) == 1 else " and ".join(f"--{name}" for name in asked)
         raise JobError(f"{what} cannot be used together", fix="ask for one thing at a time")
     mode = asked[0] if asked else "rows"
-    if stray := next((name for name in own.names if name in _FREE - {*_TAKES[mode]} and getattr(own, name)), None):
+    if stray := next((name for name in own.given if name in _FREE - {*_TAKES[mode]}), None):
         option = {"fields": "-f", "script": "-p", "output": "-o"}.get(stray, f"--{stray}")
         what = "--sample or --index" if mode == "sample" else f"--{mode}"
         raise JobError(f"{option} does not go with {'rows' if mode == 'rows' else what}", fix="leave it out")
@@ -181,7 +205,7 @@ def _rows(line: CommandLine, own: ExtractLine, options: RunOptions) -> int:
     if own.keys and (own.fields or own.script):
         raise JobError("-f, --keys and -p cannot be used together", fix="choose one of them")
     code = read_script(own.script, own.assignments) if own.script else None
-    what = extract_options(own.fields, code, own.where, own.missing, own.limit, own.row_format())
+    what = extract_options(own.choice(), code, own.missing, own.row_format())
     named = named_by(line.sources, options)
     with count_up(line, named, shows=own.destination == "-") as progress:
         result = carry_out(named, what, own.destination, options, progress)

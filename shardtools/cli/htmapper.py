@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import CommandLine, arg_option, common_options
+from shardtools.cli.options import ChoiceLine, CommandLine, arg_option, choice_options, common_options
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.units import format_count
@@ -46,19 +46,20 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
     "-p", "--script", required=True, metavar="FILE", help="The Python script that defines process_sample(record)."
 )
 @arg_option("the function")
+@choice_options
 @common_options
-def main(line: CommandLine, script: str, assignments: tuple[str, ...]) -> None:
+def main(line: CommandLine, chosen: ChoiceLine, script: str, assignments: tuple[str, ...]) -> None:
     """Run a script's process_sample(record) over every sample of SRC, and write what it returns to DST."""
-    run_command("htmapper", line, lambda: _map(line, script, assignments))
+    run_command("htmapper", line, lambda: _map(line, chosen, script, assignments))
 
 
-def _map(line: CommandLine, script: str, assignments: tuple[str, ...]) -> int:
+def _map(line: CommandLine, chosen: ChoiceLine, script: str, assignments: tuple[str, ...]) -> int:
     from shardtools.jobs.map import plan_map
     from shardtools.jobs.script import read_script
     from shardtools.programs.map import carry_out
 
     options = line.run_options()
-    plan = plan_map(line.sources, line.destination, read_script(script, assignments), options)
+    plan = plan_map(line.sources, line.destination, read_script(script, assignments), options, chosen.choice())
     if line.dry_run:
         _show_plan(plan, line.verbose)
         return 0

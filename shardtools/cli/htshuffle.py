@@ -6,7 +6,7 @@ import click
 
 from shardtools.cli.common import run_command
 from shardtools.cli.exchanging import ExchangeLine, exchange, exchange_options
-from shardtools.cli.options import CommandLine
+from shardtools.cli.options import CHOICE_OPTIONS, CommandLine
 
 EPILOG = """\b
 Examples:
@@ -25,23 +25,27 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 """
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
-@click.option(
+_SEED = click.option(
     "--seed",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Seed of the random order.  [default: a random one, which is shown]",
+    help="Seed of the random order, and of --sample.  [default: a random one, which is shown]",
 )
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
 @click.option("--no-shuffle", is_flag=True, help="Keep the order, and only change the number of shards.")
-@exchange_options
-def main(line: CommandLine, own: ExchangeLine, seed: int | None, no_shuffle: bool) -> None:
+@exchange_options([*CHOICE_OPTIONS[:-1], _SEED])
+def main(line: CommandLine, own: ExchangeLine, no_shuffle: bool) -> None:
     """Write the samples of SRC in a random order to the shards DST."""
-    run_command("htshuffle", line, lambda: _shuffle(line, own, seed, no_shuffle))
+    run_command("htshuffle", line, lambda: _shuffle(line, own, no_shuffle))
 
 
-def _shuffle(line: CommandLine, own: ExchangeLine, seed: int | None, no_shuffle: bool) -> int:
+def _shuffle(line: CommandLine, own: ExchangeLine, no_shuffle: bool) -> int:
     from shardtools.programs.shuffle import shuffle_exchange
 
     options = line.run_options(own.spill)
-    what = shuffle_exchange(line.destination, own.settings(), options, seed=seed, no_shuffle=no_shuffle)
+    what = shuffle_exchange(
+        line.destination, own.settings(), options, own.choice(), seed=own.seed, no_shuffle=no_shuffle
+    )
     return exchange(what, line, options)

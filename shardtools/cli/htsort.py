@@ -66,7 +66,7 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
     help="With --merge, if several samples have the same field: stop, or take the first or the last.",
 )
 @click.option("--unique", is_flag=True, help="Keep only the first of the samples with the same sort key.")
-@exchange_options
+@exchange_options()
 def main(
     line: CommandLine,
     own: ExchangeLine,
@@ -94,6 +94,7 @@ def main(
             on_conflict=on_conflict,
             unique=unique,
             on_error=options.on_error,
+            chosen=own.choice(),
         )
         return exchange(what, line, options)
 

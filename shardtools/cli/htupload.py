@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import CommandLine, Function, add_options, common_options
+from shardtools.cli.options import CommandLine, Function, add_options, common_options, split_pairs
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import JobError, redact
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.run import Plan
     from shardtools.jobs.upload import UploadOptions
     from shardtools.sources import Source
-    from shardtools.sources.opening import Pairs, SourceRules
+    from shardtools.sources.opening import SourceRules
 
 EPILOG = """\b
 Examples:
@@ -146,12 +145,12 @@ class UploadLine:
             key=self.key,
             include=self.include,
             exclude=self.exclude,
-            rename=_pairs("--rename", "OLD=NEW", self.rename),
+            rename=split_pairs("--rename", "OLD=NEW", self.rename),
             classes=self.class_from_folder,
             follow_links=self.follow_links,
-            files=_pairs("--file", "FIELD=COLUMN", self.files),
-            values=_pairs("--value", "FIELD=COLUMN", self.values),
-            arrays=_pairs("--as", "FIELD=ARRAY", self.arrays),
+            files=split_pairs("--file", "FIELD=COLUMN", self.files),
+            values=split_pairs("--value", "FIELD=COLUMN", self.values),
+            arrays=split_pairs("--as", "FIELD=ARRAY", self.arrays),
         )
 
     def layout(self) -> UploadOptions:
@@ -241,22 +240,11 @@ def _show_plans(plans: list[Plan], verbose: bool, source: Source) -> None:
         tell(f"{redact(name)}: {reason}")
 
 
-def _pairs(option: str, form: str, texts: Iterable[str]) -> Pairs:
-    """Return what stands before and after the first = of each text."""
-    pairs = []
-    for text in texts:
-        before, equals, after = text.partition("=")
-        if not (before and equals and after):
-            raise JobError(f"{option} {text}: not of the form {form}", fix=f"write it as {option} {form}")
-        pairs.append((before, after))
-    return tuple(pairs)
-
-
 def _shares(text: str | None) -> tuple[tuple[str, float], ...]:
     if text is None:
         return ()
     try:
-        return tuple((name, float(share)) for name, share in _pairs("--split", "NAME=SHARE", text.split(",")))
+        return tuple((name, float(share)) for name, share in split_pairs("--split", "NAME=SHARE", text.split(",")))
     except ValueError as error:
         if isinstance(error, JobError):
             raise

@@ -5,8 +5,12 @@ sources, destination -> one MapTask for each shard -> Plan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shardtools import engine
 from shardtools.errors import JobError, redact
+from shardtools.jobs.choice import EVERYTHING, Choice, ShardChoice
+from shardtools.jobs.choosing import check_names, choose
 from shardtools.jobs.functions import check_sendable
 from shardtools.jobs.map_shard import MapTask, map_shard
 from shardtools.jobs.options import RunOptions
@@ -15,14 +19,16 @@ from shardtools.jobs.run import Plan
 from shardtools.jobs.script import Code, function
 from shardtools.jobs.target import targets
 from shardtools.processors import processors
-from shardtools.shards.manifest import common_facts, find_manifests
+from shardtools.shards.manifest import CLASS_FIELD, common_facts, find_manifests
 from shardtools.spec import Destination
 from shardtools.storage import using
 from shardtools.storage.expansion import SourceSpecs, look_up
 
 
-def plan_map(sources: SourceSpecs, destination: str, script: Code, options: RunOptions) -> Plan:
-    """Return what a map would do, after every check that can be made before any work.
+def plan_map(
+    sources: SourceSpecs, destination: str, script: Code, options: RunOptions, choice: Choice = EVERYTHING
+) -> Plan:
+    """Return what a map would do to what ``choice`` takes, after every check that can be made before any work.
 
     Raises:
         SpecError: a spec is wrong.
@@ -46,16 +52,24 @@ def plan_map(sources: SourceSpecs, destination: str, script: Code, options: RunO
         if "-" in (*urls, target.spec) and options.cluster != "threads":
             raise JobError("standard input and output cannot be used on a cluster", fix="leave out -c, or use URLs")
         existing, replaced = look_at_outputs(target, urls, options)
-        facts = {} if target.spec == "-" else common_facts(find_manifests(named))
+        manifests = {} if target.spec == "-" and choice.is_everything else find_manifests(named)
+        check_names(choice, named, manifests, options)
+        facts = {} if target.spec == "-" else common_facts(manifests)
+        if not choice.keeps(CLASS_FIELD):
+            facts.pop("classes", None)
+        chosen = None if choice.is_everything else choose(choice, named, options)
     ahead = len(urls) < (options.jobs or processors())
+    parts: Sequence[ShardChoice | None] = [None] * len(urls) if chosen is None else chosen.shards
+    outputs = targets(target, options, set(existing), replaced)
     tasks = [
-        MapTask(source, shard, script, on_error=options.on_error, ahead=ahead, has_classes="classes" in facts)
-        for source, shard in zip(urls, targets(target, options, set(existing), replaced), strict=True)
+        MapTask(source, shard, script, options.on_error, ahead, "classes" in facts, part)
+        for source, shard, part in zip(urls, outputs, parts, strict=True)
     ]
     job = {
         "program": "htmapper",
         "sources": list(map(redact, named.specs)),
         **script.job(),
+        **({} if chosen is None else {"choice": choice.facts()}),
     }
     runs = [engine.Task(map_shard, (task,), task.source, options.storage) for task in tasks]
-    return Plan(target, runs, existing, job, replaced, urls, facts)
+    return Plan(target, runs, existing, job, replaced, urls, facts, chosen)

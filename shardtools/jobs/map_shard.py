@@ -1,6 +1,6 @@
 """The task of htmapper: one shard in, one shard out.
 
-ShardReader -> blocks -> records -> process_sample -> Composer -> ShardWriter -> commit -> sidecar
+ShardReader -> blocks -> what is chosen -> records -> process_sample -> Composer -> ShardWriter -> commit -> sidecar
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 
 from shardtools.engine import check_cancelled
 from shardtools.errors import DuplicateKeyError, SampleError, ShardError, ShardtoolsError, StorageError
+from shardtools.jobs.choice import ShardChoice
+from shardtools.jobs.choosing import ChosenBlocks
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Code, failure, function
 from shardtools.jobs.target import (
@@ -26,6 +28,7 @@ from shardtools.jobs.target import (
     shard_result,
     write_target,
 )
+from shardtools.query.condition import Seen
 from shardtools.shards.manifest import CLASS_FIELD
 from shardtools.shards.reader import Block, ShardReader, repeated_key
 from shardtools.shards.samples import Composer, Members, Record, records
@@ -42,6 +45,7 @@ class MapTask:
     """What one task does: map ``source`` to ``target`` by ``script``; ``ahead`` reads in a thread of its own.
 
     ``has_classes`` says that the numbers in the field ``cls`` have names, so that it matters whether they change.
+    ``chosen`` is what it takes of the source; None for all of it.
     """
 
     source: str
@@ -50,6 +54,7 @@ class MapTask:
     on_error: OnError = "fail"
     ahead: bool = False
     has_classes: bool = False
+    chosen: ShardChoice | None = None
 
 
 class _SourceError(Exception):
@@ -70,6 +75,8 @@ def map_shard(task: MapTask) -> ShardResult:
     try:
         if (done := _completed(task)) is not None:
             return done
+        if task.chosen is not None and task.chosen.is_nothing:
+            return _map_nothing(task)
         with _reading(task) as reader:
             return _map(task, reader)
     except _SourceError as failed:
@@ -93,6 +100,7 @@ def fingerprint(task: MapTask, source: Stat) -> str:
         "format": FORMAT,
         **task.script.facts("script"),
         "source": [identity(task.source), source.size, source.validator],
+        **({} if task.chosen is None else task.chosen.facts()),
     }
     return digest(facts)
 
@@ -122,28 +130,38 @@ def _stat_source(source: str) -> Stat:
         raise _SourceError(error) from error
 
 
+def _map_nothing(task: MapTask) -> ShardResult:
+    """Write an empty shard for one of which no sample is wanted; it is not read."""
+    stat = _stat_source(task.source)
+    sidecar = write_target(task.target, lambda writer: _Mapper(task).job(fingerprint(task, stat), writer.count))
+    return shard_result(task.source, 0, task.target.url, sidecar)
+
+
 def _map(task: MapTask, reader: ShardReader) -> ShardResult:
     mapper = _Mapper(task)
 
     def fill(writer: ShardWriter) -> dict[str, Any]:
-        for block in _guarded(reader):
+        blocks = reader if task.chosen is None else ChosenBlocks(task.chosen, reader)
+        for block in _guarded(blocks):
             mapper.map_block(block, writer)
         writer.flush()
+        if isinstance(blocks, ChosenBlocks):
+            mapper.seen = blocks.seen
         return mapper.job(fingerprint(task, reader.stat), writer.count)
 
     sidecar = write_target(task.target, fill, on_repeat=mapper.on_repeat)
     return shard_result(task.source, reader.stat.size or 0, task.target.url, sidecar)
 
 
-def _guarded(reader: ShardReader) -> Iterator[Block]:
-    """Yield the blocks of the reader; only its own errors become `_SourceError`, not those of the caller."""
-    blocks = iter(reader)
+def _guarded(source: Iterable[Block]) -> Iterator[Block]:
+    """Yield the blocks of a shard; only its own errors become `_SourceError`, not those of the caller."""
+    blocks = iter(source)
     while True:
         try:
             block = next(blocks)
         except StopIteration:
             return
-        except (ShardError, StorageError) as error:
+        except (ShardError, StorageError, SampleError) as error:
             raise _SourceError(error) from error
         yield block
 
@@ -158,6 +176,7 @@ class _Mapper:
         self._read = self._dropped = self._others = 0
         self._skipped: list[tuple[str, str]] = []
         self._relabelled = False
+        self.seen = Seen()
 
     def job(self, print_of_task: str, written: int) -> dict[str, Any]:
         """Return what the sidecar says of the job."""
@@ -168,6 +187,7 @@ class _Mapper:
             "counts": asdict(counts),
             "skipped": [list(entry) for entry in self._skipped],
             **({"relabelled": True} if self._relabelled else {}),
+            **({} if self._task.chosen is None else {"seen": self.seen.as_json()}),
         }
 
     def on_repeat(self, key: str) -> None:

@@ -6,18 +6,20 @@ plan -> engine -> ShardResults -> manifest, report
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from shardtools import engine
 from shardtools.engine.ordered import run_each
 from shardtools.errors import LostWorkersError, redact
+from shardtools.jobs.choice import ChosenShards
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, remove
 from shardtools.jobs.report import JobResult, report_failure, write_report
 from shardtools.jobs.shared import shared
 from shardtools.jobs.target import ShardResult
+from shardtools.query.condition import Seen
 from shardtools.shards.manifest import build_manifest, write_manifest
 from shardtools.spec import Destination
 from shardtools.storage import using
@@ -31,8 +33,8 @@ class Plan:
     """What a job will do: its ``tasks``, one for each shard of ``destination``. The ``existing`` outputs are there.
 
     ``replaced`` is removed when the dataset is complete. ``sources`` are URLs that the tasks read. ``job`` describes
-    the job in the manifest and the report; ``facts`` are what the manifest says of the samples. A task's function
-    returns a `ShardResult`.
+    the job in the manifest and the report; ``facts`` are what the manifest says of the samples. ``chosen`` is what the
+    tasks take of their sources, None if they take all. A task's function returns a `ShardResult`.
     """
 
     destination: Destination
@@ -42,6 +44,7 @@ class Plan:
     replaced: Replaced = NOTHING_REPLACED
     sources: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    chosen: ChosenShards | None = None
 
 
 def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], None] | None = None) -> JobResult:
@@ -51,7 +54,8 @@ def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], 
     ``options.report`` the report is written whether the job succeeds or fails.
 
     Raises:
-        JobError: a worker of a cluster does not see a file or folder of this machine.
+        JobError: a worker of a cluster does not see a file or folder of this machine, or no sample has a field or
+            column that is named.
         ShardtoolsError: the first error, after the tasks that were running have ended. Complete shards stay, for
             ``resume``.
     """
@@ -59,6 +63,7 @@ def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], 
     with using(options.storage):
         try:
             _run(plan, options, results, on_shard)
+            _check_chosen(plan, results.values())
         except BaseException as error:
             if options.report:
                 report_failure(options.report, plan.job, _result(plan, results), error)
@@ -72,6 +77,16 @@ def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], 
         if options.report:
             write_report(options.report, plan.job, result, None)
     return result
+
+
+def _check_chosen(plan: Plan, results: Iterable[ShardResult]) -> None:
+    """Raise if no sample of all shards has a field or column that is named."""
+    if plan.chosen is not None:
+        seen, taken = Seen(), 0
+        for shard in results:
+            seen |= shard.seen
+            taken += shard.counts.read
+        plan.chosen.check(seen, taken)
 
 
 def _facts(plan: Plan, result: JobResult) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from uuid import uuid4
 from shardtools.errors import NotFoundError, OutputExistsError
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, retire
+from shardtools.query.condition import Seen
 from shardtools.shards.manifest import ShardEntry
 from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
 from shardtools.shards.writer import ShardWriter
@@ -97,7 +98,7 @@ class ShardResult:
     ``failure`` is why the source could not be read; then nothing was written (only with ``on_error="skip"``).
     ``skipped`` has the key and reason of each skipped sample if there is no sidecar to hold them. ``content`` is a hash
     of all samples in hexadecimal digits, for jobs that copy samples unchanged. ``relabelled`` says that the user's
-    function changed the classes of samples.
+    function changed the classes of samples, and ``seen`` which fields and columns of a choice they had before.
     """
 
     source: str
@@ -112,6 +113,7 @@ class ShardResult:
     skipped: tuple[tuple[str, str], ...] = ()
     content: str = ""
     relabelled: bool = False
+    seen: Seen = Seen()  # noqa: RUF009 - it is frozen
 
     @property
     def entry(self) -> ShardEntry:
@@ -134,6 +136,7 @@ def shard_result(source: str, source_size: int, target: str, sidecar: Sidecar, *
         skipped=skipped,
         content=sidecar.job.get("content", ""),
         relabelled=sidecar.job.get("relabelled") is True,
+        seen=Seen.of_json(sidecar.job["seen"]) if "seen" in sidecar.job else Seen(),
     )
 
 

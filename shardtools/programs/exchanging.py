@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 from shardtools.errors import JobError
+from shardtools.jobs.choice import Choice
 from shardtools.jobs.exchange.duplicates import DuplicatePolicy, OnDuplicate
 from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.plan import DEFAULT_MEMORY, Exchange
+from shardtools.programs.choosing import ChoiceKeywords
 from shardtools.programs.keywords import WriteKeywords
 from shardtools.programs.progress import Progress, python_progress
-from shardtools.programs.running import Call, Specs, at_least, called, choice, size_of
+from shardtools.programs.running import Call, CallKeywords, Specs, at_least, called, choice, size_of
 
 if TYPE_CHECKING:
     from shardtools.jobs.exchange.plan import ExchangePlan
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.report import JobResult
 
 
-class ExchangeKeywords(WriteKeywords, total=False):
+class ExchangeKeywords(WriteKeywords, ChoiceKeywords, total=False):
     """How a function runs that brings samples into another order: as one that writes shards, and these.
 
     ``memory``: about how many bytes of samples to hold in memory at a time, in all tasks of a process together
@@ -84,14 +86,15 @@ def exchange_called(
     shard_size: int | str | None = None,
     shard_count: int | None = None,
     on_duplicate: OnDuplicate = "error",
-    **keywords: Unpack[WriteKeywords],
+    seed: int | None = None,
+    **keywords: Unpack[CallKeywords],
 ) -> Iterator[tuple[Call, ExchangeSettings]]:
     """A context of a call of ``function``, as `called`, and with the settings of its exchange.
 
     Raises:
         JobError: they make no sense.
     """
-    with called(function, sources, destination, spill, **keywords) as call:
+    with called(function, sources, destination, spill, seed=seed, **keywords) as call:
         settings = exchange_settings(
             memory=memory, spill=spill, shard_size=shard_size, shard_count=shard_count, on_duplicate=on_duplicate
         )
@@ -104,10 +107,11 @@ def make_exchange(
     policy: DuplicatePolicy,
     settings: ExchangeSettings,
     job: dict[str, Any],
+    choice: Choice,
     *,
     combine: bool = False,
 ) -> Exchange:
-    """Return what is to be done; ``job`` is what the manifest says of it."""
+    """Return what is to be done to what ``choice`` takes; ``job`` is what the manifest says of it."""
     return Exchange(
         program,
         keying,
@@ -118,6 +122,7 @@ def make_exchange(
         shard_count=settings.shard_count,
         combine=combine,
         job=job,
+        choice=choice,
     )
 
 

@@ -11,16 +11,17 @@ from shardtools.errors import JobError
 from shardtools.jobs.extraction.extract_shard import ExtractOptions, Missing
 from shardtools.jobs.extraction.formats import Binary, FormatName, RowFormat
 from shardtools.jobs.extraction.spill import Spill
+from shardtools.programs.choosing import ChoiceKeywords, choice_of
 from shardtools.programs.keywords import READ, ReadKeywords, check_keywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
-from shardtools.programs.running import Specs, UserCode, at_least, called, choice, named_by, read_code, run_options
-from shardtools.shards.names import names_of
+from shardtools.programs.running import CallKeywords, Specs, UserCode, called, choice, named_by, read_code, run_options
 from shardtools.urls import at_home, name_of
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
 
+    from shardtools.jobs.choice import Choice
     from shardtools.jobs.extraction.extract import ExtractResult
     from shardtools.jobs.options import RunOptions
     from shardtools.jobs.report import Skipped
@@ -91,28 +92,26 @@ class Rows(Sequence[Mapping[str, object]]):
         return self._table.to_pandas()
 
 
-class RowKeywords(ReadKeywords, total=False):
+class RowKeywords(ReadKeywords, ChoiceKeywords, total=False):
     """Which rows `extract` brings out, and how it runs.
 
-    ``fields``: the fields, beside the key; without any the keys alone.
+    ``fields``: the columns, beside the key; without any the keys alone. ``rename`` gives them other names. A sample
+    without them is a row, too.
+    ``limit``: no more than so many rows.
+    ``seed``: the seed of ``sample``.
     ``function``: makes a row of each record in place of ``fields``: a dict of columns, a value, or None for none. It is
     a function, or the name of a script that defines ``extract_sample(record)``; ``params`` are keywords for it, and for
     ``version`` see `shardtools.map`.
-    ``where``: only samples for which this condition is true, a boolean expression in DuckDB's SQL, as
-    ``"cls = 7 and json.width >= 512"``.
     ``missing``: what to do with a sample that has not all of the fields: ``"empty"`` (the default), ``"skip"``,
     ``"error"``.
-    ``limit``: no more than so many rows.
     ``progress``: show a bar.
     """
 
-    fields: str | Sequence[str]
     function: UserCode | None
     params: Mapping[str, object] | None
     version: str | None
-    where: str | None
     missing: Missing
-    limit: int | None
+    seed: int
     progress: bool
 
 
@@ -121,19 +120,17 @@ def _extract(
     output: str,
     how: RowFormat,
     *,
-    fields: str | Sequence[str] = (),
     function: UserCode | None = None,
     params: Mapping[str, object] | None = None,
     version: str | None = None,
-    where: str | None = None,
     missing: Missing = "empty",
-    limit: int | None = None,
+    seed: int = 0,
     progress: bool = False,
-    **keywords: Unpack[ReadKeywords],
+    **keywords: Unpack[CallKeywords],
 ) -> ExtractResult:
-    with called(extract, sources, None, output, **keywords) as call:
+    with called(extract, sources, None, output, seed=seed, **keywords) as call:
         code = None if function is None else read_code(function, ("extract_sample",), params, version, resumes=False)
-        what = extract_options(names_of(fields), code, where, missing, limit, how)
+        what = extract_options(call.choice, code, missing, how)
         named = named_by(call.sources, call.options)
         with python_progress(len(named.urls), progress) as shown:
             return carry_out(named, what, output, call.options, shown)
@@ -156,7 +153,7 @@ def extract(
 ) -> ExtractResult: ...
 
 
-@spelled_out((*READ, RowKeywords), _extract, run_options)
+@spelled_out((*READ, ChoiceKeywords, RowKeywords), _extract, choice_of, run_options)
 def extract(
     sources: Specs,
     *,
@@ -208,29 +205,23 @@ def _read(path: str) -> pyarrow.Table:
     return pyarrow.parquet.read_table(path)
 
 
-def extract_options(
-    fields: Sequence[str],
-    code: Code | None,
-    where: str | None,
-    missing: Missing,
-    limit: int | None,
-    how: RowFormat,
-) -> ExtractOptions:
-    """Return which rows to bring out.
+def extract_options(chosen: Choice, code: Code | None, missing: Missing, how: RowFormat) -> ExtractOptions:
+    """Return which rows to bring out of what is chosen.
 
     Raises:
         JobError: the options make no sense together.
     """
-    from shardtools.query.condition import parse_condition
-
+    fields = chosen.fields
     if len(set(fields)) < len(fields):
         raise JobError("a field is given twice with -f", fix="give each field once")
     if fields and code is not None:
         raise JobError("-f and -p cannot be used together", fix="choose one of them")
+    if chosen.drop and code is None:
+        raise JobError("--drop does not go with rows of fields", fix="name the fields with -f, or give a script")
+    if {old for old, _ in chosen.rename} - {*fields} and code is None:
+        raise JobError("--rename names a field that is not shown", fix="name it with -f as well")
     choice("missing", missing, get_args(Missing))
-    at_least("limit", limit, 1)
-    condition = None if where is None else parse_condition(where)
-    return ExtractOptions(tuple(fields), code, condition, missing, limit, how)
+    return ExtractOptions(fields, code, chosen, missing, how)
 
 
 def row_format(output: str, chosen: FormatName | None, *, header: bool, raw: bool, base64: bool) -> RowFormat:

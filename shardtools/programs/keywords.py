@@ -64,7 +64,7 @@ def spelled_out(keywords: Sequence[type[Any]], *parts: Callable[..., Any]) -> Ca
     """Return a decorator that lets `help` and editors show the keywords that stand for ``**keywords`` of a function.
 
     ``keywords`` are `TypedDict` classes, each of which explains some; the last one has all of them. The ``parts`` are
-    functions that have them, with their defaults.
+    functions that have them, with their defaults; of two that have one, the first counts.
     """
     names = keywords[-1].__optional_keys__
     lines = [line for some in keywords for line in (inspect.getdoc(some) or "").split("\n")[2:]]
@@ -72,13 +72,13 @@ def spelled_out(keywords: Sequence[type[Any]], *parts: Callable[..., Any]) -> Ca
     def decorate(function: Function) -> Function:
         own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
         taken = {parameter.name for parameter in own}
-        more = [
-            parameter
-            for part in parts
-            for parameter in inspect.signature(part).parameters.values()
-            if parameter.name in names - taken
-        ]
-        function.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
+        more = {
+            name: parameter
+            for part in reversed(parts)
+            for name, parameter in inspect.signature(part).parameters.items()
+            if name in names - taken
+        }
+        function.__signature__ = inspect.Signature([*own, *more.values()])  # type: ignore[attr-defined]
         told = "\n".join(["The keywords that it shares with others:", "", *(f"    {line}" for line in lines)])
         function.__doc__ = re.sub(r"See\s+`[\w.]+`\s+for\s+``keywords``\.", lambda _: told, function.__doc__ or "")
         return function

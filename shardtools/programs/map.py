@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Unpack
 
 from shardtools.errors import redact
+from shardtools.programs.choosing import ChoiceKeywords, choice_of
 from shardtools.programs.keywords import WRITE, WriteKeywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
 from shardtools.programs.running import Specs, UserCode, called, read_code, run_options
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@spelled_out(WRITE, run_options)
+class MapKeywords(WriteKeywords, ChoiceKeywords, total=False):
+    """What `map` takes of its sources, and how it runs."""
+
+
+@spelled_out((*WRITE, ChoiceKeywords, MapKeywords), choice_of, run_options)
 def map(
     sources: Specs,
     destination: str | os.PathLike[str],
@@ -30,8 +35,9 @@ def map(
     *,
     params: Mapping[str, object] | None = None,
     version: str | None = None,
+    seed: int = 0,
     progress: bool = False,
-    **keywords: Unpack[WriteKeywords],
+    **keywords: Unpack[MapKeywords],
 ) -> JobResult:
     """Call ``function(record, **params)`` for every sample of ``sources``; write what it returns to ``destination``.
 
@@ -41,9 +47,10 @@ def map(
 
     One output shard is written for each input shard, and appears whole or not at all. With ``resume`` the shards that
     the same function, with the same ``params``, has made before are kept: one with the same code, defaults, closure and
-    globals that it uses, or with the same ``version`` if there is one. ``progress`` shows a bar.
+    globals that it uses, or with the same ``version`` if there is one. ``seed`` is for ``sample``. ``progress`` shows a
+    bar.
 
-    See `shardtools.programs.keywords.WriteKeywords` for ``keywords``.
+    See `shardtools.programs.map.MapKeywords` for ``keywords``.
 
     Raises:
         SpecError: a spec is wrong.
@@ -61,9 +68,9 @@ def map(
     """
     from shardtools.jobs.map import plan_map
 
-    with called(map, sources, destination, **keywords) as call:
+    with called(map, sources, destination, seed=seed, **keywords) as call:
         code = read_code(function, ("process_sample", "process_samples"), params, version, resumes=call.options.resume)
-        plan = plan_map(call.sources, call.destination, code, call.options)
+        plan = plan_map(call.sources, call.destination, code, call.options, call.choice)
         with python_progress(len(plan.tasks), progress) as shown:
             return carry_out(plan, call.options, shown)
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_args
 
 from shardtools.engine import WAIT_SECONDS, ClusterLike, Connection, counting_incidents
 from shardtools.errors import JobError, ShardtoolsError
+from shardtools.jobs.choice import Choice
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.limits import DEFAULT_LIMITS, Limits
+from shardtools.programs.choosing import ChoiceKeywords, choice_of
 from shardtools.programs.keywords import WriteKeywords, check_keywords
 from shardtools.programs.suggestions import with_suggestion
 from shardtools.spec import parse_size, parts_of
@@ -88,13 +90,18 @@ def _connection(cluster: ClusterLike, wait: float) -> ClusterLike:
     return Connection(at_home(cluster) if isinstance(cluster, str) else cluster, wait)
 
 
+class CallKeywords(WriteKeywords, ChoiceKeywords, total=False):
+    """How any function runs."""
+
+
 @dataclass(frozen=True)
 class Call:
-    """A call of a function: what it names, and the options of its job."""
+    """A call of a function: what it names, the options of its job, and what this takes of its sources."""
 
     sources: list[str]
     destination: str
     options: RunOptions
+    choice: Choice
 
 
 @contextmanager
@@ -103,13 +110,16 @@ def called(
     sources: Specs,
     destination: str | os.PathLike[str] | None = None,
     *others: str | None,
-    **keywords: Unpack[WriteKeywords],
+    seed: int | None = None,
+    **keywords: Unpack[CallKeywords],
 ) -> Iterator[Call]:
     """A context of a call of ``function``, whose user names ``sources``, ``destination`` and ``others``.
 
+    ``seed`` is that of its choice, if it has one.
+
     Raises:
         TypeError: there is no such keyword, or the sources are no specs.
-        JobError: a spec is ``-``, the standard input or output of a command; or as for `run_options`.
+        JobError: a spec is ``-``, the standard input or output of a command; or as for `run_options` and `choice_of`.
         ShardtoolsError: one from within, with what was perhaps meant by a source that is not there.
     """
     check_keywords(function, keywords)
@@ -118,10 +128,12 @@ def called(
     named = [*specs, *(name for name in (target, *others) if name)]
     if "-" in parts_of(named):
         raise JobError("standard input and output are for commands", url="-", fix="give the path or URL of a file")
-    options = naming(run_options(**keywords), *named)
+    given: dict[str, Any] = dict(keywords)
+    chosen = {name: given.pop(name) for name in ChoiceKeywords.__optional_keys__ & given.keys()}
+    options = naming(run_options(**given), *named)
     try:
         with counting_incidents() as incidents, using(options.storage, counter=incidents.add):
-            yield Call(specs, target or "", options)
+            yield Call(specs, target or "", options, choice_of(**chosen, seed=seed))
     except ShardtoolsError as error:
         suggested = with_suggestion(error, specs, lambda: options.storage)
         if suggested is error:

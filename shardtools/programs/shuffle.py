@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
 from shardtools.errors import JobError
+from shardtools.programs.choosing import ChoiceKeywords, choice_of
 from shardtools.programs.exchanging import (
     ExchangeKeywords,
     ExchangeSettings,
@@ -19,12 +21,13 @@ from shardtools.programs.keywords import WRITE, spelled_out
 from shardtools.programs.running import Specs, at_least, run_options
 
 if TYPE_CHECKING:
+    from shardtools.jobs.choice import Choice
     from shardtools.jobs.exchange.plan import Exchange
     from shardtools.jobs.options import RunOptions
     from shardtools.jobs.report import JobResult
 
 
-@spelled_out((*WRITE, ExchangeKeywords), exchange_settings, run_options)
+@spelled_out((*WRITE, ChoiceKeywords, ExchangeKeywords), exchange_settings, choice_of, run_options)
 def shuffle(
     sources: Specs,
     destination: str | os.PathLike[str],
@@ -37,8 +40,8 @@ def shuffle(
     """Write the samples of ``sources`` to ``destination`` in a random order.
 
     Every order of all samples is equally likely. Shards differ by one sample at most. The same ``seed`` gives the same
-    bytes; without one it is drawn, and is ``result.job["seed"]``. ``no_shuffle`` keeps the order, and changes the
-    number of shards only. ``progress`` shows a bar.
+    bytes; without one it is drawn, and is ``result.job["seed"]``. It also chooses the samples of ``sample``.
+    ``no_shuffle`` keeps the order, and changes the number of shards only. ``progress`` shows a bar.
 
     See `shardtools.programs.exchanging.ExchangeKeywords` for ``keywords``.
 
@@ -54,12 +57,18 @@ def shuffle(
     ['ape', 'bee', 'cat', 'dog']
     """
     with exchange_called(shuffle, sources, destination, **keywords) as (call, settings):
-        what = shuffle_exchange(call.destination, settings, call.options, seed=seed, no_shuffle=no_shuffle)
+        what = shuffle_exchange(call.destination, settings, call.options, call.choice, seed=seed, no_shuffle=no_shuffle)
         return exchange(call, what, progress)
 
 
 def shuffle_exchange(
-    destination: str, settings: ExchangeSettings, options: RunOptions, *, seed: int | None, no_shuffle: bool
+    destination: str,
+    settings: ExchangeSettings,
+    options: RunOptions,
+    choice: Choice,
+    *,
+    seed: int | None,
+    no_shuffle: bool,
 ) -> Exchange:
     """Return the exchange that shuffles; without a seed, with that of the job that it continues, or a new one.
 
@@ -71,13 +80,15 @@ def shuffle_exchange(
     from shardtools.jobs.exchange.plan import earlier_seed
 
     at_least("seed", seed, 0)
-    if no_shuffle and seed is not None:
+    if no_shuffle and seed is not None and choice.sample is None:
         raise JobError("--seed and --no-shuffle cannot be used together", fix="give one of them")
     policy = DuplicatePolicy(on_duplicate=settings.on_duplicate, on_error=options.on_error)
     if no_shuffle:
-        return make_exchange("htshuffle", Keying("input"), policy, settings, {})
+        return make_exchange("htshuffle", Keying("input"), policy, settings, {}, replace(choice, seed=seed or 0))
     if seed is None and options.resume:
         seed = earlier_seed(destination, settings.spill, options)
     if seed is None:
         seed = secrets.randbits(32)
-    return make_exchange("htshuffle", Keying("random", seed), policy, settings, {"seed": seed})
+    return make_exchange(
+        "htshuffle", Keying("random", seed), policy, settings, {"seed": seed}, replace(choice, seed=seed)
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from shardtools.errors import JobError
 from shardtools.jobs.exchange.duplicates import Merge, OnConflict
+from shardtools.programs.choosing import ChoiceKeywords, choice_of
 from shardtools.programs.exchanging import (
     ExchangeKeywords,
     ExchangeSettings,
@@ -20,6 +21,7 @@ from shardtools.programs.keywords import WRITE, spelled_out
 from shardtools.programs.running import Call, Specs, choice, pairs_of, run_options, script_of
 
 if TYPE_CHECKING:
+    from shardtools.jobs.choice import Choice
     from shardtools.jobs.exchange.keying import Keying
     from shardtools.jobs.exchange.plan import Exchange
     from shardtools.jobs.report import JobResult
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 Reduction = Callable[[Any, Iterator[Any]], Mapping[str, object] | Iterable[Mapping[str, object]] | None]
 
 
-@spelled_out((*WRITE, ExchangeKeywords), exchange_settings, run_options)
+@spelled_out((*WRITE, ChoiceKeywords, ExchangeKeywords), exchange_settings, choice_of, run_options)
 def sort(
     sources: Specs,
     destination: str | os.PathLike[str],
@@ -43,6 +45,7 @@ def sort(
     merge: Merge | None = None,
     on_conflict: OnConflict = "error",
     unique: bool = False,
+    seed: int = 0,
     progress: bool = False,
     **keywords: Unpack[ExchangeKeywords],
 ) -> JobResult:
@@ -57,7 +60,7 @@ def sort(
     ``reduce_samples`` or ``combine_samples`` instead. ``params`` are keywords for these functions. ``merge`` makes one
     sample of those with one key: of keys that every source has (``"inner"``), any has (``"outer"``) or the first has
     (``"left"``); ``on_conflict`` says what to do when several have a field. ``unique`` keeps the first of those with
-    the same sort key. For ``version`` see `shardtools.map`. ``progress`` shows a bar.
+    the same sort key. For ``version`` see `shardtools.map`. ``seed`` is for ``sample``. ``progress`` shows a bar.
 
     See `shardtools.programs.exchanging.ExchangeKeywords` for ``keywords``.
 
@@ -79,7 +82,7 @@ def sort(
     [b'{"samples": 2}', b'{"samples": 2}']
     """
     functions = {"sort_key": by if callable(by) else None, "reduce_samples": reduce, "combine_samples": combine}
-    with exchange_called(sort, sources, destination, **keywords) as (call, settings):
+    with exchange_called(sort, sources, destination, seed=seed, **keywords) as (call, settings):
         code = _code(
             {name: some for name, some in functions.items() if some is not None}, script, params, version, call
         )
@@ -92,6 +95,7 @@ def sort(
             on_conflict=on_conflict,
             unique=unique,
             on_error=call.options.on_error,
+            chosen=call.choice,
         )
         return exchange(call, what, progress)
 
@@ -125,8 +129,9 @@ def sort_exchange(
     on_conflict: OnConflict,
     unique: bool,
     on_error: Literal["fail", "skip"],
+    chosen: Choice,
 ) -> Exchange:
-    """Return the exchange that sorts, and reduces or joins.
+    """Return the exchange that sorts what ``chosen`` takes, and reduces or joins.
 
     Raises:
         JobError: the options make no sense together.
@@ -156,7 +161,7 @@ def sort_exchange(
         on_error,
     )
     job = {"by": SORT_KEY if keying.kind == "script" else by or "key"}
-    return make_exchange("htsort", keying, policy, settings, job, combine=COMBINE in names)
+    return make_exchange("htsort", keying, policy, settings, job, chosen, combine=COMBINE in names)
 
 
 def _names(code: Code) -> set[str]:

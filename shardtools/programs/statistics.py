@@ -9,6 +9,7 @@ from shardtools.programs.progress import Progress, python_progress
 from shardtools.programs.running import Specs, called, named_by, run_options
 
 if TYPE_CHECKING:
+    from shardtools.jobs.choice import Choice
     from shardtools.jobs.extraction.statistics import Statistics, ValueCounts
     from shardtools.jobs.options import RunOptions
     from shardtools.storage.expansion import SourceSpecs
@@ -55,13 +56,17 @@ def count(
     *,
     numbers: bool = False,
     where: str | None = None,
+    limit: int | None = None,
+    sample: float | None = None,
+    seed: int = 0,
     progress: bool = False,
     **keywords: Unpack[ReadKeywords],
 ) -> ValueCounts:
     """Return how often each value of ``field`` occurs in ``sources``, as text or, for a histogram, as ``numbers``.
 
-    ``where`` is a condition on the samples to count, as ``"cls = 7"``. ``progress`` shows a bar. See
-    `shardtools.programs.keywords.ReadKeywords` for ``keywords``.
+    ``where`` is a condition on the samples to count, as ``"cls = 7"``, ``sample`` a share of them, chosen by ``seed``,
+    and ``limit`` the most of them. ``progress`` shows a bar. See `shardtools.programs.keywords.ReadKeywords` for
+    ``keywords``.
 
     Raises:
         SpecError: a spec is wrong.
@@ -72,27 +77,25 @@ def count(
     >>> st.count("train-@2.tar", "cls").values.most_common()
     [('0', 2), ('1', 2)]
     """
-    with called(count, sources, **keywords) as call:
+    with called(count, sources, where=where, limit=limit, sample=sample, seed=seed, **keywords) as call:
         named = named_by(call.sources, call.options)
         with python_progress(len(named.urls), progress) as shown:
-            return count_values(named, field, where, call.options, shown, numbers=numbers)
+            return count_values(named, field, call.choice, call.options, shown, numbers=numbers)
 
 
 def count_values(
     sources: SourceSpecs,
     field: str,
-    where: str | None,
+    choice: Choice,
     options: RunOptions,
     progress: Progress,
     *,
     numbers: bool = False,
 ) -> ValueCounts:
-    """Return how often each value of a field occurs."""
+    """Return how often each value of a field occurs in what is chosen."""
     from shardtools.jobs.extraction.statistics import run_counts
-    from shardtools.query.condition import parse_condition
 
     def on_shard(part: ValueCounts) -> None:
         progress.advance(part.samples, 0)
 
-    condition = None if where is None else parse_condition(where)
-    return run_counts(sources, field, numbers=numbers, where=condition, options=options, on_shard=on_shard)
+    return run_counts(sources, field, numbers=numbers, choice=choice, options=options, on_shard=on_shard)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shardtools.errors import CorruptError, SpecError
-from shardtools.query.condition import Condition, PickedRows, Where
+from shardtools.query.condition import Condition, PickedRows
 from shardtools.query.table import DatasetTable, fresh_shards, open_table
 from shardtools.query.table_file import ShardState
 from shardtools.shards.manifest import Manifest, find_manifest
@@ -35,7 +35,7 @@ class TableAnswer:
     fields: tuple[str, ...] = ()
     samples: Mapping[int, int] = field(default_factory=dict)
 
-    def condition_of(self, shard: int, condition: Condition | None) -> Where | None:
+    def condition_of(self, shard: int, condition: Condition | None) -> Condition | PickedRows | None:
         """Return the condition on the samples of a shard, as far as it is not answered; None if it picks none."""
         if condition is None or (rows := self.rows.get(shard)) is None:
             return condition

@@ -17,11 +17,14 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shardtools.errors import JobError
 from shardtools.query.duck import session
+from shardtools.query.key_file import hash_keys
 from shardtools.query.names import SHOWN, ColumnSource, content_of, find_source, list_columns
 from shardtools.query.values import ColumnLoader, Columns, Samples
+from shardtools.shards.columns import Texts
 from shardtools.types import Ints
 
 BATCH = 64 << 20
@@ -85,6 +88,22 @@ class Seen:
         paths = self.paths if len(self.paths) > SHOWN else self.paths | other.paths
         return Seen(self.columns | other.columns, self.fields | other.fields, paths)
 
+    def as_json(self) -> list[list[str]]:
+        """Return it as JSON data."""
+        return [sorted(self.columns), sorted(self.fields), sorted(self.paths)]
+
+    @classmethod
+    def of_json(cls, data: Any) -> Seen:
+        """Return what `as_json` returned.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        is_own = isinstance(data, list) and len(data) == 3 and all(isinstance(part, list) for part in data)
+        if not is_own or not all(isinstance(name, str) for part in data for name in part):
+            raise ValueError("these are not columns")
+        return cls(*map(frozenset, data))
+
     def check(self, condition: Where) -> None:
         """Raise if all samples were seen, and none has a column of the condition.
 
@@ -132,8 +151,50 @@ class PickedRows:
         return Answer(self.rows[low:high] - start, Seen(frozenset(self.columns), frozenset(samples.table.fields)))
 
 
-Where = Condition | PickedRows
+@dataclass(frozen=True)
+class RandomShare:
+    """A share of all samples, or of those that ``inner`` picks. It depends only on ``seed`` and their keys."""
+
+    share: float
+    seed: int
+    inner: Condition | PickedRows | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the condition."""
+        return () if self.inner is None else self.inner.columns
+
+    def needs_checksums(self, fields: Sequence[str]) -> bool:
+        """Return whether it is about checksums of data."""
+        return self.inner is not None and self.inner.needs_checksums(fields)
+
+    def fields(self, fields: Sequence[str]) -> tuple[str, ...]:
+        """Return the fields of which the data must be read, of samples that have ``fields``."""
+        return () if self.inner is None else self.inner.fields(fields)
+
+    def among(self, samples: Samples) -> Answer:
+        """Return which of some samples are picked."""
+        rows = np.flatnonzero(draws(samples.table.keys, self.seed) < self.share)
+        if self.inner is None:
+            return Answer(rows, Seen(fields=frozenset(samples.table.fields)))
+        answer = find_rows(self.inner, samples)
+        return Answer(np.intersect1d(rows, answer.rows, assume_unique=True), answer.seen)
+
+
+Where = Condition | PickedRows | RandomShare
 """Which samples are wanted."""
+
+
+def draws(keys: Texts, seed: int) -> npt.NDArray[np.float64]:
+    """Return for each key a number from 0 to 1 that is random, and always the same for a key and a seed.
+
+    >>> draws(Texts.of([b"a", b"b"]), 1).round(3).tolist()
+    [0.64, 0.03]
+    """
+    words = np.empty((len(keys), 2), "<u8")
+    words[:, 0], words[:, 1] = hash_keys(keys), seed
+    hashes = hash_keys(Texts(words.view(np.uint8).reshape(-1), 16 * np.arange(1, len(keys) + 1)))
+    return (hashes >> np.uint64(11)) / np.float64(1 << 53)
 
 
 def parse_condition(text: str) -> Condition:
@@ -220,7 +281,7 @@ def find_rows(condition: Where, samples: Samples) -> Answer:
         JobError: the condition does not fit the types of its columns.
         StorageError, ShardError: the data of fields cannot be read.
     """
-    if isinstance(condition, PickedRows):
+    if not isinstance(condition, Condition):
         return condition.among(samples)
     rows, seen = [np.empty(0, np.int64)], Seen()
     for start, part in _batches(condition, samples):

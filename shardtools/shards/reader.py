@@ -42,7 +42,8 @@ class Block:
 
     ``buffer`` holds the bytes of the tar file from offset ``base`` on, which ``table`` describes; both are good until
     the next block is asked for. ``index`` is the position of the first sample in its shard, and ``repeated`` are the
-    rows of the samples whose key came earlier in the shard.
+    rows of the samples whose key came earlier in the shard. ``rows`` are the positions of all samples in their shard;
+    None if they follow each other.
     """
 
     url: str
@@ -51,9 +52,15 @@ class Block:
     table: ShardTable
     index: int
     repeated: tuple[int, ...] = ()
+    rows: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def positions(self) -> Ints:
+        """The position of each sample in its shard."""
+        return np.arange(self.index, self.index + len(self)) if self.rows is None else self.rows
 
     @cached_property
     def keys(self) -> list[str]:

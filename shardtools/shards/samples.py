@@ -117,13 +117,13 @@ def records(block: Block) -> Iterator[Record]:
     stop = (table.offset - block.base + table.size).tolist()
     names = np.array(table.fields, object)[table.field].tolist() if len(table) else []
     first = table.first.tolist()
-    url, index = block.url, block.index
+    url, positions = block.url, block.positions.tolist()
     for i, key in enumerate(block.keys):
         record = Record(key=key)
         for j in range(first[i], first[i + 1]):
             record[names[j]] = buffer[start[j] : stop[j]].tobytes()
         record.url = url
-        record.index = index + i
+        record.index = positions[i]
         yield record
 
 

@@ -18,6 +18,7 @@ import pytest
 
 import shardtools as st
 from shardtools.__main__ import PROGRAMS
+from shardtools.programs.choosing import ChoiceKeywords, choice_of
 from shardtools.programs.exchanging import ExchangeKeywords, exchange_settings
 from shardtools.programs.extract import RowKeywords, _extract
 from shardtools.programs.keywords import ReadKeywords, WriteKeywords
@@ -168,9 +169,12 @@ def test_keywords_are_those_that_are_taken() -> None:
     taken = set(inspect.signature(run_options).parameters)
     assert WriteKeywords.__optional_keys__ == taken
     assert ReadKeywords.__optional_keys__ == taken - {"resume"}
-    assert ExchangeKeywords.__optional_keys__ == taken | set(inspect.signature(exchange_settings).parameters)
+    chosen = set(inspect.signature(choice_of).parameters) - {"seed"}
+    assert ChoiceKeywords.__optional_keys__ == chosen
+    exchanged = set(inspect.signature(exchange_settings).parameters)
+    assert ExchangeKeywords.__optional_keys__ == taken | chosen | exchanged
     of_rows = set(inspect.signature(_extract).parameters) - {"sources", "output", "how", "keywords"}
-    assert RowKeywords.__optional_keys__ - ReadKeywords.__optional_keys__ == of_rows
+    assert RowKeywords.__optional_keys__ - ReadKeywords.__optional_keys__ - chosen == of_rows
 
 
 def test_programs_are_listed() -> None:

@@ -1,6 +1,6 @@
 """Pass 1: a group of input shards becomes runs.
 
-    blocks -> copies of their bytes, and columns -> when the task's memory is full: sorted -> run
+    blocks -> what is chosen -> copies of their bytes, and columns -> when the task's memory is full: sorted -> run
 
 A task reads its shards one by one, and writes a run whenever it holds as many bytes as it may.
 """
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from shardtools.engine import check_cancelled
-from shardtools.errors import ShardError, ShardtoolsError, StorageError
-from shardtools.jobs.exchange.contents import as_run, compose, records_of
+from shardtools.errors import SampleError, ShardError, ShardtoolsError, StorageError
+from shardtools.jobs.choice import ShardChoice
+from shardtools.jobs.choosing import ChosenBlocks
+from shardtools.jobs.exchange.contents import as_run, compacted, compose, records_of
 from shardtools.jobs.exchange.keying import Keying, Orderer
 from shardtools.jobs.exchange.notes import Collected, read_collected, write_collected
 from shardtools.jobs.exchange.reduce import COMBINE, Reducer
@@ -25,6 +27,7 @@ from shardtools.jobs.exchange.run_table import PLACE, RunTable, assemble, conten
 from shardtools.jobs.exchange.workers import share_of
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Code
+from shardtools.query.condition import Seen
 from shardtools.shards.indexing import checksums_of
 from shardtools.shards.reader import Block, ShardReader, refuse_repeated
 from shardtools.shards.samples import Members
@@ -43,7 +46,8 @@ class CollectTask:
 
     A run has at most as many bytes as the task may hold: its share of ``budget``, which is that of its process. The
     URLs of runs begin with ``prefix``. ``fingerprint`` is that of the job, for resuming. With ``repeats`` a key may be
-    repeated in a shard. ``combine`` is a script whose ``combine_samples`` reduces each run.
+    repeated in a shard. ``combine`` is a script whose ``combine_samples`` reduces each run. ``chosen`` is what it takes
+    of each shard; empty if that is all.
     """
 
     prefix: str
@@ -56,6 +60,7 @@ class CollectTask:
     resume: bool = False
     ahead: bool = False
     combine: Code | None = None
+    chosen: tuple[ShardChoice, ...] = ()
 
 
 class _Waiting:
@@ -117,31 +122,38 @@ class _Collector:
         self._runs: list[Run] = []
         self._samples = self._bytes = self._content = self._others = 0
         self._skipped: list[tuple[str, str | None, str]] = []
+        self._seen = Seen()
 
     def run(self) -> Collected:
-        for ordinal, url in self._task.shards:
+        for at, (ordinal, url) in enumerate(self._task.shards):
+            chosen = self._task.chosen[at] if self._task.chosen else None
             runs, parts, size = len(self._runs), len(self._waiting.parts), self._waiting.size
             try:
-                self._read(ordinal, url)
-            except (ShardError, StorageError) as error:
+                if chosen is None or not chosen.is_nothing:
+                    self._read(ordinal, url, chosen)
+            except (ShardError, StorageError, SampleError) as error:
                 if self._task.on_error == "fail" or len(self._runs) > runs:
                     raise
                 self._waiting.cut(parts, size)
                 self._skipped.append((url, None, str(error)))
         self._flush()
-        return Collected(
-            tuple(self._runs), self._samples, self._bytes, self._content % 2**64, self._others, tuple(self._skipped)
-        )
+        content, skipped = self._content % 2**64, tuple(self._skipped)
+        return Collected(tuple(self._runs), self._samples, self._bytes, content, self._others, skipped, self._seen)
 
-    def _read(self, ordinal: int, url: str) -> None:
+    def _read(self, ordinal: int, url: str, chosen: ShardChoice | None) -> None:
         orderer = Orderer(self._task.keying, ordinal)
         with closing(ShardReader(url, ahead=self._task.ahead)) as reader:
-            for block in reader:
+            blocks = reader if chosen is None else ChosenBlocks(chosen, reader)
+            for block in blocks:
                 check_cancelled()
                 if not self._task.repeats:
                     refuse_repeated(block)
                 self._others += block.table.other
+                if chosen is not None:
+                    block = compacted(block, changed=chosen.choice.picks_fields)
                 self._add(block, ordinal, orderer)
+            if isinstance(blocks, ChosenBlocks):
+                self._seen |= blocks.seen
 
     def _add(self, block: Block, ordinal: int, orderer: Orderer) -> None:
         orders, failed = orderer.orders(block)
@@ -151,7 +163,7 @@ class _Collector:
             self._skipped.append((block.url, block.keys[row], error.what))
         places = np.empty(len(block), PLACE)
         places["ordinal"] = ordinal
-        places["index"] = np.arange(block.index, block.index + len(block))
+        places["index"] = block.positions
         table = replace(block.table.shifted(-block.base), crc32=checksums_of(block))
         data = np.frombuffer(block.buffer, np.uint8)
         samples = RunTable(table, orders, places, sums_of(data, table.start, table.spans))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.jobs.exchange.run_table import RunTable, sums_of
-from shardtools.shards.columns import Texts
-from shardtools.shards.samples import Members, Record
+from shardtools.jobs.exchange.run_table import RunTable, assemble, sums_of
+from shardtools.shards.columns import Texts, with_zero
+from shardtools.shards.reader import Block
+from shardtools.shards.samples import Composer, Members, Record, records
 from shardtools.shards.table import ShardTable
 from shardtools.shards.writer import NewSamples, parts_of_samples
 
@@ -41,6 +43,26 @@ def compose(samples: Sequence[tuple[str, Members]]) -> tuple[ShardTable, list[by
         composed.add(key, members)
     table, parts = composed.build()
     return table, [b"".join(some) for some in parts_of_samples(table, parts)]
+
+
+def compacted(block: Block, *, changed: bool) -> Block:
+    """Return a block whose buffer has the spans of its samples alone: as they are, or ``changed`` by their table.
+
+    A sample that lost fields, or got other names of them, is written anew.
+    """
+    table = block.table
+    if changed:
+        composer = Composer()
+        made, spans = compose([composer.compose(record) for record in records(block)])
+        data = memoryview(b"".join(spans))
+        return replace(block, buffer=data, base=0, table=replace(made, other=table.other), rows=block.positions)
+    if len(block.buffer) == int(table.spans.sum()):
+        return block
+    buffer = assemble(np.frombuffer(block.buffer, np.uint8), table.start - block.base, table.spans)
+    starts = with_zero(np.cumsum(table.spans))[:-1]
+    offset = table.offset + np.repeat(starts - table.start, table.counts)
+    table = replace(table, start=starts, stop=starts + table.spans, offset=offset)
+    return replace(block, buffer=buffer.data, base=0, table=table)
 
 
 def as_run(table: ShardTable, spans: Sequence[bytes], orders: Sequence[bytes], places: npt.NDArray[Any]) -> RunTable:

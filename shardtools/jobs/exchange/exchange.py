@@ -32,6 +32,7 @@ from shardtools.jobs.report import JobResult, Skipped, report_failure, write_rep
 from shardtools.jobs.shared import shared
 from shardtools.jobs.target import ShardResult, digest, earlier_sidecar, shard_result, targets
 from shardtools.processors import processors
+from shardtools.query.condition import Seen
 from shardtools.shards.manifest import build_manifest, write_manifest
 from shardtools.spec import Destination
 from shardtools.storage import get_storage, together, using
@@ -72,7 +73,8 @@ def run_exchange(
 
 
 def _job(plan: ExchangePlan) -> dict[str, Any]:
-    return {"program": plan.exchange.program, **plan.exchange.job}
+    choice = {} if plan.chosen is None else {"choice": plan.exchange.choice.facts()}
+    return {"program": plan.exchange.program, **plan.exchange.job, **choice}
 
 
 def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:
@@ -101,6 +103,7 @@ def _run_alone(plan: ExchangePlan, terms: Terms, events: Events) -> JobResult:
         make_private(plan.spill)
     _note_job(plan)
     collected = _collect(plan, terms, events.on_collected)
+    _check_chosen(plan, collected)
     runs = tuple(run for part in collected for run in part.runs)
     if plan.destination.is_auto:
         samples, size = sum(part.samples for part in collected), sum(part.size for part in collected)
@@ -126,6 +129,15 @@ def _run_alone(plan: ExchangePlan, terms: Terms, events: Events) -> JobResult:
     remove_spill(plan.spill, [*(run.url for run in runs), *noted])
     before = [Skipped(redact(url), key, reason) for part in collected for url, key, reason in part.skipped]
     return JobResult(plan.destination.spec, results, before, sum(part.others for part in collected), job)
+
+
+def _check_chosen(plan: ExchangePlan, collected: Sequence[Collected]) -> None:
+    """Raise if no sample of all inputs has a field or column that the choice names."""
+    if plan.chosen is not None:
+        seen = Seen()
+        for part in collected:
+            seen |= part.seen
+        plan.chosen.check(seen, sum(part.samples for part in collected))
 
 
 def _look_again(plan: ExchangePlan, destination: Destination, options: RunOptions) -> ExchangePlan:
@@ -191,6 +203,7 @@ def _collect_task(plan: ExchangePlan, options: RunOptions, name: str, group: Seq
         options.resume,
         len(plan.groups) < (options.jobs or processors()),
         plan.exchange.policy.reduce if plan.exchange.combine else None,
+        () if plan.chosen is None else tuple(plan.chosen.shards[i] for i in group),
     )
     return engine.Task(collect, (what,), plan.inputs[group[0]].url, options.storage)
 

@@ -64,7 +64,7 @@ class Orderer:
         if kind == "input":
             rows = np.empty((count, 2), ">u8")
             rows[:, 0] = self._ordinal
-            rows[:, 1] = np.arange(block.index, block.index + count)
+            rows[:, 1] = block.positions
             return Texts(rows.view(np.uint8).reshape(-1), 16 * np.arange(1, count + 1)), []
         if kind == "script":
             return self._collect([_guarded(self._of_record, record) for record in records(block)])

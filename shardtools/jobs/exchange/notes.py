@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from io import BytesIO
 from itertools import islice
@@ -22,6 +22,7 @@ from shardtools.errors import CorruptError, NotFoundError
 from shardtools.jobs.exchange.chain import AnyRun, Chain, runs_of
 from shardtools.jobs.exchange.run import Run
 from shardtools.json_text import parse_json
+from shardtools.query.condition import Seen
 from shardtools.shards.names import wrong_fields
 from shardtools.shards.npy import load_npz
 from shardtools.spec import MAX_SHARDS
@@ -35,7 +36,7 @@ class Collected:
     """What a task has collected: its runs, their number of samples and bytes, and the hash of their content.
 
     ``others`` counts members that belong to no sample. ``skipped`` has the shard, the key (None for the whole shard)
-    and the reason of everything that was skipped.
+    and the reason of everything that was skipped. ``seen`` says which fields and columns of a choice the samples had.
     """
 
     runs: tuple[Run, ...]
@@ -44,6 +45,7 @@ class Collected:
     content: int = 0
     others: int = 0
     skipped: tuple[tuple[str, str | None, str], ...] = ()
+    seen: Seen = Seen()  # noqa: RUF009 - it is frozen
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class GatherPlan:
 def write_collected(url: str, done: Collected, of: Mapping[str, Any]) -> None:
     """Write down what a task has collected; ``of`` says which task it was, as JSON data."""
     with get_storage(url).create(url) as sink:
-        sink.write(json.dumps({**of, **asdict(done)}).encode("utf-8", "surrogateescape"))
+        noted = {**of, **asdict(replace(done, seen=Seen())), "seen": done.seen.as_json()}
+        sink.write(json.dumps(noted).encode("utf-8", "surrogateescape"))
 
 
 def read_collected(url: str, of: Mapping[str, Any]) -> Collected | None:
@@ -101,6 +104,7 @@ def read_collected(url: str, of: Mapping[str, Any]) -> Collected | None:
         done = Collected(
             tuple(_run(entry, folder_of(url)) for entry in _list(noted.get("runs"))),
             skipped=tuple(_skipped(entry) for entry in _list(noted.get("skipped"))),
+            seen=Seen.of_json(noted.get("seen")),
             **{name: _count(noted.get(name)) for name in ("samples", "size", "content", "others")},
         )
         if sum(run.count for run in done.runs) > done.samples:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shardtools.errors import AccessError, JobError, LimitError, NotFoundError, ShardError, SpecError
+from shardtools.jobs.choice import EVERYTHING, Choice, ChosenShards
+from shardtools.jobs.choosing import check_names, choose
 from shardtools.jobs.exchange.cost import LOCAL, SERVICES, Services, Shape
 from shardtools.jobs.exchange.duplicates import DuplicatePolicy
 from shardtools.jobs.exchange.keying import Keying
@@ -20,7 +22,7 @@ from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, look_at_outputs
 from shardtools.jobs.target import digest
 from shardtools.json_text import parse_json
-from shardtools.shards.manifest import common_facts, find_manifests, read_manifest
+from shardtools.shards.manifest import CLASS_FIELD, Manifest, common_facts, find_manifests, read_manifest
 from shardtools.shards.reader import BLOCK_SIZE
 from shardtools.shards.tar import RECORD
 from shardtools.spec import MAX_SHARDS, Destination
@@ -40,7 +42,8 @@ class Exchange:
 
     ``memory`` is about how many bytes of samples all tasks of a process hold together. ``spill`` is a URL for the data
     between the passes. With ``@auto``, an output has at most ``shard_size`` bytes of tar file, or ``shard_count``
-    samples; without both there are as many outputs as inputs. ``job`` describes the job in the manifest.
+    samples; without both there are as many outputs as inputs. ``job`` describes the job in the manifest. ``choice`` is
+    what it takes of its sources.
     """
 
     program: str
@@ -52,6 +55,7 @@ class Exchange:
     shard_count: int | None = None
     combine: bool = False
     job: dict[str, Any] = field(default_factory=dict)
+    choice: Choice = EVERYTHING
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class ExchangePlan:
     how many each holds, about.
     ``collected`` is the fingerprint of the first pass, ``fingerprint`` that of the whole job. ``existing`` are the
     outputs that exist, ``replaced`` what is removed at the end. ``facts`` are what all sources say of the samples; they
-    are empty if a script makes new samples.
+    are empty if a script makes new samples. ``chosen`` is what is taken of each input; None if that is all.
     """
 
     exchange: Exchange
@@ -78,6 +82,7 @@ class ExchangePlan:
     existing: tuple[str, ...]
     replaced: Replaced = NOTHING_REPLACED
     facts: Mapping[str, Any] = field(default_factory=dict)
+    chosen: ChosenShards | None = None
 
     @property
     def size(self) -> int:
@@ -123,11 +128,12 @@ def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, op
         manifests = find_manifests(named)
         needs_sizes = exchange.shard_size is not None and Destination(destination).is_auto
         inputs = look_at(named, manifests, options, exact=needs_sizes)
+        chosen = _choose(exchange.choice, named, manifests, options)
         if exchange.policy.merge in ("inner", "left") and len({entry.source for entry in inputs}) == 1:
             what = f"--merge {exchange.policy.merge} needs several sources, and this is one"
             raise JobError(what, fix="name each source as an argument of its own, not joined by ::; or --merge outer")
         if exchange.keying.kind == "field":
-            _check_field(exchange.keying.field, inputs, named, options)
+            _check_field(exchange.keying.field, exchange.choice, inputs, named, options)
         target = _destination(destination, exchange, inputs)
         existing, replaced = look_at_destination(_expected(target, exchange, inputs, options), inputs, options)
         budget = max(exchange.memory * 3 // 4, LEAST_BUDGET)
@@ -137,6 +143,12 @@ def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, op
             "order": exchange.keying.facts(),
             "combine": exchange.policy.facts() if exchange.combine else None,
         }
+        if chosen is not None:
+            facts["chosen"] = [part.facts() for part in chosen.shards]
+            inputs = tuple(
+                replace(entry, tar_size=0) if part.is_nothing else entry
+                for entry, part in zip(inputs, chosen.shards, strict=True)
+            )
         whole = {"job": exchange.program, "same": exchange.policy.facts(), **facts}
         spill = spill_of(destination, exchange.spill, options)
         workers = expected_workers(options)
@@ -154,8 +166,31 @@ def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, op
             digest(whole),
             existing,
             replaced,
-            {} if exchange.policy.reduce else common_facts(manifests),
+            _facts(exchange, manifests),
+            chosen,
         )
+
+
+def _choose(
+    choice: Choice, sources: Sources, manifests: Mapping[str, Manifest | None], options: RunOptions
+) -> ChosenShards | None:
+    """Return what is taken of each input; None if that is all.
+
+    Raises:
+        JobError: no sample has a field or column that the choice names, or the condition does not fit its columns.
+    """
+    if choice.is_everything:
+        return None
+    check_names(choice, sources, manifests, options)
+    return choose(choice, sources, options)
+
+
+def _facts(exchange: Exchange, manifests: Mapping[str, Manifest | None]) -> dict[str, Any]:
+    """Return what all sources say of the samples, as far as it is true of the outputs."""
+    facts = {} if exchange.policy.reduce else common_facts(manifests)
+    if not exchange.choice.keeps(CLASS_FIELD):
+        facts.pop("classes", None)
+    return facts
 
 
 def fit_workers(plan: ExchangePlan, options: RunOptions) -> ExchangePlan:
@@ -192,7 +227,8 @@ def look_at_destination(
 def _expected(target: Destination, exchange: Exchange, inputs: Sequence[Input], options: RunOptions) -> Destination:
     """Return the destination with the number of outputs in place of ``@auto``, if that is known before any work."""
     samples = [entry.samples for entry in inputs if entry.samples is not None]
-    if not target.is_auto or len(samples) < len(inputs) or exchange.combine or options.on_error == "skip":
+    unknown = exchange.combine or options.on_error == "skip" or not exchange.choice.is_everything
+    if not target.is_auto or len(samples) < len(inputs) or unknown:
         return target
     return target.resolve(count_outputs(exchange, sum(samples), sum(entry.tar_size for entry in inputs)))
 
@@ -246,27 +282,27 @@ def _manifest(destination: str) -> str:
     return target.spec if target.is_auto else target.manifest
 
 
-def _check_field(field: str, inputs: Sequence[Input], sources: Sources, options: RunOptions) -> None:
+def _check_field(field: str, choice: Choice, inputs: Sequence[Input], sources: Sources, options: RunOptions) -> None:
     """Raise if no input has the field to sort by, by their sidecars; what manifests say is looked up there.
 
     Raises:
         JobError: none has.
     """
-    known = _fields(inputs)
+    known = {*choice.names_of(_fields(inputs))}
     if known and field not in known:
-        known = _fields(look_at(sources, {}, options))
+        known = {*choice.names_of(_fields(look_at(sources, {}, options)))}
     if known and field not in known:
         raise JobError(f"no sample has the field {field} to sort by", fix=f"the fields are {', '.join(sorted(known))}")
 
 
-def _fields(inputs: Sequence[Input]) -> set[str]:
+def _fields(inputs: Sequence[Input]) -> list[str]:
     """Return the names of all fields; none if those of a shard are not known."""
     known: set[str] = set()
     for entry in inputs:
         if entry.fields is None:
-            return set()
+            return []
         known.update(entry.fields)
-    return known
+    return sorted(known)
 
 
 def _destination(spec: str, exchange: Exchange, inputs: Sequence[Input]) -> Destination:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 from shardtools import engine
 from shardtools.errors import JobError, OutputExistsError, redact
+from shardtools.jobs.choice import ChosenShards
+from shardtools.jobs.choosing import choose
 from shardtools.jobs.extraction.ahead import PARTS, ReadAhead
 from shardtools.jobs.extraction.extract_shard import EXTRACT, ExtractOptions, ExtractTask, LimitReached, extract_shard
 from shardtools.jobs.extraction.extracted import ExtractedRows, Waiting
@@ -26,8 +28,7 @@ from shardtools.jobs.options import RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
 from shardtools.jobs.script import function
-from shardtools.query.ask import TableAnswer, ask_table
-from shardtools.query.condition import Condition, Seen
+from shardtools.query.condition import Seen
 from shardtools.storage import get_storage, using
 from shardtools.storage.expansion import SourceSpecs, look_up
 
@@ -52,8 +53,8 @@ class RowCollector:
         self._ahead = ahead
         self._waiting = waiting
         self._what = what
-        self._unseen = set(what.names) - {"key"}
-        self._where = set(what.where.columns if what.where else ())
+        self._unseen = {*what.names, *what.choice.named_fields()} - {"key"}
+        self._where = set(what.choice.where.columns if what.choice.where else ())
         self._seen = Seen()
         self._held: deque[ExtractedRows] = deque()
         self._schema: tuple[tuple[Any, ...], str] | None = None
@@ -79,15 +80,14 @@ class RowCollector:
         if not self._unseen and not self._where:  # rows in storage are read ahead, unless there may soon be enough
             self._release(PARTS if part.is_object and self._what.limit is None else 0)
 
-    def count(self, known: TableAnswer) -> None:
+    def count(self, chosen: ChosenShards) -> None:
         """Count the shards that are not read, since the dataset's table says that no sample of them is picked."""
-        self.shards += len(known.unpicked)
-        self.samples += sum(known.samples[number] for number in known.unpicked)
-        self._fields |= set(known.fields)
-        self._unseen -= set(known.fields)
-        if known.rows and self._what.where is not None:
-            self._seen |= Seen(frozenset(self._what.where.columns))
-            self._where.clear()
+        self.shards += sum(part.is_nothing for part in chosen.shards)
+        self.samples += chosen.unpicked
+        self._fields |= chosen.seen.fields
+        self._unseen -= chosen.seen.fields
+        self._seen |= chosen.seen
+        self._where -= chosen.seen.columns
 
     def finish(self) -> None:
         """Write what is left.
@@ -98,8 +98,8 @@ class RowCollector:
         if self._unseen and self.samples:
             there = f"there are {', '.join(sorted(self._fields))}" if self._fields else "there are none"
             raise JobError(f"no sample has the field {min(self._unseen)}", fix=there)
-        if self._what.where is not None and self.samples:
-            self._seen.check(self._what.where)
+        if self._what.choice.where is not None and self.samples:
+            self._seen.check(self._what.choice.where)
         with suppress(LimitReached):
             self._release()
         self._out.finish()
@@ -172,8 +172,7 @@ def run_extract(
         named = look_up(sources)
         urls = named.urls
         refuse(destination, options)
-        where = cast(Condition | None, what.where)
-        known = ask_table(named.specs, urls, where)
+        chosen = choose(replace(what.choice, limit=None), named, options)
         sweep()
         local = stack.enter_context(closing(Spill()))
         shared = None if options.on_this_machine else stack.enter_context(shared_spill(destination, urls))
@@ -181,19 +180,20 @@ def run_extract(
         def place(index: int) -> Spill | str | None:
             return local if options.on_this_machine else None if shared is None else shared.url_of(index)
 
-        tasks = []
-        for i, url in enumerate(urls):
-            picked = known.condition_of(i, where)
-            if picked is not None or where is None:
-                task = ExtractTask(url, replace(what, where=picked), options.on_error, place(i), i)
-                tasks.append(engine.Task(extract_shard, (task,), url, options.storage))
+        tasks = [
+            engine.Task(
+                extract_shard, (ExtractTask(url, what, options.on_error, place(i), part),), url, options.storage
+            )
+            for i, (url, part) in enumerate(zip(urls, chosen.shards, strict=True))
+            if not part.is_nothing
+        ]
         sink = stack.enter_context(get_storage(destination).create(destination))
         if what.format.name in TEXT_FORMATS and what.format.binary != "raw":
             sink = for_terminal(sink, destination)
         out = stack.enter_context(closing(open_output(sink, what.format)))
         ahead, waiting = stack.enter_context(closing(ReadAhead())), Waiting(local)
         collector = RowCollector(out, what, ahead, waiting)
-        collector.count(known)
+        collector.count(chosen)
         written = [shared.before] if shared is not None else []
         try:
             run_in_order(

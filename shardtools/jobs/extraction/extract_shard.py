@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress, groupby
+from itertools import groupby
 from typing import Any, Literal
-
-import numpy as np
 
 from shardtools.engine import check_cancelled
 from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError
+from shardtools.jobs.choice import EVERYTHING, Choice, ShardChoice
+from shardtools.jobs.choosing import ChosenBlocks
 from shardtools.jobs.extraction.extracted import ExtractedRows, RowBuffer
 from shardtools.jobs.extraction.formats import DEFAULT_FORMAT, Encoder, RowFormat, encoder, is_binary
-from shardtools.jobs.extraction.row_batches import Needs, RowBatch, RowBatches, samples_of_block
+from shardtools.jobs.extraction.row_batches import Needs, RowBatch, RowBatches
 from shardtools.jobs.extraction.spill import Spill
 from shardtools.jobs.options import OnError
 from shardtools.jobs.script import Code, failure, function
-from shardtools.query.condition import Seen, Where, find_rows
+from shardtools.query.condition import Seen
 from shardtools.shards.names import names_of
-from shardtools.shards.reader import Block, ShardReader, refuse_repeated
+from shardtools.shards.reader import ShardReader, refuse_repeated
 from shardtools.shards.samples import Record, records
 
 Missing = Literal["skip", "empty", "error"]
@@ -33,17 +33,16 @@ EXTRACT = "extract_sample"
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """Which rows to extract: ``fields``, or what ``script`` returns, of the samples that ``where`` picks.
+    """Which rows to extract: ``fields``, or what ``script`` returns, of the samples that ``choice`` takes.
 
-    ``missing`` says what to do with a sample that lacks one of the fields. At most ``limit`` rows are extracted. A
-    single field may be a text instead of a tuple.
+    ``missing`` says what to do with a sample that lacks one of the fields. The limit of the choice is one of rows, and
+    its new names are those of columns. A single field may be a text instead of a tuple.
     """
 
     fields: str | tuple[str, ...] = ()
     script: Code | None = None
-    where: Where | None = None
+    choice: Choice = EVERYTHING
     missing: Missing = "empty"
-    limit: int | None = None
     format: RowFormat = DEFAULT_FORMAT
 
     @property
@@ -51,19 +50,24 @@ class ExtractOptions:
         """The names of the fields."""
         return names_of(self.fields)
 
+    @property
+    def limit(self) -> int | None:
+        """The most rows that are extracted."""
+        return self.choice.limit
+
 
 @dataclass(frozen=True)
 class ExtractTask:
     """What one task does: extract the rows of the shard ``source``; ``spill`` is where they go if they are large.
 
-    The shard is ``number`` of the dataset.
+    ``chosen`` is what it takes of the shard, without the limit of rows.
     """
 
     source: str
     what: ExtractOptions
     on_error: OnError
     spill: Spill | str | None
-    number: int = 0
+    chosen: ShardChoice = ShardChoice()  # noqa: RUF009 - it is frozen
 
 
 def extract_shard(task: ExtractTask) -> ExtractedRows:
@@ -152,7 +156,8 @@ class _Extractor:
         shown = what.format.binary != "describe" or what.format.name in ("npy", "parquet")
         described = tuple(name for name in what.names if is_binary(name) and not shown)
         fields = tuple(name for name in what.names if name not in described)
-        batches = RowBatches(self._task.source, Needs(fields, described, what.where), self._task.number)
+        chosen = self._task.chosen
+        batches = RowBatches(self._task.source, Needs(fields, described, chosen.where), chosen.number)
         for batch in batches:
             yield self._complete(batch)
             self._note(batches)
@@ -174,7 +179,8 @@ class _Extractor:
                 name: [value for value, whole in zip(column, complete, strict=True) if whole]
                 for name, column in columns.items()
             }
-        return RowBatch(batch.url, keys, columns)
+        names = dict(self._what.choice.rename)
+        return RowBatch(batch.url, keys, {names.get(name, name): column for name, column in columns.items()})
 
     def _lacking(self, keys: Sequence[str], columns: Mapping[str, Sequence[Any]], complete: Sequence[bool]) -> None:
         """Raise for the first sample that lacks a field, or skip all that do."""
@@ -193,21 +199,14 @@ class _Extractor:
         assert self._what.script is not None
         call = function(self._what.script, EXTRACT).call
         with ShardReader(self._task.source) as reader:
-            for block in reader:
+            blocks = ChosenBlocks(self._task.chosen, reader)
+            for block in blocks:
                 refuse_repeated(block)
-                self._fields.update(block.table.fields)
-                rows = list(self._call_each(call, self._picked(block)))
-                self._samples += len(block)
+                self._fields, self._seen = set(blocks.seen.fields), blocks.seen
+                rows = list(self._call_each(call, records(block)))
+                self._samples = blocks.samples
                 for names, some in groupby(rows, lambda row: tuple(row[1])):
                     yield _together(block.url, names, list(some))
-
-    def _picked(self, block: Block) -> Iterable[Record]:
-        """Return the records of a block that the condition picks."""
-        if (where := self._what.where) is None:
-            return records(block)
-        answer = find_rows(where, samples_of_block(block, where, self._task.number, self._samples))
-        self._seen |= answer.seen
-        return compress(records(block), np.isin(np.arange(len(block)), answer.rows).tolist())
 
     def _call_each(self, call: Callable[[Any], Any], source: Iterable[Record]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the key and the columns that the script returns for each sample, unless it returns None."""

@@ -64,6 +64,13 @@ class RowBatch:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def head(self, limit: int | None, before: int) -> RowBatch:
+        """Return the first rows, so that they are at most ``limit`` with the rows ``before``."""
+        if limit is None or before + len(self) <= limit:
+            return self
+        rows = slice(max(limit - before, 0))
+        return RowBatch(self.url, self.keys[rows], {name: column[rows] for name, column in self.columns.items()})
+
 
 @dataclass(frozen=True)
 class Needs:

@@ -18,13 +18,14 @@ import numpy as np
 
 from shardtools import engine
 from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError, redact
+from shardtools.jobs.choice import EVERYTHING, Choice, ShardChoice
+from shardtools.jobs.choosing import choose
 from shardtools.jobs.extraction.formats import is_binary, show
 from shardtools.jobs.extraction.row_batches import Needs, RowBatches, indexed
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
-from shardtools.query.ask import ask_table
-from shardtools.query.condition import Condition, Seen, Where
+from shardtools.query.condition import Seen
 from shardtools.shards.fields import extension, kind_of
 from shardtools.shards.images import open_image
 from shardtools.shards.manifest import CLASS_FIELD, class_names
@@ -133,15 +134,14 @@ class StatisticsTask:
 class CountTask:
     """What one task does: count the values of ``field`` in ``source``, as text, or as numbers if ``numbers``.
 
-    The shard is ``number`` of the dataset.
+    ``chosen`` is what it takes of the shard.
     """
 
     source: str
     field: str
     numbers: bool
-    where: Where | None
+    chosen: ShardChoice
     on_error: OnError
-    number: int = 0
 
 
 def middle(counts: Mapping[Any, int]) -> float:
@@ -256,9 +256,10 @@ def count_values(task: CountTask) -> ValueCounts:
 
 def _count(task: CountTask, counts: ValueCounts) -> None:
     described = is_binary(task.field) and not task.numbers
-    needs = Needs(() if described else (task.field,), (task.field,) if described else (), task.where)
-    batches = RowBatches(task.source, needs, task.number)
-    for batch in batches:
+    needs = Needs(() if described else (task.field,), (task.field,) if described else (), task.chosen.where)
+    batches = RowBatches(task.source, needs, task.chosen.number)
+    for whole in batches:
+        batch = whole.head(task.chosen.limit, counts.samples)
         column = batch.columns[task.field]
         counts.samples += len(batch)
         counts.missing += column.count(None)
@@ -320,11 +321,11 @@ def run_counts(
     field: str,
     *,
     numbers: bool = False,
-    where: Condition | None = None,
+    choice: Choice = EVERYTHING,
     options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
     on_shard: Callable[[ValueCounts], None] | None = None,
 ) -> ValueCounts:
-    """Return how often each value of ``field`` occurs: its text, or with ``numbers`` its number.
+    """Return how often each value of ``field`` occurs in what is chosen: its text, or with ``numbers`` its number.
 
     Raises:
         JobError: no sample has the field, or a column of the condition.
@@ -343,16 +344,14 @@ def run_counts(
     with using(options.storage):
         named = look_up(sources)
         urls = named.urls
-        known = ask_table(named.specs, urls, where)
-        tasks = []
-        for number, url in enumerate(urls):
-            picked = known.condition_of(number, where)
-            if picked is not None or where is None:
-                task = CountTask(url, field, numbers, picked, options.on_error, number)
-                tasks.append(engine.Task(count_values, (task,), url, options.storage))
+        chosen = choose(choice, named, options)
+        tasks = [
+            engine.Task(count_values, (CountTask(url, field, numbers, part, options.on_error),), url, options.storage)
+            for url, part in zip(urls, chosen.shards, strict=True)
+            if not part.is_nothing
+        ]
         run_in_order(tasks, add, options, on_shard, label="htextract-count", skipped=_no_counts)
-        if where is not None and total.looked_at:
-            total.seen.check(where)
+        chosen.check(total.seen, total.samples)
         if total.samples and total.missing == total.samples:
             raise JobError(f"no sample has the field {field}", fix=f"there are {', '.join(_fields_of(urls[0]))}")
         total.classes = class_names(named) if field == CLASS_FIELD else None

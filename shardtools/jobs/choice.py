@@ -1,0 +1,155 @@
+"""What a job takes of its sources: which samples, and which of their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shardtools.errors import JobError
+from shardtools.query.condition import Condition, PickedRows, RandomShare, Seen, Where
+from shardtools.query.names import find_source
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which samples and fields a job takes of its sources; all of them by default.
+
+    ``where`` is a condition on samples, ``sample`` a share of them, chosen by ``seed`` and their keys, and ``limit`` a
+    number: the first so many of those that the others choose. ``fields`` are the fields to keep (all if there are
+    none), ``drop`` those to leave out, and ``rename`` has pairs of an old and a new name. These, and the condition,
+    name fields as they are in the sources. A sample that keeps no field is left out.
+    """
+
+    where: Condition | None = None
+    fields: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    rename: tuple[tuple[str, str], ...] = ()
+    limit: int | None = None
+    sample: float | None = None
+    seed: int = 0
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing is left out or renamed."""
+        return not self.facts()
+
+    @property
+    def picks_fields(self) -> bool:
+        """Whether samples may lose fields, or get other names of them."""
+        return bool(self.fields or self.drop or self.rename)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is chosen as JSON data, for manifests and fingerprints; nothing if it is everything."""
+        facts: dict[str, Any] = {"where": None if self.where is None else self.where.text}
+        facts |= {"fields": [*self.fields], "drop": [*self.drop], "rename": [list(pair) for pair in self.rename]}
+        facts |= {"limit": self.limit, "sample": None if self.sample is None else [self.sample, self.seed]}
+        return {name: value for name, value in facts.items() if value not in (None, [])}
+
+    def narrowed(self, where: Condition | PickedRows | None) -> Where | None:
+        """Return which samples are wanted, where the condition is as far answered as ``where`` says."""
+        return where if self.sample is None else RandomShare(self.sample, self.seed, where)
+
+    def keeps(self, field: str) -> bool:
+        """Return whether the field of this name is, where it is kept, what it is in the sources."""
+        return field not in self.drop and not any(field in pair for pair in self.rename)
+
+    def kept(self, fields: Sequence[str]) -> list[str]:
+        """Return which of some fields are kept."""
+        return [name for name in fields if (not self.fields or name in self.fields) and name not in self.drop]
+
+    def names_of(self, fields: Sequence[str]) -> list[str]:
+        """Return the names that fields have for the job, of those that are kept.
+
+        >>> Choice(drop=("txt",), rename=(("JPG", "jpg"),)).names_of(["JPG", "cls", "txt"])
+        ['jpg', 'cls']
+        """
+        names = dict(self.rename)
+        return [names.get(name, name) for name in self.kept(fields)]
+
+    def check(self, seen: Seen) -> None:
+        """Raise if all samples were seen, and none has a field or column that is named.
+
+        Raises:
+            JobError: none has it.
+        """
+        if self.where is not None:
+            seen.check(self.where)
+        self._check_fields(seen.fields)
+
+    def check_fields(self, fields: Collection[str]) -> None:
+        """Raise if samples that have no other ``fields`` cannot have a field or column that is named.
+
+        Raises:
+            JobError: they cannot.
+        """
+        if self.where is not None:
+            there = [name for name in self.where.columns if find_source(name, [*fields]) is not None]
+            Seen(frozenset(there), frozenset(fields)).check(self.where)
+        self._check_fields(fields)
+
+    def _check_fields(self, fields: Collection[str]) -> None:
+        for name in self.named_fields():
+            if name not in fields:
+                raise JobError(f"no sample has the field {name}", fix=f"there are {', '.join(sorted(fields))}")
+
+    def named_fields(self) -> Iterator[str]:
+        """Yield the fields that are named to be kept, left out or renamed."""
+        yield from self.fields
+        yield from self.drop
+        yield from (old for old, _ in self.rename)
+
+
+EVERYTHING = Choice()
+"""The choice that leaves nothing out."""
+
+
+@dataclass(frozen=True)
+class ShardChoice:
+    """What a task takes of one shard, which is ``number`` of its dataset.
+
+    ``where`` is which samples are wanted, as far as that is not answered, and ``limit`` the most of them. If it is 0,
+    the shard is not read.
+    """
+
+    choice: Choice = EVERYTHING
+    number: int = 0
+    where: Where | None = None
+    limit: int | None = None
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the shard has no sample that is wanted."""
+        return self.limit == 0
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the samples depend on besides the shard, for a fingerprint; nothing if all are taken."""
+        facts = self.choice.facts()
+        if "limit" in facts:
+            facts["taken"] = self.limit
+        return {"choice": facts, "number": self.number} if facts else {}
+
+
+@dataclass(frozen=True)
+class ChosenShards:
+    """A choice of a dataset: what to take of each shard, and what is known of its samples before any was read.
+
+    ``unpicked`` is how many samples are known to be in the shards of which the table says that none is wanted.
+    """
+
+    choice: Choice
+    shards: tuple[ShardChoice, ...]
+    seen: Seen = Seen()  # noqa: RUF009 - it is frozen
+    unpicked: int = 0
+
+    def check(self, seen: Seen, taken: int) -> None:
+        """Raise if no sample has a field or column that is named, given what was ``seen`` of those that were read.
+
+        If as many samples were ``taken`` as the limit allows, there may be others that have it.
+
+        Raises:
+            JobError: none has it.
+        """
+        whole = self.seen | seen
+        if whole.fields and (self.choice.limit is None or taken < self.choice.limit):
+            self.choice.check(whole)

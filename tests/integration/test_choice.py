@@ -1,0 +1,292 @@
+"""What programs take of their sources: `where`, `fields`, `drop`, `rename`, `limit` and `sample`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import shardtools
+from shardtools.errors import JobError, OutputExistsError, SampleError
+from tests.cli.command import Outcome, call
+from tests.datasets import written_dataset
+from tests.recording_server import recording_server
+
+Records = Sequence[Sequence[Mapping[str, Any]]]
+RECORDS: Records = [
+    [
+        {"key": f"{shard}/{row}", "cls": row % 3, "txt": f"no {row}", "json": {"n": 100 * shard + row}}
+        for row in range(6 + shard)
+    ]
+    for shard in range(4)
+]
+FLAT = [record for some in RECORDS for record in some]
+SPEC = "in-@4.tar"
+CONDITIONS = {
+    "cls = 1": lambda record: record["cls"] == 1,
+    "json.n >= 203 and txt <> 'no 5'": lambda record: record["json"]["n"] >= 203 and record["txt"] != "no 5",
+    "shard = 2 and row > 1": lambda record: record["key"] in {"2/2", "2/3", "2/4", "2/5", "2/6", "2/7"},
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return folders with the same dataset: without sidecars, with them, and with a table."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("bare", "indexed", "table")]
+    for folder in folders:
+        written_dataset(folder, SPEC, RECORDS)
+    for path in [*folders[0].glob("*.npz"), *folders[0].glob("*.json")]:
+        path.unlink()
+    shardtools.index(str(folders[2] / SPEC), table=True)
+    return folders
+
+
+@pytest.fixture
+def place(places: list[Path]) -> Path:
+    return places[1]
+
+
+def same(record: Any) -> Any:
+    return record
+
+
+def content(spec: Path) -> list[dict[str, Any]]:
+    """Return the samples of a dataset, in their order."""
+    return [dict(record) for record in shardtools.open(str(spec))]
+
+
+def bytes_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as it is stored."""
+    stored = {
+        "cls": str(record["cls"]).encode(),
+        "txt": record["txt"].encode(),
+        "json": json.dumps(record["json"]).encode(),
+    }
+    return {"key": record["key"], **stored}
+
+
+def loop(choice: Mapping[str, Any], sampled: set[str]) -> list[dict[str, Any]]:
+    """Return what a loop over all samples chooses."""
+    chosen: list[Mapping[str, Any]] = [*FLAT]
+    if "where" in choice:
+        chosen = [record for record in chosen if CONDITIONS[choice["where"]](record)]
+    if "sample" in choice:
+        chosen = [record for record in chosen if record["key"] in sampled]
+    found = []
+    for record in map(bytes_of, chosen[: choice.get("limit")]):
+        names = [name for name in record if name in ("key", *choice.get("fields", record))]
+        names = [name for name in names if name not in choice.get("drop", ())]
+        found.append({choice.get("rename", {}).get(name, name): record[name] for name in names})
+    return found
+
+
+def run(program: str, *arguments: str) -> Outcome:
+    return call(*arguments, cwd=Path("/"), program=program)
+
+
+choices = st.fixed_dictionaries(
+    {},
+    optional={
+        "where": st.sampled_from([*CONDITIONS]),
+        "fields": st.sampled_from([("cls",), ("txt", "cls"), ("json", "txt")]),
+        "rename": st.sampled_from([{"txt": "caption.txt"}, {"json": "meta.json", "txt": "t.txt"}]),
+        "limit": st.integers(1, 30),
+        "sample": st.sampled_from([0.2, 0.7]),
+    },
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(choices, st.sampled_from([0, 1, 2]), st.sampled_from([1, 2]), st.integers(0, 3))
+def test_it_is_what_a_loop_takes(
+    places: list[Path], tmp_path_factory: pytest.TempPathFactory, choice: Any, place: int, jobs: int, seed: int
+) -> None:
+    if "fields" in choice and "rename" in choice:
+        choice["rename"] = {old: new for old, new in choice["rename"].items() if old in choice["fields"]}
+    spec, out = str(places[place] / SPEC), tmp_path_factory.mktemp("out")
+    sampled = {row["key"] for row in shardtools.extract(spec, sample=choice.get("sample", 1), seed=seed)}
+    expected = loop(choice, sampled)
+    shardtools.map(spec, out / "m-@4.tar", same, jobs=jobs, seed=seed, **choice)
+    assert content(out / "m-@4.tar") == expected
+    shardtools.sort(spec, out / "s-@2.tar", jobs=jobs, seed=seed, **choice)
+    assert content(out / "s-@2.tar") == sorted(expected, key=lambda record: record["key"])
+    rows = shardtools.extract(spec, jobs=jobs, seed=seed, **{"fields": ("cls",), **choice, "rename": {}})
+    assert [row["key"] for row in rows] == [record["key"] for record in expected]
+    by_script = shardtools.extract(
+        spec, function=lambda record: {"n": len(record)}, jobs=jobs, seed=seed, **{**choice, "fields": (), "rename": {}}
+    )
+    assert [row["key"] for row in by_script] == [record["key"] for record in expected]
+    picks = {name: choice[name] for name in ("where", "limit", "sample") if name in choice}
+    if expected:
+        assert shardtools.count(spec, "cls", seed=seed, **picks).samples == len(expected)
+
+
+class TestSample:
+    def test_it_depends_on_seed_and_key_alone(self, places: list[Path]) -> None:
+        def keys(place: Path, seed: int, share: float = 0.5) -> set[str]:
+            return {row["key"] for row in shardtools.extract(str(place / SPEC), sample=share, seed=seed)}
+
+        ours = keys(places[0], 1)
+        assert ours == keys(places[1], 1) == keys(places[2], 1) != keys(places[0], 2)
+        assert 5 < len(ours) < 25 and keys(places[0], 1, 0.25) < ours
+        assert len(keys(places[0], 1, 1.0)) == len(FLAT)
+
+    def test_a_shuffle_has_one_seed(self, place: Path, tmp_path: Path) -> None:
+        result = shardtools.shuffle(place / SPEC, tmp_path / "s-@1.tar", sample=0.5)
+        seed = result.job["seed"]
+        expected = {row["key"] for row in shardtools.extract(str(place / SPEC), sample=0.5, seed=seed)}
+        assert {record["key"] for record in content(tmp_path / "s-@1.tar")} == expected
+        assert result.job["choice"] == {"sample": [0.5, seed]}
+
+    def test_htextract_tells_a_share_from_a_key(self, place: Path) -> None:
+        spec = str(place / SPEC)
+        shares = run("htextract", spec, "--sample", "0.5", "--seed", "1").out.split()
+        assert shares == [row["key"] for row in shardtools.extract(spec, sample=0.5, seed=1)]
+        assert run("htextract", spec, "--sample", "2/3").out.startswith("2/3: sample 3 of ")
+        assert "is not a share" in run("htextract", spec, "--sample", "1.5").err
+
+
+class TestReading:
+    """Which shards are read, by the log of the server."""
+
+    def test_shards_without_a_match_are_not_read(self, tmp_path: Path) -> None:
+        with recording_server(tmp_path) as server:
+            written_dataset(server.root, SPEC, RECORDS)
+            shardtools.index(str(server.root / SPEC), table=True)
+            for name, program in (("m-@4.tar", shardtools.map), ("s-@2.tar", shardtools.shuffle)):
+                before = len(server.requests())
+                function: Any = {"function": same} if program is shardtools.map else {"seed": 1}
+                program(f"{server.url}{SPEC}", tmp_path / name, where="json.n between 203 and 204", **function)
+                read = {request.path for request in server.requests()[before:] if request.method == "GET"}
+                assert {path for path in read if path.startswith("/in-") and "@" not in path} <= {
+                    "/in-2.tar",
+                    *(f"/in-{shard}.tar.index.npz" for shard in range(4)),
+                }
+                assert "/in-2.tar" in read
+                assert {record["key"] for record in content(tmp_path / name)} == {"2/3", "2/4"}
+
+    @pytest.mark.parametrize("indexed", [True, False])
+    def test_shards_beyond_the_limit_are_not_read(self, tmp_path: Path, indexed: bool) -> None:
+        with recording_server(tmp_path) as server:
+            written_dataset(server.root, SPEC, RECORDS)
+            if not indexed:
+                for path in [*server.root.glob("*.npz"), *server.root.glob("*.json")]:
+                    path.unlink()
+            shardtools.map(f"{server.url}{SPEC}", tmp_path / "m-@4.tar", same, limit=5, where="cls < 9")
+            assert [record["key"] for record in content(tmp_path / "m-@4.tar")] == [f"0/{row}" for row in range(5)]
+            read = {request.path for request in server.requests() if request.method == "GET"}
+            assert "/in-0.tar" in read and not read & {f"/in-{shard}.tar" for shard in (1, 2, 3)}
+
+
+class TestIdentity:
+    @pytest.mark.parametrize("other", [{"where": "cls = 2"}, {}, {"where": "cls = 1", "limit": 3}])
+    def test_another_choice_does_not_resume(self, place: Path, tmp_path: Path, other: Any) -> None:
+        spec, out = place / SPEC, tmp_path / "m-@4.tar"
+        shardtools.map(spec, out, same, where="cls = 1")
+        assert shardtools.map(spec, out, same, where="cls = 1", resume=True).shards[0].resumed
+        with pytest.raises(OutputExistsError, match="made this shard"):
+            shardtools.map(spec, out, same, resume=True, **other)
+        shuffled = tmp_path / "s-@2.tar"
+        shardtools.shuffle(spec, shuffled, where="cls = 1", seed=3)
+        assert shardtools.shuffle(spec, shuffled, where="cls = 1", seed=3, resume=True).shards[0].resumed
+        with pytest.raises(OutputExistsError, match="made this shard"):
+            shardtools.shuffle(spec, shuffled, seed=3, resume=True, **other)
+
+    def test_the_manifest_says_it(self, place: Path, tmp_path: Path) -> None:
+        choice: Any = {"where": "cls = 1", "fields": ["cls", "txt"], "rename": {"txt": "t.txt"}, "limit": 7}
+        shardtools.map(place / SPEC, tmp_path / "m-@4.tar", same, **choice)
+        manifest = json.loads((tmp_path / "m-@4.tar.json").read_text())
+        assert manifest["job"]["choice"] == {**choice, "rename": [["txt", "t.txt"]]}
+        assert manifest["nsamples"] == 7 and set(manifest["fields"]) == {"cls", "t.txt"}
+
+
+class TestBadChoices:
+    @pytest.mark.parametrize("place", [0, 1, 2])
+    @pytest.mark.parametrize(
+        ("choice", "message"),
+        [
+            (
+                {"where": "nope = 1"},
+                "names nope, but no sample has such a column; there are key, row, shard, cls, ",
+            ),
+            ({"where": "json.nope = 1"}, r"names json.nope, but no sample .*; there are .*json.n"),
+            ({"fields": "jpg"}, "no sample has the field jpg; there are cls, json, txt"),
+            ({"drop": "jpg"}, "no sample has the field jpg; there are cls, json, txt"),
+            ({"rename": {"jpg": "png"}}, "no sample has the field jpg; there are cls, json, txt"),
+            ({"where": "txt > 5"}, "does not fit its columns"),
+        ],
+    )
+    def test_names_and_types(self, places: list[Path], tmp_path: Path, place: int, choice: Any, message: str) -> None:
+        spec = places[place] / SPEC
+        with pytest.raises(JobError, match=message):
+            shardtools.map(spec, tmp_path / "m-@4.tar", same, **choice)
+        with pytest.raises(JobError, match=message):
+            shardtools.shuffle(spec, tmp_path / "s-@4.tar", **choice)
+        assert not [*tmp_path.glob("*.json")]
+        if "fields" not in choice:
+            with pytest.raises(JobError, match=message):
+                shardtools.extract(str(spec), function=lambda record: 1, **choice)
+
+    @pytest.mark.parametrize(
+        ("choice", "message"),
+        [
+            ({"where": "cls = = 1"}, r"cannot be read: .*, here: cls = \^= 1"),
+            ({"where": "cls in (select 1)"}, "has a query, which it may not"),
+            ({"where": " "}, "the condition is empty"),
+            ({"where": "cls + 1"}, "is of type .*, not true or false"),
+            ({"sample": 0}, "--sample 0: not a share"),
+            ({"limit": 0}, "--limit 0 is too small"),
+            ({"fields": "cls", "drop": "cls"}, "the field cls is kept and dropped"),
+            ({"rename": {"cls": "a", "txt": "a"}}, "--rename names a field twice"),
+            ({"rename": {"cls": "key"}}, "'key' is not a valid name of a field"),
+        ],
+    )
+    def test_what_makes_no_sense(self, place: Path, tmp_path: Path, choice: Any, message: str) -> None:
+        with pytest.raises(JobError, match=message):
+            shardtools.map(place / SPEC, tmp_path / "m-@4.tar", same, **choice)
+        assert not [*tmp_path.iterdir()] or "type" in message
+
+    def test_two_fields_of_one_name(self, place: Path, tmp_path: Path) -> None:
+        with pytest.raises(SampleError, match="two fields called cls"):
+            shardtools.map(place / SPEC, tmp_path / "m-@4.tar", same, rename={"txt": "cls"})
+        shardtools.map(place / SPEC, tmp_path / "n-@4.tar", same, rename={"txt": "cls"}, drop="cls", limit=1)
+        assert content(tmp_path / "n-@4.tar")[0]["cls"] == b"no 0"
+
+    def test_the_field_to_sort_by_is_one_of_those_chosen(self, place: Path, tmp_path: Path) -> None:
+        with pytest.raises(JobError, match="no sample has the field cls to sort by"):
+            shardtools.sort(place / SPEC, tmp_path / "s-@1.tar", by="cls:int", fields="txt")
+        shardtools.sort(place / SPEC, tmp_path / "t-@1.tar", by="label:int", rename={"cls": "label"}, limit=3)
+        assert [record["label"] for record in content(tmp_path / "t-@1.tar")] == [b"0", b"1", b"2"]
+
+
+def test_names_of_classes_go_with_their_field(tmp_path: Path) -> None:
+    written_dataset(tmp_path, SPEC, RECORDS)
+    path = tmp_path / f"{SPEC}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "classes": ["a", "b", "c"]}))
+
+    def classes(**choice: Any) -> Any:
+        shardtools.map(tmp_path / SPEC, tmp_path / "m-@4.tar", same, overwrite=True, **choice)
+        return json.loads((tmp_path / "m-@4.tar.json").read_text()).get("classes")
+
+    assert classes(where="cls = 1", fields=["cls"]) == ["a", "b", "c"]
+    assert classes(rename={"cls": "label"}) is None and classes(drop="cls") is None
+
+
+def test_commands_take_the_same(place: Path, tmp_path: Path) -> None:
+    spec, script = str(place / SPEC), tmp_path / "same.py"
+    script.write_text("def process_sample(record):\n    return record\n")
+    options = ["--where", "cls = 1", "--fields", "cls,txt", "--rename", "txt=t.txt", "--limit", "4"]
+    assert run("htmapper", spec, f"{tmp_path}/m-@4.tar", "-p", str(script), "-q", *options).status == 0
+    ones = [record for record in FLAT if record["cls"] == 1][:4]
+    expected = [{"key": record["key"], "cls": b"1", "t.txt": record["txt"].encode()} for record in ones]
+    assert content(tmp_path / "m-@4.tar") == expected
+    assert run("htsort", spec, f"{tmp_path}/s-@2.tar", "-q", "--drop", "json,cls").status == 0
+    assert {*content(tmp_path / "s-@2.tar")[0]} == {"key", "txt"}
+    rows = run("htextract", spec, "-f", "txt,cls", "--rename", "txt=caption", "--limit", "1", "--format", "csv")
+    assert rows.out == "key,caption,cls\n0/0,no 0,0\n"
+    assert "no sample has such a column" in run("htextract", spec, "--where", "nope = 1").error(2)
