@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import cast
 
 import numpy as np
 
 from shardtools.dataset.joined import JoinedSamples, JoinPart
-from shardtools.errors import ShardError, ShardtoolsError, SpecError, StorageError, UnavailableError
+from shardtools.errors import ChangedError, ShardError, ShardtoolsError, SpecError, StorageError, UnavailableError
 from shardtools.loader.shard import FieldShard, FilePiece, ShardRows, Shards, Values, read_columns
 from shardtools.loader.stats import Stats
 from shardtools.storage import StorageOptions
@@ -115,17 +115,29 @@ class JoinedShard(FieldShard):
         indexes = self._start + np.arange(len(self._shard.sizes))
         self.sizes = np.sum([self._shard.sizes, *(part.sizes(indexes) for part in others)], axis=0)
         self.weight = self.sizes.nbytes
-        self.is_lazy = self._is_lazy(indexes)
+        partners = [part.rows_of(indexes) for part in others]
+        if all(len(rows) <= SCATTERED for _, rows in partners):
+            known = [self._known(*some) for some in zip(others, partners, strict=True)]
+            each = {shard.is_lazy for shard in chain(*known, [self._shard] if own.names else ())}
+            self.is_lazy = None if None in each else True in each
 
-    def _is_lazy(self, indexes: Ints) -> bool | None:
-        partners = [rows for part in self._others for rows in [part.rows_of(indexes)[1]]]
-        if any(len(rows) > SCATTERED for rows in partners):
-            return None
-        known = [self._shard] if self._own.names else []
-        for part, rows in zip(self._others, partners, strict=True):
-            known += [shard for number, _ in rows if (shard := part.shards.known(number)) is not None]
-        each = {shard.is_lazy for shard in known}
-        return None if None in each else True in each
+    def _known(self, part: PartShards, partners: tuple[Ints, list[tuple[int, Ints]]]) -> list[FieldShard]:
+        """Return the open shards of partners, whose keys have been compared.
+
+        Raises:
+            ChangedError: a partner has another key.
+        """
+        there, rows = partners
+        opened = []
+        ends = np.cumsum([len(some) for _, some in rows])
+        for (number, some), places in zip(rows, np.split(there, ends[:-1]), strict=False):
+            if (shard := part.shards.known(number)) is not None:
+                opened.append(shard)
+                mine, theirs = self._shard.texts(places), shard.texts(some)
+                if mine is not None and theirs is not None and mine.tolist() != theirs.tolist():
+                    what = "its keys are others than those for which it was joined"
+                    raise ChangedError(what, url=shard.url, fix="open the dataset again")
+        return opened
 
     def pieces(self, rows: Ints) -> list[FilePiece]:
         found = []

@@ -81,6 +81,10 @@ class FieldShard:
             self._keys = self._keys.decode()
         return [self._keys[row] for row in rows]
 
+    def texts(self, rows: Ints) -> Texts | None:
+        """Return the keys of some samples as they are in the table; None if that is no longer in memory."""
+        return self._keys.take(rows) if isinstance(self._keys, Texts) else None
+
     def read(self, rows: Ints) -> Values:
         """Return the chosen fields of some samples, whose rows rise.
 
