@@ -10,13 +10,13 @@ import click
 from shardtools.cli.common import SKIPPED, run_command, tell
 from shardtools.cli.options import CommandLine, reading_options
 from shardtools.cli.progress import command_progress
+from shardtools.cli.results import show_table
 from shardtools.engine import current_incidents
 from shardtools.engine.incidents import describe
 from shardtools.errors import redact
 from shardtools.units import format_count, format_seconds
 
 if TYPE_CHECKING:
-    from shardtools.jobs.table.run import TableResult
     from shardtools.programs.index import Export, IndexResult
 
 EPILOG = """\b
@@ -78,15 +78,13 @@ def main(
     check: bool,
     export: Export | None,
     output: str | None,
-    table: bool,
     fields: tuple[str, ...],
-    dimensions: bool,
 ) -> None:
     """Write an index beside each shard of SRC, which says where its samples are, and a manifest."""
-    if fields and not table:
+    if fields and not line.table:
         raise click.UsageError("-f needs --table")
-    wanted = (fields or True) if table else False
-    run_command("htindex", line, lambda: _index(line, check, export, output, wanted, dimensions), resumes=False)
+    wanted = (fields or True) if line.table else False
+    run_command("htindex", line, lambda: _index(line, check, export, output, wanted), resumes=False)
 
 
 def _index(
@@ -95,11 +93,11 @@ def _index(
     export: Export | None,
     output: str | None,
     table: bool | tuple[str, ...],
-    dimensions: bool,
 ) -> int:
     from shardtools.programs.index import check_index, index_shards
     from shardtools.programs.running import named_by
 
+    dimensions = line.dimensions
     check_index(check=check, overwrite=line.overwrite, export=export, output=output, table=table, dimensions=dimensions)
     options = line.run_options(output)
     started = time.monotonic()
@@ -125,17 +123,10 @@ def _index(
         said = ", ".join([whole, took, *describe(current_incidents().counts())])
         tell(f"{' '.join(map(redact, line.sources))}: {said}")
         if result.table is not None:
-            _tell_table(result.table)
+            show_table("htindex", result.table)
     for entry in result.skipped[:5]:
         tell(f"htindex: skipped: {entry.reason}", err=True)
     return SKIPPED if result.skipped else 0
-
-
-def _tell_table(table: TableResult) -> None:
-    made = "made" if table.made else "is up to date"
-    tell(f"{redact(table.files[0])}: {', '.join(table.columns) or 'no values'}; {made}")
-    for note in table.notes:
-        tell(f"htindex: note: {note}", err=True)
 
 
 def _files(result: IndexResult, export: Export | None) -> str:

@@ -81,6 +81,23 @@ PATIENCE_OPTIONS = [
 ]
 """How patient a command is with servers."""
 
+_TABLE_OPTIONS = [
+    click.option(
+        "--table", is_flag=True, help="Also make the dataset's table, a Parquet file with a row for each sample."
+    ),
+    click.option(
+        "--table-field",
+        "table_fields",
+        multiple=True,
+        metavar="FIELD[:N]",
+        help="With --table: a field, or a path such as json.width, whose values the table has; of a text the first N "
+        "characters. May be repeated.  [default: small fields]",
+    ),
+    click.option(
+        "--dimensions", is_flag=True, help="With --table: also the widths and heights of images, from their heads."
+    ),
+]
+
 _STORAGE_OPTIONS = [
     click.option(
         "--on-error",
@@ -176,6 +193,9 @@ class CommandLine:
     destination: str = ""
     resume: bool = False
     dry_run: bool = False
+    table: bool = False
+    table_fields: tuple[str, ...] = ()
+    dimensions: bool = False
 
     def run_options(self, *named: str | None) -> RunOptions:
         """Return the options of the job, for a user who also names ``named``; storage follows them until the end.
@@ -188,6 +208,8 @@ class CommandLine:
         from shardtools.programs.running import naming, run_options
         from shardtools.storage import using
 
+        if self.table_fields and not self.table:
+            raise click.UsageError("--table-field needs --table")
         options = run_options(
             cluster=self.cluster,
             jobs=self.jobs,
@@ -201,6 +223,8 @@ class CommandLine:
             cache=self.cache,
             verify=self.verify,
             limits=_limits(self.maxima),
+            table=(self.table_fields or True) if self.table else False,
+            dimensions=self.dimensions,
         )
         options = naming(options, self.sources, self.destination, *named)
         context = click.get_current_context()
@@ -284,7 +308,7 @@ def arg_option(what: str) -> Callable[[Function], Function]:
 
 def common_options(command: Function) -> Function:
     """Add the arguments and options that every command has that writes shards; it gets them as ``line``."""
-    groups = (_ARGUMENTS, _RUN_OPTIONS, _RESUME_OPTIONS, _STORAGE_OPTIONS, _DRY_OPTIONS, _TELL_OPTIONS)
+    groups = (_ARGUMENTS, _RUN_OPTIONS, _RESUME_OPTIONS, _TABLE_OPTIONS, _STORAGE_OPTIONS, _DRY_OPTIONS, _TELL_OPTIONS)
     return add_options(command, "line", CommandLine, *groups)
 
 

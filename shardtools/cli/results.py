@@ -13,6 +13,7 @@ from shardtools.units import format_count, format_seconds, format_size
 if TYPE_CHECKING:
     from shardtools.jobs.replaced import Replaced
     from shardtools.jobs.report import JobResult
+    from shardtools.jobs.table.run import TableResult
 
 
 def show_result(program: str, result: JobResult, seconds: float, report: str | None, more: Sequence[str] = ()) -> None:
@@ -36,10 +37,22 @@ def show_result(program: str, result: JobResult, seconds: float, report: str | N
         parts.append(f"{format_count(counts.skipped, 'sample')} skipped")
     parts += [*more, *describe(current_incidents().counts())]
     tell(f"{redact(result.destination)}: {', '.join(parts)}", err=result.destination == "-")
+    for table in result.tables:
+        show_table(program, table)
     for warning in case_warnings(name for shard in result.shards for name in shard.fields):
         tell(f"{program}: {warning}", err=True)
     if not result.is_whole:
         _show_skipped(program, result, report)
+
+
+def show_table(program: str, table: TableResult) -> None:
+    """Say what a table has, and on standard error what it lacks."""
+    from shardtools.errors import redact
+
+    made = "made" if table.made else "is up to date"
+    tell(f"{redact(table.files[0])}: {', '.join(table.columns) or 'no values'}; {made}")
+    for note in table.notes:
+        tell(f"{program}: note: {note}", err=True)
 
 
 def show_replaced(replaced: Replaced) -> None:

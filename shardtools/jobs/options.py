@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from shardtools.engine import ClusterLike, Connection
 from shardtools.errors import JobError, OutputExistsError, RefusedError
+from shardtools.query.table_file import Asked
 from shardtools.shards.packers import packer_for
 from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination
@@ -23,6 +24,14 @@ OnError = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)
+class TableRequest:
+    """What the table of a new dataset is to have: of ``fields``, None for the small ones, and widths and heights."""
+
+    fields: tuple[Asked, ...] | None = None
+    dimensions: bool = False
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """How a job is run.
 
@@ -30,7 +39,8 @@ class RunOptions:
     the number of tasks at a time (None: one for each processor).
     ``overwrite`` replaces outputs that exist; ``resume`` keeps those that this very job has completed and makes the
     others. ``on_error`` says whether a sample or shard that fails ends the job, or is skipped and reported. ``report``
-    is the URL of a JSON report, or None.
+    is the URL of a JSON report, or None. ``table`` says what the table of the dataset that is written has, None for no
+    table.
     """
 
     cluster: ClusterLike = "threads"
@@ -39,6 +49,7 @@ class RunOptions:
     resume: bool = False
     on_error: OnError = "fail"
     report: str | None = None
+    table: TableRequest | None = None
     storage: StorageOptions = DEFAULT_OPTIONS
 
     @property

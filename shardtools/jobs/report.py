@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardtools.engine import current_incidents
 from shardtools.errors import ShardtoolsError, redact
@@ -14,6 +14,9 @@ from shardtools.redaction import conceal
 from shardtools.shards.sidecar import read_sidecar
 from shardtools.storage import get_storage
 from shardtools.units import format_count, format_size
+
+if TYPE_CHECKING:
+    from shardtools.jobs.table.run import TableResult
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class JobResult:
 
     For jobs whose outputs do not correspond to inputs, ``before`` is what was skipped of the inputs, and ``others`` the
     number of their members that belong to no sample. ``job`` describes the job as in the manifest, with its seed.
+    ``tables`` are the tables that were made along, one for each dataset.
     """
 
     destination: str
@@ -38,6 +42,7 @@ class JobResult:
     before: Sequence[Skipped] = ()
     others: int = 0
     job: Mapping[str, Any] = field(default_factory=dict)
+    tables: tuple[TableResult, ...] = ()
 
     def __repr__(self) -> str:
         """Return what a person wants to see of many shards: their sums."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shardtools import engine
@@ -18,6 +18,7 @@ from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, remove
 from shardtools.jobs.report import JobResult, report_failure, write_report
 from shardtools.jobs.shared import shared
+from shardtools.jobs.table.run import check_request, table_of
 from shardtools.jobs.target import ShardResult
 from shardtools.query.condition import Seen
 from shardtools.shards.manifest import build_manifest, write_manifest
@@ -50,7 +51,8 @@ class Plan:
 def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], None] | None = None) -> JobResult:
     """Carry out a plan; ``on_shard`` is called with the result of each shard as it comes.
 
-    The manifest is written last, if every shard could be read; then what it replaces is removed. With
+    The manifest is written last, if every shard could be read; then what it replaces is removed, and the table made if
+    ``options`` ask for one. With
     ``options.report`` the report is written whether the job succeeds or fails.
 
     Raises:
@@ -62,18 +64,14 @@ def run_plan(plan: Plan, options: RunOptions, on_shard: Callable[[ShardResult], 
     results: dict[int, ShardResult] = {}
     with using(options.storage):
         try:
+            check_request(plan.destination, options)
             _run(plan, options, results, on_shard)
             _check_chosen(plan, results.values())
+            result = _complete(plan, options, _result(plan, results))
         except BaseException as error:
             if options.report:
                 report_failure(options.report, plan.job, _result(plan, results), error)
             raise
-        result = _result(plan, results)
-        if not result.failures and plan.destination.spec != "-":
-            entries = [shard.entry for shard in result.shards]
-            facts = _facts(plan, result)
-            write_manifest(plan.destination, build_manifest(plan.destination, entries, plan.job, facts))
-            remove(plan.replaced)
         if options.report:
             write_report(options.report, plan.job, result, None)
     return result
@@ -87,6 +85,17 @@ def _check_chosen(plan: Plan, results: Iterable[ShardResult]) -> None:
             seen |= shard.seen
             taken += shard.counts.read
         plan.chosen.check(seen, taken)
+
+
+def _complete(plan: Plan, options: RunOptions, result: JobResult) -> JobResult:
+    """Make the shards that were written a dataset, if none has failed; return the result with its table."""
+    if result.failures or plan.destination.spec == "-":
+        return result
+    entries = [shard.entry for shard in result.shards]
+    write_manifest(plan.destination, build_manifest(plan.destination, entries, plan.job, _facts(plan, result)))
+    remove(plan.replaced)
+    table = table_of(plan.destination, entries, options)
+    return result if table is None else replace(result, tables=(table,))
 
 
 def _facts(plan: Plan, result: JobResult) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from shardtools.errors import JobError, redact
 from shardtools.jobs.report import Skipped
 from shardtools.programs.keywords import READ, ReadKeywords, spelled_out
 from shardtools.programs.progress import python_progress
-from shardtools.programs.running import Specs, called, choice, named_by, run_options
+from shardtools.programs.running import Specs, asked_fields, called, choice, named_by, run_options
 from shardtools.units import format_count
 
 if TYPE_CHECKING:
@@ -182,15 +182,9 @@ def _asked(specs: Sequence[str], table: bool | Sequence[str]) -> tuple[Asked, ..
     if isinstance(table, bool) and not table:
         return None
     from shardtools.jobs.table.run import check_spec
-    from shardtools.query.table_file import parse_asked
 
     check_spec(specs)
-    if isinstance(table, bool):
-        return None
-    try:
-        return parse_asked([table] if isinstance(table, str) else table)
-    except ValueError as error:
-        raise JobError(f"the fields of a table are wrong: {error}", fix="write them as cls, json or txt:200") from error
+    return asked_fields(table)
 
 
 def _with_table(

@@ -48,12 +48,17 @@ class ReadKeywords(TypedDict, total=False):
 
 
 class WriteKeywords(ReadKeywords, total=False):
-    """How a function runs that writes shards: as one that reads, and ``resume``.
+    """How a function runs that writes shards: as one that reads, and these.
 
     ``resume``: keep the shards that this very job has completed before, and make the others.
+    ``table``: make the dataset's table, too: with the values of its small fields (True), or of those that are listed,
+    as ``["cls", "json", "txt:200"]``. Its result is in ``result.tables``.
+    ``dimensions``: with ``table``, also the widths and heights of images, as ``jpg.width``.
     """
 
     resume: bool
+    table: bool | Sequence[str]
+    dimensions: bool
 
 
 READ = (ReadKeywords,)

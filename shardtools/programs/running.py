@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_args
 from shardtools.engine import WAIT_SECONDS, ClusterLike, Connection, counting_incidents
 from shardtools.errors import JobError, ShardtoolsError
 from shardtools.jobs.choice import Choice
-from shardtools.jobs.options import OnError, RunOptions
+from shardtools.jobs.options import OnError, RunOptions, TableRequest
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.programs.choosing import ChoiceKeywords, choice_of
 from shardtools.programs.keywords import WriteKeywords, check_keywords
 from shardtools.programs.suggestions import with_suggestion
+from shardtools.query.table_file import Asked, parse_asked
 from shardtools.spec import parse_size, parts_of
 from shardtools.storage import StorageOptions, using
 from shardtools.storage.expansion import Sources, look_up
@@ -50,6 +51,8 @@ def run_options(
     cache: str | None = None,
     verify: bool = False,
     limits: Limits = DEFAULT_LIMITS,
+    table: bool | Sequence[str] = False,
+    dimensions: bool = False,
 ) -> RunOptions:
     """Return the options of a job. A cache has the same folder in any working folder. A cluster is not connected yet.
 
@@ -72,8 +75,36 @@ def run_options(
         resume=resume,
         on_error=on_error,
         report=None if report is None else at_home(report),
+        table=_table_request(table, dimensions),
         storage=StorageOptions(retries, timeout, _cache(cache), verify, limits),
     )
+
+
+def _table_request(table: bool | Sequence[str], dimensions: bool) -> TableRequest | None:
+    """Return what the table of a new dataset is to have, None for no table.
+
+    Raises:
+        JobError: it makes no sense.
+    """
+    if table is False:
+        if dimensions:
+            raise JobError("--dimensions needs --table", fix="add --table, or leave out --dimensions")
+        return None
+    return TableRequest(asked_fields(table), dimensions)
+
+
+def asked_fields(table: bool | Sequence[str]) -> tuple[Asked, ...] | None:
+    """Return which fields a user wants in a table, None for the small ones.
+
+    Raises:
+        JobError: they are not written as they must be.
+    """
+    if isinstance(table, bool):
+        return None
+    try:
+        return parse_asked([table] if isinstance(table, str) else table)
+    except ValueError as error:
+        raise JobError(f"the fields of a table are wrong: {error}", fix="write them as cls, json or txt:200") from error
 
 
 def _connection(cluster: ClusterLike, wait: float) -> ClusterLike:

@@ -124,4 +124,5 @@ def _joined(results: Sequence[JobResult], destination: str) -> JobResult:
     if len(results) == 1:
         return results[0]
     shards = [shard for result in results for shard in result.shards]
-    return JobResult(destination, shards, job=results[0].job)
+    tables = tuple(table for result in results for table in result.tables)
+    return JobResult(destination, shards, job=results[0].job, tables=tables)

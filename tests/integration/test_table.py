@@ -325,3 +325,73 @@ class TestDimensions:
         assert "jpg.width" in index(tmp_path, "--table", "--dimensions", "d-@2.tar").out
         assert "is up to date" in index(tmp_path, "--table", "--dimensions", "d-@2.tar").out
         assert "needs --table" in check_failure("--dimensions", "d-@2.tar", cwd=tmp_path, status=2, program="htindex")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset, a script that changes nothing, and a folder of texts."""
+    folder = tmp_path_factory.mktemp("along")
+    written_dataset(folder, "d-@4.tar", RECORDS)
+    (folder / "same.py").write_text("def process_sample(record):\n    return record\n")
+    (folder / "texts").mkdir()
+    for name in ("a", "b", "c"):
+        (folder / "texts" / f"{name}.txt").write_text(f"text {name}")
+    return folder
+
+
+class TestAlong:
+    """``--table`` of the programs that write datasets: as htindex --table makes it afterwards."""
+
+    @pytest.mark.parametrize(
+        ("program", "arguments"),
+        [
+            ("htmapper", ["-p", "same.py", "d-@4.tar", "htmapper-@4.tgz"]),
+            ("htshuffle", ["--seed", "1", "d-@4.tar", "htshuffle-@3.tgz"]),
+            ("htsort", ["--by", "cls:int", "d-@4.tar", "htsort-@000002.tgz"]),
+            ("htupload", ["texts", "htupload-@2.tgz"]),
+        ],
+    )
+    def test_it_is_that_of_htindex(self, folder: Path, program: str, arguments: list[str]) -> None:
+        outcome = call("--table", "--table-field", "txt:3", *arguments, cwd=folder, program=program)
+        spec = arguments[-1]
+        assert outcome.status == 0 and f"{folder / spec}.parquet: txt; made" in outcome.out
+        before = [(folder / f"{spec}.{ending}").read_bytes() for ending in ("parquet", "keys")]
+        assert "is up to date" in index(folder, "--table", "-f", "txt:3", spec).out
+        assert columns_of(folder / f"{spec}.parquet")["txt"][0] == "tex"
+        (folder / f"{spec}.parquet").unlink()
+        again = call("--table", "--resume", *arguments, cwd=folder, program=program)
+        assert again.status == 0 and "; made" in again.out and "there already" in again.out
+        index(folder, "--table", "-f", "txt:3", "--overwrite", spec)
+        assert [(folder / f"{spec}.{ending}").read_bytes() for ending in ("parquet", "keys")] == before
+
+    def test_in_python(self, folder: Path, tmp_path: Path) -> None:
+        [table] = st.shuffle(str(folder / "d-@4.tar"), str(tmp_path / "e-@auto.tar"), table=["cls"]).tables
+        assert (table.columns, table.samples, table.made) == (("cls",), sum(map(len, RECORDS)), True)
+        split = st.upload(
+            str(folder / "texts"), str(tmp_path / "{split}-@1.tar"), split={"a": 0.5, "b": 0.5}, table=True
+        )
+        assert [Path(one.files[0]).name for one in split.tables] == ["a-@1.tar.parquet", "b-@1.tar.parquet"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--dimensions"], "--dimensions needs --table"),
+            (["--table", "--table-field", "txt:none"], "the fields of a table are wrong"),
+        ],
+    )
+    def test_bad_options(self, folder: Path, arguments: list[str], message: str) -> None:
+        said = check_failure("-p", "same.py", *arguments, "d-@4.tar", "no-@4.tar", cwd=folder, status=2)
+        assert message in said and not list(folder.glob("no-*"))
+
+    def test_standard_output_has_none(self, folder: Path) -> None:
+        said = check_failure("-p", "same.py", "--table", "d-0.tar", "-", cwd=folder, status=2)
+        assert "what goes to standard output has no table" in said
+
+    def test_a_field_that_does_not_exist(self, folder: Path) -> None:
+        """The dataset is complete; the same job makes the table when it is asked rightly."""
+        arguments = ["-p", "same.py", "--table", "d-@4.tar", "late-@4.tar"]
+        outcome = call("--table-field", "nope", *arguments, cwd=folder)
+        assert outcome.status == 2 and "error: nope is not a field with values" in outcome.err
+        assert (folder / "late-@4.tar.json").exists()
+        assert call("--table-field", "cls", "--resume", *arguments, cwd=folder).status == 0
+        assert columns_of(folder / "late-@4.tar.parquet")["cls"][:4] == [0, 1, 2, 3]

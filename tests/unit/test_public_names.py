@@ -120,7 +120,7 @@ def test_a_users_mistakes_are_found(told: list[str]) -> None:
 
 NAMES = {"assignments": "params", "maxima": "limits"}
 """What is called otherwise in Python: what a command gets as a text is a mapping or an object there."""
-COMMAND_ONLY = {"quiet", "verbose", "dry_run", "version", "help"}
+COMMAND_ONLY = {"table_fields", "quiet", "verbose", "dry_run", "version", "help"}
 PAIRS: list[tuple[str, list[Callable[..., Any]], dict[str, str], set[str]]] = [
     ("htmapper", [st.map], {"script": "function"}, set()),
     ("htupload", [st.upload], {}, set()),
@@ -168,7 +168,7 @@ def test_functions_have_the_options_of_commands(
 def test_keywords_are_those_that_are_taken() -> None:
     taken = set(inspect.signature(run_options).parameters)
     assert WriteKeywords.__optional_keys__ == taken
-    assert ReadKeywords.__optional_keys__ == taken - {"resume"}
+    assert ReadKeywords.__optional_keys__ == taken - {"resume", "table", "dimensions"}
     chosen = set(inspect.signature(choice_of).parameters) - {"seed"}
     assert ChoiceKeywords.__optional_keys__ == chosen
     exchanged = set(inspect.signature(exchange_settings).parameters)

@@ -30,6 +30,7 @@ from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import remove
 from shardtools.jobs.report import JobResult, Skipped, report_failure, write_report
 from shardtools.jobs.shared import shared
+from shardtools.jobs.table.run import check_request, table_of
 from shardtools.jobs.target import ShardResult, digest, earlier_sidecar, shard_result, targets
 from shardtools.processors import processors
 from shardtools.query.condition import Seen
@@ -62,7 +63,8 @@ def run_exchange(
     """
     with using(options.storage):
         try:
-            result = _run(plan, options, events)
+            check_request(plan.destination, options)
+            result = _with_table(_run(plan, options, events), options)
         except BaseException as error:
             if options.report:
                 report_failure(options.report, _job(plan), None, error)
@@ -70,6 +72,12 @@ def run_exchange(
         if options.report:
             write_report(options.report, _job(plan), result, None)
     return result
+
+
+def _with_table(result: JobResult, options: RunOptions) -> JobResult:
+    """Return the result of a job whose dataset is complete with its table, if there is to be one."""
+    table = table_of(Destination(result.destination), [shard.entry for shard in result.shards], options)
+    return result if table is None else replace(result, tables=(table,))
 
 
 def _job(plan: ExchangePlan) -> dict[str, Any]:

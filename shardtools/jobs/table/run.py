@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardtools import engine
-from shardtools.errors import CorruptError, JobError, NotFoundError, SpecError
+from shardtools.engine import watching_tasks
+from shardtools.engine.notes import notes
+from shardtools.errors import CorruptError, JobError, NotFoundError, SpecError, redact
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.table.merge import plan_table, write_table
@@ -52,6 +54,32 @@ def check_spec(sources: Sequence[str]) -> Destination:
         return Destination(sources[0])
     except SpecError as error:
         raise JobError("a table is for one dataset", fix=fix) from error
+
+
+def check_request(destination: Destination, options: RunOptions) -> None:
+    """Raise if a job whose options ask for a table could not make it.
+
+    Raises:
+        JobError: it could not.
+    """
+    if options.table is not None:
+        _check_pyarrow()
+        if destination.spec == "-":
+            raise JobError("what goes to standard output has no table", fix="leave out --table, or write to a file")
+
+
+def table_of(destination: Destination, entries: Sequence[ShardEntry], options: RunOptions) -> TableResult | None:
+    """Return the table of a dataset that a job has just completed; None if its options ask for none.
+
+    Raises:
+        JobError: a field does not exist. The dataset itself is complete.
+        ShardtoolsError: the first error of a shard.
+    """
+    if (request := options.table) is None:
+        return None
+    notes.info("making the table of %s", redact(destination.spec))
+    with watching_tasks(lambda task, samples, size: None):  # the bar is that of the shards
+        return make_table(destination, entries, request.fields, options, dimensions=request.dimensions)
 
 
 def make_table(
