@@ -33,7 +33,10 @@ POOL_BYTES = 16_000_000
 
 @dataclass(frozen=True)
 class Dataset:
-    """``shards`` shards of ``samples`` samples each, of ``size`` bytes of contents."""
+    """``shards`` shards of ``samples`` samples each, of ``size`` bytes of contents.
+
+    They have the ``fields`` alone, if any are named, and are in the opposite order if it ``is_reversed``.
+    """
 
     name: str
     shards: int
@@ -41,6 +44,8 @@ class Dataset:
     size: int
     extension: str = ".tar"
     writer: str = "tarfile"
+    fields: tuple[str, ...] = ()
+    is_reversed: bool = False
 
     @property
     def folder(self) -> str:
@@ -106,7 +111,7 @@ def build(dataset: Dataset, root: Path) -> None:
     partial.mkdir(parents=True)
     pool = (make_words if dataset.extension == ".tgz" else make_noise)(POOL_BYTES)
     for i, name in enumerate(dataset.names()):
-        samples = make_samples(dataset, pool, i)
+        samples = arrange(dataset, make_samples(dataset, pool, i))
         _WRITERS[dataset.writer](partial / Path(name).name, samples)
     partial.rename(final)
 
@@ -151,6 +156,14 @@ def make_samples(dataset: Dataset, pool: bytes, shard: int) -> Iterator[tuple[st
         start = rng.randrange(len(pool) - dataset.size)
         label = b"%d" % rng.randrange(1000)
         yield f"{shard:06d}{i:06d}", {"cls": label, name: pool[start : start + dataset.size]}
+
+
+def arrange(
+    dataset: Dataset, samples: Iterator[tuple[str, dict[str, bytes]]]
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Return samples in the order, and with the fields, that ``dataset`` has."""
+    ordered = reversed(list(samples)) if dataset.is_reversed else samples
+    return ((key, {name: fields[name] for name in dataset.fields or fields}) for key, fields in ordered)
 
 
 def write_with_tarfile(path: Path, samples: Iterator[tuple[str, dict[str, bytes]]]) -> None:

@@ -9,6 +9,7 @@ choosing.py    which samples a condition chooses, by the dataset's table or by r
 joined.py      JoinedSamples: the samples of several datasets with the same keys as one
 joined_pairs.py  which samples have the same keys
 joined_where.py  which samples of several datasets a condition chooses
+joined_tables.py  the same, if all of them have tables
 notebook.py    what a notebook shows of a dataset
 
 Cost, in requests:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shardtools.dataset.joined_tables import ask_tables
 from shardtools.errors import JobError
 from shardtools.query.condition import Condition, Seen, find_rows
 from shardtools.query.conjuncts import conjuncts, is_true_of_nothing
-from shardtools.query.names import OWN, find_source, list_columns
+from shardtools.query.names import OWN, ColumnSource, find_source, list_columns
 from shardtools.query.values import Samples
 from shardtools.shards.columns import pick, with_zero
 from shardtools.shards.table import ShardTable
@@ -39,37 +40,40 @@ def find_joined(parts: Sequence[JoinPart], condition: Condition, among: Ints) ->
         if owner is not None:
             among = _ask(parts[owner], _renamed(parts, one), among)
     for owner, one in owned:
-        if owner is None:
-            among = _read(parts, one, among)
+        if owner is None and len(among):
+            found = ask_tables(parts, _sources(parts, one), one, among)
+            among = _read(parts, one, among) if found is None else found
     return among
 
 
-def _owner(parts: Sequence[JoinPart], condition: Condition) -> int | None:
-    """Return the number of the dataset that has all columns of a condition; None if they are of several.
+def _sources(parts: Sequence[JoinPart], condition: Condition) -> list[tuple[int, ColumnSource]]:
+    """Return for each column of a condition the number of the dataset that has it, and what it is there.
 
     Raises:
-        JobError: none has one of them.
+        JobError: none has it.
     """
     fields = [name for part in parts for name in part.names]
-    owners = set()
+    found = []
     for column in condition.columns:
         source = find_source(column, fields)
         if source is None:
             there = f"there are {list_columns(fields)}"
             raise JobError(f"the condition names {column}, but no sample has such a column", fix=there)
-        owners.add(next((n for n, part in enumerate(parts) if source.field in part.names), 0))
+        owner = next((number for number, part in enumerate(parts) if source.field in part.names), 0)
+        own = source if source.what in OWN else replace(source, field=parts[owner].names[source.field])
+        found.append((owner, own))
+    return found
+
+
+def _owner(parts: Sequence[JoinPart], condition: Condition) -> int | None:
+    """Return the number of the dataset that has all columns of a condition; None if they are of several."""
+    owners = {owner for owner, _ in _sources(parts, condition)}
     return None if len(owners) > 1 else next(iter(owners), 0)
 
 
 def _renamed(parts: Sequence[JoinPart], condition: Condition) -> Condition:
     """Return a condition of one dataset in which columns have the names that they have there."""
-    own = {name: own for part in parts for name, own in part.names.items()}
-    columns = []
-    for column in condition.columns:
-        source = find_source(column, list(own))
-        assert source is not None
-        columns.append(source.what if source.what in OWN else replace(source, field=own[source.field]).column)
-    return replace(condition, columns=tuple(columns))
+    return replace(condition, columns=tuple(source.column for _, source in _sources(parts, condition)))
 
 
 def _ask(part: JoinPart, condition: Condition, among: Ints) -> Ints:

@@ -9,6 +9,7 @@ mapping.py    samples by their indexes                     mixing.py     the bat
 choices.py    which of several datasets gives each batch   control.py    what processes share: epoch, start, stats
 state.py      where a loader stands, as JSON               stats.py      what was done so far
 ranks.py      which rank a process is                    rows.py       arrays, the rows of which are samples
+joined.py     the samples of several datasets as one
 
 Words: an *index* is of a sample in the dataset, a *row* of one in its shard, a *position* of one in the order of an
 epoch, a *place* of one in a batch or a read window. *Numbers* are those of shards.

@@ -28,10 +28,11 @@ from shardtools.errors import (
     SpecError,
     StorageError,
     UnavailableError,
+    redact,
 )
 from shardtools.loader.order import Order
 from shardtools.loader.read_window import Addresses, LazyWindow, ReadWindow
-from shardtools.loader.shard import FieldShard, LocalShard, Shards
+from shardtools.loader.shard import FieldShard, Shards
 from shardtools.loader.split import Share
 from shardtools.loader.stats import Stats
 from shardtools.shards.open_shard import keep_freed_memory
@@ -158,10 +159,9 @@ class Prefetch:
             some = addresses.first(fitting)
             nbytes = int(held[:fitting][-1])
             readable = [shard for shard in opened.values() if isinstance(shard, FieldShard)]
-            local = [shard for shard in readable if isinstance(shard, LocalShard)]
-            if len(local) < len(readable) or all(shard.is_small for shard in local):
-                window = ReadWindow(some, self._names, nbytes)
-            else:
+            is_lazy = {shard.is_lazy for shard in readable}
+            window = ReadWindow(some, self._names, nbytes)
+            if True in is_lazy and None not in is_lazy:
                 window = LazyWindow(some, self._names, nbytes, self._stats, self.name)
             yield window
             at += len(window)
@@ -267,7 +267,7 @@ class Prefetch:
         wanted = [(shard, window.addresses.rows[at]) for _, shard, at in parts]
         try:
             window.read(places, wanted)
-        except (StorageError, ShardError) as error:
+        except (StorageError, ShardError, SpecError) as error:
             for smaller in self._smaller(window, parts, error):
                 self._read(window, smaller)
             return
@@ -275,18 +275,19 @@ class Prefetch:
         self._stats.add(samples=len(places), bytes=size)
 
     def _smaller(
-        self, window: ReadWindow, parts: list[tuple[int, FieldShard, Ints]], error: StorageError | ShardError
+        self, window: ReadWindow, parts: list[tuple[int, FieldShard, Ints]], error: ShardtoolsError
     ) -> list[list[tuple[int, FieldShard, Ints]]]:
         """Return what to read by itself, to find out which samples an error is about; note it if that is known."""
         if len(parts) > 1:
             return [[part] for part in parts]
         [(number, shard, places)] = parts
-        if isinstance(error, _WHOLE_SHARD):
+        is_whole = isinstance(error, _WHOLE_SHARD)
+        if is_whole and error.url in (None, redact(self._shards.url(number))):
             self._failed[number] = error
         elif len(places) > 1 and not isinstance(error, UnavailableError):
             half = len(places) // 2
             return [[(number, shard, places[:half])], [(number, shard, places[half:])]]
-        elif len(places) == 1:
+        elif len(places) == 1 and not is_whole:
             error = error.at(member=shard.keys([int(window.addresses.rows[places[0]])])[0])
         window.errors.update(dict.fromkeys(places.tolist(), error))
         return []

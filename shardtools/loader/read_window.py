@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from shardtools.errors import ShardError, ShardtoolsError, StorageError
 from shardtools.loader.shard import (
     SPECIAL,
-    LocalShard,
+    FilePiece,
     ShardRows,
     data_fields,
     ends_of,
@@ -118,15 +118,20 @@ class LazyWindow(ReadWindow):
         self._add(places, special, special_columns(special, parts, self.addresses.repeats[places]))
         at = 0
         for shard, rows in parts:
-            local = cast(LocalShard, shard)
-            file, (offset, size) = local.open(), local.offsets_and_sizes(rows)
-            ahead = coalesce(*ends_of(offset, size), AHEAD_GAP)
-            file.advise(ahead.start.tolist(), ahead.stop.tolist())
             some, at = places[at : at + len(rows)], at + len(rows)
-            self._file[:, some] = np.where(offset >= 0, len(self._files), -1)
-            self._start[:, some], self._stop[:, some] = offset, offset + size
-            self._checksum[:, some] = local.checksums(rows)
-            self._files.append(file)
+            for piece in shard.pieces(rows):
+                self._find(piece, some[piece.places])
+
+    def _find(self, piece: FilePiece, places: Ints) -> None:
+        local = piece.shard
+        file, (offset, size) = local.open(), local.offsets_and_sizes(piece.rows)
+        ahead = coalesce(*ends_of(offset, size), AHEAD_GAP)
+        file.advise(ahead.start.tolist(), ahead.stop.tolist())
+        where = np.ix_(piece.fields, places)
+        self._file[where] = np.where(offset >= 0, len(self._files), -1)
+        self._start[where], self._stop[where] = offset, offset + size
+        self._checksum[where] = local.checksums(piece.rows)
+        self._files.append(file)
 
     def cut(self, start: int, stop: int) -> list[list[Any]]:
         begin = time.perf_counter()
@@ -157,11 +162,11 @@ class LazyWindow(ReadWindow):
     def _read_one(self, place: int, file: int, start: int, stop: int, checksum: int) -> bytes | None:
         if file < 0:
             return None
-        url, key = self._name(int(self.addresses.indexes[place]))
+        _, key = self._name(int(self.addresses.indexes[place]))
         try:
             value = self._files[file].read(start, stop)
             if first_wrong([value], [checksum]) is not None:
-                raise wrong_checksum(url, key)
+                raise wrong_checksum(self._files[file].url, key)
         except (StorageError, ShardError) as error:
             self.errors[place] = error.at(member=key)
             return None

@@ -13,8 +13,10 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from shardtools.dataset.joined import JoinedSamples
 from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import JobError
+from shardtools.loader.joined import JoinedShards
 from shardtools.loader.order import Shuffle, Window
 from shardtools.loader.shard import FieldShard, Shards, Values
 from shardtools.loader.stats import Stats
@@ -155,6 +157,8 @@ def open_shards(
     """Return the shards of a dataset, of which some fields are read."""
     if isinstance(dataset, RowDataset):
         return RowShards(dataset, fields, options, stats)
+    if isinstance(dataset, JoinedSamples):
+        return JoinedShards(dataset, fields, options, stats)
     return Shards(dataset, fields, options, stats)
 
 

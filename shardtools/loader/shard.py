@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -62,6 +63,9 @@ class FieldShard:
     first = 0
     """What is added to a row where its number is wanted."""
 
+    is_lazy: bool | None = None
+    """Whether samples are large, and read when they are wanted; None where `pieces` cannot say where they are."""
+
     def __init__(self, url: str, table: ShardTable, members: Ints):
         self.url = url
         self.sizes: Ints = pick(table.size, members, 0).sum(axis=0)
@@ -77,6 +81,10 @@ class FieldShard:
             self._keys = self._keys.decode()
         return [self._keys[row] for row in rows]
 
+    def texts(self, rows: Ints) -> Texts | None:
+        """Return the keys of some samples as they are in the table; None if that is no longer in memory."""
+        return self._keys.take(rows) if isinstance(self._keys, Texts) else None
+
     def read(self, rows: Ints) -> Values:
         """Return the chosen fields of some samples, whose rows rise.
 
@@ -86,19 +94,58 @@ class FieldShard:
         """
         raise NotImplementedError
 
+    def pieces(self, rows: Ints) -> list[FilePiece]:
+        """Return where the chosen fields of some samples are in files of this machine; of a shard that is lazy or not.
+
+        Raises:
+            StorageError, ShardError, SpecError: a shard cannot be opened.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def read_together(cls, parts: Sequence[ShardRows]) -> Values:
+        """Return the chosen fields of samples of some shards of this class, whose rows rise in each.
+
+        Raises:
+            StorageError, ShardError: as `read` does.
+        """
+        each = [shard.read(rows) for shard, rows in parts]
+        return [list(chain.from_iterable(values)) for values in zip(*each, strict=True)]
+
+
+ShardRows = tuple[FieldShard, Ints]
+"""Some rows of a shard."""
+
+
+@dataclass(frozen=True)
+class FilePiece:
+    """Some fields, by their numbers, of samples at some places, which are rows of a shard on this machine."""
+
+    shard: LocalShard
+    fields: Ints
+    places: Ints
+    rows: Ints
+
 
 class LocalShard(FieldShard):
-    """A tar file on this machine, not packed. ``is_small`` says whether its samples are."""
+    """A tar file on this machine, not packed."""
 
     def __init__(self, shard: IndexedShard, fields: Sequence[str], files: OpenFiles):
         self._table = table = shard.table.only(fields)
         super().__init__(shard.url, table, table.members_of_all(fields))
         start, stop = ends_of(*self.offsets_and_sizes(slice(None)))
-        self.is_small = int((stop - start).sum()) <= TOGETHER * len(start)
+        self.is_lazy = int((stop - start).sum()) > TOGETHER * len(start)
         self._filesize, self._files = shard.sidecar.filesize, files
 
     def read(self, rows: Ints) -> Values:
         return read_local([(self, rows)])
+
+    def pieces(self, rows: Ints) -> list[FilePiece]:
+        return [FilePiece(self, np.arange(len(self._members)), np.arange(len(rows)), rows)]
+
+    @classmethod
+    def read_together(cls, parts: Sequence[ShardRows]) -> Values:
+        return read_local([(cast(LocalShard, shard), rows) for shard, rows in parts])
 
     def offsets_and_sizes(self, rows: Ints | slice) -> tuple[Ints, Ints]:
         """Return offsets, -1 for what is not there, and sizes: a row for each field."""
@@ -169,10 +216,6 @@ def data_fields(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if not is_special(name))
 
 
-ShardRows = tuple[FieldShard, Ints]
-"""Some rows of a shard."""
-
-
 def special_columns(names: Sequence[str], parts: Sequence[ShardRows], pads: Any) -> list[list[Any]]:
     """Return a list for each of ``names`` that is one of `SPECIAL`; ``pads`` says which samples are repeats."""
     known: dict[str, Callable[[], list[Any]]] = {
@@ -193,12 +236,9 @@ def read_columns(names: Sequence[str], parts: Sequence[ShardRows], pads: Any = N
         StorageError: they cannot be read.
         ShardError: they are damaged.
     """
-    local = [(shard, rows) for shard, rows in parts if isinstance(shard, LocalShard)]
-    if len(local) == len(parts):
-        data = iter(read_local(local))
-    else:
-        each = [shard.read(rows) for shard, rows in parts]
-        data = iter(list(chain.from_iterable(values)) for values in zip(*each, strict=True))
+    kinds = {type(shard) for shard, _ in parts}
+    kind = kinds.pop() if len(kinds) == 1 else FieldShard
+    data = iter(kind.read_together(parts))
     if pads is None:
         pads = np.zeros(sum(len(rows) for _, rows in parts), bool)
     special = iter(special_columns(names, parts, pads))

@@ -212,6 +212,15 @@ class TestRefused:
             joined.sql("from samples")
 
 
+def test_tables_answer_for_columns_of_several(images: str, captions: str) -> None:
+    for spec in (images, captions):
+        shardtools.index(spec, table=True)
+        for url in shardtools.open(spec).urls:
+            Path(url).write_bytes(bytes(Path(url).stat().st_size))  # nothing can be read of it
+    joined = shardtools.open([images, captions], join="left").where("cls = 1 or txt > 'no 5' or key = 'k/07'")
+    assert joined.keys == ["k/01", "k/06", "k/07", "k/11", "k/16", "k/20", "k/21", "k/26"]
+
+
 @pytest.mark.parametrize("theirs", [[], ["k/88"]])
 def test_nothing_in_common(tmp_path: Path, images: str, theirs: list[str]) -> None:
     other = written(tmp_path, "other", list(map(caption, theirs)))
@@ -259,6 +268,7 @@ cuts = st.lists(st.integers(0, 8), max_size=3)
     how=st.sampled_from(["inner", "left"]),
     lost=st.integers(0, 3),
     asked=st.sampled_from(CONDITIONS),
+    tables=st.sampled_from([(), ("one",), ("one", "other")]),
 )
 @settings(max_examples=40, deadline=None)
 def test_is_what_a_loop_gives(
@@ -269,14 +279,17 @@ def test_is_what_a_loop_gives(
     how: Literal["inner", "left"],
     lost: int,
     asked: tuple[str, Callable[[Record, Record | None], bool]],
+    tables: tuple[str, ...],
 ) -> None:
     theirs = mine if is_aligned else theirs
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root)
         # One sample that both have, so that all columns are there.
         mine, theirs = ["k/99", *mine], ["k/99", *theirs]
         one = written(folder, "one", list(map(image, mine)), *sizes[0])
         other = written(folder, "other", list(map(caption, theirs)), *sizes[1])
+        for name in tables:
+            shardtools.index({"one": one, "other": other}[name], table=True)
         for path in sorted(folder.glob("*.index.npz"))[:lost]:
             os.remove(path)
         joined = shardtools.open([one, other], join=how)
