@@ -23,7 +23,7 @@ from shardtools.query.table_file import AnyTable, Asked, ShardState
 from shardtools.query.values import ColumnLoader, Columns, key_texts, samples_of, select
 from shardtools.shards.columns import pick, with_zero
 from shardtools.shards.members import IndexedShard
-from shardtools.shards.sidecar import read_sidecar
+from shardtools.shards.sidecar import narrow, read_sidecar
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK
 from shardtools.storage import get_storage, read_optional
@@ -101,14 +101,14 @@ def _placed(table: ShardTable, number: int) -> dict[str, Any]:
         "key": _keys(table),
         "shard": np.full(samples, number, np.int32),
         "row": np.arange(samples, dtype=np.int32),
-        "block": table.start // BLOCK,
-        "blocks": table.spans // BLOCK,
+        "block": narrow(table.start // BLOCK),
+        "blocks": narrow(table.spans // BLOCK),
         HASH: _hashes(table),
     }
     for field in table.fields:
         members = table.members_of(field)
-        offset, size = pick(table.offset, members, -1), pick(table.size, members, -1)
-        columns[f"offset.{field}"] = _nullable(offset - table.start, members)
+        offset, size = pick(table.offset, members, 0), narrow(pick(table.size, members, 0))
+        columns[f"offset.{field}"] = _nullable(narrow(np.maximum(offset - table.start, 0)), members)
         columns[f"size.{field}"] = _nullable(size, members)
         if table.crc32 is not None:
             columns[f"crc32.{field}"] = _nullable(pick(table.crc32, members, 0).astype(np.uint32), members)
@@ -255,7 +255,7 @@ def _write(part: TablePart, task: PartTask, columns: Mapping[str, Any], values: 
     facts["kinds"] = {name: [sorted(kinds.found), kinds.wide] for name, kinds in part.kinds.items()}
     table = table.replace_schema_metadata({_ENTRY: json.dumps(facts)})
     file = pyarrow.BufferOutputStream()
-    with ipc.new_file(file, table.schema, options=ipc.IpcWriteOptions(compression="lz4")) as writer:
+    with ipc.new_file(file, table.schema, options=ipc.IpcWriteOptions(compression="lz4", use_threads=False)) as writer:
         writer.write_table(table)
     with get_storage(part.part).create(part.part) as sink:
         sink.write(file.getvalue())
