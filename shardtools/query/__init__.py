@@ -9,7 +9,8 @@ json_paths.py  the paths of JSON texts, and what is at them
 values.py      samples -> columns in DuckDB
 table_file.py  the footer of a dataset's table
 ask.py         a condition -> the table, for the shards that are as it says
-table.py       an open table: which shards it still describes, and the rows that a condition picks
+table.py       an open table: which shards it still describes, and the rows that a condition picks; of one on a server
+               it has the columns that were asked for (partial_file.py)
 key_file.py    the file of keys: any key in a few kilobytes
 sql.py         queries over tables
 describe.py    what a dataset is, in a few requests; histograms.py, examples.py and index_files.py are parts of it

@@ -79,7 +79,7 @@ def find_histograms(table: DatasetTable) -> tuple[Histogram, ...]:
         for call in ("count(*)", f"min({value})", f"max({value})")
     )
     with _damages(table):
-        [row] = table.cursor().execute(f"SELECT {asked} FROM {table.source}").fetchall()
+        [row] = table.cursor().execute(f"SELECT {asked} FROM {table.source_of(names)}").fetchall()
     return tuple(
         _histogram(table, name, kinds[name], row[3 * at], row[3 * at + 1], row[3 * at + 2])
         for at, name in enumerate(names)
@@ -101,7 +101,7 @@ def _histogram(
     step = 1.0 if is_whole or high == low else high / BINS - low / BINS
     value = _float(name)
     place = f"least(greatest(floor(({value} / {step!r}) - ({low!r} / {step!r})), 0), {number - 1})::INTEGER"
-    sql = f"SELECT {place} AS bin, count(*) FROM {table.source} WHERE isfinite({value}) GROUP BY bin"
+    sql = f"SELECT {place} AS bin, count(*) FROM {table.source_of([name])} WHERE isfinite({value}) GROUP BY bin"
     with _damages(table):
         found = dict(table.cursor().execute(sql).fetchall())
     return Histogram(name, kind, count, other, low, high, step, tuple(found.get(i, 0) for i in range(number)))
@@ -115,8 +115,8 @@ def count_classes(table: DatasetTable, field: str, names: Sequence[str] | None) 
     """
     if table.facts.kinds.get(field) != "int":
         return None
-    column = identifier(field)
-    counts = f"(SELECT {column} AS number, count(*) AS n FROM {table.source} WHERE {column} IS NOT NULL GROUP BY 1)"
+    column, source = identifier(field), table.source_of([field])
+    counts = f"(SELECT {column} AS number, count(*) AS n FROM {source} WHERE {column} IS NOT NULL GROUP BY 1)"
     with _damages(table):
         cursor = table.cursor()
         [(number, total)] = cursor.execute(f"SELECT count(*), sum(n)::BIGINT FROM {counts}").fetchall()

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.errors import CorruptError
+from shardtools.errors import CorruptError, RefusedError
 from shardtools.query.table_file import ShardState
 from shardtools.shards.columns import Texts, spread, with_zero
-from shardtools.storage import get_storage
+from shardtools.storage import ByteRange, get_storage
 from shardtools.storage.ranges import coalesce
 from shardtools.types import Ints
-from shardtools.urls import beside
+from shardtools.urls import beside, is_local
 
 MAGIC = b"shardtools keys\x02"
 HEAD = 64
@@ -206,8 +206,9 @@ class KeyFile:
 
     def __init__(self, url: str):
         self._url = url
-        with get_storage(url).open(url) as stream:
-            head, size = stream.read(HEAD), stream.stat.size
+        storage = get_storage(url)
+        size = storage.stat(url).size if is_local(url) else None  # of another one it would be a request more
+        [head] = storage.read_ranges(url, [ByteRange(0, HEAD)]) if size is None or size >= HEAD else [b""]
         self.samples = int.from_bytes(head[16:24], "little")
         self.digest = head[32:48]
         self._type = entry_type(self.samples)
@@ -239,7 +240,10 @@ class KeyFile:
         """Look for hashes in parts of the file; return those that may be in another part."""
         width = self._type.itemsize
         spans = coalesce(HEAD + start * width, HEAD + stop * width, _GAP)
-        bodies = get_storage(self._url).read_ranges(self._url, spans.ranges)
+        try:
+            bodies = get_storage(self._url).read_ranges(self._url, spans.ranges)
+        except RefusedError as error:
+            raise CorruptError("the file was cut short", url=self._url, fix="run htindex --table again") from error
         parts = [np.frombuffer(body, self._type) for body in bodies]
         missed = []
         for number, span in zip(left.tolist(), spans.span.tolist(), strict=True):

@@ -11,13 +11,13 @@ import json
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shardtools.errors import JobError
 from shardtools.query.condition import unreadable
-from shardtools.query.duck import identifier
-from shardtools.query.table import DatasetTable, connect
+from shardtools.query.duck import connect, identifier
+from shardtools.query.table import DatasetTable
 from shardtools.types import Ints
 
 if TYPE_CHECKING:
@@ -41,9 +41,16 @@ def run_sql(query: str, tables: Mapping[str, ChosenRows]) -> DuckDBPyRelation:
         JobError: it is not one query, or does not fit the tables.
     """
     connection = connect([path for rows in tables.values() for path in rows.table.paths])
+    columns = {column.lower() for rows in tables.values() for column in rows.table.columns}
+    with sql_errors(query):
+        read = _read_query(connection, query, columns)
     weakref.finalize(connection, _end, list(tables.values()))  # relations keep it, and so the files of tables
     for number, (name, rows) in enumerate(tables.items()):
-        source = f"SELECT * FROM {rows.table.source}"
+        wanted = rows.table.columns
+        if read.columns is not None:
+            place = ("shard", "row") if rows.chosen is not None else ()
+            wanted = tuple(one for one in wanted if one.lower() in read.columns or one in place)
+        source = f"SELECT * FROM {rows.table.source_of(wanted)}"
         if rows.chosen is not None:
             shard, row = rows.chosen
             connection.register("given", {"shard": shard, "row": row})
@@ -51,9 +58,8 @@ def run_sql(query: str, tables: Mapping[str, ChosenRows]) -> DuckDBPyRelation:
             connection.unregister("given")
             source += f" SEMI JOIN chosen_{number} USING (shard, row)"
         connection.execute(f"CREATE TEMP VIEW {identifier(name)} AS {source}")
-    columns = {column.lower() for rows in tables.values() for column in rows.table.columns}
     with sql_errors(query):
-        return connection.sql(_with_names(connection, query, columns))
+        return connection.sql(read.sql)
 
 
 def _end(tables: Sequence[ChosenRows]) -> None:
@@ -73,8 +79,19 @@ def sql_errors(query: str) -> Iterator[None]:
         raise JobError(f"the query cannot be run: {what}", fix="see docs/query.md") from error
 
 
-def _with_names(connection: DuckDBPyConnection, query: str, columns: Collection[str]) -> str:
-    """Return a query in which ``json.width`` is the column of that name.
+@dataclass(frozen=True)
+class _Query:
+    """A query in which ``json.width`` is the column of that name, and the ``columns`` that it reads, in small letters.
+
+    They are None if it may read any.
+    """
+
+    sql: str
+    columns: frozenset[str] | None
+
+
+def _read_query(connection: DuckDBPyConnection, query: str, columns: Collection[str]) -> _Query:
+    """Return what a query is.
 
     Raises:
         JobError: it is not one query.
@@ -88,8 +105,51 @@ def _with_names(connection: DuckDBPyConnection, query: str, columns: Collection[
     if len(tree["statements"]) != 1:
         raise JobError(f"these are {len(tree['statements'])} queries", fix=_FORM)
     _join_names(tree, columns)
+    found = _Names()
+    found.add(tree["statements"])
     [(sql,)] = connection.execute("SELECT json_deserialize_sql(?)", [json.dumps(tree)]).fetchall()
-    return str(sql)
+    return _Query(str(sql), found.columns(columns))
+
+
+_ANY = {"STAR", "POSITIONAL_REFERENCE", "SHOW_REF", "PIVOT", "NATURAL"}
+"""What stands for columns that it does not name."""
+
+
+@dataclass
+class _Names:
+    """The names in a query: all ``texts``, those that are given to tables and to results, and those of columns."""
+
+    texts: set[str] = field(default_factory=set)
+    tables: set[str] = field(default_factory=set)
+    results: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
+    kinds: set[str] = field(default_factory=set)
+
+    def add(self, node: Any) -> None:
+        """Add the names in a part of DuckDB's tree of a query."""
+        if isinstance(node, list):
+            for part in node:
+                self.add(part)
+        elif isinstance(node, dict):
+            kinds = {str(node.get(name)) for name in ("class", "type", "ref_type")}
+            self.kinds |= kinds
+            if node.get("column_name_alias"):
+                self.kinds.add("STAR")
+            names = self.results if "class" in node else self.tables
+            names.update(str(node[name]).lower() for name in ("alias", "table_name") if node.get(name))
+            if "COLUMN_REF" in kinds:
+                self.used.add(node["column_names"][-1].lower())
+                if len(node["column_names"]) > 2:
+                    self.used.update(map(str.lower, node["column_names"]))
+            for part in node.values():
+                self.add(part)
+        elif isinstance(node, str):
+            self.texts.add(node.lower())
+
+    def columns(self, columns: Collection[str]) -> frozenset[str] | None:
+        """Return those ``columns`` of tables that are read, None for any of them."""
+        unknown = self.used - set(columns) - self.results
+        return None if unknown or self.kinds & _ANY or self.used & self.tables else frozenset(self.texts & set(columns))
 
 
 def _join_names(node: Any, columns: Collection[str]) -> None:

@@ -2,7 +2,8 @@
 
     spec -> the files, on the local disk -> facts -> the states of the shards now -> fresh shards -> rows
 
-DuckDB reads local files only, so a table on a server is downloaded once, into a temporary folder.
+DuckDB reads local files only. Of a table on a server, the columns that are asked for are fetched when they are asked
+for first, into a temporary folder (``partial_file.py``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,17 +20,17 @@ import numpy as np
 from shardtools.errors import AccessError, CorruptError, NotFoundError, RefusedError
 from shardtools.forks import PerProcess
 from shardtools.query.condition import Condition, misfit
-from shardtools.query.duck import LOCKED, identifier, literal
+from shardtools.query.duck import connect, identifier, literal
 from shardtools.query.names import find_source
+from shardtools.query.partial_file import PartialFile
 from shardtools.query.table_file import ENTRY, ShardState, TableFacts, table_url
-from shardtools.storage import get_storage
+from shardtools.storage import current_options, get_storage, using
+from shardtools.storage.together import each
 from shardtools.types import Ints
 from shardtools.urls import absolute, is_local
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-_PIECE = 1 << 22
 
 
 class DatasetTable:
@@ -43,28 +44,29 @@ class DatasetTable:
 
     def __init__(self, spec: str):
         self.url = table_url(spec)
+        self._options = current_options()
         self._folder: str | None = None
-        self.paths = [self._local(self.url)]
+        self._partial: list[PartialFile] = []
+        self.paths = self._local([self.url])
         self._connection = PerProcess(self._connect)
         self.facts = self._read_facts()
-        self.paths += [self._local(table_url(spec, number)) for number in range(1, len(self.facts.files))]
+        self.paths += self._local([table_url(spec, number) for number in range(1, len(self.facts.files))])
         self._connection = PerProcess(self._connect)
         self.columns = self._read_columns()
         self.fields = tuple(name.removeprefix("size.") for name in self.columns if name.startswith("size."))
 
-    def _local(self, url: str) -> str:
-        """Return the path of a file, which is downloaded if it is on a server."""
-        if is_local(url):
-            get_storage(url).stat(url)
-            return absolute(url)
+    def _local(self, urls: Sequence[str]) -> list[str]:
+        """Return the paths of files; of those on a server, only the ends are fetched."""
+        if all(map(is_local, urls)):
+            for url in urls:
+                get_storage(url).stat(url)
+            return list(map(absolute, urls))
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="shardtools-table-")
             weakref.finalize(self, _remove, self._folder, os.getpid())
-        path = os.path.join(self._folder, f"{len(os.listdir(self._folder))}.parquet")
-        with get_storage(url).open(url) as stream, open(path, "wb") as file:
-            while piece := stream.read(_PIECE):
-                file.write(piece)
-        return path
+        paths = [os.path.join(self._folder, f"{len(self._partial) + at}.parquet") for at in range(len(urls))]
+        self._partial += each(lambda both: PartialFile(*both), zip(urls, paths, strict=True))
+        return paths
 
     def _connect(self) -> DuckDBPyConnection:
         return connect(self.paths)
@@ -75,7 +77,23 @@ class DatasetTable:
 
     @property
     def source(self) -> str:
-        """SQL for all rows of the table."""
+        """SQL for all rows of the table; all of it is fetched."""
+        return self.source_of(self.columns)
+
+    def source_of(self, columns: Collection[str]) -> str:
+        """Return SQL for all rows of the table, of which only these columns may be used; these are fetched.
+
+        Raises:
+            ChangedError: the table on the server is another one now.
+            StorageError: it cannot be read.
+        """
+        with using(self._options):
+            for _ in each(lambda file: file.fetch(columns), self._partial):
+                pass
+        return self._source
+
+    @property
+    def _source(self) -> str:
         return f"read_parquet([{', '.join(map(literal, self.paths))}])"
 
     def _read_facts(self) -> TableFacts:
@@ -92,7 +110,7 @@ class DatasetTable:
         import duckdb
 
         try:
-            rows = self.cursor().execute(f"DESCRIBE SELECT * FROM {self.source}").fetchall()
+            rows = self.cursor().execute(f"DESCRIBE SELECT * FROM {self._source}").fetchall()
         except duckdb.Error as error:
             raise CorruptError("it is not a Parquet file", url=self.url, fix="delete it") from error
         return tuple(row[0] for row in rows)
@@ -129,7 +147,8 @@ class DatasetTable:
         for number, column in enumerate(columns.values()):
             is_null = self.facts.kinds.get(column or "") == "null"
             parts.append(f"{'NULL' if is_null else identifier(column or '')} AS c{number}")
-        asked = f"(SELECT {', '.join(parts)} FROM {self.source})"
+        source = self.source_of({"shard", "row", *filter(None, columns.values())})
+        asked = f"(SELECT {', '.join(parts)} FROM {source})"
         cursor = self.cursor()
         try:
             condition.check_type(cursor, asked)
@@ -162,17 +181,6 @@ def _remove(folder: str, process: int) -> None:
     """Remove a folder, but not in a child of the process that made it, which still needs it."""
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def connect(paths: Sequence[str]) -> DuckDBPyConnection:
-    """Return a new DuckDB in memory that can reach these files, and nothing else."""
-    import duckdb
-
-    connection = duckdb.connect()
-    connection.execute(f"SET allowed_paths = [{', '.join(map(literal, paths))}]")
-    for name, value in LOCKED.items():
-        connection.execute(f"SET {name} = {str(value).lower()}")
-    return connection
 
 
 def open_table(spec: str) -> DatasetTable | None:
