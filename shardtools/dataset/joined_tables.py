@@ -9,9 +9,9 @@ import numpy as np
 
 from shardtools.errors import CorruptError
 from shardtools.query.condition import Condition, misfit
-from shardtools.query.duck import identifier
+from shardtools.query.duck import connect, identifier
 from shardtools.query.names import ColumnSource
-from shardtools.query.table import DatasetTable, connect
+from shardtools.query.table import DatasetTable
 from shardtools.types import Ints
 
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ def ask_tables(
     known = {number: table for number, table in tables.items() if table is not None}
     if len(known) < len(tables):
         return None
-    columns = ["n"]
+    columns, used = ["n"], {number: {"shard", "row"} for number in known}
     for at, (number, source) in enumerate(sources):
         column = known[number].column_of(source.column)
         if column is None:
             return None
+        used[number].add(column)
         is_null = known[number].facts.kinds.get(column) == "null"
         columns.append(f"{'NULL' if is_null else f't{number}.{identifier(column)}'} AS c{at}")
     given = {"n": np.arange(len(among))}
@@ -48,7 +49,7 @@ def ask_tables(
     for number, table in known.items():
         given[f"shard{number}"], given[f"row{number}"] = _places(parts[number], among)
         on = f"t{number}.shard = given.shard{number} AND t{number}.row = given.row{number}"
-        joins += f" LEFT JOIN {table.source} t{number} ON {on}"
+        joins += f" LEFT JOIN {table.source_of(used[number])} t{number} ON {on}"
     connection = connect([path for table in known.values() for path in table.paths])
     connection.register("given", given)
     asked = f"(SELECT {', '.join(columns)} FROM {joins})"
