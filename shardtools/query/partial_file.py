@@ -24,8 +24,8 @@ from shardtools.storage.ranges import coalesce, group
 from shardtools.types import Ints
 
 _MAGIC = b"PAR1"
-_END = 1 << 16
-"""The bytes at the end that are read first; the footer of a small table is in them."""
+_END = 1 << 18
+"""The bytes at the end that are read first: all of a small table, and the footer of most."""
 
 _PIECE = 1 << 26
 _RANGES = 1 << 12
@@ -49,11 +49,12 @@ class PartialFile:
         self._fetched: set[str] = set()
         self._chunks: dict[str, tuple[Ints, Ints]] | None = None
         self._stat = self._ask()
-        self._whole = not self._stat.size
-        if self._whole:
-            self._copy()
+        size = self._stat.size or 0
+        self._whole = size <= _END
+        if size:
+            self._fetch_end(size)
         else:
-            self._fetch_end(self._stat.size or 0)
+            self._copy()
 
     def _ask(self) -> Stat:
         try:
