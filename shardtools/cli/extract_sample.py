@@ -79,14 +79,7 @@ def _write_files(folder: str, line: CommandLine, options: RunOptions, record: Re
 
 def _described(record: Record) -> list[str]:
     """Return lines that say what a sample consists of."""
-    from shardtools.cli.tables import aligned
-    from shardtools.jobs.extraction.formats import is_binary, show
+    from shardtools.cli.tables import field_lines
 
-    lines = [f"{record['key']}: sample {record.index} of {redact(record.url)}"]
-    rows = []
-    for name, data in sorted(item for item in record.items() if item[0] != "key"):
-        text = "" if is_binary(name) else show(data[:1000])
-        short = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
-        rows.append([f"  {name}", format_count(len(data), "byte"), short if len(short) <= 60 else f"{short[:59]}…"])
-    places = aligned([row[:2] for row in rows])
-    return lines + [f"{place}   {row[2]}".rstrip() for place, row in zip(places, rows, strict=True)]
+    fields = {name: data for name, data in record.items() if name != "key"}
+    return [f"{record['key']}: sample {record.index} of {redact(record.url)}", *field_lines(fields)]

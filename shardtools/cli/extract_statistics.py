@@ -69,14 +69,18 @@ def _counted(found: ValueCounts, value: str, count: int) -> dict[str, Any]:
 
 def show_histogram(line: CommandLine, own: ExtractLine, options: RunOptions) -> int:
     """Show how numbers are distributed; return the exit status."""
-    from shardtools.cli.tables import histogram
+    from shardtools.cli.tables import histogram, histogram_bins
     from shardtools.programs.running import named_by
     from shardtools.programs.statistics import count_values
 
+    row_format = own.row_format()
     named = named_by(line.sources, options)
     with count_up(line, named, shows=False) as progress:
         found = count_values(named, own.histogram or "", own.choice(), options, progress, numbers=True)
-    if found.values:
+    if row_format.name == "jsonl":
+        bars = histogram_bins(found.values, own.bins) if found.values else []
+        write_lines(own.destination, options, [json.dumps(bar.as_json()) for bar in bars])
+    elif found.values:
         write_lines(own.destination, options, histogram(found.values, _columns(), own.bins))
     return end(line, {"samples": found.samples, "missing": found.missing}, found.skipped)
 

@@ -39,7 +39,7 @@ Examples:
   htextract train-@1000.tgz --stats                     samples, fields and their sizes
   htextract train-@1000.tgz --stats --decode            also the widths and heights of images
   htextract train-@1000.tgz --count cls                 how often each value occurs
-  htextract train-@1000.tgz --histogram score           how numbers are distributed
+  htextract train-@1000.tgz --histogram json.score      how numbers are distributed
 
 \b
   htextract train-@1000.tgz --index 712345              the members of one sample
@@ -101,9 +101,15 @@ _OPTIONS = [
     click.option("--stats", is_flag=True, help="Show the number of samples, and the fields with their sizes."),
     click.option("--decode", is_flag=True, help="With --stats: also show the widths and heights of images."),
     click.option(
-        "--count", metavar="FIELD", help="Show how often each value of a field occurs, the most frequent first."
+        "--count",
+        metavar="FIELD",
+        help="Show how often each value of a field, or of a path such as json.label, occurs, the most frequent first.",
     ),
-    click.option("--histogram", metavar="FIELD", help="Show how the numbers in a field are distributed."),
+    click.option(
+        "--histogram",
+        metavar="FIELD",
+        help="Show how the numbers in a field, or at a path such as json.score, are distributed.",
+    ),
     click.option(
         "--bins", type=click.IntRange(min=1), default=20, metavar="N", show_default=True, help="Bars of the histogram."
     ),
@@ -171,7 +177,7 @@ _TAKES = {
     "rows": (*_OF_ROWS, "output", "format"),
     "stats": ("decode", "output", "format"),
     "count": (*_PICKS, "output", "format"),
-    "histogram": (*_PICKS, "output"),
+    "histogram": (*_PICKS, "output", "format"),
     "sample": ("fields", "to", "output"),
 }
 _FREE = {*_OF_ROWS, "output", "format", "decode", "to"}

@@ -15,11 +15,14 @@ from shardtools.units import format_count
 
 if TYPE_CHECKING:
     from shardtools.jobs.run import Plan
+    from shardtools.jobs.script import Code
+    from shardtools.shards.samples import Members
 
 EPILOG = """\b
 Examples:
   htmapper -p resize.py 'train-@1000.tgz' 'small-@1000.tgz'
   htmapper -p resize.py -a size=256 http://host/train-@1000.tgz http://host/small-@1000.tgz
+  htmapper -p resize.py --limit 10 train-@1000.tgz -     a trial run: prints what comes out of 10 samples
   htmapper -c scheduler:8786 -p resize.py --resume gs://bucket/train-@1000.tgz s3://mine/small-@1000.tar
 
 \b
@@ -59,6 +62,8 @@ def _map(line: CommandLine, chosen: ChoiceLine, script: str, assignments: tuple[
     from shardtools.programs.map import carry_out
 
     options = line.run_options()
+    if chosen.limit is not None and line.destination == "-":
+        return _try(line, chosen, read_script(script, assignments))
     plan = plan_map(line.sources, line.destination, read_script(script, assignments), options, chosen.choice())
     if line.dry_run:
         _show_plan(plan, line.verbose)
@@ -69,6 +74,33 @@ def _map(line: CommandLine, chosen: ChoiceLine, script: str, assignments: tuple[
     if not line.quiet:
         show_result("htmapper", result, time.monotonic() - started, line.report)
     return 0 if result.is_whole else SKIPPED
+
+
+def _try(line: CommandLine, chosen: ChoiceLine, code: Code) -> int:
+    """Print what the script makes of the first samples; return the exit status."""
+    from shardtools.jobs.map import try_map
+
+    shown = _Shown()
+    counts = try_map(line.sources, code, line.run_options(), chosen.choice(), shown)
+    if not line.quiet:
+        parts = [format_count(counts.read, "sample"), f"{shown.count:,} returned", f"{counts.dropped:,} dropped"]
+        tell(f"trial run: {', '.join(parts)}; nothing was written", err=True)
+    return 0
+
+
+class _Shown:
+    """Prints samples."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, key: str, members: Members) -> None:
+        """Print a sample: its key, and a line for each field."""
+        from shardtools.cli.tables import field_lines
+
+        layout, values = members
+        tell("\n".join([key, *field_lines(dict(zip(layout.fields, values, strict=True)))]))
+        self.count += 1
 
 
 def _show_plan(plan: Plan, verbose: bool) -> None:

@@ -17,6 +17,7 @@ EPILOG = """\b
 Examples:
   htsort gs://bucket/Volume_@1000.tgz http://host/sorted-@2000.tgz
   htsort --by cls:int --reverse train-@100.tar by-class-@100.tar
+  htsort --by json.score:float --reverse train-@100.tar best-first-@100.tar
   htsort --by key:natural train-@100.tar sorted-@100.tar       a9 before a10
   htsort -p length.py train-@100.tar by-length-@100.tar        by what sort_key(record) returns
   htsort --by cls -p count.py train-@100.tar counts-@1.tar     reduce_samples(key, records) for each class
@@ -46,7 +47,8 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 @click.option(
     "--by",
     metavar="WHAT[:HOW]",
-    help="Sort by 'key' or by a field, read as HOW: text, int, float or natural.  [default: key]",
+    help="Sort by 'key', by a field, or by a path of JSON such as json.score, read as HOW: text, int, float or "
+    "natural.  [default: key]",
 )
 @click.option("--reverse", is_flag=True, help="Sort in descending order.")
 @click.option(

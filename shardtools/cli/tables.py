@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from shardtools.jobs.extraction.formats import is_binary, show
 from shardtools.jobs.extraction.statistics import FieldStatistics, Statistics, middle
-from shardtools.units import format_size
+from shardtools.units import format_count, format_size
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FEW = 20
@@ -77,6 +79,22 @@ def _image_row(name: str, shapes: Counter[tuple[int, int]]) -> list[str]:
     return [name, widths, heights, f"{len(shapes):,}", f"{width}x{height} ({_percent(count / shapes.total())})"]
 
 
+def field_lines(fields: Mapping[str, bytes]) -> list[str]:
+    """Return a line for each field of a sample: its name, its size, and its text if it is one.
+
+    >>> print("\\n".join(field_lines({"jpg": bytes(1234), "cls": b"7"})))
+      cls       1 byte   7
+      jpg  1,234 bytes
+    """
+    rows = []
+    for name, data in sorted(fields.items()):
+        text = "" if is_binary(name) else show(data[:1000])
+        short = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+        rows.append([f"  {name}", format_count(len(data), "byte"), short if len(short) <= 60 else f"{short[:59]}…"])
+    places = aligned([row[:2] for row in rows])
+    return [f"{place}   {row[2]}".rstrip() for place, row in zip(places, rows, strict=True)]
+
+
 def histogram(values: Counter[float], width: int, bins: int) -> list[str]:
     """Return a histogram as lines of bars, ``width`` characters wide at most.
 
@@ -87,26 +105,50 @@ def histogram(values: Counter[float], width: int, bins: int) -> list[str]:
     1   5  ██████▌
     3   1  █▍
     """
-    groups = _groups(values, bins)
-    most = max(count for _, count in groups)
-    labels = aligned([[label, f"{count:,}"] for label, count in groups], left=0)
+    groups = histogram_bins(values, bins)
+    most = max(bar.count for bar in groups)
+    labels = aligned([[bar.label, f"{bar.count:,}"] for bar in groups], left=0)
     room = max(width - len(labels[0]) - 2, 10)
-    return [f"{label}  {_bar(room * count / most)}".rstrip() for label, (_, count) in zip(labels, groups, strict=True)]
+    return [f"{label}  {_bar(room * bar.count / most)}".rstrip() for label, bar in zip(labels, groups, strict=True)]
 
 
-def _groups(values: Counter[float], bins: int) -> list[tuple[str, int]]:
+@dataclass(frozen=True)
+class Bin:
+    """How many numbers are from ``low`` to ``high``: below it, but in the last bin up to it; or all are ``low``."""
+
+    low: float
+    high: float
+    count: int
+
+    @property
+    def label(self) -> str:
+        """The interval as people read it."""
+        if self.low != self.high:
+            return f"{self.low:.6g} to {self.high:.6g}"
+        return f"{self.low:.0f}" if self.low.is_integer() else f"{self.low:.6g}"
+
+    def as_json(self) -> dict[str, float | str]:
+        """Return it as JSON data, which has no infinite numbers: these are text."""
+        low, high = (bound if math.isfinite(bound) else str(bound) for bound in (self.low, self.high))
+        return {"low": low, "high": high, "count": self.count}
+
+
+def histogram_bins(values: Counter[float], bins: int) -> list[Bin]:
+    """Return how numbers are distributed; what is not finite has bins of its own at the end.
+
+    >>> histogram_bins(Counter({0.5: 1, 1.0: 2, 2.5: 1}), 2)
+    [Bin(low=0.5, high=1.5, count=3), Bin(low=1.5, high=2.5, count=1)]
+    """
     if len(values) <= _FEW and all(value.is_integer() for value in values):
-        return [(f"{value:.0f}", values[value]) for value in sorted(values)]
+        return [Bin(value, value, values[value]) for value in sorted(values)]
     finite = {value: count for value, count in values.items() if math.isfinite(value)}
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     step = (high - low) / bins or 1.0
     counts = [0] * bins
     for value, count in finite.items():
         counts[min(int((value - low) / step), bins - 1)] += count
-    groups = [
-        (f"{low + i * step:.6g} to {low + (i + 1) * step:.6g}", count) for i, count in enumerate(counts) if finite
-    ]
-    return groups + [(str(value), count) for value, count in values.items() if not math.isfinite(value)]
+    groups = [Bin(low + i * step, low + (i + 1) * step, count) for i, count in enumerate(counts) if finite]
+    return groups + [Bin(value, value, count) for value, count in values.items() if not math.isfinite(value)]
 
 
 def _bar(length: float) -> str:

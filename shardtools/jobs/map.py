@@ -1,28 +1,59 @@
 """What htmapper would do: run a function of the user over every sample of a dataset.
 
 sources, destination -> one MapTask for each shard -> Plan
+sources -> the first samples, one after another -> what comes out, to look at
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from shardtools import engine
 from shardtools.errors import JobError, redact
 from shardtools.jobs.choice import EVERYTHING, Choice, ShardChoice
 from shardtools.jobs.choosing import check_names, choose
 from shardtools.jobs.functions import check_sendable
-from shardtools.jobs.map_shard import MapTask, map_shard
+from shardtools.jobs.map_shard import MapTask, Out, map_shard, try_shard
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import look_at_outputs
 from shardtools.jobs.run import Plan
 from shardtools.jobs.script import Code, function
-from shardtools.jobs.target import targets
+from shardtools.jobs.target import Counts, Target, targets
 from shardtools.processors import processors
+from shardtools.query.condition import Seen
 from shardtools.shards.manifest import CLASS_FIELD, common_facts, find_manifests
 from shardtools.spec import Destination
 from shardtools.storage import using
 from shardtools.storage.expansion import SourceSpecs, look_up
+
+
+def try_map(sources: SourceSpecs, script: Code, options: RunOptions, choice: Choice, out: Out) -> Counts:
+    """Map the first samples of what ``choice`` takes, in their order, and give what comes out to ``out`` alone.
+
+    Nothing is written, and no shard is read after the last of these samples.
+
+    Raises:
+        SpecError: a spec is wrong.
+        JobError: no sample has a field or column that the choice names.
+        ScriptError: the script cannot be used.
+        ShardtoolsError: a shard cannot be read, or a sample fails.
+    """
+    function(script, "process_sample", "process_samples")
+    with using(options.storage):
+        named = look_up(sources)
+        check_names(choice, named, find_manifests(named), options)
+        chosen = choose(replace(choice, limit=None), named, options)
+        counts, seen = Counts(), Seen()
+        for url, part in zip(named.urls, chosen.shards, strict=True):
+            left = None if choice.limit is None else choice.limit - counts.read
+            if left == 0 or part.is_nothing:
+                continue
+            task = MapTask(url, Target("-"), script, chosen=replace(part, limit=left))
+            more, fields = try_shard(task, out)
+            counts, seen = counts + more, seen | fields
+        replace(chosen, choice=choice).check(seen, counts.read)
+    return counts
 
 
 def plan_map(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import compress
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -55,6 +55,13 @@ class MapTask:
     ahead: bool = False
     has_classes: bool = False
     chosen: ShardChoice | None = None
+
+
+class Out(Protocol):
+    """What takes the samples that come out, such as a `ShardWriter`."""
+
+    def add(self, key: str, members: Members) -> None:
+        """Take a sample."""
 
 
 class _SourceError(Exception):
@@ -130,6 +137,25 @@ def _stat_source(source: str) -> Stat:
         raise _SourceError(error) from error
 
 
+def try_shard(task: MapTask, out: Out) -> tuple[Counts, Seen]:
+    """Map what is chosen of one shard, and give what comes out to ``out`` alone; the target is not written.
+
+    Return how many samples there were, and which fields and columns they had.
+
+    Raises:
+        ShardtoolsError: the source cannot be read, or a sample fails.
+    """
+    mapper = _Mapper(task)
+    try:
+        with _reading(task) as reader:
+            blocks = ChosenBlocks(task.chosen or ShardChoice(), reader)
+            for block in _guarded(blocks):
+                mapper.map_block(block, out)
+    except _SourceError as failed:
+        raise failed.error from failed
+    return mapper.counts(0), blocks.seen
+
+
 def _map_nothing(task: MapTask) -> ShardResult:
     """Write an empty shard for one of which no sample is wanted; it is not read."""
     stat = _stat_source(task.source)
@@ -178,13 +204,16 @@ class _Mapper:
         self._relabelled = False
         self.seen = Seen()
 
+    def counts(self, written: int) -> Counts:
+        """Return how many samples there were, of which so many were written."""
+        return Counts(self._read, self._dropped, len(self._skipped), written, self._others)
+
     def job(self, print_of_task: str, written: int) -> dict[str, Any]:
         """Return what the sidecar says of the job."""
-        counts = Counts(self._read, self._dropped, len(self._skipped), written, self._others)
         return {
             "program": "htmapper",
             "fingerprint": print_of_task,
-            "counts": asdict(counts),
+            "counts": asdict(self.counts(written)),
             "skipped": [list(entry) for entry in self._skipped],
             **({"relabelled": True} if self._relabelled else {}),
             **({} if self._task.chosen is None else {"seen": self.seen.as_json()}),
@@ -202,12 +231,14 @@ class _Mapper:
             raise error.at(url=self._task.source, member=member) from (error.__cause__ or error)
         self._skipped += [(key, error.what) for key in keys]
 
-    def map_block(self, block: Block, writer: ShardWriter) -> None:
+    def map_block(self, block: Block, writer: Out) -> None:
         """Map the samples of a block and give what comes out to the writer."""
         self._read += len(block)
         self._others += block.table.other
         for row in block.repeated:
             self._fail(repeated_key(block.url, block.keys[row]), block.keys[row])
+        if self._task.chosen is not None and not len(block):
+            return
         source = records(block)
         if block.repeated:
             source = compress(source, ~np.isin(np.arange(len(block)), block.repeated))
@@ -216,7 +247,7 @@ class _Mapper:
         else:
             self._map_each(source, writer)
 
-    def _map_each(self, source: Iterator[Record], writer: ShardWriter) -> None:
+    def _map_each(self, source: Iterator[Record], writer: Out) -> None:
         for record in source:
             check_cancelled()
             key, label = record["key"], record.get(CLASS_FIELD)
@@ -246,7 +277,7 @@ class _Mapper:
             return [self._composer.compose(returned)]
         return self._compose_all(returned, "return None, a record (a dict), or several records")
 
-    def _map_together(self, source: list[Record], writer: ShardWriter) -> None:
+    def _map_together(self, source: list[Record], writer: Out) -> None:
         """Map samples by ``process_samples``; an error concerns all of them, since its sample is not known."""
         keys = [record["key"] for record in source]
         labels = {record["key"]: record.get(CLASS_FIELD) for record in source} if self._task.has_classes else {}

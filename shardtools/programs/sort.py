@@ -51,9 +51,10 @@ def sort(
 ) -> JobResult:
     """Sort the samples of ``sources`` into ``destination``; reduce, join or group them on the way.
 
-    ``by`` is ``"key"`` (the default) or a field, perhaps with how to read it (``"cls:int"``; text, int, float or
-    natural), or a function of a record. All samples of shard i come before those of shard i + 1, and those with the
-    same sort key are in one shard, in the order of ``sources``; ``reverse`` puts the largest first.
+    ``by`` is ``"key"`` (the default), a field or a path of JSON (``"json.score"``), perhaps with how to read it
+    (``"cls:int"``; text, int, float or natural), or a function of a record. All samples of shard i come before those of
+    shard i + 1, and those with the same sort key are in one shard, in the order of ``sources``; ``reverse`` puts the
+    largest first.
 
     ``reduce``, called with a sort key and its records, returns the records that take their place; ``combine`` does the
     same for a part of them, before they are brought together. ``script`` names a script with ``sort_key``,

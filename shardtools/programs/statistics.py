@@ -64,6 +64,8 @@ def count(
 ) -> ValueCounts:
     """Return how often each value of ``field`` occurs in ``sources``, as text or, for a histogram, as ``numbers``.
 
+    ``field`` may also be a path of JSON, as ``"json.label"``.
+
     ``where`` is a condition on the samples to count, as ``"cls = 7"``, ``sample`` a share of them, chosen by ``seed``,
     and ``limit`` the most of them. ``progress`` shows a bar. See `shardtools.programs.keywords.ReadKeywords` for
     ``keywords``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import shardtools
 from shardtools.errors import JobError, OutputExistsError, SampleError
 from tests.cli.command import Outcome, call
-from tests.datasets import written_dataset
+from tests.datasets import snapshot, write_shard, written_dataset
 from tests.recording_server import recording_server
 
 Records = Sequence[Sequence[Mapping[str, Any]]]
@@ -290,3 +291,114 @@ def test_commands_take_the_same(place: Path, tmp_path: Path) -> None:
     rows = run("htextract", spec, "-f", "txt,cls", "--rename", "txt=caption", "--limit", "1", "--format", "csv")
     assert rows.out == "key,caption,cls\n0/0,no 0,0\n"
     assert "no sample has such a column" in run("htextract", spec, "--where", "nope = 1").error(2)
+
+
+class TestTrialRun:
+    """``htmapper --limit N SRC -`` prints what comes out."""
+
+    SCRIPT = """
+def process_sample(record):
+    made = {"key": f"x/{record['key']}", "txt": "a\\tb", "bin": bytes(1234)}
+    return None if int(record["cls"]) == 1 else made
+"""
+
+    def test_it_prints_and_writes_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "s.py").write_text(self.SCRIPT)
+        with recording_server(tmp_path) as server:
+            written_dataset(server.root, SPEC, RECORDS)
+            there = snapshot(server.root)
+            done = run("htmapper", "-p", f"{tmp_path}/s.py", "--limit", "8", f"{server.url}{SPEC}", "-")
+            assert snapshot(server.root) == there and {r.method for r in server.requests()} <= {"GET", "HEAD"}
+            assert not {r.path for r in server.requests()} & {"/in-2.tar", "/in-3.tar"}
+        assert done.status == 0 and done.err == "trial run: 8 samples, 5 returned, 3 dropped; nothing was written\n"
+        keys = [f"x/{record['key']}" for record in FLAT[:8] if record["cls"] != 1]
+        assert [line for line in done.out.splitlines() if not line.startswith(" ")] == keys
+        assert done.out.startswith("x/0/0\n  bin  1,234 bytes\n  txt      3 bytes   a\\tb\nx/0/2\n")
+
+    def test_a_function_of_many_and_errors(self, place: Path, tmp_path: Path) -> None:
+        script, spec = tmp_path / "s.py", str(place / SPEC)
+        script.write_text("def process_samples(records):\n    yield {'key': 'all', 'cls': sum(1 for _ in records)}\n")
+        done = run("htmapper", "-q", "-p", str(script), "--limit", "3", "--where", "shard > 0", spec, "-")
+        assert done.out == "all\n  cls  1 byte   3\n" and done.err == ""
+        script.write_text("def process_sample(record):\n    raise ValueError('oh')\n")
+        failed = run("htmapper", "-p", str(script), "--limit", "3", spec, "-").error()
+        assert re.search(r"in-0.tar.*0/0.*ValueError: oh", failed)
+        failed = run("htmapper", "-p", str(script), "--limit", "3", "--fields", "jpg", spec, "-").error(2)
+        assert "no sample has the field jpg" in failed
+
+
+class TestPathsOfJson:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Return a dataset with numbers and texts in JSON, exact ones too, and names with dots."""
+        scores = [0.5, -3, 1e3, 2, 9007199254740993, 9007199254740992]
+        some = [
+            {"key": f"k{i}", "json": {"score": score, "a": {"b": f"v{i % 2}"}, "c.d": [i], "ok": i < 2}}
+            for i, score in enumerate(scores)
+        ]
+        folder = tmp_path_factory.mktemp("json")
+        written_dataset(folder, "j-@2.tar", [some[:4], some[4:]])
+        return folder / "j-@2.tar"
+
+    @pytest.mark.parametrize(
+        ("by", "options", "expected"),
+        [
+            ("json.score:float", [], "k1 k0 k3 k2"),
+            ("json.score:float", ["--reverse"], "k2 k3 k0 k1"),
+            ("json.score", [], "k1 k0 k2 k3"),
+            ("json.a.b", [], "k0 k2 k1 k3"),
+            ("json.c.d", ["--reverse"], "k3 k2 k1 k0"),
+        ],
+    )
+    def test_sort(self, spec: Path, tmp_path: Path, by: str, options: list[str], expected: str) -> None:
+        target = f"{tmp_path}/s-@1.tar"
+        assert run("htsort", "-q", "--by", by, "--where", "shard = 0", *options, str(spec), target).status == 0
+        assert [record["key"] for record in content(Path(target))] == expected.split()
+
+    def test_integers_are_exact(self, spec: Path, tmp_path: Path) -> None:
+        shardtools.sort(spec, tmp_path / "s-@1.tar", by="json.score:int", where="shard = 1")
+        assert [record["key"] for record in content(tmp_path / "s-@1.tar")] == ["k5", "k4"]
+
+    def test_groups(self, spec: Path, tmp_path: Path) -> None:
+        def count(key: str, records: Any) -> Any:
+            return {"key": key, "cls": sum(1 for _ in records)}
+
+        shardtools.sort(spec, tmp_path / "s-@1.tar", by="json.a.b", reduce=count)
+        assert content(tmp_path / "s-@1.tar") == [{"key": "v0", "cls": b"3"}, {"key": "v1", "cls": b"3"}]
+
+    def test_what_is_not_there(self, spec: Path, tmp_path: Path) -> None:
+        with pytest.raises(SampleError, match=r"the sample has no json.nope to sort by"):
+            shardtools.sort(spec, tmp_path / "s-@1.tar", by="json.nope")
+        with pytest.raises(SampleError, match=r"its json.score is not int"):
+            shardtools.sort(spec, tmp_path / "t-@1.tar", by="json.score:int")
+        with pytest.raises(JobError, match=r"no sample has the field meta.json.x to sort by"):
+            shardtools.sort(spec, tmp_path / "u-@1.tar", by="meta.json.x")
+        with pytest.raises(JobError, match=r"no sample has the field json.nope"):
+            shardtools.count(spec, "json.nope")
+
+    def test_count(self, spec: Path) -> None:
+        assert run("htextract", str(spec), "--count", "json.a.b").out == "3\tv0\n3\tv1\n"
+        assert run("htextract", str(spec), "--count", "json.ok", "--where", "shard = 0").out == "2\tfalse\n2\ttrue\n"
+        assert shardtools.count(spec, "json.score", limit=2).values == {"0.5": 1, "-3": 1}
+
+    def test_histogram(self, spec: Path) -> None:
+        options = ["--histogram", "json.score", "--where", "shard = 0", "--bins", "2"]
+        shown = run("htextract", str(spec), *options).out.splitlines()
+        assert [line.strip().split("  ")[0] for line in shown] == ["-3 to 498.5", "498.5 to 1000"]
+        rows = run("htextract", str(spec), *options, "--format", "jsonl").out.splitlines()
+        assert [*map(json.loads, rows)] == [
+            {"low": -3, "high": 498.5, "count": 3},
+            {"low": 498.5, "high": 1000, "count": 1},
+        ]
+
+    def test_json_that_is_none(self, tmp_path: Path) -> None:
+        write_shard(tmp_path / "x-0.tar", [("a.json", b'{"n": 1}'), ("b.json", b"{"), ("c.json", b'{"n": 0}')])
+        spec = str(tmp_path / "x-@1.tar")
+        with pytest.raises(SampleError, match=r"b.*json.n: it is not JSON"):
+            shardtools.count(spec, "json.n")
+        found = shardtools.count(spec, "json.n", on_error="skip")
+        assert found.values == {"1": 1, "0": 1} and [entry.key for entry in found.skipped] == ["b"]
+        result = shardtools.sort(spec, tmp_path / "s-@1.tar", by="json.n:int", on_error="skip")
+        assert [record["key"] for record in content(tmp_path / "s-@1.tar")] == ["c", "a"]
+        assert [entry.key for entry in result.skipped()] == ["b"]

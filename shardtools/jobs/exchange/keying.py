@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from shardtools.errors import SampleError
+from shardtools.errors import CorruptError, SampleError
 from shardtools.jobs.exchange.order import READINGS, RandomOrder, order_of_value, reversed_order
 from shardtools.jobs.script import Code, failure, function
+from shardtools.query.json_values import fields_of, value_in
 from shardtools.shards.columns import Texts
 from shardtools.shards.reader import Block
 from shardtools.shards.samples import Record, field_values, records
@@ -23,8 +24,9 @@ SORT_KEY = "sort_key"
 class Keying:
     """How samples are ordered.
 
-    ``"random"`` by ``seed``; ``"input"`` as they come; ``"key"``; ``"field"`` by the bytes of ``field``; ``"script"``
-    by what its ``sort_key(record)`` returns. Keys and fields are read as ``reading`` says: text, int, float, natural.
+    ``"random"`` by ``seed``; ``"input"`` as they come; ``"key"``; ``"field"`` by the bytes of ``field``, or by the
+    value in a JSON field that it leads to, as ``json.score``; ``"script"`` by what its ``sort_key(record)`` returns.
+    Keys and fields are read as ``reading`` says: text, int, float, natural.
     """
 
     kind: Literal["random", "input", "key", "field", "script"]
@@ -68,6 +70,8 @@ class Orderer:
             return Texts(rows.view(np.uint8).reshape(-1), 16 * np.arange(1, count + 1)), []
         if kind == "script":
             return self._collect([_guarded(self._of_record, record) for record in records(block)])
+        if kind == "field" and len(sources := fields_of(self._keying.field)) > 1:
+            return self._of_paths(block, sources)
         values = block.table.keys.tolist() if kind == "key" else field_values(block, self._keying.field)
         read = READINGS[self._keying.reading]
         if kind == "key" and self._keying.reading == "text" and not self._keying.reverse:
@@ -75,6 +79,15 @@ class Orderer:
             if not (keys.data == 0).any():
                 return Texts(keys.data, keys.ends), []
         return self._collect([_guarded(lambda value: self._of_bytes(value, read), value) for value in values])
+
+    def _of_paths(self, block: Block, sources: Mapping[str, str]) -> Orders:
+        """Return the orders by values in JSON fields."""
+        read = READINGS[self._keying.reading]
+        columns = {name: field_values(block, name) for name in sources}
+        samples = [{name: column[row] for name, column in columns.items()} for row in range(len(block))]
+        return self._collect(
+            [_guarded(lambda sample: self._of_bytes(_value_in(sample, sources), read), sample) for sample in samples]
+        )
 
     def _collect(self, found: Sequence[bytes | SampleError]) -> Orders:
         failed = [(row, order) for row, order in enumerate(found) if isinstance(order, SampleError)]
@@ -108,12 +121,26 @@ def value_of(keying: Keying, record: Record | dict[str, Any]) -> Any:
     """Return the sort key of a record in the user's terms: ``reduce_samples`` gets it as the key of a group."""
     if keying.kind == "script" and keying.script is not None:
         return function(keying.script, SORT_KEY).call(record)
-    value = record["key"] if keying.kind == "key" else record[keying.field]
+    value = record["key"] if keying.kind == "key" else _value_in(record, fields_of(keying.field))
+    if value is None:
+        raise SampleError(f"the sample has no {keying.field}", fix="sort by another field")
     if keying.reading == "int":
         return int(value)
     if keying.reading == "float":
         return float(value)
     return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
+
+
+def _value_in(sample: Mapping[str, Any], sources: Mapping[str, str]) -> bytes | None:
+    """Return the value of a field, or at a path of a JSON field.
+
+    Raises:
+        SampleError: the field is not JSON.
+    """
+    try:
+        return value_in(sample, sources)
+    except CorruptError as error:
+        raise SampleError(error.what, fix="correct the sample, or skip such samples with --on-error skip") from error
 
 
 def _guarded(call: Callable[[Any], bytes], argument: Any) -> bytes | SampleError:

@@ -22,6 +22,7 @@ from shardtools.jobs.options import RunOptions
 from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, look_at_outputs
 from shardtools.jobs.target import digest
 from shardtools.json_text import parse_json
+from shardtools.query.json_values import fields_of
 from shardtools.shards.manifest import CLASS_FIELD, Manifest, common_facts, find_manifests, read_manifest
 from shardtools.shards.reader import BLOCK_SIZE
 from shardtools.shards.tar import RECORD
@@ -283,15 +284,18 @@ def _manifest(destination: str) -> str:
 
 
 def _check_field(field: str, choice: Choice, inputs: Sequence[Input], sources: Sources, options: RunOptions) -> None:
-    """Raise if no input has the field to sort by, by their sidecars; what manifests say is looked up there.
+    """Raise if no input has the field to sort by, or to look into, by their sidecars.
+
+    What manifests say is looked up there.
 
     Raises:
         JobError: none has.
     """
     known = {*choice.names_of(_fields(inputs))}
-    if known and field not in known:
+    wanted = {*fields_of(field)}
+    if known and not known & wanted:
         known = {*choice.names_of(_fields(look_at(sources, {}, options)))}
-    if known and field not in known:
+    if known and not known & wanted:
         raise JobError(f"no sample has the field {field} to sort by", fix=f"the fields are {', '.join(sorted(known))}")
 
 

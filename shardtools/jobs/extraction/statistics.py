@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 
 from shardtools import engine
-from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError, redact
+from shardtools.errors import CorruptError, FieldError, JobError, SampleError, ShardtoolsError, redact
 from shardtools.jobs.choice import EVERYTHING, Choice, ShardChoice
 from shardtools.jobs.choosing import choose
 from shardtools.jobs.extraction.formats import is_binary, show
-from shardtools.jobs.extraction.row_batches import Needs, RowBatches, indexed
+from shardtools.jobs.extraction.row_batches import Needs, RowBatch, RowBatches, Value, indexed
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
 from shardtools.query.condition import Seen
+from shardtools.query.json_values import fields_of, value_in
 from shardtools.shards.fields import extension, kind_of
 from shardtools.shards.images import open_image
 from shardtools.shards.manifest import CLASS_FIELD, class_names
@@ -133,6 +134,8 @@ class StatisticsTask:
 @dataclass(frozen=True)
 class CountTask:
     """What one task does: count the values of ``field`` in ``source``, as text, or as numbers if ``numbers``.
+
+    ``field`` may also lead into a JSON field, as ``json.label``.
 
     ``chosen`` is what it takes of the shard.
     """
@@ -255,12 +258,13 @@ def count_values(task: CountTask) -> ValueCounts:
 
 
 def _count(task: CountTask, counts: ValueCounts) -> None:
-    described = is_binary(task.field) and not task.numbers
-    needs = Needs(() if described else (task.field,), (task.field,) if described else (), task.chosen.where)
+    sources = fields_of(task.field)
+    described = is_binary(task.field) and not task.numbers and len(sources) == 1
+    needs = Needs(() if described else tuple(sources), tuple(sources) if described else (), task.chosen.where)
     batches = RowBatches(task.source, needs, task.chosen.number)
     for whole in batches:
         batch = whole.head(task.chosen.limit, counts.samples)
-        column = batch.columns[task.field]
+        column = _column(task, batch, sources, counts)
         counts.samples += len(batch)
         counts.missing += column.count(None)
         if not task.numbers:
@@ -279,6 +283,28 @@ def _count(task: CountTask, counts: ValueCounts) -> None:
                     raise SampleError(what, url=task.source, member=member, fix=fix) from None
                 counts.skipped.append(Skipped(redact(task.source), key, what))
     counts.seen, counts.looked_at = batches.seen, batches.samples
+
+
+def _column(task: CountTask, batch: RowBatch, sources: Mapping[str, str], counts: ValueCounts) -> Sequence[Value]:
+    """Return the values that are counted; None for a sample that has none, or whose JSON is skipped.
+
+    Raises:
+        SampleError: a sample's JSON is none.
+    """
+    if len(sources) == 1:
+        return batch.columns[task.field]
+    column: list[Value] = []
+    for row, key in enumerate(batch.keys):
+        try:
+            column.append(value_in({name: batch.columns[name][row] for name in sources}, sources))
+        except CorruptError as error:
+            what = f"{task.field}: {error.what}"
+            if task.on_error == "fail":
+                fix = "correct the sample, or skip such samples with --on-error skip"
+                raise SampleError(what, url=task.source, member=key, fix=fix) from error
+            counts.skipped.append(Skipped(redact(task.source), key, what))
+            column.append(None)
+    return column
 
 
 def run_statistics(
