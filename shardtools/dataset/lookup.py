@@ -12,7 +12,7 @@ import numpy as np
 
 from shardtools.dataset.choosing import Choosing
 from shardtools.dataset.shard_set import THREADS, ShardSet
-from shardtools.errors import RefusedError, ShardError
+from shardtools.errors import CorruptError, RefusedError, ShardError
 from shardtools.query.key_file import Entries, hash_keys, longest, texts_of
 from shardtools.shards.locate import LocatedHeaders, locate_headers
 from shardtools.shards.names import decode_name, split_name
@@ -122,20 +122,34 @@ class KeyLookup:
     def record(self, place: SamplePlace, key: str) -> Record:
         """Return the sample at a place, which has the key.
 
-        Of a plain shard on a server its span alone is read, without the sidecar, unless the shard is open already.
+        Of a plain shard on a server its span alone is read, without the sidecar, unless the shard is open already. Of
+        others the sidecar is read, but the shard is not asked for its size: checksums tell whether it is still the one.
 
         Raises:
             StorageError, ShardError: it cannot be read.
             KeyError: the shard has another sample there now.
         """
-        url, sizes = self._shards.urls[place.shard], self._shards.sizes
-        is_near = is_local(url) or self._shards.is_open(place.shard)
-        if place.entry is not None and sizes is not None and not is_near and name_of(url).endswith(".tar"):
+        if place.entry is not None and not is_local(self._shards.urls[place.shard]):
             with using(self._shards.options):
-                found = read_sample(url, sizes[place.shard], place.row, place.entry, key)
+                found = self._record_by_entry(place, place.entry, key)
             if found is not None:
                 return found
         record = self._shards.open(place.shard).record(place.row)
         if record["key"] != key:
             raise KeyError(key)
+        return record
+
+    def _record_by_entry(self, place: SamplePlace, entry: Entries, key: str) -> Record | None:
+        """Return the sample at a place without asking its shard for its size; None if that does not lead to it."""
+        number, shards = place.shard, self._shards
+        url = shards.urls[number]
+        if shards.sizes is not None and not shards.is_open(number) and name_of(url).endswith(".tar"):
+            return read_sample(url, shards.sizes[number], place.row, entry, key)
+        if (shard := shards.open_listed(number)) is None or shard.table.keys[place.row] != key:
+            return None
+        try:
+            record = shard.record(place.row)
+        except (CorruptError, RefusedError):  # the shard is another one
+            return None
+        shards.keep(number, shard)
         return record

@@ -19,6 +19,7 @@ from shardtools.shards.foreign.energon import INFO
 from shardtools.shards.manifest import find_manifest
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard
+from shardtools.shards.sidecar import read_sidecar
 from shardtools.shards.tables import Tables
 from shardtools.storage import StorageOptions, current_options, using
 from shardtools.storage.expansion import expand_sources
@@ -118,6 +119,28 @@ class ShardSet:
             return shard
         with using(self.options):
             return self._open.put(number, OpenShard(self.indexed(number), self.options))
+
+    def open_listed(self, number: int) -> OpenShard | None:
+        """Return a shard as the manifest describes it, whose size is not asked for; None if its sidecar does not fit.
+
+        It is open from then on if `keep` is called with it.
+
+        Raises:
+            StorageError: the sidecar cannot be read.
+        """
+        if (shard := self._open.get(number)) is not None or self.sizes is None or self.checksums is None:
+            return shard
+        url = self.urls[number]
+        with using(self.options):
+            sidecar = read_sidecar(url, self.sizes[number])
+            if sidecar is None or sidecar.checksum != self.checksums[number] or sidecar.table.crc32 is None:
+                return None
+            self.compare(number, len(sidecar))
+            return OpenShard(IndexedShard(url, sidecar), self.options)
+
+    def keep(self, number: int, shard: OpenShard) -> None:
+        """Keep a shard open, which is now known to be as its sidecar says."""
+        self._open.put(number, shard)
 
     def is_open(self, number: int) -> bool:
         """Return whether a shard is open already, so that a sample costs one read."""

@@ -92,6 +92,34 @@ class TestRequests:
         assert len(server.requests()) == before + 5
         assert "dir/4444" not in ds and len(server.requests()) == before + 6
 
+    @pytest.mark.parametrize("ending", ["tgz", "tar.zst"])
+    def test_of_packed_shards(self, server: RecordingServer, ending: str) -> None:
+        name = f"d-@6.{ending}"
+        dataset(server.root, ending=ending)
+        ds = shardtools.open(f"{server.url}{name}")
+        assert "dir/3006" in ds  # the head of the file of keys is known from now on
+        before = len(server.requests())
+        assert ds["dir/3007"]["txt"] == b"3 7"
+        assert [(request.method, request.path) for request in server.requests()[before:]] == [
+            ("GET", f"/{name}.keys"),
+            ("GET", f"/d-3.{ending}.index.npz"),
+            ("GET", f"/d-3.{ending}"),
+        ]
+        assert ds["dir/3008"]["txt"] == b"3 8" and len(server.requests()) == before + 5
+
+    def test_a_packed_shard_that_was_replaced(self, server: RecordingServer) -> None:
+        """Its sidecar, too, so that it does not fit the manifest; or it alone."""
+        dataset(server.root, ending="tgz")
+        changed = records(KEYS)
+        changed[3][7]["txt"] = "9 9"
+        (server.root / "other").mkdir()
+        written_dataset(server.root / "other", "d-@6.tgz", changed)
+        for name in ("d-3.tgz", "d-3.tgz.index.npz"):
+            (server.root / name).write_bytes((server.root / "other" / name).read_bytes())
+            if name.endswith("tgz"):
+                (server.root / name).write_bytes((server.root / name).read_bytes() + bytes(512))
+            assert shardtools.open(f"{server.url}d-@6.tgz")["dir/3007"]["txt"] == b"9 9"
+
     @pytest.mark.parametrize("longer", [1, 5000])
     def test_a_shard_that_was_replaced(self, server: RecordingServer, longer: int) -> None:
         """What is read is compared with the key; then the shard itself is asked. A sample that is longer is whole."""
