@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.extraction.statistics import Statistics, ValueCounts
     from shardtools.jobs.report import JobResult
     from shardtools.limits import Limits
+    from shardtools.programs.copy import copy
     from shardtools.programs.extract import Rows, extract
     from shardtools.programs.index import IndexResult, index
     from shardtools.programs.info import info
@@ -43,6 +44,7 @@ _LAZY = {
     "ShardtoolsError": "shardtools.errors:ShardtoolsError",
     "Statistics": "shardtools.jobs.extraction.statistics:Statistics",
     "ValueCounts": "shardtools.jobs.extraction.statistics:ValueCounts",
+    "copy": "shardtools.programs.copy:copy",
     "count": "shardtools.programs.statistics:count",
     "extract": "shardtools.programs.extract:extract",
     "hub": "shardtools.arrays.hub:open_hub",
@@ -72,6 +74,7 @@ __all__ = [
     "ShardtoolsError",
     "Statistics",
     "ValueCounts",
+    "copy",
     "count",
     "extract",
     "hub",

@@ -19,6 +19,7 @@ PROGRAMS = (
     "htindex",
     "htquery",
     "htinfo",
+    "htcp",
     "htrm",
     "htarray",
 )

@@ -312,6 +312,12 @@ def common_options(command: Function) -> Function:
     return add_options(command, "line", CommandLine, *groups)
 
 
+def copying_options(command: Function) -> Function:
+    """Add the arguments and options of a command that writes the shards that it reads; it gets them as ``line``."""
+    groups = (_ARGUMENTS, _RUN_OPTIONS, _RESUME_OPTIONS, _STORAGE_OPTIONS, _DRY_OPTIONS, _TELL_OPTIONS)
+    return add_options(command, "line", CommandLine, *groups)
+
+
 def reading_options(command: Function) -> Function:
     """Add the arguments and options that every command has that only reads shards; it gets them as ``line``."""
     groups = (_ARGUMENTS[:1], _RUN_OPTIONS, _STORAGE_OPTIONS, _TELL_OPTIONS)

@@ -41,7 +41,7 @@ from shardtools.urls import beside, folder_of, is_local, name_of, path_of, split
 
 _FIX = "give one spec, such as train-@1000.tgz"
 _NUMBERED = re.compile(r"(.*?)([0-9]+)([^0-9]*)", re.DOTALL)
-_EXTRA = re.compile(r"\.(?:[0-9]+|part-[0-9]{6,})\.parquet")
+_EXTRA = re.compile(r"\.(?:[0-9]+\.parquet|part-[0-9]{6,}\.(?:arrow|parquet))")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _beside(destination: Destination) -> tuple[list[str], list[str]]:
         listed = get_storage(spec).list(beside(spec, "."))
     except RefusedError:  # it does not list: the numbers are those that there may be
         numbers = [table_url(spec, number) for number in range(1, _TABLES)]
-        numbers += [beside(spec, f".part-{number:06d}.parquet") for number in range(destination.count or 0)]
+        numbers += [beside(spec, f".part-{number:06d}.arrow") for number in range(destination.count or 0)]
         listed = [url for url, stat in zip(numbers, known_stats(numbers), strict=True) if stat is not None]
     start = unquote(name_of(spec))
     extra = [url for url in listed if _EXTRA.fullmatch(unquote(name_of(url)).removeprefix(start))]

@@ -198,13 +198,13 @@ def commit(target: Target, make: Callable[[Sink], Sidecar]) -> Sidecar:
     """Write a shard and commit it, then write its sidecar; ``make`` writes the bytes and returns the sidecar."""
     with get_storage(target.url).create(target.url) as sink:
         sidecar = make(sink)
-        _delete_descriptions(target)
+        delete_descriptions(target)
     if target.url != "-":
         write_sidecar(target.url, sidecar)
     return sidecar
 
 
-def _delete_descriptions(target: Target) -> None:
+def delete_descriptions(target: Target) -> None:
     """Delete the sidecar and the manifests of the target as it was: from now on they would describe another shard."""
     for manifest in target.manifests:
         _end_once(manifest)

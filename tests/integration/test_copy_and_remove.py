@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 import shardtools as st
-from shardtools.errors import JobError, NotFoundError, OutputBusyError, SpecError
+from shardtools.errors import CorruptError, JobError, NotFoundError, OutputBusyError, SpecError, StaleTableError
 from shardtools.jobs.exchange.spill import spill_of
 from shardtools.jobs.lock import locked
 from shardtools.jobs.options import RunOptions
 from shardtools.storage import get_storage
 from tests.backends import BACKENDS, running
 from tests.cli.command import Argument, Outcome, call, check_failure
-from tests.datasets import write_dataset, written_dataset
+from tests.dask_cluster import dask_cluster
+from tests.datasets import snapshot, write_dataset, written_dataset
 from tests.recording_server import recording_server
 
 RECORDS = [[{"key": f"{s}/{i}", "cls": i % 2, "txt": f"text {s} {i}" * 20} for i in range(9)] for s in range(3)]
@@ -62,7 +63,7 @@ class TestRemove:
         place = f"{place}/removed"
         spec = put(original, place)
         others = {"d-03.tgz", "d-00.tgz", "d-@03.tgz.json", "e-0.tgz", "d-@3.tgz.txt", "d-@3.tar.json", "d-4.tgz"}
-        for name in {*others, "d-@3.tgz.1.parquet", "d-@3.tgz.part-000002.parquet"}:
+        for name in {*others, "d-@3.tgz.1.parquet", "d-@3.tgz.part-000002.arrow"}:
             with get_storage(place).create(f"{place}/{name}") as sink:
                 sink.write(b"{}")
         removed = st.remove(spec, dry_run=True)
@@ -139,6 +140,136 @@ class TestRemove:
         for answer, status, left in (("n", 1, 9), ("y", 0, 0)):
             assert answered(answer, "htrm", "d-@3.tgz", cwd=tmp_path) == status
             assert len(names(str(tmp_path))) == left
+
+
+class TestCopy:
+    @pytest.mark.parametrize("name", ["d-@3.tgz", "renamed-@0003.tar.gz"])
+    def test_all_of_it(self, original: Path, place: str, tmp_path: Path, name: str) -> None:
+        """To each backend and back: the same bytes under the same name, and a dataset that fits under another one."""
+        target = f"{place}/{name.partition('-')[0]}/{name}"
+        result = st.copy(original / "d-@3.tgz", target)
+        assert (result.counts.written, len(result.shards), result.filesize) == (27, 3, size_of(original))
+        assert [record["txt"] for record in st.open(target)] == [r["txt"].encode() for some in RECORDS for r in some]
+        assert all(file.exists and file.fits for file in st.info(target).files)
+        ds = st.open(target)
+        assert (ds["2/8"]["cls"], len(ds.where("cls = 1")), ds.rows_of(["1/3"])) == (b"0", 12, [12])
+        st.copy(target, tmp_path / "back" / "d-@3.tgz")
+        assert snapshot(tmp_path / "back") == snapshot(original) or name != "d-@3.tgz"
+        assert [(tmp_path / "back" / f"d-{i}.tgz").read_bytes() for i in range(3)] == [
+            (original / f"d-{i}.tgz").read_bytes() for i in range(3)
+        ]
+        manifest = json.loads((tmp_path / "back" / "d-@3.tgz.json").read_text())
+        assert manifest == json.loads((original / "d-@3.tgz.json").read_text())
+
+    def test_to_a_shorter_and_a_longer_name(self, original: Path, tmp_path: Path) -> None:
+        """The table's footer and the head of the keys come back as they were."""
+        st.copy(original / "d-@3.tgz", tmp_path / f"{'long' * 40}-@3.tgz")
+        st.copy(tmp_path / f"{'long' * 40}-@3.tgz", tmp_path / "again" / "d-@3.tgz")
+        assert snapshot(tmp_path / "again") == snapshot(original)
+
+    @pytest.mark.parametrize("ending", ["tar", "tgz", "tar.zst"])
+    def test_a_dataset_without_index(self, tmp_path: Path, ending: str) -> None:
+        spec = write_dataset(tmp_path / "a", 3, 4, ending=ending)
+        outcome = cp(tmp_path, f"a/{spec}", f"b/{spec}")
+        assert outcome.status == 0 and "3 shards" in outcome.out and "without a manifest" in outcome.out
+        assert snapshot(tmp_path / "b") == snapshot(tmp_path / "a")
+        assert "cannot be verified" in check_failure(
+            "--verify", "-j", "1", "--overwrite", f"a/{spec}", f"b/{spec}", cwd=tmp_path, program="htcp"
+        )
+
+    def test_it_resumes(self, original: Path, tmp_path: Path) -> None:
+        """Shards with a sidecar are there; one that was cut off, and one that has none, are copied again."""
+        put(original, str(tmp_path))
+        for name in ("d-@3.tgz.json", "d-1.tgz.index.npz", "d-@3.tgz.keys"):
+            (tmp_path / name).unlink()
+        (tmp_path / "d-1.tgz").write_bytes(b"half")
+        (tmp_path / "d-2.tgz").unlink()
+        assert "the output exists" in check_failure(original / "d-@3.tgz", "d-@3.tgz", cwd=tmp_path, program="htcp")
+        result = st.copy(original / "d-@3.tgz", tmp_path / "d-@3.tgz", resume=True)
+        assert [shard.resumed for shard in result.shards] == [True, False, False]
+        assert snapshot(tmp_path) == snapshot(original)
+
+    def test_another_dataset_is_there(self, original: Path, tmp_path: Path) -> None:
+        written_dataset(tmp_path, "d-@4.tgz", [[{"key": "a", "cls": 1}]] * 4)
+        before = snapshot(tmp_path)
+        for option in ("--resume", "-q"):
+            assert cp(tmp_path, option, original / "d-@3.tgz", "d-@3.tgz").status == 1
+            assert snapshot(tmp_path) == before
+        assert cp(tmp_path, "--overwrite", original / "d-@3.tgz", "d-@3.tgz").status == 0
+        assert snapshot(tmp_path) == snapshot(original)
+
+    @pytest.mark.parametrize("where", ["shard", "sidecar", "manifest", "size"])
+    def test_a_flipped_byte_is_noticed(self, original: Path, tmp_path: Path, where: str) -> None:
+        spec = put(original, str(tmp_path / "a"))
+        shard = tmp_path / "a" / "d-1.tgz"
+        data = bytearray(shard.read_bytes())
+        if where == "shard":
+            data[len(data) // 2] ^= 1
+            shard.write_bytes(data)
+        elif where == "size":
+            shard.write_bytes(data + b"more")
+        elif where == "sidecar":
+            (tmp_path / "a" / "d-1.tgz.index.npz").write_bytes((original / "d-2.tgz.index.npz").read_bytes())
+        else:
+            path = tmp_path / "a" / "d-@3.tgz.json"
+            path.write_text(path.read_text().replace("crc32:", "crc32:0", 1)[:-1])
+        with pytest.raises((CorruptError, StaleTableError)):
+            st.copy(spec, tmp_path / "b" / "d-@3.tgz")
+        assert not (tmp_path / "b" / "d-@3.tgz.json").exists()
+        if where != "manifest":
+            outcome = cp(tmp_path, "--on-error", "skip", "--resume", spec, "b/d-@3.tgz")
+            assert outcome.status == 3 and "not copied: 1 shard and the manifest" in outcome.err
+            assert sorted(path.name for path in (tmp_path / "b").glob("*.tgz")) == ["d-0.tgz", "d-2.tgz"]
+
+    def test_what_arrives_is_read_back(self, original: Path, tmp_path: Path) -> None:
+        with recording_server(tmp_path / "server") as server:
+            st.copy(original / "d-@3.tgz", f"{server.url}d-@3.tgz")
+            asked = [(request.method, request.path) for request in server.requests()]
+        for number in range(3):
+            assert asked.index(("PUT", f"/d-{number}.tgz")) < asked.index(("GET", f"/d-{number}.tgz"))
+            assert asked.index(("GET", f"/d-{number}.tgz")) < asked.index(("PUT", f"/d-{number}.tgz.index.npz"))
+        assert [path for method, path in asked if method == "PUT" and ".lock" not in path][-1] == "/d-@3.tgz.json"
+
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            ("b-@4.tgz", "htshuffle --no-shuffle"),
+            ("b-@3.tar", "a copy is packed like its source"),
+            ("d-@3.tgz", "an input and an output"),
+            ("-", "one dataset to one place"),
+        ],
+    )
+    def test_what_makes_no_sense(self, original: Path, target: str, message: str) -> None:
+        before = names(str(original))
+        assert message in check_failure("d-@3.tgz", target, cwd=original, status=2, program="htcp")
+        assert names(str(original)) == before
+
+    def test_a_table_that_does_not_fit_is_left_out(self, original: Path, tmp_path: Path) -> None:
+        put(original, str(tmp_path))
+        written_dataset(tmp_path, "d-@3.tgz", [*RECORDS[:2], RECORDS[0]])
+        outcome = cp(tmp_path, "d-@3.tgz", "e-@3.tgz", "--report", "report.json")
+        assert outcome.status == 0 and "the shards have changed; htindex --table makes it" in outcome.err
+        assert not (tmp_path / "e-@3.tgz.parquet").exists()
+        assert json.loads((tmp_path / "report.json").read_text())["counts"]["written"] == 27
+
+    def test_dry_run(self, original: Path, tmp_path: Path) -> None:
+        outcome = cp(tmp_path, "--dry-run", original / "d-@3.tgz", "e-@auto.tgz")
+        first = outcome.out.splitlines()[0]
+        assert first.startswith("would copy 3 shards, 27 samples, ") and first.endswith("with manifest, table, keys")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_on_a_cluster(self, original: Path, tmp_path: Path) -> None:
+        with dask_cluster(workers=1) as cluster:
+            st.copy(original / "d-@3.tgz", tmp_path / "d-@3.tgz", cluster=cluster.address)
+        assert snapshot(tmp_path) == snapshot(original)
+
+
+def cp(folder: Path, *arguments: Argument) -> Outcome:
+    return call(*arguments, cwd=folder, program="htcp")
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("d-?.tgz"))
 
 
 def answered(answer: str, program: str, *arguments: str, cwd: Path) -> int:

@@ -128,6 +128,7 @@ PAIRS: list[tuple[str, list[Callable[..., Any]], dict[str, str], set[str]]] = [
     ("htsort", [st.sort, exchange_settings], {}, set()),
     ("htindex", [st.index], {}, {"fields"}),
     ("htinfo", [st.info], {"sources": "source"}, {"as_json"}),
+    ("htcp", [st.copy], {"sources": "source"}, set()),
     ("htrm", [st.remove], {"sources": "source"}, {"yes"}),
     (
         "htextract",
@@ -201,11 +202,13 @@ def test_a_program_is_run(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stderr.startswith("shardtools: error: there is no program htmapp; give one of")
 
 
-@pytest.mark.parametrize("function", [st.map, st.upload, st.shuffle, st.sort, st.extract, st.stats, st.count, st.index])
+@pytest.mark.parametrize(
+    "function", [st.map, st.upload, st.shuffle, st.sort, st.extract, st.stats, st.count, st.index, st.copy]
+)
 def test_help_shows_every_keyword(function: Callable[..., Any]) -> None:
     shown = inspect.signature(function).parameters
     assert {"cluster", "jobs", "on_error", "cache"} <= set(shown)
-    assert ("resume" in shown) == (function in (st.map, st.upload, st.shuffle, st.sort))
+    assert ("resume" in shown) == (function in (st.map, st.upload, st.shuffle, st.sort, st.copy))
     assert "keywords" not in shown
     text = inspect.getdoc(function) or ""
     assert [name for name in shown if f"``{name}``" not in text] == [], "each is explained"
