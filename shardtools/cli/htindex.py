@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import CommandLine, reading_options
+from shardtools.cli.options import CommandLine, reading_options, refuse_options
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_table
 from shardtools.engine import current_incidents
@@ -46,6 +46,9 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with shards skipped, 130 interrup
 """
 
 
+_WHOLE = "an index describes whole shards; write those samples with htshuffle --no-shuffle, or choose when reading"
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
 @click.option("--check", is_flag=True, help="Compare existing sidecars with their shards; write nothing.")
 @click.option(
@@ -72,6 +75,7 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with shards skipped, 130 interrup
 @click.option(
     "--dimensions", is_flag=True, help="With --table: also the widths and heights of images, from their heads."
 )
+@refuse_options(_WHOLE, "--where", "--fields", "--drop", "--rename", "--limit", "--sample", "--seed")
 @reading_options
 def main(
     line: CommandLine,

@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import CommandLine, Function, add_options, common_options, split_pairs
+from shardtools.cli.options import (
+    LIMIT_OPTION,
+    SAMPLE_OPTION,
+    WHERE_OPTION,
+    CommandLine,
+    Function,
+    add_options,
+    common_options,
+    refuse_options,
+    split_pairs,
+)
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import JobError, redact
 from shardtools.units import format_count
 
 if TYPE_CHECKING:
+    from shardtools.jobs.choice import Choice
     from shardtools.jobs.options import RunOptions
     from shardtools.jobs.run import Plan
     from shardtools.jobs.upload import UploadOptions
@@ -97,7 +108,7 @@ _OPTIONS = [
         default=0,
         metavar="N",
         show_default=True,
-        help="Seed of --shuffle and --split.",
+        help="Seed of --shuffle, --split and --sample.",
     ),
     click.option(
         "--split",
@@ -112,6 +123,9 @@ _OPTIONS = [
         "--shard-count", type=click.IntRange(min=1), metavar="N", help="With @auto: a shard has at most N samples."
     ),
 ]
+
+
+_NO_FIELDS = "choose files with --include and --exclude, and fields of tables and arrays with --value, --file and --as"
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,19 @@ class UploadLine:
     split: str | None
     shard_size: str | None
     shard_count: int | None
+    where: str | None
+    limit: int | None
+    sample: float | None
+
+    def choice(self) -> Choice:
+        """Return which samples are taken.
+
+        Raises:
+            JobError: it makes no sense.
+        """
+        from shardtools.programs.choosing import choice_of
+
+        return choice_of(where=self.where, limit=self.limit, sample=self.sample, seed=self.seed if self.sample else 0)
 
     def rules(self) -> SourceRules:
         """Return how sources become samples.
@@ -167,7 +194,8 @@ class UploadLine:
 
 
 def _upload_options(command: Function) -> Function:
-    return common_options(add_options(command, "own", UploadLine, _OPTIONS))
+    command = add_options(command, "own", UploadLine, _OPTIONS, (WHERE_OPTION, SAMPLE_OPTION, LIMIT_OPTION))
+    return common_options(refuse_options(_NO_FIELDS, "--fields", "--drop")(command))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
@@ -182,7 +210,7 @@ def _upload(line: CommandLine, own: UploadLine) -> int:
     from shardtools.programs.upload import open_source
 
     options, layout = line.run_options(), own.layout()
-    with closing(open_source(line.sources, line.destination, own.rules(), layout, options)) as source:
+    with closing(open_source(line.sources, line.destination, own.rules(), layout, own.choice(), options)) as source:
         plans = plan_upload(source, line.destination, layout, options)
         if line.dry_run:
             _show_plans(plans, line.verbose, source)

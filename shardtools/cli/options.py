@@ -123,6 +123,15 @@ _STORAGE_OPTIONS = [
         "header (of a member), sidecar, manifest, index (of another program) or listing (of a folder).",
     ),
 ]
+WHERE_OPTION = click.option(
+    "--where",
+    metavar="CONDITION",
+    help='Only samples for which a condition is true, such as "cls = 7 and json.width >= 512": an expression in '
+    "DuckDB's SQL of fields, paths of JSON fields, key, row, shard, and size.FIELD.",
+)
+LIMIT_OPTION = click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N of the samples that are chosen."
+)
 SAMPLE_OPTION = click.option(
     "--sample",
     type=click.FloatRange(min=0, max=1, min_open=True),
@@ -130,12 +139,7 @@ SAMPLE_OPTION = click.option(
     help="Only this share of the samples, such as 0.01. It depends on --seed and their keys alone.",
 )
 CHOICE_OPTIONS = [
-    click.option(
-        "--where",
-        metavar="CONDITION",
-        help='Only samples for which a condition is true, such as "cls = 7 and json.width >= 512": an expression in '
-        "DuckDB's SQL of fields, paths of JSON fields, key, row, shard, and size.FIELD.",
-    ),
+    WHERE_OPTION,
     click.option(
         "-f",
         "--fields",
@@ -149,9 +153,7 @@ CHOICE_OPTIONS = [
     click.option(
         "--rename", multiple=True, metavar="OLD=NEW", help="Give a field another name, as in JPG=jpg; may be repeated."
     ),
-    click.option(
-        "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N of the samples that are chosen."
-    ),
+    LIMIT_OPTION,
     SAMPLE_OPTION,
     click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of --sample.  [default: 0]"),
 ]
@@ -292,6 +294,21 @@ def split_pairs(option: str, form: str, texts: Iterable[str]) -> Pairs:
 def choice_options(command: Function) -> Function:
     """Add the options that say what a command takes of its sources; it gets them as ``chosen``."""
     return add_options(command, "chosen", ChoiceLine, CHOICE_OPTIONS)
+
+
+def refuse_options(why: str, *names: str) -> Callable[[Function], Function]:
+    """Return what lets a command say ``why`` it has no options of these names; no help shows them."""
+
+    def refuse(context: click.Context, option: click.Parameter, value: object) -> None:
+        if value is not None:
+            raise click.UsageError(f"{option.opts[0]}: {why}", context)
+
+    def add(command: Function) -> Function:
+        for name in names:
+            command = click.option(name, hidden=True, expose_value=False, callback=refuse)(command)
+        return command
+
+    return add
 
 
 def arg_option(what: str) -> Callable[[Function], Function]:

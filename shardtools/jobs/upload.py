@@ -188,6 +188,8 @@ def _plan(source: Source, rows: Ints, destination: Destination, layout: UploadOp
     job: dict[str, Any] = {"program": "htupload", "sources": [redact(name) for name in source.names()]}
     if layout.shuffle or layout.split:
         job["seed"] = layout.seed
+    if source.chosen:
+        job["choice"] = dict(source.chosen)
     return Plan(target, tasks, existing, job, replaced, source.read_by_tasks(), source.notes())
 
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Unpack
 
+from shardtools.programs.choosing import ChoiceKeywords
 from shardtools.programs.keywords import WRITE, WriteKeywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
 from shardtools.programs.running import Specs, at_least, called, pairs_of, run_options, size_of
 from shardtools.shards.names import names_of
 
 if TYPE_CHECKING:
+    from shardtools.jobs.choice import Choice
     from shardtools.jobs.options import RunOptions
     from shardtools.jobs.report import JobResult
     from shardtools.jobs.run import Plan
@@ -41,6 +43,9 @@ def upload(
     split: Mapping[str, float] | None = None,
     shard_size: int | str | None = None,
     shard_count: int | None = None,
+    where: str | None = None,
+    limit: int | None = None,
+    sample: float | None = None,
     progress: bool = False,
     **keywords: Unpack[WriteKeywords],
 ) -> JobResult:
@@ -52,7 +57,9 @@ def upload(
     ``files`` and ``values`` map fields to columns of a table that name the field's file or hold its value, ``arrays``
     fields to arrays of an npz; ``rename`` maps names of fields to others. ``split`` has the share of each split, whose
     name stands for ``{split}`` in ``destination``; it and ``shuffle`` depend on ``seed``. With ``@auto``, a shard has
-    ``shard_size`` bytes of tar file (``"500MB"``), or ``shard_count`` samples. ``progress`` shows a bar.
+    ``shard_size`` bytes of tar file (``"500MB"``), or ``shard_count`` samples. ``where`` is a condition on the samples
+    to take, as ``"cls = 7"``, ``sample`` a share of them, chosen by ``seed``, and ``limit`` takes the first so many of
+    these. ``progress`` shows a bar.
 
     Return what was written; of several splits, the shards of all of them. See
     `shardtools.programs.keywords.WriteKeywords` for ``keywords``.
@@ -71,7 +78,8 @@ def upload(
     from shardtools.jobs.upload import UploadOptions, plan_upload
     from shardtools.sources.opening import SourceRules
 
-    with called(upload, sources, destination, **keywords) as call:
+    picks: ChoiceKeywords = {"where": where, "limit": limit, "sample": sample}
+    with called(upload, sources, destination, seed=seed, **picks, **keywords) as call:
         at_least("shard_count", shard_count, 1)
         at_least("seed", seed, 0)
         size = size_of("shard_size", shard_size)
@@ -87,7 +95,7 @@ def upload(
             values=pairs_of("values", values),
             arrays=pairs_of("arrays", arrays),
         )
-        with closing(open_source(call.sources, call.destination, rules, layout, call.options)) as source:
+        with closing(open_source(call.sources, call.destination, rules, layout, call.choice, call.options)) as source:
             plans = plan_upload(source, call.destination, layout, call.options)
             shards = sum(len(plan.tasks) for plan in plans)
             with python_progress(shards, progress, samples=len(source)) as shown:
@@ -95,16 +103,27 @@ def upload(
 
 
 def open_source(
-    sources: str | Sequence[str], destination: str, rules: SourceRules, layout: UploadOptions, options: RunOptions
+    sources: str | Sequence[str],
+    destination: str,
+    rules: SourceRules,
+    layout: UploadOptions,
+    choice: Choice,
+    options: RunOptions,
 ) -> Source:
-    """Return all samples of ``sources`` as one source, after a look at what needs none; close it at the end."""
+    """Return the chosen samples of ``sources`` as one source, after a look at what needs none; close it at the end."""
     from shardtools.jobs.upload import check_layout
+    from shardtools.jobs.upload_choice import choose_samples
     from shardtools.sources.opening import open_sources
     from shardtools.storage import using
 
     check_layout(destination, layout)
     with using(options.storage):
-        return open_sources(sources, rules)
+        source = open_sources(sources, rules)
+        try:
+            return choose_samples(source, choice, options.on_error)
+        except BaseException:
+            source.close()
+            raise
 
 
 def carry_out(plans: Sequence[Plan], source: Source, options: RunOptions, progress: Progress) -> list[JobResult]:

@@ -9,7 +9,7 @@ thousands, as names and places, without their bytes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from shardtools.types import Ints
@@ -48,6 +48,12 @@ class Source(ABC):
 
     portable: bool = True
     """Whether its parts can be read on other machines that see the same files."""
+
+    reads_at_once: bool = True
+    """Whether reading all samples in their order is the reading of one file, or a few."""
+
+    chosen: Mapping[str, Any] | None = None
+    """What was chosen of it, for the manifest."""
 
     @abstractmethod
     def __len__(self) -> int:

@@ -67,6 +67,7 @@ class ArchiveSource(FileSource):
     """The files of an archive; ``spill`` is the temporary file with the unpacked archive, or None."""
 
     spill: _Spill | None = None
+    reads_at_once = True
 
     def close(self) -> None:
         super().close()

@@ -84,6 +84,8 @@ class SourceFiles(Protocol):
 class FileSource(Source):
     """A tree of files as samples."""
 
+    reads_at_once = False
+
     def __init__(
         self,
         name: str,

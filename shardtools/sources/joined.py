@@ -30,6 +30,7 @@ class JoinedSource(Source):
         """
         self.name = "::".join(source.name for source in sources)
         self.random_access = all(source.random_access for source in sources)
+        self.reads_at_once = all(source.reads_at_once for source in sources)
         self.portable = all(source.portable for source in sources)
         self._sources = sources
         self._numbered = numbered

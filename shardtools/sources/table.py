@@ -112,6 +112,7 @@ class TableSource(Source):
     def __init__(self, name: str, table: Table, rows: TableRows):
         self.name = name
         self.random_access = table.values is None or table.values.small
+        self.reads_at_once = not table.rules.files
         self._table = table
         self._rows = rows
 

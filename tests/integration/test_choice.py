@@ -402,3 +402,53 @@ class TestPathsOfJson:
         result = shardtools.sort(spec, tmp_path / "s-@1.tar", by="json.n:int", on_error="skip")
         assert [record["key"] for record in content(tmp_path / "s-@1.tar")] == ["c", "a"]
         assert [entry.key for entry in result.skipped()] == ["b"]
+
+
+class TestUpload:
+    """What htupload takes of an archive, a table and a folder; the samples are known before they are laid out."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("sources")
+        texts = [(f"a{row:02d}", b"%d" % (row % 3)) for row in range(20)]
+        files = [(f"{key}.{name}", data) for key, text in texts for name, data in (("cls", text), ("txt", b"x"))]
+        write_shard(folder / "all.tgz", files)
+        for name, data in files:
+            (folder / "tree").mkdir(exist_ok=True)
+            (folder / "tree" / name).write_bytes(data)
+        (folder / "t.csv").write_text("id,label\n" + "".join(f"a{row:02d},{row % 3}\n" for row in range(20)))
+        return folder
+
+    @pytest.mark.parametrize("source", ["all.tgz", "t.csv"])
+    def test_a_condition(self, folder: Path, tmp_path: Path, source: str) -> None:
+        values = ["--value", "cls=label"] if source == "t.csv" else []
+        options = [*values, "--where", "cls = 1 and row > 3", "--limit", "4"]
+        done = run("htupload", "-q", *options, str(folder / source), f"{tmp_path}/u-@2.tar")
+        assert done.status == 0, done
+        assert [record["key"] for record in content(tmp_path / "u-@2.tar")] == ["a04", "a07", "a10", "a13"]
+        manifest = json.loads((tmp_path / "u-@2.tar.json").read_text())
+        assert manifest["job"]["choice"] == {"where": "cls = 1 and row > 3", "limit": 4}
+
+    def test_a_share_is_that_of_shards(self, folder: Path, tmp_path: Path) -> None:
+        shardtools.upload(folder / "tree", tmp_path / "all-@2.tar")
+        expected = [row["key"] for row in shardtools.extract(tmp_path / "all-@2.tar", sample=0.4, seed=5)]
+        shardtools.upload(folder / "tree", tmp_path / "some-@1.tar", sample=0.4, seed=5)
+        assert [record["key"] for record in content(tmp_path / "some-@1.tar")] == expected
+        with pytest.raises(OutputExistsError, match="made this shard"):
+            shardtools.upload(folder / "tree", tmp_path / "some-@1.tar", sample=0.4, seed=6, resume=True)
+
+    def test_what_costs_too_much_or_makes_no_sense(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(JobError, match="all of them to be read one by one; choose by key or row"):
+            shardtools.upload(folder / "tree", tmp_path / "u-@1.tar", where="cls = 1")
+        shardtools.upload(folder / "tree", tmp_path / "k-@1.tar", where="key >= 'a18'")
+        assert [record["key"] for record in content(tmp_path / "k-@1.tar")] == ["a18", "a19"]
+        with pytest.raises(JobError, match=r"names nope, but no sample has such a column; there are .*txt"):
+            shardtools.upload(folder / "all.tgz", tmp_path / "u-@1.tar", where="nope = 1")
+        with pytest.raises(JobError, match="no sample is chosen"):
+            shardtools.upload(folder / "all.tgz", tmp_path / "u-@1.tar", where="cls = 9")
+        assert "--fields: choose files with --include" in run("htupload", "--fields", "a", "x", "y").err
+
+    def test_an_index_is_of_whole_shards(self, place: Path) -> None:
+        done = run("htindex", "--where", "cls = 1", str(place / SPEC))
+        assert done.status == 2 and "--where: an index describes whole shards" in done.err

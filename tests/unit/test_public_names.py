@@ -156,7 +156,7 @@ def test_functions_have_the_options_of_commands(
     typed = command.make_context(program, [*required, *arguments]).params
     for option in command.params:
         assert option.name is not None
-        if option.name in COMMAND_ONLY | own:
+        if option.name in COMMAND_ONLY | own or getattr(option, "hidden", False):
             continue
         name = {**NAMES, **names}.get(option.name, option.name)
         assert name in parameters, f"{program} has --{option.name}"
