@@ -21,16 +21,15 @@ from shardtools.loader.assemble import Collate, RawBatch, Recipe
 from shardtools.loader.control import Control
 from shardtools.loader.loader import Loader, Pass
 from shardtools.loader.order import Shuffle
+from shardtools.loader.places import find_places
 from shardtools.loader.ranks import check_rank
 from shardtools.loader.rows import Arrays, RowDataset, open_shards, open_source
 from shardtools.loader.settings import MAX_SKIPS, MEMORY, Auto, OnError, Settings
-from shardtools.loader.shard import data_fields, read_columns
+from shardtools.loader.shard import FieldShard, data_fields, read_columns
 from shardtools.loader.split import Uneven, worker_share
 from shardtools.loader.stats import Stats
-from shardtools.shards.names import names_of
-from shardtools.shards.open_shard import OpenShard
-from shardtools.storage import DEFAULT_OPTIONS
-from shardtools.urls import name_of
+from shardtools.storage import DEFAULT_OPTIONS, using
+from shardtools.types import Ints
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -117,13 +116,7 @@ def _tensorflow() -> Any:
 def _open(
     source: ShardedDataset | Arrays, fields: str | Sequence[str] | None
 ) -> tuple[ShardedDataset | RowDataset, tuple[str, ...]]:
-    if not isinstance(source, ShardedDataset):
-        return open_source(source, fields, DEFAULT_OPTIONS)
-    if fields is None:
-        raise JobError("fields is missing", fix="name the fields of the samples, such as fields=('jpg', 'cls')")
-    if source.conditions:
-        raise JobError("batches are of whole datasets, not of a choice by where", fix="iterate over it instead")
-    return source, names_of(fields)
+    return open_source(source, fields, DEFAULT_OPTIONS)
 
 
 def _batches(
@@ -143,9 +136,15 @@ def _first_batch(loader: Loader, names: Names) -> Any:
         return _first_rows(dataset, settings, names)
     samples: list[Any] = []
     errors: list[ShardtoolsError] = []
+    places = None if dataset.chosen is None else find_places(dataset, loader.counts())
+    shards = open_shards(dataset, data_fields(settings.fields), dataset.options, Stats())
     for number in range(len(dataset.urls)):
+        rows = None if places is None else places.rows_in(number)
+        if rows is not None and not len(rows):
+            continue
         try:
-            samples, failed = _first_samples(dataset.shard(number), settings)
+            with using(dataset.options):
+                samples, failed = _first_samples(shards.get(number), rows, settings, lambda: dataset.known_fields)
             errors += failed
         except ShardtoolsError as error:
             errors.append(error)
@@ -171,23 +170,22 @@ def _first_rows(dataset: RowDataset, settings: Settings, names: Names) -> Any:
     return settings.collate(samples) if settings.collate else _stack(names, samples)
 
 
-def _first_samples(shard: OpenShard, settings: Settings) -> tuple[list[Any], list[ShardtoolsError]]:
-    """Return the first samples of a shard, a batch of them, and the errors of those that cannot be delivered."""
-    rows = np.arange(min(settings.batch_size, len(shard.table)))
-    if not len(rows):
+def _first_samples(
+    shard: FieldShard, rows: Ints | None, settings: Settings, known: Callable[[], Sequence[str]]
+) -> tuple[list[Any], list[ShardtoolsError]]:
+    """Return the first samples of a shard, a batch of them, and the errors of those that cannot be delivered.
+
+    They are of ``rows``, None for all. ``known`` returns the fields of the dataset as far as they are known.
+    """
+    some = (np.arange(len(shard.sizes)) if rows is None else rows)[: settings.batch_size]
+    if not len(some):
         return [], []
-    url, keys = shard.indexed.url, shard.keys[: len(rows)]
-    special: dict[str, list[Any]] = {
-        "__key__": keys, "__shard__": [name_of(url)] * len(rows),
-        "__index__": rows.tolist(), "__pad__": [False] * len(rows),
-    }  # fmt: skip
-    columns = [special[name] if name in special else shard.values(rows, name) for name in settings.fields]
-    raw = RawBatch(columns, rows.tolist(), {})
+    raw = RawBatch(read_columns(settings.fields, [(shard, some)]), some.tolist(), {})
     recipe = Recipe(
-        settings.fields, settings.decode, settings.transform, None, lambda row: (url, keys[row]), lambda: shard.fields
+        settings.fields, settings.decode, settings.transform, None, lambda row: (shard.url, shard.keys([row])[0]), known
     )
     samples, errors = [], []
-    for place in rows.tolist():
+    for place in range(len(raw)):
         try:
             samples.append(recipe.sample(raw, place))
         except ShardtoolsError as error:

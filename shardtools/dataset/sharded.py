@@ -108,6 +108,16 @@ class ShardedDataset(Sequence[Record]):
         """The conditions by which the samples were chosen, none if these are all samples of the shards."""
         return self._conditions
 
+    @property
+    def chosen(self) -> Ints | None:
+        """The indexes, among all samples of the shards, of the samples; they rise. None if these are all."""
+        return self._chosen
+
+    @property
+    def ends(self) -> list[int]:
+        """How many samples shards 0 to i have, for each i, chosen or not. Without a manifest all shards are read."""
+        return list(self._shards.known_ends())
+
     def places(self, indexes: Ints) -> tuple[Ints, Ints]:
         """Return the number of the shard, and the row in it, of samples with these indexes."""
         if self._chosen is not None:

@@ -9,7 +9,19 @@ mapping.py    samples by their indexes                     mixing.py     the bat
 choices.py    which of several datasets gives each batch   control.py    what processes share: epoch, start, stats
 state.py      where a loader stands, as JSON               stats.py      what was done so far
 ranks.py      which rank a process is                    rows.py       arrays, the rows of which are samples
-joined.py     the samples of several datasets as one
+joined.py     the samples of several datasets as one    places.py     shards and rows of samples, all or chosen
+
+What is asked of a dataset, so that one of another kind can be put in its place:
+
+- ``urls`` of its shards, and ``counts``, how many of its samples each has; ``len``, after which they are known;
+- ``chosen``, the indexes of its samples among all of these shards, if they are not all, and ``ends`` of the shards;
+  ``conditions``, which are in the state, beside a digest of ``chosen``;
+- ``known_fields`` and ``options`` of the storage;
+- `rows.open_shards` makes its `shard.Shards`, whose ``get(number)`` is a `FieldShard`: ``sizes`` of all rows of the
+  shard, ``keys`` and ``read`` of some.
+
+An order is of the samples by their counts, without the shards that have none. `places.Places` leads from indexes to
+rows of shards, and is the only one that knows of a choice.
 
 Words: an *index* is of a sample in the dataset, a *row* of one in its shard, a *position* of one in the order of an
 epoch, a *place* of one in a batch or a read window. *Numbers* are those of shards.

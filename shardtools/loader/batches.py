@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from shardtools.dataset.sharded import storage_options
+from shardtools.dataset.sharded import ShardedDataset, storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Collate, stack
 from shardtools.loader.control import Control
@@ -112,8 +112,8 @@ class ShardBatches(EpochBatches):
     numbers. It needs no framework.
 
     Args:
-        source: the spec of the shards, or a list of such; or an array, of which rows are samples, or several by name:
-            ``{"image": images, "label": labels}``.
+        source: the spec of the shards, or a list of such; a dataset that is open, such as ``ds.where("cls = 7")``; or
+            an array, of which rows are samples, or several by name: ``{"image": images, "label": labels}``.
         fields … threads: see `shardtools.loader.settings.Settings`. ``fields`` may be a single name. Of
             arrays, all are the fields by default.
         rank, world_size: which part of each batch this process gets. Nothing is looked up: unlike `ShardIterable`, this
@@ -127,7 +127,7 @@ class ShardBatches(EpochBatches):
 
     def __init__(
         self,
-        source: str | Sequence[str] | Arrays,
+        source: str | Sequence[str] | ShardedDataset | Arrays,
         *,
         fields: str | Sequence[str] | None = None,
         decode: bool = True,

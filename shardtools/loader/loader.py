@@ -21,14 +21,15 @@ from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import JobError, SampleError, ShardtoolsError
 from shardtools.loader.assemble import RawBatch, ReadyBatch, Recipe
 from shardtools.loader.control import Control
-from shardtools.loader.order import describe_shuffle, make_order
+from shardtools.loader.order import Order, describe_shuffle, make_order
+from shardtools.loader.places import find_places
 from shardtools.loader.prefetch import Prefetch, shut_down
 from shardtools.loader.read_window import ReadWindow
 from shardtools.loader.rows import RowDataset, open_shards
 from shardtools.loader.settings import Settings
 from shardtools.loader.shard import data_fields
 from shardtools.loader.split import Share, Split, worker_share
-from shardtools.loader.state import State, check_same, digest, parse_state
+from shardtools.loader.state import State, check_same, describe_choice, digest, parse_state
 from shardtools.loader.stats import Stats
 from shardtools.processors import processors
 from shardtools.storage import StorageOptions, follow
@@ -63,7 +64,8 @@ class Loader:
             settings = replace(settings, decode=False, shuffle=dataset.shuffle(settings.shuffle))
         self.dataset, self.settings, self.control = dataset, settings, control
         self._options = dataset.options
-        self._digest: str | None = None
+        self._counts: list[int] | None = None
+        self._identity: State | None = None
         self._pass: Pass | None = None
         self._loaded: State | None = None
 
@@ -71,11 +73,12 @@ class Loader:
         return {**self.__dict__, "_pass": None, "_loaded": None}
 
     def counts(self) -> list[int]:
-        """Return how many samples each shard has; without a manifest all shards are read."""
-        len(self.dataset)
-        counts = self.dataset.counts
-        assert counts is not None
-        return counts
+        """Return how many of the samples each shard has; without a manifest all shards are read."""
+        if self._counts is None:
+            len(self.dataset)
+            self._counts = self.dataset.counts
+            assert self._counts is not None
+        return self._counts
 
     def split(self, rank: int, world_size: int, start: int = 0) -> Split:
         """Return what a rank gets of an epoch."""
@@ -91,10 +94,18 @@ class Loader:
             self._pass = self._loaded = None
 
     def _state(self, epoch: int, delivered: int, worker: Sequence[int] | None = None) -> State:
-        if self._digest is None:
-            self._digest = digest(self.dataset.urls, self.counts())
-        settings = self.settings
-        return State(self._digest, settings.seed, epoch, describe_shuffle(settings.shuffle), delivered, worker)
+        if self._identity is None:
+            self._identity = self._identify()
+        return replace(self._identity, epoch=epoch, delivered=delivered, worker=worker)
+
+    def _identify(self) -> State:
+        """Return the state at the beginning of epoch 0, which says what the order depends on."""
+        dataset, settings = self.dataset, self.settings
+        counts, where = self.counts(), None
+        if isinstance(dataset, ShardedDataset) and dataset.chosen is not None:
+            counts = np.diff([0, *dataset.ends]).tolist()
+            where = describe_choice(dataset.conditions, dataset.chosen)
+        return State(digest(dataset.urls, counts), settings.seed, 0, describe_shuffle(settings.shuffle), 0, where=where)
 
     def state(self, rank: int, world_size: int, batches: int | None, worker: int | None, workers: int) -> State:
         """Return where the latest pass stands, or where it stood after so many ``batches``."""
@@ -128,8 +139,7 @@ class Loader:
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a state to fit, as JSON data."""
-        state = self._state(0, 0)
-        return {"dataset": state.dataset, "seed": state.seed, "shuffle": state.shuffle}
+        return self._state(0, 0).identity()
 
     def load(self, data: Mapping[str, Any], worker: int | None, workers: int, step: int) -> None:
         """Start the next pass where a state stands.
@@ -161,6 +171,8 @@ class Loader:
             first = 0 if loaded.worker is not None else first
         self._loaded = None
         split = self.split(rank, world_size, start)
+        if not split.total and not first:
+            logger.warning("%r: the conditions chose no samples, so that there are no batches", self.dataset)
         if split.total and not start and not split.count and not first:
             logger.warning(
                 "%d samples do not fill one batch of %d on %d ranks, so that there are no batches; use a smaller "
@@ -171,6 +183,13 @@ class Loader:
         self._pass = Pass(epoch, share, worker, workers, generation)
         return self.run(self._pass)
 
+    def _order(self, epoch: int) -> Order:
+        """Return the order of an epoch. Of chosen samples, it does not depend on shards that have none."""
+        counts, settings = self.counts(), self.settings
+        if isinstance(self.dataset, ShardedDataset) and self.dataset.chosen is not None:
+            counts = [count for count in counts if count]
+        return make_order(counts, settings.shuffle, settings.seed, epoch)
+
     def run(self, current: Pass) -> Generator[Any, None, None]:
         """Yield the batches of a pass, which counts them."""
         settings, stats = self.settings, self.control.stats(current.worker)
@@ -178,8 +197,8 @@ class Loader:
         shards = open_shards(self.dataset, data_fields(settings.fields), self._options, stats)
         prefetch = Prefetch(
             shards,
-            np.cumsum(np.array(counts, np.int64)),
-            make_order(counts, settings.shuffle, settings.seed, current.epoch),
+            find_places(self.dataset, counts),
+            self._order(current.epoch),
             current.share,
             settings.fields,
             memory=settings.memory,

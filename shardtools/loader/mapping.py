@@ -14,6 +14,8 @@ from shardtools.dataset.sharded import ShardedDataset, normalize, storage_option
 from shardtools.forks import PerProcess
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import RawBatch, Recipe
+from shardtools.loader.places import Places, find_places
+from shardtools.loader.rows import open_dataset, open_shards
 from shardtools.loader.shard import Shards, data_fields, read_columns
 from shardtools.loader.stats import Stats
 from shardtools.shards.names import names_of
@@ -29,7 +31,7 @@ class SampleMap:
 
     def __init__(
         self,
-        source: str | Sequence[str],
+        source: str | Sequence[str] | ShardedDataset,
         *,
         fields: str | Sequence[str],
         decode: bool = True,
@@ -42,7 +44,7 @@ class SampleMap:
         limits: Limits = DEFAULT_LIMITS,
     ):
         options = storage_options(cache, retries, timeout, limits)
-        self._dataset = ShardedDataset(source, options, trust_index=trust_index)
+        self._dataset = open_dataset(source, options, trust_index=trust_index)
         self._options = self._dataset.options
         self._fields, self._decode, self._transform, self._threads = names_of(fields), decode, transform, threads
         self._start()
@@ -96,17 +98,17 @@ class SampleReader:
         threads: int | None,
     ):
         self._names, self._options = names, options
-        self._ends = np.cumsum([0, *(dataset.counts or ())])
-        self._shards = Shards(dataset, data_fields(names), options, Stats())
-        name = partial(_name, self._shards, self._ends)
+        self._places = find_places(dataset, dataset.counts or ())
+        self._shards = open_shards(dataset, data_fields(names), options, Stats())
+        name = partial(_name, self._shards, self._places)
         self._recipe = Recipe(names, decode, transform, None, name, lambda: dataset.known_fields)
         self._pool = ThreadPoolExecutor(threads or THREADS, "shardtools-map", follow, (options,))
 
     def read(self, indexes: Ints) -> list[Any]:
         unique, places = np.unique(indexes, return_inverse=True)
-        shards = np.searchsorted(self._ends, unique, side="right") - 1
+        shards, rows = self._places.of(unique)
         bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(unique)]
-        parts = [(int(shards[a]), unique[a:b] - self._ends[shards[a]]) for a, b in pairwise(bounds)]
+        parts = [(int(shards[a]), rows[a:b]) for a, b in pairwise(bounds)]
         columns: list[list[Any]] = [[] for _ in self._names]
         for found in self._each(self._columns, parts):
             for column, values in zip(columns, found, strict=True):
@@ -126,7 +128,7 @@ class SampleReader:
             return read_columns(self._names, [(shard, rows)])
 
 
-def _name(shards: Shards, ends: Ints, index: int) -> tuple[str, str]:
+def _name(shards: Shards, places: Places, index: int) -> tuple[str, str]:
     """Return URL and key of a sample. No method, so that the threads of a reader end as soon as nobody has it."""
-    shard = int(np.searchsorted(ends, index, side="right")) - 1
-    return shards.name(shard, index - int(ends[shard]))
+    [shard], [row] = places.of(np.array([index]))
+    return shards.name(int(shard), int(row))

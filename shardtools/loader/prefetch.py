@@ -31,6 +31,7 @@ from shardtools.errors import (
     redact,
 )
 from shardtools.loader.order import Order
+from shardtools.loader.places import Places
 from shardtools.loader.read_window import Addresses, LazyWindow, ReadWindow
 from shardtools.loader.shard import FieldShard, Shards
 from shardtools.loader.split import Share
@@ -71,7 +72,7 @@ class Prefetch:
     def __init__(
         self,
         shards: Shards,
-        ends: Ints,
+        places: Places,
         order: Order,
         share: Share,
         names: tuple[str, ...],
@@ -81,7 +82,7 @@ class Prefetch:
         options: StorageOptions,
         stats: Stats,
     ):
-        self._shards, self._ends, self._order, self._share = shards, ends, order, share
+        self._shards, self._places, self._order, self._share = shards, places, order, share
         self._names, self._options, self._stats = names, options, stats
         self._near = shards.is_near(0)
         self._memory = memory
@@ -174,9 +175,7 @@ class Prefetch:
             stop = self._order.window_stop(int(positions[0]))
             positions = positions[: max(1, int(np.searchsorted(positions, stop)))]
         indexes = self._order.at(positions % total)
-        shards = np.searchsorted(self._ends, indexes, side="right")
-        rows = indexes - np.concatenate(([0], self._ends))[shards]
-        return Addresses(indexes, shards, rows, positions >= total)
+        return Addresses(indexes, *self._places.of(indexes), positions >= total)
 
     def _open_all(self, addresses: Addresses) -> dict[int, FieldShard | ShardtoolsError]:
         """Return the shards that samples are in, by number, or why one cannot be opened."""
@@ -294,8 +293,8 @@ class Prefetch:
 
     def name(self, index: int) -> tuple[str, str]:
         """Return the URL of a sample's shard, and the sample's key, or its row if the shard is not at hand."""
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        return self._shards.name(shard, index - (int(self._ends[shard - 1]) if shard else 0))
+        [shard], [row] = self._places.of(np.array([index]))
+        return self._shards.name(int(shard), int(row))
 
 
 def can_wait() -> bool:

@@ -21,7 +21,7 @@ from shardtools.loader.order import Shuffle, Window
 from shardtools.loader.shard import FieldShard, Shards, Values
 from shardtools.loader.stats import Stats
 from shardtools.shards.names import names_of
-from shardtools.storage import StorageOptions
+from shardtools.storage import DEFAULT_OPTIONS, StorageOptions
 from shardtools.types import Ints
 from shardtools.urls import is_local
 
@@ -163,7 +163,7 @@ def open_shards(
 
 
 def open_source(
-    source: str | Sequence[str] | Arrays,
+    source: str | Sequence[str] | ShardedDataset | Arrays,
     fields: str | Sequence[str] | None,
     options: StorageOptions,
     *,
@@ -172,7 +172,8 @@ def open_source(
     """Return the dataset of a loader, and the names of its fields: by default, of arrays, all.
 
     Raises:
-        JobError: no fields are named of shards, or arrays do not have one length.
+        JobError: no fields are named of shards, arrays do not have one length, or options are given of a dataset that
+            is open.
         SpecError: the spec is wrong or names nothing.
     """
     if not isinstance(source, str | Sequence):
@@ -180,7 +181,24 @@ def open_source(
         return arrays, tuple(arrays.arrays) if fields is None else names_of(fields)
     if fields is None:
         raise JobError("fields is missing", fix="name the fields of the samples, such as fields=('jpg', 'cls')")
-    return ShardedDataset(source, options, trust_index=trust_index), names_of(fields)
+    return open_dataset(source, options, trust_index=trust_index), names_of(fields)
+
+
+def open_dataset(
+    source: str | Sequence[str] | ShardedDataset, options: StorageOptions, *, trust_index: bool = False
+) -> ShardedDataset:
+    """Return the dataset of a spec, or one that is open already, as it is.
+
+    Raises:
+        JobError: it is open, and has other options.
+        SpecError: the spec is wrong or names nothing.
+    """
+    if not isinstance(source, ShardedDataset):
+        return ShardedDataset(source, options, trust_index=trust_index)
+    if options != DEFAULT_OPTIONS or trust_index:
+        what = "cache, retries, timeout, trust_index and limits are those with which the dataset was opened"
+        raise JobError(what, fix="give them to shardtools.open")
+    return source
 
 
 def _row_bytes(array: RowArray) -> int:

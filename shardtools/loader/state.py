@@ -2,7 +2,8 @@
 
 A state is ``{"version", "dataset", "seed", "epoch", "shuffle", "delivered"}``: up to position ``delivered`` of the
 epoch's order all samples were delivered, by all ranks and workers together. Therefore it is good for any number of
-ranks and workers, and any batch size.
+ranks and workers, and any batch size. Of samples that were chosen, ``where`` has the conditions and a digest of what
+they chose: with other labels, the same condition may choose other samples, in another order.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
+
 from shardtools.errors import JobError
+from shardtools.types import Ints
 from shardtools.urls import name_of
 
 VERSION = 1
+
+_OPTIONAL = ("worker", "where")
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,16 @@ class State:
     delivered: int
     worker: Sequence[int] | None = None
     version: int = VERSION
+    where: Mapping[str, Any] | None = None
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON data."""
-        data = asdict(self)
-        if self.worker is None:
-            del data["worker"]
-        return data
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in _OPTIONAL}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the order of an epoch depends on, as JSON data."""
+        data = self.dump()
+        return {name: data[name] for name in ("dataset", "seed", "shuffle", "where") if name in data}
 
 
 def parse_state(data: Mapping[str, Any]) -> State:
@@ -73,6 +82,31 @@ def check_same(state: State, mine: State) -> None:
         if json.dumps(theirs, sort_keys=True) != json.dumps(ours, sort_keys=True):
             values = "" if name == "dataset" else f": {theirs}, not {ours}"
             raise JobError(f"the state was saved with another {what}{values}", fix=f"load it with the same {what}")
+    _check_same_choice(state.where, mine.where)
+
+
+def _check_same_choice(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any] | None) -> None:
+    if theirs == ours:
+        return
+    fix = "load it with the samples that the same condition chooses"
+    conditions = [_conditions(where) for where in (theirs, ours)]
+    if conditions[0] != conditions[1]:
+        raise JobError(f"the state was saved with {conditions[0]}, not with {conditions[1]}", fix=fix)
+    counts = [where.get("samples") if isinstance(where, Mapping) else None for where in (theirs, ours)]
+    what = f"the state was saved when {conditions[0]} chose other samples: {counts[0]}, and now {counts[1]}"
+    raise JobError(what, fix="use the labels or the table of then, or begin the epoch anew by set_epoch")
+
+
+def _conditions(where: Mapping[str, Any] | None) -> str:
+    if not isinstance(where, Mapping):
+        return "all samples"
+    return f"where {' and '.join(map(str, where.get('conditions', ())))}" if where.get("conditions") else "a join"
+
+
+def describe_choice(conditions: Sequence[str], chosen: Ints) -> dict[str, Any]:
+    """Return as JSON data what identifies the samples with some indexes, which conditions chose."""
+    made = blake2b(np.ascontiguousarray(chosen, "<i8").data, digest_size=16).hexdigest()
+    return {"conditions": list(conditions), "samples": len(chosen), "chosen": made}
 
 
 def digest(urls: Sequence[str], counts: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, default_collate
 
-from shardtools.dataset.sharded import storage_options
+from shardtools.dataset.sharded import ShardedDataset, storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Collate
 from shardtools.loader.batches import EpochBatches
@@ -26,8 +26,8 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
     A batch is a tuple in the order of ``fields``; decoded values are collated as PyTorch does.
 
     Args:
-        source: the spec of the shards, or a list of such; or an array, of which rows are samples, or several by name:
-            ``{"image": images, "label": labels}``.
+        source: the spec of the shards, or a list of such; a dataset that is open, such as ``ds.where("cls = 7")``; or
+            an array, of which rows are samples, or several by name: ``{"image": images, "label": labels}``.
         fields … threads: see `shardtools.loader.settings.Settings`. ``fields`` may be a single name. Of
             arrays, all are the fields by default.
         rank, world_size: the default is torch.distributed's, else that of the environment (RANK, WORLD_SIZE).
@@ -42,7 +42,7 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
 
     def __init__(
         self,
-        source: str | Sequence[str] | Arrays,
+        source: str | Sequence[str] | ShardedDataset | Arrays,
         *,
         fields: str | Sequence[str] | None = None,
         decode: bool = True,

@@ -104,11 +104,6 @@ class TestIsADataset:
         assert [record["cls"] for record in chosen] == [b"3"] * len(chosen)
         assert len(chosen.where("shard = 0")) == sum(record["cls"] == 3 for record in RECORDS[0])
 
-    def test_batches_are_refused(self, whole: Dataset) -> None:
-        pytest.importorskip("tensorflow")
-        with pytest.raises(JobError, match="of whole datasets"):
-            whole.where("cls = 3").to_tf("cls")
-
 
 class TestConditions:
     def test_columns_that_do_not_exist(self, whole: Dataset) -> None:
