@@ -30,9 +30,9 @@ jobs to it have left. Other files stay, and other datasets in the same folder. A
 is not removed, nor one that htshuffle or htsort is writing.
 
 The manifest goes first, so that nobody takes the rest for a whole dataset. What was interrupted is completed by the
-same command.
+same command. If the answer is no, the exit status is 1.
 
-Exit status: 0 done, 1 failed or not wanted, 2 usage, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 usage, 130 interrupted.
 """
 
 _OPTIONS = [

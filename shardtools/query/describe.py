@@ -1,7 +1,7 @@
 """What a dataset is: its size, fields, classes, spread of values, origin and index files, in about a dozen requests.
 
     manifest -> samples, bytes, fields, origin                    2: its text and its time
-    table    -> histograms, counts of classes                     2: its size, all of it; 3 if it is large: only its end
+    table    -> histograms, counts of classes                     some: its size, its end, and the columns of numbers
     file of keys -> is it for these shards?                       1: its head
     two shards   -> do sidecars fit? mean sizes, examples         2 for each, and a range for examples
 
