@@ -5,12 +5,11 @@ open_dataset -> Dataset -> a record, a slice, `FieldView`, `tf.data.Dataset`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-from shardtools.dataset.joined import Join, JoinedSamples
+from shardtools.dataset.joined import Join, JoinedSamples, Sources, open_sources
 from shardtools.dataset.sharded import ShardedDataset, storage_options
-from shardtools.errors import JobError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.query.sql import run_sql
 from shardtools.view.field_view import Decode, FieldView
@@ -44,10 +43,6 @@ class JoinedDataset(JoinedSamples, Dataset):
     """Several datasets as one, by the keys of their samples; see `shardtools.open`."""
 
 
-Source = str | ShardedDataset
-"""A spec, or a dataset that is open."""
-
-
 def run_query(query: str, **datasets: ShardedDataset | str) -> DuckDBPyRelation:
     """Return the result of a query in DuckDB's SQL over the tables of ``datasets``, by their names in it.
 
@@ -63,7 +58,7 @@ def run_query(query: str, **datasets: ShardedDataset | str) -> DuckDBPyRelation:
 
 
 def open_dataset(
-    spec: str | Sequence[Source] | Mapping[str, Source],
+    spec: Sources,
     *,
     join: Join | None = None,
     cache: str | None = None,
@@ -92,19 +87,5 @@ def open_dataset(
         DuplicateKeyError: two samples of a dataset to join have one key.
     """
     options = storage_options(cache, retries, timeout, limits)
-
-    def opened(source: Source) -> ShardedDataset:
-        return source if isinstance(source, ShardedDataset) else Dataset(source, options, trust_index=trust_index)
-
-    if join is not None:
-        if isinstance(spec, str):
-            raise JobError("a join is of several datasets", fix="give a list of them")
-        return JoinedDataset(
-            {name: opened(one) for name, one in spec.items()} if isinstance(spec, Mapping) else list(map(opened, spec)),
-            join,
-        )
-    specs = [spec] if isinstance(spec, str) else list(spec)
-    texts = [one for one in specs if isinstance(one, str)]
-    if isinstance(spec, Mapping) or len(texts) < len(specs):
-        raise JobError("these are several datasets", fix="say how they are put together: join='inner' or join='left'")
-    return Dataset(spec if isinstance(spec, str) else texts, options, trust_index=trust_index)
+    opened = open_sources(spec, join, lambda one: Dataset(one, options, trust_index=trust_index), joined=JoinedDataset)
+    return cast(Dataset, opened)

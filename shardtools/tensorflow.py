@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from shardtools.dataset.sharded import ShardedDataset
+from shardtools.dataset.joined import Join, Sources
 from shardtools.errors import JobError, ShardtoolsError
 from shardtools.loader.assemble import Collate, RawBatch, Recipe
 from shardtools.loader.control import Control
@@ -41,7 +41,7 @@ Names = tuple[str, ...] | str
 
 
 def to_tf(
-    source: ShardedDataset | Arrays,
+    source: Sources | Arrays,
     fields: str | Sequence[str] | None = None,
     *,
     decode: bool = True,
@@ -59,13 +59,15 @@ def to_tf(
     memory: int = MEMORY,
     threads: int | None = None,
     signature: Any = None,
+    join: Join | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of a dataset as a `tf.data.Dataset`; each is a tuple in the order of ``fields``.
 
     The first iteration that takes a batch is ``epoch``, the next one the epoch after it, however far the one before
     came. Threads of this process read ahead, decode and transform, and end with the iteration. The cardinality is known
-    where the dataset's counts are. ``source`` may also be an array, of which rows are samples, or several by name;
-    without ``fields`` all are taken.
+    where the dataset's counts are. ``source`` is a dataset or a spec, or with ``join`` several, as for
+    `shardtools.open`. It may also be an array, of which rows are samples, or several by name; without ``fields`` all
+    are taken.
 
     Numbers and arrays become tensors whose first dimension is the batch; str, bytes, and what is not decoded become
     tensors of ``tf.string``. ``transform`` may return a tuple, a dict or an array, or such in each other. ``collate``
@@ -80,7 +82,7 @@ def to_tf(
             the text of which contains ours.
     """
     tf = _tensorflow()
-    dataset, fields = _open(source, fields)
+    dataset, fields = open_source(source, fields, DEFAULT_OPTIONS, join=join)
     check_rank(rank, world_size)
     names: Names = "collate()" if callable(collate) else "transform()" if transform is not None else fields
     if not callable(collate):
@@ -111,12 +113,6 @@ def _tensorflow() -> Any:
             raise
         raise JobError("TensorFlow is not installed", fix="install it: pip install tensorflow") from error
     return tensorflow
-
-
-def _open(
-    source: ShardedDataset | Arrays, fields: str | Sequence[str] | None
-) -> tuple[ShardedDataset | RowDataset, tuple[str, ...]]:
-    return open_source(source, fields, DEFAULT_OPTIONS)
 
 
 def _batches(

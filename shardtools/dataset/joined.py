@@ -9,9 +9,11 @@ first dataset alone; the index of a sample leads by `Pairs` to the sample of ano
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from hashlib import blake2b
 from itertools import chain
 from typing import Any, Literal, TypeVar, get_args
 
@@ -28,8 +30,15 @@ from shardtools.shards.names import is_field
 from shardtools.shards.samples import Record
 from shardtools.types import Ints
 from shardtools.units import format_count
+from shardtools.urls import name_of
 
 Join = Literal["inner", "left"]
+
+Source = str | ShardedDataset
+"""A spec, or a dataset that is open."""
+
+Sources = Source | Sequence[Source] | Mapping[str, Source]
+"""A dataset; or specs whose shards follow each other; or datasets that are joined, by their names or without."""
 
 V = TypeVar("V")
 
@@ -124,6 +133,14 @@ class JoinedSamples(ShardedDataset):
     def _full(self, indexes: Ints) -> Ints:
         return indexes if self._chosen is None else self._chosen[indexes]
 
+    def indexes_in(self, number: int) -> Ints:
+        """Return the indexes of the samples of a shard, among all samples of the shards."""
+        start, stop = self._shards.starts(number), self._shards.known_ends()[number]
+        if self._chosen is None:
+            return np.arange(start, stop)
+        low, high = np.searchsorted(self._chosen, (start, stop)).tolist()
+        return self._chosen[low:high]
+
     # --- what it is
 
     def __repr__(self) -> str:
@@ -158,6 +175,16 @@ class JoinedSamples(ShardedDataset):
         """The names of the classes of the field ``cls``, by the dataset that has it."""
         part = self.part_of("cls")
         return None if part is None else part.dataset.classes
+
+    @property
+    def digest(self) -> str:
+        """What tells apart what is joined with the samples of the first dataset."""
+        digest = blake2b(self.how.encode(), digest_size=16)
+        for part in self.parts[1:]:
+            digest.update(json.dumps([list(map(name_of, part.dataset.urls)), part.dataset.counts]).encode())
+            if part.pairs is not None:
+                digest.update(part.pairs.digest)
+        return digest.hexdigest()
 
     def part_of(self, field: str) -> JoinPart | None:
         """Return the dataset that a field is of, by its name in the join; None if there is no such field."""
@@ -251,6 +278,42 @@ class JoinedSamples(ShardedDataset):
         """
         fix = 'name them in one query: st.sql("select ... from a join b using (key)", a=..., b=...)'
         raise JobError("datasets that are joined have no table in common", fix=fix)
+
+
+def is_open(source: Sources) -> bool:
+    """Return whether there is nothing to open: it is a dataset, or several of them."""
+    if isinstance(source, str | ShardedDataset):
+        return isinstance(source, ShardedDataset)
+    return all(isinstance(one, ShardedDataset) for one in (source.values() if isinstance(source, Mapping) else source))
+
+
+def open_sources(
+    source: Sources,
+    join: Join | None,
+    open_one: Callable[[str | Sequence[str]], ShardedDataset],
+    joined: type[JoinedSamples] = JoinedSamples,
+) -> ShardedDataset:
+    """Return the dataset of one or several specs, or a join; ``open_one`` opens specs, and ``joined`` joins datasets.
+
+    Raises:
+        JobError: it is not said how several datasets are put together, or they cannot be joined.
+    """
+    if join is not None:
+        if isinstance(source, str | ShardedDataset):
+            raise JobError("a join is of several datasets", fix="give a list of them")
+        opened = {
+            name: one if isinstance(one, ShardedDataset) else open_one(one)
+            for name, one in (source.items() if isinstance(source, Mapping) else enumerate(source))
+        }
+        if isinstance(source, Mapping):
+            return joined({str(name): one for name, one in opened.items()}, join)
+        return joined(list(opened.values()), join)
+    if isinstance(source, str | ShardedDataset):
+        return source if isinstance(source, ShardedDataset) else open_one(source)
+    specs = [one for one in source if isinstance(one, str)]
+    if isinstance(source, Mapping) or len(specs) < len(source):
+        raise JobError("these are several datasets", fix="say how they are put together: join='inner' or join='left'")
+    return open_one(specs)
 
 
 def _whole(dataset: ShardedDataset) -> ShardedDataset:

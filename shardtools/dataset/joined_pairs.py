@@ -10,6 +10,7 @@ order takes one number, however they are sharded. While pairs are looked for, a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +74,12 @@ class Pairs:
     def is_identity(self) -> bool:
         """Whether each sample has the index of the other."""
         return bool(self.is_shifted.all()) and not self.shifts.any()
+
+    @property
+    def digest(self) -> bytes:
+        """What tells these pairs apart from others."""
+        columns = (self.is_shifted, self.shifts, self.firsts, self.others)
+        return blake2b(b"".join(column.tobytes() for column in columns), digest_size=16).digest()
 
     def of(self, indexes: Ints) -> Ints:
         """Return the indexes in the other dataset, -1 for those that have no sample there."""

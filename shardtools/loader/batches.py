@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from shardtools.dataset.sharded import ShardedDataset, storage_options
+from shardtools.dataset.joined import Join, Sources
+from shardtools.dataset.sharded import storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Collate, stack
 from shardtools.loader.control import Control
@@ -113,12 +114,13 @@ class ShardBatches(EpochBatches):
 
     Args:
         source: the spec of the shards, or a list of such; a dataset that is open, such as ``ds.where("cls = 7")``; or
-            an array, of which rows are samples, or several by name: ``{"image": images, "label": labels}``.
+            an array, of which rows are samples, or several by name: ``{"image": images, "label": labels}``. With
+            ``join``, datasets to join, as for `shardtools.open`.
         fields … threads: see `shardtools.loader.settings.Settings`. ``fields`` may be a single name. Of
             arrays, all are the fields by default.
         rank, world_size: which part of each batch this process gets. Nothing is looked up: unlike `ShardIterable`, this
             one may well be used for all samples in a process that happens to be a rank.
-        cache, retries, timeout, trust_index, limits: see `shardtools.open`.
+        cache, retries, timeout, trust_index, limits, join: see `shardtools.open`.
 
     Raises:
         JobError: arguments contradict each other.
@@ -127,7 +129,7 @@ class ShardBatches(EpochBatches):
 
     def __init__(
         self,
-        source: str | Sequence[str] | ShardedDataset | Arrays,
+        source: Sources | Arrays,
         *,
         fields: str | Sequence[str] | None = None,
         decode: bool = True,
@@ -148,11 +150,12 @@ class ShardBatches(EpochBatches):
         timeout: float = 60.0,
         trust_index: bool = False,
         limits: Limits = DEFAULT_LIMITS,
+        join: Join | None = None,
     ):
         if collate == "auto":
             collate = stack if decode or transform is not None else None
         options = storage_options(cache, retries, timeout, limits)
-        dataset, names = open_source(source, fields, options, trust_index=trust_index)
+        dataset, names = open_source(source, fields, options, join=join, trust_index=trust_index)
         settings = Settings(
             names, decode, transform, collate, shuffle, seed, batch_size, uneven,
             on_error, max_skips, memory, threads,

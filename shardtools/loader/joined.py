@@ -108,33 +108,37 @@ class PartShards:
 class JoinedShard(FieldShard):
     """A shard of the first dataset, whose samples have the fields of all."""
 
-    def __init__(self, number: int, own: PartShards, others: Sequence[PartShards]):
+    def __init__(self, number: int, own: PartShards, others: Sequence[PartShards], indexes: Ints):
+        """``indexes`` are those of its samples that are in the join."""
         self._shard, self._start = own.get(number), int(own.starts[number])
         self.url = self._shard.url
         self._own, self._others = own, others
-        indexes = self._start + np.arange(len(self._shard.sizes))
-        self.sizes = np.sum([self._shard.sizes, *(part.sizes(indexes) for part in others)], axis=0)
+        self.sizes = self._shard.sizes.copy()
+        for part in others:
+            self.sizes[indexes - self._start] += part.sizes(indexes)
         self.weight = self.sizes.nbytes
         partners = [part.rows_of(indexes) for part in others]
         if all(len(rows) <= SCATTERED for _, rows in partners):
-            known = [self._known(*some) for some in zip(others, partners, strict=True)]
+            known = [
+                self._known(part, indexes[there] - self._start, rows)
+                for part, (there, rows) in zip(others, partners, strict=True)
+            ]
             each = {shard.is_lazy for shard in chain(*known, [self._shard] if own.names else ())}
             self.is_lazy = None if None in each else True in each
 
-    def _known(self, part: PartShards, partners: tuple[Ints, list[tuple[int, Ints]]]) -> list[FieldShard]:
-        """Return the open shards of partners, whose keys have been compared.
+    def _known(self, part: PartShards, mine: Ints, rows: list[tuple[int, Ints]]) -> list[FieldShard]:
+        """Return the open shards of the partners of some rows, whose keys have been compared.
 
         Raises:
             ChangedError: a partner has another key.
         """
-        there, rows = partners
         opened = []
         ends = np.cumsum([len(some) for _, some in rows])
-        for (number, some), places in zip(rows, np.split(there, ends[:-1]), strict=False):
+        for (number, some), places in zip(rows, np.split(mine, ends[:-1]), strict=False):
             if (shard := part.shards.known(number)) is not None:
                 opened.append(shard)
-                mine, theirs = self._shard.texts(places), shard.texts(some)
-                if mine is not None and theirs is not None and mine.tolist() != theirs.tolist():
+                keys, theirs = self._shard.texts(places), shard.texts(some)
+                if keys is not None and theirs is not None and keys.tolist() != theirs.tolist():
                     what = "its keys are others than those for which it was joined"
                     raise ChangedError(what, url=shard.url, fix="open the dataset again")
         return opened
@@ -175,6 +179,7 @@ class JoinedShards(Shards):
 
     def __init__(self, dataset: JoinedSamples, fields: Sequence[str], options: StorageOptions, stats: Stats):
         first, *others = dataset.parts
+        self._joined = dataset
         self._own = PartShards(first, fields, Stats())
         named = (PartShards(part, fields, stats) for part in others)
         self._others = [part for part in named if part.names]
@@ -184,7 +189,7 @@ class JoinedShards(Shards):
         return super().is_near(number) and all(part.shards.is_near(0) for part in self._others)
 
     def _make(self, number: int) -> FieldShard:
-        return JoinedShard(number, self._own, self._others)
+        return JoinedShard(number, self._own, self._others, self._joined.indexes_in(number))
 
     def close(self) -> None:
         for part in (self._own, *self._others):

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from shardtools.dataset.joined import JoinedSamples
 from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import JobError, SampleError, ShardtoolsError
 from shardtools.loader.assemble import RawBatch, ReadyBatch, Recipe
@@ -105,7 +106,9 @@ class Loader:
         if isinstance(dataset, ShardedDataset) and dataset.chosen is not None:
             counts = np.diff([0, *dataset.ends]).tolist()
             where = describe_choice(dataset.conditions, dataset.chosen)
-        return State(digest(dataset.urls, counts), settings.seed, 0, describe_shuffle(settings.shuffle), 0, where=where)
+        joined = dataset.digest if isinstance(dataset, JoinedSamples) else ""
+        made = digest(dataset.urls, counts, joined)
+        return State(made, settings.seed, 0, describe_shuffle(settings.shuffle), 0, where=where)
 
     def state(self, rank: int, world_size: int, batches: int | None, worker: int | None, workers: int) -> State:
         """Return where the latest pass stands, or where it stood after so many ``batches``."""

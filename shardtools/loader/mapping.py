@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from shardtools.dataset.joined import Join, Sources
 from shardtools.dataset.sharded import ShardedDataset, normalize, storage_options
 from shardtools.forks import PerProcess
 from shardtools.limits import DEFAULT_LIMITS, Limits
@@ -31,7 +32,7 @@ class SampleMap:
 
     def __init__(
         self,
-        source: str | Sequence[str] | ShardedDataset,
+        source: Sources,
         *,
         fields: str | Sequence[str],
         decode: bool = True,
@@ -42,9 +43,10 @@ class SampleMap:
         timeout: float = 60.0,
         trust_index: bool = False,
         limits: Limits = DEFAULT_LIMITS,
+        join: Join | None = None,
     ):
         options = storage_options(cache, retries, timeout, limits)
-        self._dataset = open_dataset(source, options, trust_index=trust_index)
+        self._dataset = open_dataset(source, options, join=join, trust_index=trust_index)
         self._options = self._dataset.options
         self._fields, self._decode, self._transform, self._threads = names_of(fields), decode, transform, threads
         self._start()

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from shardtools.dataset.joined import JoinedSamples
+from shardtools.dataset.joined import Join, JoinedSamples, Sources, is_open, open_sources
 from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import JobError
 from shardtools.loader.joined import JoinedShards
@@ -163,10 +163,11 @@ def open_shards(
 
 
 def open_source(
-    source: str | Sequence[str] | ShardedDataset | Arrays,
+    source: Sources | Arrays,
     fields: str | Sequence[str] | None,
     options: StorageOptions,
     *,
+    join: Join | None = None,
     trust_index: bool = False,
 ) -> tuple[ShardedDataset | RowDataset, tuple[str, ...]]:
     """Return the dataset of a loader, and the names of its fields: by default, of arrays, all.
@@ -176,29 +177,27 @@ def open_source(
             is open.
         SpecError: the spec is wrong or names nothing.
     """
-    if not isinstance(source, str | Sequence):
-        arrays = RowDataset(source, options)
+    if join is None and not isinstance(source, str | Sequence):
+        arrays = RowDataset(cast(Arrays, source), options)
         return arrays, tuple(arrays.arrays) if fields is None else names_of(fields)
     if fields is None:
         raise JobError("fields is missing", fix="name the fields of the samples, such as fields=('jpg', 'cls')")
-    return open_dataset(source, options, trust_index=trust_index), names_of(fields)
+    return open_dataset(cast(Sources, source), options, join=join, trust_index=trust_index), names_of(fields)
 
 
 def open_dataset(
-    source: str | Sequence[str] | ShardedDataset, options: StorageOptions, *, trust_index: bool = False
+    source: Sources, options: StorageOptions, *, join: Join | None = None, trust_index: bool = False
 ) -> ShardedDataset:
-    """Return the dataset of a spec, or one that is open already, as it is.
+    """Return the dataset of a spec, or one that is open already, as it is; or a join of such.
 
     Raises:
-        JobError: it is open, and has other options.
+        JobError: it is open, and options are given that it does not have; or datasets cannot be joined.
         SpecError: the spec is wrong or names nothing.
     """
-    if not isinstance(source, ShardedDataset):
-        return ShardedDataset(source, options, trust_index=trust_index)
-    if options != DEFAULT_OPTIONS or trust_index:
+    if is_open(source) and (options != DEFAULT_OPTIONS or trust_index):
         what = "cache, retries, timeout, trust_index and limits are those with which the dataset was opened"
         raise JobError(what, fix="give them to shardtools.open")
-    return source
+    return open_sources(source, join, lambda spec: ShardedDataset(spec, options, trust_index=trust_index))
 
 
 def _row_bytes(array: RowArray) -> int:

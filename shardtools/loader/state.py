@@ -109,7 +109,10 @@ def describe_choice(conditions: Sequence[str], chosen: Ints) -> dict[str, Any]:
     return {"conditions": list(conditions), "samples": len(chosen), "chosen": made}
 
 
-def digest(urls: Sequence[str], counts: Sequence[int]) -> str:
-    """Return a text that tells datasets apart by the names of their shards and how many samples each has."""
-    text = json.dumps([list(map(name_of, urls)), list(counts)])
+def digest(urls: Sequence[str], counts: Sequence[int], joined: str = "") -> str:
+    """Return a text that tells datasets apart by the names of their shards and how many samples each has.
+
+    ``joined`` tells apart what is joined with them.
+    """
+    text = json.dumps([list(map(name_of, urls)), list(counts), *([joined] if joined else [])])
     return blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()

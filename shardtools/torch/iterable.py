@@ -7,7 +7,8 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, default_collate
 
-from shardtools.dataset.sharded import ShardedDataset, storage_options
+from shardtools.dataset.joined import Join, Sources
+from shardtools.dataset.sharded import storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Collate
 from shardtools.loader.batches import EpochBatches
@@ -27,13 +28,14 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
 
     Args:
         source: the spec of the shards, or a list of such; a dataset that is open, such as ``ds.where("cls = 7")``; or
-            an array, of which rows are samples, or several by name: ``{"image": images, "label": labels}``.
+            an array, of which rows are samples, or several by name: ``{"image": images, "label": labels}``. With
+            ``join``, datasets to join, as for `shardtools.open`.
         fields … threads: see `shardtools.loader.settings.Settings`. ``fields`` may be a single name. Of
             arrays, all are the fields by default.
         rank, world_size: the default is torch.distributed's, else that of the environment (RANK, WORLD_SIZE).
         uneven: the default is "drop", as gradients are averaged over ranks: each batch then has as many samples as any
             other, on all ranks. Of other inputs, which may be used for testing, the default delivers all samples.
-        cache, retries, timeout, trust_index, limits: see `shardtools.open`.
+        cache, retries, timeout, trust_index, limits, join: see `shardtools.open`.
 
     Raises:
         JobError: arguments contradict each other.
@@ -42,7 +44,7 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
 
     def __init__(
         self,
-        source: str | Sequence[str] | ShardedDataset | Arrays,
+        source: Sources | Arrays,
         *,
         fields: str | Sequence[str] | None = None,
         decode: bool = True,
@@ -63,11 +65,12 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
         timeout: float = 60.0,
         trust_index: bool = False,
         limits: Limits = DEFAULT_LIMITS,
+        join: Join | None = None,
     ):
         if collate == "auto":
             collate = _collate if decode or transform is not None else None
         options = storage_options(cache, retries, timeout, limits)
-        dataset, names = open_source(source, fields, options, trust_index=trust_index)
+        dataset, names = open_source(source, fields, options, join=join, trust_index=trust_index)
         settings = Settings(
             names, decode, transform, collate, shuffle, seed, batch_size, uneven,
             on_error, max_skips, memory, threads,
