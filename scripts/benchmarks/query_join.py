@@ -49,9 +49,12 @@ def _count(source: Any, fields: list[str]) -> int:
 
 @contextmanager
 def one(root: str, pattern: str, fields: list[str]) -> Iterator[Work]:
-    """Go through an epoch of one dataset."""
-    spec = str(Path(root, pattern))
-    yield lambda: _count(spec, fields)
+    """Go through an epoch of one dataset that is open; its sidecars have been read, as those of a join."""
+    import shardtools
+
+    dataset = shardtools.open(str(Path(root, pattern)))
+    len(dataset)
+    yield lambda: _count(dataset, fields)
 
 
 @contextmanager
