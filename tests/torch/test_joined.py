@@ -147,7 +147,7 @@ def test_a_state_is_of_one_join(specs: dict[str, str]) -> None:
     state = batches(joined(specs, "aligned")).state_dict()
     batches(joined(specs, "aligned")).load_state_dict(state)
     for other in (joined(specs, "turned"), chosen(specs, "aligned"), shardtools.open(specs["numbers"])):
-        with pytest.raises(JobError, match="saved with (another shards|all samples, not with where)"):
+        with pytest.raises(JobError, match=r"saved with (another shards|all samples, not with where)"):
             batches(other).load_state_dict(state)
 
 
