@@ -10,6 +10,7 @@ SUITES = {
     "array": "benchmarks.array",
     "extract": "benchmarks.extract",
     "map": "benchmarks.map",
+    "query": "benchmarks.query",
     "scale": "benchmarks.scale",
     "shuffle": "benchmarks.shuffle",
     "sort": "benchmarks.sort",

@@ -22,6 +22,10 @@ PACKAGES = (
     "icechunk",
     "h5py",
     "deeplake",
+    "duckdb",
+    "pylance",
+    "datasets",
+    "webshart",
 )
 
 

@@ -133,7 +133,7 @@ class Choosing:
         ends = [0, *self._shards.known_ends()]
         found_ = [parts[number] + ends[number] for number in numbers]
         chosen = np.concatenate([np.empty(0, np.int64), *found_])
-        return chosen if among is None else chosen[np.isin(chosen, among)]
+        return chosen if among is None else _common(chosen, among)
 
     def _numbers(self, among: Ints | None) -> list[int]:
         """Return the numbers of the shards that have some samples."""
@@ -157,3 +157,15 @@ class Choosing:
 
     def _ask(self, condition: Condition, numbers: Sequence[int]) -> list[Answer]:
         return self._shards.of_some(lambda number, shard: find_rows(condition, samples_of(shard, number)), numbers)
+
+
+def _common(chosen: Ints, among: Ints) -> Ints:
+    """Return those of the numbers ``chosen``, which rise, that are ``among`` others."""
+    if not (among[1:] > among[:-1]).all():
+        return chosen[np.isin(chosen, among)]
+    if not len(among):
+        return among
+    places = np.searchsorted(among, chosen)
+    places[places == len(among)] = 0
+    common: Ints = chosen[among[places] == chosen]
+    return common

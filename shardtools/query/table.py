@@ -152,18 +152,22 @@ class DatasetTable:
         cursor = self.cursor()
         try:
             condition.check_type(cursor, asked)
-            found = cursor.execute(f"SELECT shard, row FROM {asked} WHERE {condition.sql} ORDER BY ALL").fetchnumpy()
+            found = cursor.execute(f"SELECT shard, row FROM {asked} WHERE {condition.sql}").fetchnumpy()
         except (duckdb.ProgrammingError, duckdb.DataError) as error:
             raise misfit(condition, str(error)) from error
         except duckdb.Error as error:
             raise self._damaged(str(error).partition("\n")[0]) from error
-        chosen = np.isin(found["shard"], np.array(shards, np.int64))
-        shard, row = found["shard"][chosen].astype(np.int64), found["row"][chosen].astype(np.int64)
+        shard, row = np.asarray(found["shard"]), np.asarray(found["row"])
+        wanted = np.zeros(len(self.facts.shards) + 1, bool)
+        wanted[shards] = True
+        chosen = wanted[np.where((shard >= 0) & (shard < len(wanted)), shard, len(wanted) - 1)]
+        if not chosen.all():
+            shard, row = shard[chosen], row[chosen]
         self._check(shard, row)
-        return shard, row
+        return shard.astype(np.int64), row.astype(np.int64)
 
     def _check(self, shard: Ints, row: Ints) -> None:
-        """Raise if sorted rows of the table are not of different samples.
+        """Raise if rows of the table are not those of different samples, in their order.
 
         Raises:
             CorruptError: they are not.
