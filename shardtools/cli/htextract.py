@@ -12,6 +12,7 @@ from shardtools.cli.common import run_command, silence_stdout, tell
 from shardtools.cli.extracting import ExtractLine, count_up, end
 from shardtools.cli.options import (
     CHOICE_OPTIONS,
+    CLASS_OPTION,
     SAMPLE_OPTION,
     CommandLine,
     Function,
@@ -73,7 +74,7 @@ class ShareOrKey(click.ParamType[float | str]):
         return float(value)
 
 
-_CHOICE_OPTIONS = [option for option in CHOICE_OPTIONS if option is not SAMPLE_OPTION]
+_CHOICE_OPTIONS = [option for option in CHOICE_OPTIONS if option not in (SAMPLE_OPTION, CLASS_OPTION)]
 _OPTIONS = [
     click.option("--keys", is_flag=True, help="Write only the keys."),
     click.option("-p", "--script", metavar="FILE", help="A Python script that defines extract_sample(record)."),

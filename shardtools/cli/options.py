@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -138,7 +138,14 @@ SAMPLE_OPTION = click.option(
     metavar="SHARE",
     help="Only this share of the samples, such as 0.01. It depends on --seed and their keys alone.",
 )
+CLASS_OPTION = click.option(
+    "--class-from",
+    metavar="FIELD",
+    help="Make class numbers of the texts of a field, or at a path such as json.label, as the field cls. The manifest "
+    "has the names of the classes, sorted.",
+)
 CHOICE_OPTIONS = [
+    CLASS_OPTION,
     WHERE_OPTION,
     click.option(
         "-f",
@@ -246,6 +253,7 @@ class ChoiceLine:
     limit: int | None
     sample: float | str | None
     seed: int | None
+    class_from: str | None = field(default=None, kw_only=True)
 
     @property
     def field_names(self) -> tuple[str, ...]:
@@ -268,6 +276,7 @@ class ChoiceLine:
             limit=self.limit,
             sample=self.sample if isinstance(self.sample, float) else None,
             seed=self.seed,
+            class_from=self.class_from,
         )
 
 

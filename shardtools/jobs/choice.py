@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shardtools.errors import JobError
 from shardtools.query.condition import Condition, PickedRows, RandomShare, Seen, Where
 from shardtools.query.names import find_source
+from shardtools.shards.manifest import CLASS_FIELD
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Choice:
     number: the first so many of those that the others choose. ``fields`` are the fields to keep (all if there are
     none), ``drop`` those to leave out, and ``rename`` has pairs of an old and a new name. These, and the condition,
     name fields as they are in the sources. A sample that keeps no field is left out.
+
+    ``class_from`` is a field, or a path of JSON, whose texts become class numbers, as the field ``cls``. ``classes``
+    are the names of these, once they were found.
     """
 
     where: Condition | None = None
@@ -28,6 +32,8 @@ class Choice:
     limit: int | None = None
     sample: float | None = None
     seed: int = 0
+    class_from: str | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def is_everything(self) -> bool:
@@ -37,13 +43,14 @@ class Choice:
     @property
     def picks_fields(self) -> bool:
         """Whether samples may lose fields, or get other names of them."""
-        return bool(self.fields or self.drop or self.rename)
+        return bool(self.fields or self.drop or self.rename or self.class_from)
 
     def facts(self) -> dict[str, Any]:
         """Return what is chosen as JSON data, for manifests and fingerprints; nothing if it is everything."""
         facts: dict[str, Any] = {"where": None if self.where is None else self.where.text}
         facts |= {"fields": [*self.fields], "drop": [*self.drop], "rename": [list(pair) for pair in self.rename]}
         facts |= {"limit": self.limit, "sample": None if self.sample is None else [self.sample, self.seed]}
+        facts["class_from"] = self.class_from
         return {name: value for name, value in facts.items() if value not in (None, [])}
 
     def narrowed(self, where: Condition | PickedRows | None) -> Where | None:
@@ -53,6 +60,13 @@ class Choice:
     def keeps(self, field: str) -> bool:
         """Return whether the field of this name is, where it is kept, what it is in the sources."""
         return field not in self.drop and not any(field in pair for pair in self.rename)
+
+    def facts_of(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the manifests of the sources say of the samples, as far as it is true of what is chosen."""
+        changed = dict(facts)
+        if not self.keeps(CLASS_FIELD):
+            changed.pop("classes", None)
+        return {**changed, "classes": [*self.classes]} if self.class_from else changed
 
     def kept(self, fields: Sequence[str]) -> list[str]:
         """Return which of some fields are kept."""
@@ -65,7 +79,8 @@ class Choice:
         ['jpg', 'cls']
         """
         names = dict(self.rename)
-        return [names.get(name, name) for name in self.kept(fields)]
+        more = [CLASS_FIELD] if self.class_from and fields else []
+        return [*(names.get(name, name) for name in self.kept(fields)), *more]
 
     def check(self, seen: Seen) -> None:
         """Raise if all samples were seen, and none has a field or column that is named.
@@ -127,6 +142,8 @@ class ShardChoice:
         facts = self.choice.facts()
         if "limit" in facts:
             facts["taken"] = self.limit
+        if self.choice.classes:
+            facts["classes"] = [*self.choice.classes]
         return {"choice": facts, "number": self.number} if facts else {}
 
 

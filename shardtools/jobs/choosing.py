@@ -14,13 +14,14 @@ import numpy as np
 from shardtools import engine
 from shardtools.errors import JobError, SampleError, ShardError, StorageError
 from shardtools.jobs.choice import Choice, ChosenShards, ShardChoice
+from shardtools.jobs.classes import class_number, texts_in, with_classes
 from shardtools.jobs.extraction.row_batches import Needs, RowBatches, samples_of_block
 from shardtools.jobs.inputs import look_at
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.query.ask import ask_table
 from shardtools.query.condition import PickedRows, Seen, find_rows
-from shardtools.shards.manifest import Manifest
+from shardtools.shards.manifest import CLASS_FIELD, Manifest
 from shardtools.shards.reader import Block
 from shardtools.shards.table import renumber, repeated_fields
 from shardtools.storage.expansion import Sources
@@ -149,6 +150,7 @@ class ChosenBlocks:
         self._chosen = chosen
         self._blocks = blocks
         self._left = chosen.limit
+        self._numbers = {name: number for number, name in enumerate(chosen.choice.classes)}
         self.samples = 0
         self.seen = Seen()
 
@@ -179,7 +181,31 @@ class ChosenBlocks:
         if self._left is not None:
             rows = rows[: self._left]
             self._left -= len(rows)
-        return _with_fields(_with_rows(block, rows), chosen.choice)
+        block = _with_rows(block, rows)
+        if chosen.choice.class_from is None:
+            return _with_fields(block, chosen.choice)
+        return self._with_classes(block, chosen.choice.class_from)
+
+    def _with_classes(self, block: Block, source: str) -> Block:
+        """Return the samples of a block with their fields and class.
+
+        Raises:
+            SampleError: a sample has another class already, or a text that is the name of none.
+        """
+        numbers = []
+        for row, text in enumerate(texts_in(block, source)):
+            try:
+                numbers.append(class_number(text, source, self._numbers))
+            except SampleError as error:
+                raise error.at(url=block.url, member=block.keys[row]) from error
+        choice = self._chosen.choice
+        if source == CLASS_FIELD:
+            choice = replace(choice, drop=(*choice.drop, CLASS_FIELD))
+        with_fields = _with_fields(block, choice, keep_all=True)
+        if len(again := np.flatnonzero(with_fields.table.members_of(CLASS_FIELD) >= 0)):
+            fix = f"leave it out with --drop {CLASS_FIELD}, or give it another name"
+            raise SampleError("the sample has a class", url=block.url, member=block.keys[int(again[0])], fix=fix)
+        return with_classes(with_fields, numbers)
 
 
 def _with_rows(block: Block, rows: Ints) -> Block:
@@ -191,8 +217,8 @@ def _with_rows(block: Block, rows: Ints) -> Block:
     return replace(block, table=table, repeated=tuple(repeated), rows=block.positions[rows])
 
 
-def _with_fields(block: Block, choice: Choice) -> Block:
-    """Return the samples of a block with the chosen fields, under their new names.
+def _with_fields(block: Block, choice: Choice, *, keep_all: bool = False) -> Block:
+    """Return the samples of a block with the chosen fields, under their new names; or all, also those without any.
 
     Raises:
         SampleError: a sample would have two fields of one name.
@@ -201,7 +227,8 @@ def _with_fields(block: Block, choice: Choice) -> Block:
     kept = choice.kept(there)
     if len(kept) < len(there):
         table = block.table.only(kept)
-        block = _with_rows(replace(block, table=table), np.flatnonzero(table.counts))
+        block = replace(block, table=table)
+        block = block if keep_all else _with_rows(block, np.flatnonzero(table.counts))
     if not {old for old, _ in choice.rename} & {*kept}:
         return block
     names, codes = dict(choice.rename), dict[str, int]()

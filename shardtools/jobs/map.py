@@ -13,6 +13,7 @@ from shardtools import engine
 from shardtools.errors import JobError, redact
 from shardtools.jobs.choice import EVERYTHING, Choice, ShardChoice
 from shardtools.jobs.choosing import check_names, choose
+from shardtools.jobs.extraction.statistics import find_classes
 from shardtools.jobs.functions import check_sendable
 from shardtools.jobs.map_shard import MapTask, Out, map_shard, try_shard
 from shardtools.jobs.options import RunOptions
@@ -22,7 +23,7 @@ from shardtools.jobs.script import Code, function
 from shardtools.jobs.target import Counts, Target, targets
 from shardtools.processors import processors
 from shardtools.query.condition import Seen
-from shardtools.shards.manifest import CLASS_FIELD, common_facts, find_manifests
+from shardtools.shards.manifest import common_facts, find_manifests
 from shardtools.spec import Destination
 from shardtools.storage import using
 from shardtools.storage.expansion import SourceSpecs, look_up
@@ -43,6 +44,7 @@ def try_map(sources: SourceSpecs, script: Code, options: RunOptions, choice: Cho
     with using(options.storage):
         named = look_up(sources)
         check_names(choice, named, find_manifests(named), options)
+        choice = find_classes(choice, named, options)
         chosen = choose(replace(choice, limit=None), named, options)
         counts, seen = Counts(), Seen()
         for url, part in zip(named.urls, chosen.shards, strict=True):
@@ -86,8 +88,8 @@ def plan_map(
         manifests = {} if target.spec == "-" and choice.is_everything else find_manifests(named)
         check_names(choice, named, manifests, options)
         facts = {} if target.spec == "-" else common_facts(manifests)
-        if not choice.keeps(CLASS_FIELD):
-            facts.pop("classes", None)
+        choice = find_classes(choice, named, options)
+        facts = choice.facts_of(facts)
         chosen = None if choice.is_everything else choose(choice, named, options)
     ahead = len(urls) < (options.jobs or processors())
     parts: Sequence[ShardChoice | None] = [None] * len(urls) if chosen is None else chosen.shards

@@ -20,6 +20,8 @@ class ChoiceKeywords(TypedDict, total=False):
     ``rename``: new names of fields by their old ones.
     ``sample``: only this share of the samples, such as 0.01; which, depends on ``seed`` and their keys alone.
     ``limit``: only the first so many of the samples that are chosen.
+    ``class_from``: the texts of this field, or at this path of JSON, become class numbers, as the field cls. The names
+    of the classes, which are sorted, are in the manifest.
     """
 
     where: str | None
@@ -28,6 +30,7 @@ class ChoiceKeywords(TypedDict, total=False):
     rename: Mapping[str, str] | None
     limit: int | None
     sample: float | None
+    class_from: str | None
 
 
 def choice_of(
@@ -39,6 +42,7 @@ def choice_of(
     limit: int | None = None,
     sample: float | None = None,
     seed: int | None = None,
+    class_from: str | None = None,
 ) -> Choice:
     """Return what is taken of the sources.
 
@@ -69,4 +73,5 @@ def choice_of(
         from shardtools.query.condition import parse_condition
 
         condition = parse_condition(where)
-    return Choice(condition, kept, dropped, pairs, limit, None if sample is None else float(sample), seed or 0)
+    share = None if sample is None else float(sample)
+    return Choice(condition, kept, dropped, pairs, limit, share, seed or 0, class_from)

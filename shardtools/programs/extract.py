@@ -220,6 +220,8 @@ def extract_options(chosen: Choice, code: Code | None, missing: Missing, how: Ro
         raise JobError("--drop does not go with rows of fields", fix="name the fields with -f, or give a script")
     if {old for old, _ in chosen.rename} - {*fields} and code is None:
         raise JobError("--rename names a field that is not shown", fix="name it with -f as well")
+    if chosen.class_from is not None:
+        raise JobError("class_from is for what writes shards", fix="leave it out")
     choice("missing", missing, get_args(Missing))
     return ExtractOptions(fields, code, chosen, missing, how)
 

@@ -452,3 +452,64 @@ class TestUpload:
     def test_an_index_is_of_whole_shards(self, place: Path) -> None:
         done = run("htindex", "--where", "cls = 1", str(place / SPEC))
         assert done.status == 2 and "--where: an index describes whole shards" in done.err
+
+
+class TestClasses:
+    """``--class-from``: texts become class numbers."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        labels = [["dog", "cat"], ["emu\n", "dog"], ["ape", "cat"]]
+        shards = [
+            [{"key": f"{i}{j}", "label.txt": text, "json": {"l": text}} for j, text in enumerate(some)]
+            for i, some in enumerate(labels)
+        ]
+        folder = tmp_path_factory.mktemp("labels")
+        written_dataset(folder, "l-@3.tar", shards)
+        return folder / "l-@3.tar"
+
+    NUMBERS = (b"2", b"1", b"3", b"2", b"0", b"1")
+
+    @pytest.mark.parametrize("field", ["label.txt", "json.l"])
+    @pytest.mark.parametrize("jobs", [1, 2])
+    def test_numbers_and_names(self, spec: Path, tmp_path: Path, field: str, jobs: int) -> None:
+        shardtools.map(spec, tmp_path / "m-@3.tar", same, class_from=field, fields="json", jobs=jobs)
+        found = content(tmp_path / "m-@3.tar")
+        assert tuple(record["cls"] for record in found) == self.NUMBERS and {*found[0]} == {"key", "cls", "json"}
+        manifest = json.loads((tmp_path / "m-@3.tar.json").read_text())
+        assert manifest["classes"] == ["ape", "cat", "dog", "emu"] and manifest["job"]["choice"]["class_from"] == field
+        options = ["--class-from", field, "--by", "cls:int", "-j", str(jobs), "-q", str(spec)]
+        assert run("htsort", *options, f"{tmp_path}/s-@2.tar").status == 0
+        assert [record["key"] for record in content(tmp_path / "s-@2.tar")] == ["20", "01", "21", "00", "11", "10"]
+        assert json.loads((tmp_path / "s-@2.tar.json").read_text())["classes"] == manifest["classes"]
+        done = run("htextract", "--count", "cls", f"{tmp_path}/s-@2.tar")
+        assert done.out == "2\t1\tcat\n2\t2\tdog\n1\t0\tape\n1\t3\temu\n"
+
+    def test_of_what_is_chosen_and_of_cls_itself(self, spec: Path, tmp_path: Path) -> None:
+        shardtools.map(spec, tmp_path / "m-@3.tar", same, class_from="json.l", where="shard > 0", drop=["json"])
+        assert [record["cls"] for record in content(tmp_path / "m-@3.tar")] == [b"3", b"2", b"0", b"1"]
+        (tmp_path / "m-@3.tar.json").unlink()
+        written_dataset(tmp_path, "c-@1.tar", [[{"key": "a", "cls": 7}, {"key": "b", "cls": 30}]])
+        shardtools.map(tmp_path / "c-@1.tar", tmp_path / "d-@1.tar", same, class_from="cls")
+        assert [record["cls"] for record in content(tmp_path / "d-@1.tar")] == [b"1", b"0"]
+
+    def test_another_set_of_names_does_not_resume(self, spec: Path, tmp_path: Path) -> None:
+        source, out = tmp_path / "c-@2.tar", tmp_path / "d-@2.tar"
+        some = [[{"key": "a", "txt": "x"}], [{"key": "b", "txt": "y"}]]
+        written_dataset(tmp_path, "c-@2.tar", some)
+        shardtools.map(source, out, same, class_from="txt")
+        assert shardtools.map(source, out, same, class_from="txt", resume=True).shards[0].resumed
+        written_dataset(tmp_path, "c-@2.tar", [some[0], [{"key": "b", "txt": "a"}]])
+        with pytest.raises(OutputExistsError, match="made this shard"):
+            shardtools.map(source, out, same, class_from="txt", resume=True)
+
+    def test_what_is_no_class(self, spec: Path, tmp_path: Path) -> None:
+        out = tmp_path / "o-@2.tar"
+        written_dataset(tmp_path, "c-@2.tar", [[{"key": "a", "txt": "x", "cls": 1}], [{"key": "b", "cls": 2}]])
+        with pytest.raises(JobError, match=r"1 of 2 samples have no txt; .* --where \"txt is not null\""):
+            shardtools.map(tmp_path / "c-@2.tar", out, same, class_from="txt")
+        with pytest.raises(SampleError, match="the sample has a class; leave it out with --drop cls"):
+            shardtools.map(tmp_path / "c-@2.tar", out, same, class_from="txt", where="txt is not null")
+        with pytest.raises(JobError, match="no sample has the field nope; there are cls"):
+            shardtools.map(tmp_path / "c-@2.tar", tmp_path / "p-@2.tar", same, class_from="nope")

@@ -16,6 +16,7 @@ from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.spill import spill_of
 from shardtools.jobs.exchange.workers import LEAST_BUDGET, Workers, expected_workers, find_workers
+from shardtools.jobs.extraction.statistics import find_classes
 from shardtools.jobs.functions import check_sendable
 from shardtools.jobs.inputs import Input, look_at
 from shardtools.jobs.options import RunOptions
@@ -23,7 +24,7 @@ from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, look_at_outputs
 from shardtools.jobs.target import digest
 from shardtools.json_text import parse_json
 from shardtools.query.json_values import fields_of
-from shardtools.shards.manifest import CLASS_FIELD, Manifest, common_facts, find_manifests, read_manifest
+from shardtools.shards.manifest import Manifest, common_facts, find_manifests, read_manifest
 from shardtools.shards.reader import BLOCK_SIZE
 from shardtools.shards.tar import RECORD
 from shardtools.spec import MAX_SHARDS, Destination
@@ -129,7 +130,7 @@ def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, op
         manifests = find_manifests(named)
         needs_sizes = exchange.shard_size is not None and Destination(destination).is_auto
         inputs = look_at(named, manifests, options, exact=needs_sizes)
-        chosen = _choose(exchange.choice, named, manifests, options)
+        check_names(exchange.choice, named, manifests, options)
         if exchange.policy.merge in ("inner", "left") and len({entry.source for entry in inputs}) == 1:
             what = f"--merge {exchange.policy.merge} needs several sources, and this is one"
             raise JobError(what, fix="name each source as an argument of its own, not joined by ::; or --merge outer")
@@ -137,6 +138,8 @@ def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, op
             _check_field(exchange.keying.field, exchange.choice, inputs, named, options)
         target = _destination(destination, exchange, inputs)
         existing, replaced = look_at_destination(_expected(target, exchange, inputs, options), inputs, options)
+        exchange = replace(exchange, choice=find_classes(exchange.choice, named, options))
+        chosen = None if exchange.choice.is_everything else choose(exchange.choice, named, options)
         budget = max(exchange.memory * 3 // 4, LEAST_BUDGET)
         facts = {
             "format": FORMAT,
@@ -172,26 +175,9 @@ def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, op
         )
 
 
-def _choose(
-    choice: Choice, sources: Sources, manifests: Mapping[str, Manifest | None], options: RunOptions
-) -> ChosenShards | None:
-    """Return what is taken of each input; None if that is all.
-
-    Raises:
-        JobError: no sample has a field or column that the choice names, or the condition does not fit its columns.
-    """
-    if choice.is_everything:
-        return None
-    check_names(choice, sources, manifests, options)
-    return choose(choice, sources, options)
-
-
 def _facts(exchange: Exchange, manifests: Mapping[str, Manifest | None]) -> dict[str, Any]:
     """Return what all sources say of the samples, as far as it is true of the outputs."""
-    facts = {} if exchange.policy.reduce else common_facts(manifests)
-    if not exchange.choice.keeps(CLASS_FIELD):
-        facts.pop("classes", None)
-    return facts
+    return {} if exchange.policy.reduce else exchange.choice.facts_of(common_facts(manifests))
 
 
 def fit_workers(plan: ExchangePlan, options: RunOptions) -> ExchangePlan:
