@@ -23,7 +23,7 @@ def far(url: str, delay: float = 0.02, rate: float = 50e6) -> Iterator[str]:
     The first byte of each answer comes ``delay`` seconds after its request, and each connection carries at most
     ``rate`` bytes a second.
     """
-    command = [sys.executable, __file__, url, str(delay), str(rate)]
+    command = [sys.executable, "-P", __file__, url, str(delay), str(rate)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
         try:
             yield proxy.stdout.readline().strip() if proxy.stdout else ""
