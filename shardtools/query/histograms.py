@@ -96,11 +96,13 @@ def _histogram(
     other = table.facts.samples - count
     if low is None or high is None:
         return Histogram(name, kind, count, other, None, None, 1.0, ())
-    is_whole = kind != "float" and high - low < BINS
-    number = int(high - low) + 1 if is_whole else 1 if high == low else BINS
-    step = 1.0 if is_whole or high == low else high / BINS - low / BINS
     value = _float(name)
-    place = f"least(greatest(floor(({value} / {step!r}) - ({low!r} / {step!r})), 0), {number - 1})::INTEGER"
+    half = f"({value} / 2 - {low / 2!r})"  # whole differences may be infinite
+    is_whole = kind != "float" and high - low < BINS
+    width = high / BINS - low / BINS
+    number = int(high - low) + 1 if is_whole else BINS if width / 2 else 1
+    step = 1.0 if is_whole or number == 1 else width
+    place = f"least(floor({half} / {step / 2!r}), {number - 1})::INTEGER" if number > 1 else "0"
     sql = f"SELECT {place} AS bin, count(*) FROM {table.source_of([name])} WHERE isfinite({value}) GROUP BY bin"
     with _damages(table):
         found = dict(table.cursor().execute(sql).fetchall())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 import shardtools as st
@@ -155,6 +155,9 @@ class TestWrong:
 @given(
     values=some.lists(some.none() | some.integers(-(2**70), 2**70) | some.floats(-1e300, 1e300), min_size=1, max_size=9)
 )
+@example([1e17, 1e17 + 16, 0.5e17])
+@example([5e-324, 0.0])
+@example([-1.7e308, 1.7e308])
 def test_histograms_of_any_numbers(tmp_path_factory: pytest.TempPathFactory, values: list[float | None]) -> None:
     folder = tmp_path_factory.mktemp("numbers")
     written_dataset(folder, "d-@1.tar", [[{"key": f"{i}", "json": {"v": v}} for i, v in enumerate(values)]])
