@@ -86,6 +86,12 @@ _OPTIONS = [
         is_flag=True,
         help="Add the field cls: the number of the file's folder. The manifest has the names of the folders.",
     ),
+    click.option(
+        "--class-from",
+        metavar="FIELD",
+        help="Add the field cls: the number of the text in a field, at a path such as json.label, or in a column of a "
+        "table. The manifest has the texts, sorted.",
+    ),
     click.option("--follow-links", is_flag=True, help="Also follow links that lead out of the folder."),
     click.option(
         "--file",
@@ -149,6 +155,7 @@ class UploadLine:
     where: str | None
     limit: int | None
     sample: float | None
+    class_from: str | None
 
     def choice(self) -> Choice:
         """Return which samples are taken.
@@ -158,7 +165,8 @@ class UploadLine:
         """
         from shardtools.programs.choosing import choice_of
 
-        return choice_of(where=self.where, limit=self.limit, sample=self.sample, seed=self.seed if self.sample else 0)
+        seed = self.seed if self.sample else 0
+        return choice_of(where=self.where, limit=self.limit, sample=self.sample, seed=seed, class_from=self.class_from)
 
     def rules(self) -> SourceRules:
         """Return how sources become samples.
@@ -174,6 +182,7 @@ class UploadLine:
             exclude=self.exclude,
             rename=split_pairs("--rename", "OLD=NEW", self.rename),
             classes=self.class_from_folder,
+            class_from=self.class_from,
             follow_links=self.follow_links,
             files=split_pairs("--file", "FIELD=COLUMN", self.files),
             values=split_pairs("--value", "FIELD=COLUMN", self.values),

@@ -1,6 +1,7 @@
 """Which samples of a source htupload takes, found before they are laid out in shards.
 
 keys, or records batch by batch -> Samples -> the condition, the share, the limit -> rows -> ChosenSource
+the texts of a field of these -> names of classes -> ClassSource
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 from shardtools.engine import check_cancelled
 from shardtools.errors import JobError, ShardtoolsError
 from shardtools.jobs.choice import Choice
+from shardtools.jobs.classes import sorted_names
 from shardtools.jobs.options import OnError
+from shardtools.jobs.upload_classes import ClassSource, class_fields, class_text
 from shardtools.query.condition import Seen, Where, find_rows
 from shardtools.query.names import find_source
 from shardtools.query.values import Samples
@@ -47,7 +50,29 @@ def choose_samples(source: Source, choice: Choice, on_error: OnError) -> Source:
     rows = rows[: choice.limit]
     if not len(rows):
         raise JobError("no sample is chosen", url=source.name, fix="check --where and --sample")
-    return ChosenSource(source, rows, choice.facts())
+    chosen = ChosenSource(source, rows, choice.facts())
+    if choice.class_from is None:
+        return chosen
+    return ClassSource(chosen, choice.class_from, _class_names(chosen, choice.class_from))
+
+
+def _class_names(source: Source, field: str) -> tuple[str, ...]:
+    """Return the names of the classes that the texts of a field are; of other fields no files are read.
+
+    Raises:
+        JobError: a sample has no text, or there are too many.
+    """
+    texts: set[str] = set()
+    fields = class_fields(field)
+    with closing(source.part(np.arange(len(source)))) as part:
+        for row in range(len(source)):
+            check_cancelled()
+            text = class_text({name: part.value(row, name) for name in fields}, field)
+            if text is None:
+                fix = "add it, or leave such samples out"
+                raise JobError(f"the sample has no {field}", url=source.place(row), member=source.key(row), fix=fix)
+            texts.add(text.decode("utf-8", "surrogateescape"))
+    return sorted_names(field, texts)
 
 
 def _matching(source: Source, where: Where, choice: Choice, on_error: OnError) -> Ints:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Unpack
 
+from shardtools.errors import JobError
 from shardtools.programs.choosing import ChoiceKeywords
 from shardtools.programs.keywords import WRITE, WriteKeywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
@@ -46,6 +47,7 @@ def upload(
     where: str | None = None,
     limit: int | None = None,
     sample: float | None = None,
+    class_from: str | None = None,
     progress: bool = False,
     **keywords: Unpack[WriteKeywords],
 ) -> JobResult:
@@ -59,7 +61,8 @@ def upload(
     name stands for ``{split}`` in ``destination``; it and ``shuffle`` depend on ``seed``. With ``@auto``, a shard has
     ``shard_size`` bytes of tar file (``"500MB"``), or ``shard_count`` samples. ``where`` is a condition on the samples
     to take, as ``"cls = 7"``, ``sample`` a share of them, chosen by ``seed``, and ``limit`` takes the first so many of
-    these. ``progress`` shows a bar.
+    these. ``class_from`` is a field, a path of JSON or a column of a table, the texts of which become class
+    numbers, as the field cls. ``progress`` shows a bar.
 
     Return what was written; of several splits, the shards of all of them. See
     `shardtools.programs.keywords.WriteKeywords` for ``keywords``.
@@ -78,7 +81,7 @@ def upload(
     from shardtools.jobs.upload import UploadOptions, plan_upload
     from shardtools.sources.opening import SourceRules
 
-    picks: ChoiceKeywords = {"where": where, "limit": limit, "sample": sample}
+    picks: ChoiceKeywords = {"where": where, "limit": limit, "sample": sample, "class_from": class_from}
     with called(upload, sources, destination, seed=seed, **picks, **keywords) as call:
         at_least("shard_count", shard_count, 1)
         at_least("seed", seed, 0)
@@ -94,6 +97,7 @@ def upload(
             files=pairs_of("files", files),
             values=pairs_of("values", values),
             arrays=pairs_of("arrays", arrays),
+            class_from=class_from,
         )
         with closing(open_source(call.sources, call.destination, rules, layout, call.choice, call.options)) as source:
             plans = plan_upload(source, call.destination, layout, call.options)
@@ -117,6 +121,8 @@ def open_source(
     from shardtools.storage import using
 
     check_layout(destination, layout)
+    if rules.classes and rules.class_from:
+        raise JobError("--class-from and --class-from-folder cannot be used together", fix="give one of them")
     with using(options.storage):
         source = open_sources(sources, rules)
         try:

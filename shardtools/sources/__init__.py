@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 from shardtools.types import Ints
 
+CLASS_TEXT = "class-from.txt"
+"""The field that holds the text of a class, in samples of a table, until they get its number."""
+
 
 class Part(Protocol):
     """Some samples of a source, in the order of their shard. It can be pickled, and is read by one thread at a time."""
@@ -28,6 +31,13 @@ class Part(Protocol):
 
         Raises:
             ShardtoolsError: it cannot be read; the error names the file.
+        """
+
+    def value(self, row: int, field: str) -> bytes | None:
+        """Return the data of one field of the sample at ``row``, None if it has none; other files are not read.
+
+        Raises:
+            ShardtoolsError: it cannot be read.
         """
 
     def facts(self) -> Sequence[Any]:

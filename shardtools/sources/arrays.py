@@ -149,6 +149,10 @@ class ArrayPart:
     def key(self, row: int) -> str:
         return number_key(int(self._rows[row]))
 
+    def value(self, row: int, field: str) -> bytes | None:
+        value: bytes | None = self.record(row).get(field)
+        return value
+
     def record(self, row: int) -> dict[str, Any]:
         if self._open is None:
             self._open = opened(self._file)

@@ -232,6 +232,16 @@ class FilePart:
             record["cls"] = b"%d" % self._codes[_class_of(path)]
         return record
 
+    def value(self, row: int, field: str) -> bytes | None:
+        if not self._starts:
+            self._open()
+        for at in range(self._starts[row], self._starts[row + 1]):
+            path = self.paths[at]
+            name = path[path.index(".", path.rfind("/") + 1) + 1 :]
+            if self._fields.get(name, name) == field:
+                return self.files.read(at, path)
+        return b"%d" % self._codes[_class_of(path)] if self.classes and field == "cls" else None
+
     def members(self, row: int, composer: Composer) -> tuple[str, Members]:
         """Return the composed record of the sample at ``row``, in half the time."""
         if self.classes or self.rules.rename:

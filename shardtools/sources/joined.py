@@ -122,6 +122,9 @@ class JoinedPart:
             record["key"] = number_key(int(self.numbers[row]))
         return record
 
+    def value(self, row: int, field: str) -> bytes | None:
+        return self.parts[int(self.which[row])].value(int(self.places[row]), field)
+
     def facts(self) -> Sequence[Any]:
         numbers = None if self.numbers is None else self.numbers.tolist()
         return [[list(part.facts()) for part in self.parts], self.which.tolist(), self.places.tolist(), numbers]

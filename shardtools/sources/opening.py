@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from shardtools.errors import JobError, NotFoundError, SpecError
 from shardtools.shards.names import names_of
-from shardtools.sources import Source, archive, arrays, table
+from shardtools.sources import CLASS_TEXT, Source, archive, arrays, table
 from shardtools.sources.archive import open_archive
 from shardtools.sources.arrays import ArrayRules, open_array
 from shardtools.sources.files import KEY_RULES, FileRules, FileSource, KeyRule
@@ -33,7 +33,8 @@ class SourceRules:
     ``key`` is a rule for the keys of files (see `FileRules`), or the column of a table that holds them. ``include``,
     ``exclude``, ``rename``, ``classes`` and ``follow_links`` are those of `FileRules`. ``files`` has pairs of a field
     and the column of a table that names its file, ``values`` pairs of a field and the column that holds its value, and
-    ``arrays`` pairs of a field and the name of an array.
+    ``arrays`` pairs of a field and the name of an array. ``class_from`` is a field, or the column of a table, whose
+    texts will be classes.
     """
 
     key: str | None = None
@@ -45,6 +46,7 @@ class SourceRules:
     values: Pairs = ()
     arrays: Pairs = ()
     follow_links: bool = False
+    class_from: str | None = None
 
 
 def _file_rules(rules: SourceRules) -> FileRules:
@@ -65,7 +67,8 @@ def _open_archive(url: str, rules: SourceRules) -> Source:
 
 
 def _open_table(url: str, rules: SourceRules) -> Source:
-    return open_table(url, TableRules(rules.files, rules.values, rules.key))
+    texts = () if rules.class_from is None else ((CLASS_TEXT, rules.class_from),)
+    return open_table(url, TableRules(rules.files, rules.values + texts, rules.key))
 
 
 def _open_array(url: str, rules: SourceRules) -> Source:
@@ -82,15 +85,15 @@ class _SourceKind:
     endings: tuple[str, ...] = ()
 
 
-_OF_FILES = ("key", "include", "exclude", "rename", "classes")
+_OF_FILES = ("key", "include", "exclude", "rename", "classes", "class_from")
 _FOLDER = _SourceKind("a folder", (*_OF_FILES, "follow_links"), _open_folder)
 _LIST = _SourceKind("a list of files", _OF_FILES, _open_list)
 _ARCHIVE = _SourceKind("an archive", _OF_FILES, _open_archive, archive.ENDINGS)
 _TREES = (_FOLDER, _LIST, _ARCHIVE)
 _KINDS = (
     *_TREES,
-    _SourceKind("a table", ("key", "files", "values"), _open_table, table.ENDINGS),
-    _SourceKind("an array", ("arrays",), _open_array, arrays.ENDINGS),
+    _SourceKind("a table", ("key", "files", "values", "class_from"), _open_table, table.ENDINGS),
+    _SourceKind("an array", ("arrays", "class_from"), _open_array, arrays.ENDINGS),
 )
 _OPTIONS = {
     "key": "--key",
@@ -102,6 +105,7 @@ _OPTIONS = {
     "files": "--file",
     "values": "--value",
     "arrays": "--as",
+    "class_from": "--class-from",
 }
 """How each of the `SourceRules` is called on the command line."""
 

@@ -20,7 +20,7 @@ import numpy as np
 from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError, StorageError, UnavailableError, redact
 from shardtools.shards.fields import decode, encode, extension
 from shardtools.shards.tar import BLOCK, member_size
-from shardtools.sources import Source
+from shardtools.sources import CLASS_TEXT, Source
 from shardtools.sources.folder import read_file
 from shardtools.sources.parquet import ParquetReader, ParquetValues, open_parquet
 from shardtools.sources.rows import TableRows, read_delimited, read_json_lines
@@ -231,6 +231,20 @@ class TablePart:
             )
         return record
 
+    def value(self, row: int, field: str) -> bytes | None:
+        at = int(self._picked[row])
+        rules = self._table.rules
+        key, *entry = self._rows[at]
+        place = int(self._rows.places[at])
+        for (name, _), path in zip(rules.files, entry, strict=False):
+            if name == field and path is not None:
+                return self._read_file(path, place, f"{key}.{field}", 0)
+        values = entry[len(rules.files) :] if self._table.values is None else self._stored(place)
+        for (name, _), value in zip(rules.values, values, strict=True):
+            if name == field and value is not None:
+                return self._encode(field, value, place, key)
+        return None
+
     def facts(self) -> Sequence[Any]:
         table = self._table
         rows = [self._rows.text(at).decode("utf-8", "surrogatepass") for at in self._picked.tolist()]
@@ -277,6 +291,8 @@ class TablePart:
 
     def _encode(self, field: str, value: Any, place: int, key: str) -> bytes:
         table = self._table
+        if field == CLASS_TEXT:
+            return str(value).encode("utf-8", "surrogatepass")
         try:
             return text_bytes(field, value) if table.as_text else encode(field, value)
         except FieldError as error:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -513,3 +515,29 @@ class TestClasses:
             shardtools.map(tmp_path / "c-@2.tar", out, same, class_from="txt", where="txt is not null")
         with pytest.raises(JobError, match="no sample has the field nope; there are cls"):
             shardtools.map(tmp_path / "c-@2.tar", tmp_path / "p-@2.tar", same, class_from="nope")
+
+    @pytest.mark.parametrize("source", ["tree", "t.csv", "t.parquet", "t.tar"])
+    def test_upload(self, tmp_path: Path, source: str) -> None:
+        texts = ["dog", "cat", "emu", "dog"]
+        (tmp_path / "tree").mkdir()
+        for row, text in enumerate(texts):
+            (tmp_path / "tree" / f"{row}.label").write_text(f"{text}\n")
+            (tmp_path / "tree" / f"{row}.txt").write_text("x")
+        rows = [{"id": str(row), "label": text, "t": "x"} for row, text in enumerate(texts)]
+        (tmp_path / "t.csv").write_text("id,label,t\n" + "".join(f"{','.join(row.values())}\n" for row in rows))
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+        paths = sorted((tmp_path / "tree").iterdir())
+        write_shard(tmp_path / "t.tar", [(path.name, path.read_bytes()) for path in paths])
+        options: Any = {"values": {"txt": "t"}} if source in ("t.csv", "t.parquet") else {}
+        for jobs in (1, 2):
+            out = tmp_path / f"o{jobs}-@2.tar"
+            shardtools.upload(tmp_path / source, out, class_from="label", jobs=jobs, **options)
+            found = [(record["key"], record["cls"]) for record in content(out)]
+            assert found == [("0", b"1"), ("1", b"0"), ("2", b"2"), ("3", b"1")]
+            assert json.loads((tmp_path / f"{out.name}.json").read_text())["classes"] == ["cat", "dog", "emu"]
+        assert shardtools.upload(tmp_path / source, out, class_from="label", resume=True, **options).shards[0].resumed
+        assert {*content(out)[0]} - {"label"} == {"key", "cls", "txt"}
+        with pytest.raises(OutputExistsError):
+            shardtools.upload(tmp_path / source, out, class_from="label", limit=3, resume=True, **options)
+        with pytest.raises(JobError, match="nope"):
+            shardtools.upload(tmp_path / source, tmp_path / "p-@1.tar", class_from="nope", **options)
