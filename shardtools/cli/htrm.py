@@ -27,7 +27,7 @@ Examples:
 
 All that belongs to the dataset is removed: shards, sidecars, manifest, table and file of keys, and what unfinished
 jobs to it have left. Other files stay, and other datasets in the same folder. A dataset that shares shards with another
-is not removed, nor one that htshuffle or htsort is writing.
+is not removed, nor one that htshuffle, htsort or htcp is writing.
 
 The manifest goes first, so that nobody takes the rest for a whole dataset. What was interrupted is completed by the
 same command. If the answer is no, the exit status is 1.
