@@ -153,6 +153,7 @@ class Choosing:
             seen = reduce(or_, (answer.seen for answer in self._ask(condition, others)), seen)
             if self._shards.known_ends()[-1]:
                 seen.check(condition)
+        seen.note()
         return {number: answer.rows for number, answer in zip(numbers, answers, strict=True)}
 
     def _ask(self, condition: Condition, numbers: Sequence[int]) -> list[Answer]:

@@ -162,11 +162,13 @@ class ChosenShards:
     def check(self, seen: Seen, taken: int) -> None:
         """Raise if no sample has a field or column that is named, given what was ``seen`` of those that were read.
 
-        If as many samples were ``taken`` as the limit allows, there may be others that have it.
+        Values that were wrong are noted in the log. If as many samples were ``taken`` as the limit allows, there may be
+        others that have it.
 
         Raises:
             JobError: none has it.
         """
         whole = self.seen | seen
+        whole.note()
         if whole.fields and (self.choice.limit is None or taken < self.choice.limit):
             self.choice.check(whole)

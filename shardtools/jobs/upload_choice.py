@@ -94,6 +94,7 @@ def _matching(source: Source, where: Where, choice: Choice, on_error: OnError) -
         count += len(rows)
         if choice.limit is not None and count >= choice.limit:
             return np.concatenate(found)
+    seen.note()
     if choice.where is not None and reads:
         seen.check(choice.where)
     return np.concatenate(found)

@@ -10,7 +10,9 @@ can reach nothing but the columns.
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +28,9 @@ from shardtools.query.names import SHOWN, ColumnSource, content_of, find_source,
 from shardtools.query.values import ColumnLoader, Columns, Samples
 from shardtools.shards.columns import Texts
 from shardtools.types import Ints
+from shardtools.units import format_count
+
+logger = logging.getLogger(__name__)
 
 BATCH = 64 << 20
 """The bytes of fields that are looked at together."""
@@ -78,19 +83,25 @@ class Condition:
 
 @dataclass(frozen=True)
 class Seen:
-    """Which ``columns`` of a condition some samples have, and for messages their ``fields`` and columns of JSON."""
+    """Which ``columns`` of a condition some samples have, and for messages their ``fields`` and columns of JSON.
+
+    ``wrong`` says how many values were null since they are not what they should be, by a text such as
+    ``json: not JSON``.
+    """
 
     columns: frozenset[str] = frozenset()
     fields: frozenset[str] = frozenset()
     paths: frozenset[str] = frozenset()
+    wrong: tuple[tuple[str, int], ...] = ()
 
     def __or__(self, other: Seen) -> Seen:
         paths = self.paths if len(self.paths) > SHOWN else self.paths | other.paths
-        return Seen(self.columns | other.columns, self.fields | other.fields, paths)
+        wrong = Counter(dict(self.wrong)) + Counter(dict(other.wrong)) if self.wrong or other.wrong else {}
+        return Seen(self.columns | other.columns, self.fields | other.fields, paths, tuple(sorted(wrong.items())))
 
-    def as_json(self) -> list[list[str]]:
+    def as_json(self) -> list[Any]:
         """Return it as JSON data."""
-        return [sorted(self.columns), sorted(self.fields), sorted(self.paths)]
+        return [sorted(self.columns), sorted(self.fields), sorted(self.paths), dict(self.wrong)]
 
     @classmethod
     def of_json(cls, data: Any) -> Seen:
@@ -99,10 +110,19 @@ class Seen:
         Raises:
             ValueError: it is something else.
         """
-        is_own = isinstance(data, list) and len(data) == 3 and all(isinstance(part, list) for part in data)
-        if not is_own or not all(isinstance(name, str) for part in data for name in part):
+        if not isinstance(data, list) or [type(part) for part in data] != [list, list, list, dict]:
             raise ValueError("these are not columns")
-        return cls(*map(frozenset, data))
+        *names, wrong = data
+        counts = [type(count) is int and count > 0 for count in wrong.values()]
+        if not all([*counts, *(isinstance(name, str) for part in names for name in part)]):
+            raise ValueError("these are not columns")
+        columns, fields, paths = map(frozenset, names)
+        return cls(columns, fields, paths, tuple(sorted(wrong.items())))
+
+    def note(self) -> None:
+        """Say in the log how many values were null since they are wrong."""
+        for what, count in self.wrong:
+            logger.warning("%s null for the condition: %s", format_count(count, "value"), what)
 
     def check(self, condition: Where) -> None:
         """Raise if all samples were seen, and none has a column of the condition.
@@ -325,7 +345,8 @@ def _find(condition: Condition, samples: Samples) -> Answer:
             rows = _run(connection, condition, columns, present)
         except duckdb.Error as error:
             raise misfit(condition, str(error)) from error
-    return Answer(rows, Seen(frozenset(present), frozenset(fields), frozenset(loader.paths[:SHOWN])))
+    wrong = tuple((f"{field}: {why}", count) for (field, why), count in sorted(columns.wrong.items()))
+    return Answer(rows, Seen(frozenset(present), frozenset(fields), frozenset(loader.paths[:SHOWN]), wrong))
 
 
 def misfit(condition: Condition, message: str) -> JobError:

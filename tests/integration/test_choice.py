@@ -254,6 +254,63 @@ class TestBadChoices:
             shardtools.map(place / SPEC, tmp_path / "m-@4.tar", same, **choice)
         assert not [*tmp_path.iterdir()] or "type" in message
 
+    @pytest.mark.parametrize("indexed", [True, False])
+    def test_values_that_are_wrong_are_null_and_counted(
+        self, tmp_path: Path, indexed: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        deep = b'{"a": ' * 70 + b"1" + b"}" * 70
+        files = [("a.json", b'{"n": 1}'), ("b.json", b"{"), ("c.json", deep), ("d.json", b"\xff"), ("e.json", b"{}")]
+        write_shard(tmp_path / "x-0.tar", files)
+        spec = str(tmp_path / "x-@1.tar")
+        if indexed:
+            shardtools.index(spec)
+        notes = [
+            "1 value null for the condition: json: " + what for what in ("nested too deeply", "not JSON", "not UTF-8")
+        ]
+        for take in (
+            lambda: (
+                shardtools.map(spec, tmp_path / "m-@1.tar", same, where="json.n is null", overwrite=True).counts.read
+            ),
+            lambda: shardtools.sort(spec, tmp_path / "s-@1.tar", where="json.n is null").counts.written,
+            lambda: len(shardtools.extract(spec, where="json.n is null")),
+            lambda: len(shardtools.extract(spec, function=lambda record: 1, where="json.n is null")),
+            lambda: len(shardtools.open(spec).where("json.n is null")),
+        ):
+            caplog.clear()
+            assert take() == 4
+            assert [record.getMessage() for record in caplog.records] == notes
+        caplog.clear()
+        shardtools.map(spec, tmp_path / "m-@1.tar", same, where="json.n is null", resume=True)
+        assert [record.getMessage() for record in caplog.records] == notes
+
+    def test_a_stale_table_is_asked_of_the_shards_that_did_not_change(self, tmp_path: Path) -> None:
+        with recording_server(tmp_path) as server:
+            written_dataset(server.root, SPEC, RECORDS)
+            shardtools.index(str(server.root / SPEC), table=True)
+            changed = [*RECORDS]
+            changed[1] = [{**record, "cls": 77} for record in changed[1]]
+            written_dataset(server.root, SPEC, changed)
+            shardtools.map(f"{server.url}{SPEC}", tmp_path / "m-@4.tar", same, where="cls = 77 or json.n = 302")
+            keys = [record["key"] for record in content(tmp_path / "m-@4.tar")]
+            assert keys == [*(record["key"] for record in RECORDS[1]), "3/2"]
+            read = {request.path for request in server.requests() if request.method == "GET"}
+            assert {"/in-1.tar", "/in-3.tar"} <= read and not read & {"/in-0.tar", "/in-2.tar"}
+
+    def test_many_paths(self, tmp_path: Path) -> None:
+        """An error lists some of the paths, and says how many more there are."""
+        records = [{"key": f"k{i}", "json": {f"p{i}_{j}": j for j in range(20)}} for i in range(50)]
+        written_dataset(tmp_path, "x-@1.tar", [records])
+        assert len(shardtools.extract(str(tmp_path / "x-@1.tar"), where="json.p49_19 = 19")) == 1
+        with pytest.raises(JobError, match=r"names json.nope.* and \d+ more"):
+            shardtools.map(tmp_path / "x-@1.tar", tmp_path / "m-@1.tar", same, where="json.nope = 1")
+
+    @pytest.mark.parametrize("text", ["1 = 1; copy samples to 'x'", "attach 'x'", "read_csv('x') = 1", "install x"])
+    def test_statements_that_reach_files(self, place: Path, tmp_path: Path, text: str) -> None:
+        with pytest.raises(JobError, match=r"the condition (cannot be read|is not one expression|does not fit)"):
+            shardtools.map(place / SPEC, tmp_path / "m-@4.tar", same, where=text)
+        with pytest.raises(JobError, match=r"the condition (cannot be read|is not one expression|does not fit)"):
+            shardtools.shuffle(place / SPEC, tmp_path / "s-@4.tar", where=text)
+
     def test_two_fields_of_one_name(self, place: Path, tmp_path: Path) -> None:
         with pytest.raises(SampleError, match="two fields called cls"):
             shardtools.map(place / SPEC, tmp_path / "m-@4.tar", same, rename={"txt": "cls"})

@@ -95,6 +95,7 @@ class RowCollector:
         Raises:
             JobError: a field that was asked for exists nowhere, or a column of the condition.
         """
+        self._seen.note()
         if self._unseen and self.samples:
             there = f"there are {', '.join(sorted(self._fields))}" if self._fields else "there are none"
             raise JobError(f"no sample has the field {min(self._unseen)}", fix=there)
@@ -106,6 +107,7 @@ class RowCollector:
 
     def end(self) -> None:
         """Write what is left when there are enough rows."""
+        self._seen.note()
         self._out.finish()
 
     def _release(self, keep: int = 0) -> None:
