@@ -100,3 +100,9 @@ ensure_nginx() {
 ensure_ip() {
     (ensure_program ip iproute2) || true
 }
+
+# Chromium and its driver, if they can be installed: the tests of the viewer's page are skipped without them.
+ensure_chromium() {
+    (ensure_program chromium chromium && ensure_program chromedriver chromium-driver) ||
+        echo "there is no chromium here; the tests of the viewer's page in a browser will be SKIPPED" >&2
+}

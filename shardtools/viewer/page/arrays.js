@@ -1,0 +1,84 @@
+// Arrays of a hub: names, history, and slices as pictures, one version or two side by side.
+
+import { cut, fill, h, placard, short, visible } from "./dom.js";
+import { extent, layout, picture, plot } from "./draw.js";
+import { colourChoice, sliders } from "./value.js";
+
+export async function showArrays(app, state) {
+  const tree = await app.reader.tree(app.signal);
+  const nav = h("nav.tree", { "aria-label": "Arrays" }, tree.length ? h("ul.plain", tree.slice(0, 5000).map((array) => h("li",
+    h("a", { href: app.link({ arrays: array.path }), "aria-current": array.path === state.arrays ? "page" : null }, visible(cut(array.path, 120))),
+    h("span.quiet", `${(array.shape ?? []).join(" × ")} ${array.dtype ?? ""}`)))) : h("p.empty", "There is no array."));
+  const chosen = tree.find((array) => array.path === state.arrays);
+  const detail = h("div.detail", chosen ? h("div.waiting") : h("p.quiet", tree.length ? "Choose an array." : ""));
+  app.show(h("div.arrays", nav, detail));
+  if (chosen) fill(detail, await arrayView(app, chosen));
+}
+
+async function arrayView(app, array) {
+  const versions = await app.reader.history(array.path, app.signal).catch((error) => {
+    if (error.name === "AbortError") throw error;
+    return [];
+  });
+  const names = versions.map((entry) => String(entry.version));
+  const shared = { index: leading(array.shape).map(() => 0), map: "gray", range: null };
+  const panels = h("div.versions");
+  const shown = [names[0] ?? ""];
+  const redraw = () => Promise.all([...panels.children].map((panel) => panel.draw()));
+  const rebuild = () => {
+    fill(panels, shown.map((version, i) => versionPanel(app, array, version, names, shared, (next) => ((shown[i] = next), rebuild()))));
+    return redraw();
+  };
+  const beside = h("button", { type: "button", "aria-pressed": "false", onclick: (event) => {
+    if (shown.length > 1) shown.pop();
+    else shown.push(names[1] ?? names[0] ?? "");
+    event.currentTarget.setAttribute("aria-pressed", shown.length > 1);
+    rebuild();
+  } }, "Two versions");
+  const contrast = h("span.contrast", ["low", "high"].map((side, i) => h("label.choice", side, h("input", { type: "number", step: "any", placeholder: "auto", "aria-label": `${side} end of the colours`, onchange: (event) => {
+    shared.range = shared.range ?? [undefined, undefined];
+    shared.range[i] = event.target.value === "" ? undefined : Number(event.target.value);
+    redraw();
+  } }))));
+  rebuild();
+  return [h("div.toolbar", h("h1", visible(array.path)), h("span.quiet", `${array.shape.join(" × ")} ${array.dtype}, chunks ${(array.chunks ?? []).join(" × ")}`), h("span.space"), names.length > 1 && beside),
+    h("div.toolbar", sliders(leading(array.shape), shared.index, redraw), colourChoice((name) => ((shared.map = name), redraw())), contrast),
+    panels, log(versions)];
+}
+
+/** The axes of an array that sliders choose along: all but those of its pictures, or of its line. */
+const leading = (shape) => layout(shape)?.leading ?? [];
+
+function versionPanel(app, array, version, names, shared, chosen) {
+  const view = h("figure.pixels"), facts = h("p.note", "\u00a0");
+  const panel = h("section.panel", names.length > 0 && h("label.choice", "version", h("select", { onchange: (event) => chosen(event.target.value) }, names.map((name) => h("option", { value: name, selected: name === version }, visible(cut(name, 40)))))), view, facts);
+  let turn = 0;
+  panel.draw = async () => {
+    const mine = (turn += 1);
+    const axes = array.shape.map((_, axis) => axis).slice(shared.index.length);
+    try {
+      const slice = await app.reader.slice({ path: array.path, version, index: shared.index, axes }, app.signal);
+      if (mine !== turn) return;
+      const [least, greatest] = extent(slice.values), low = shared.range?.[0], high = shared.range?.[1];
+      const auto = slice.dtype === "uint8" && layout(slice.shape)?.channels >= 3 ? [0, 255] : [least, greatest];
+      fill(view, draw(slice, { map: shared.map, low: low ?? auto[0], high: high ?? auto[1] }));
+      facts.textContent = `${slice.shape.join(" × ")} shown, ${short(least)} to ${short(greatest)}`;
+    } catch (error) {
+      if (error.name !== "AbortError" && mine === turn) fill(view, placard(error, true));
+    }
+  };
+  return panel;
+}
+
+function draw(slice, options) {
+  const plan = layout(slice.shape);
+  if (!plan) return h("p.empty", "It is empty.");
+  if (plan.kind === "number") return h("pre", short(slice.values[0]));
+  return plan.kind === "plot" ? plot(slice.values, 800, 240) : picture(slice, options);
+}
+
+function log(versions) {
+  if (!versions.length) return null;
+  return h("section.panel", h("h2", "History"), h("table", h("thead", h("tr", ["version", "time", "author", "message"].map((name) => h("th", name)))),
+    h("tbody", versions.slice(0, 500).map((entry) => h("tr", h("td", h("code", visible(cut(String(entry.version), 16)))), h("td", visible(String(entry.time ?? ""))), h("td", visible(cut(String(entry.author ?? ""), 60))), h("td", visible(cut(String(entry.message ?? ""), 300))))))));
+}

@@ -1,0 +1,173 @@
+"""The page without a program on the server: it reads manifest, sidecars and shards by itself, from another origin."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+from selenium.webdriver.common.keys import Keys
+
+from tests.servers import wait_until
+from tests.viewer.browser import Browser
+from tests.viewer.conftest import PAGE, Site
+
+PICTURES = "return Array.from(document.querySelectorAll('.card img'), (image) => image.naturalWidth)"
+
+
+def test_the_page_is_small() -> None:
+    assert sum(path.stat().st_size for path in PAGE.iterdir()) < 150_000
+
+
+class TestCors:
+    def test_pages_of_other_origins_may_read_ranges(self, site: Site) -> None:
+        origin = {"Origin": "http://elsewhere.example"}
+        answer = requests.get(f"{site.data}animals-0.tar", headers={**origin, "Range": "bytes=0-9"}, timeout=20)
+        assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (206, "*")
+        exposed = answer.headers["Access-Control-Expose-Headers"]
+        assert all(name in exposed for name in ("Content-Range", "Content-Length", "ETag"))
+        missing = requests.get(f"{site.data}nothing", headers=origin, timeout=20)
+        assert (missing.status_code, missing.headers["Access-Control-Allow-Origin"]) == (404, "*")
+
+    def test_they_may_not_write(self, site: Site) -> None:
+        headers = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "PUT"}
+        answer = requests.options(f"{site.data}animals-0.tar", headers=headers, timeout=20)
+        assert answer.status_code == 204
+        assert answer.headers["Access-Control-Allow-Methods"] == "GET, HEAD"
+
+
+def test_overview(browser: Browser, site: Site) -> None:
+    browser.open(site.view("animals-@2.tgz"))
+    assert browser.texts(".figures dd")[:2] == ["120", "2"]
+    assert browser.texts(".panel tbody th") == ["cls", "json", "npy", "png", "txt"]
+    assert browser.texts(".bars .label") == ["ant", "bee", "cat"]
+    assert "Small animals" in browser.text() and "htupload" in browser.text()
+
+
+@pytest.mark.parametrize("name", ["animals-@2.tar", "animals-@2.tgz"])
+def test_grid_and_its_pages(browser: Browser, site: Site, name: str) -> None:
+    browser.open(site.view(name, "#at=40"))
+    assert browser.texts(".card h3 a") == [f"k{i:03d}" for i in range(40, 88)]  # from both shards
+    assert browser.run(PICTURES)[:8] == [24] * 8
+    assert browser.texts(".card .lines p")[0] == "cls 1 · bee"
+    browser.press(Keys.PAGE_DOWN)
+    browser.wait(lambda: browser.hash() == "#at=88", "the next page")
+    browser.wait_ready()
+    assert browser.texts(".card h3 a")[-1] == "k119"
+
+
+def test_same_origin_and_a_single_shard(browser: Browser, site: Site) -> None:
+    browser.open(f"{site.same}view/index.html?src={site.same}animals-1.tar#at=0")
+    assert browser.texts(".card h3 a")[0] == "k060"
+
+
+def test_sample(browser: Browser, site: Site) -> None:
+    browser.open(site.view("animals-@2.tgz", "#sample=61"))
+    browser.wait_text("24 × 24 pixels")
+    browser.wait_text("2 × 3 int16, 61 to 66")
+    assert "animal number 61" in browser.text()
+    assert browser.texts(".json .name")[:2] == ["width", "tags"]
+    assert "animals-1.tgz" in browser.text()
+    htextract, python = browser.texts(".command code")
+    assert htextract == f"htextract {site.data}animals-@2.tgz --sample k061 -f png > k061.png"
+    assert python == f'import shardtools as st; st.open("{site.data}animals-@2.tgz")[61]["png"]'
+
+
+class TestFind:
+    @pytest.mark.parametrize(("text", "sample"), [("100", 100), ("k077", 77), ("key:k003", 3)])
+    def test_by_number_or_key(self, browser: Browser, site: Site, text: str, sample: int) -> None:
+        browser.open(site.view("animals-@2.tar"))
+        browser.find(text)
+        browser.wait(lambda: browser.hash() == f"#sample={sample}", text)
+        browser.wait_text(f"animal number {sample}")
+
+    def test_by_class(self, browser: Browser, site: Site) -> None:
+        browser.open(site.view("animals-@2.tar"))
+        browser.all(".bars a")[2].click()
+        browser.wait_text("cls = 2")
+        assert browser.texts(".card h3 a") == [f"k{i:03d}" for i in range(2, 120, 3)]
+
+    def test_what_is_not_there(self, browser: Browser, site: Site) -> None:
+        browser.open(site.view("animals-@2.tar"))
+        browser.find("k999")
+        browser.wait_text("There is no sample “k999”")
+
+
+def test_compare(browser: Browser, site: Site) -> None:
+    browser.open(f"{site.page}?a={site.data}animals-@2.tar&b={site.data}animals-1.tgz")
+    browser.wait_text("There is no sample “k000”")
+    browser.go("#compare&at=60")
+    assert not browser.all(".pair.differs")
+    assert browser.texts(".pair .marks")[0] == "cls samejson samenpy samepng sametxt same"
+
+
+def test_keyboard(browser: Browser, site: Site) -> None:
+    browser.open(site.view("animals-@2.tar", "#at=0"))
+    browser.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert browser.run("return document.activeElement.textContent") == "k001"
+    browser.press(Keys.ARROW_DOWN, Keys.ARROW_UP, Keys.ENTER)
+    browser.wait(lambda: browser.hash() == "#sample=1", "the sample")
+    browser.wait_text("animal number 1")
+    browser.press(Keys.ARROW_RIGHT)
+    browser.wait(lambda: browser.hash() == "#sample=2", "the next sample")
+    browser.wait_ready()
+    browser.press(Keys.ESCAPE)
+    browser.wait(lambda: browser.hash() == "#at=0", "the grid")
+    browser.press("/")
+    assert browser.run("return document.activeElement.id") == "find-text"
+
+
+class TestPlacards:
+    def show(self, browser: Browser, site: Site, source: str, fragment: str = "#at=0") -> str:
+        browser.open(f"{site.page}?src={source}{fragment}")
+        [text] = browser.texts("main > .placard")
+        return text
+
+    def test_zstd(self, browser: Browser, site: Site) -> None:
+        text = self.show(browser, site, f"{site.data}x-0.tar.zst")
+        assert "cannot decompress zstd" in text and "htview" in text
+
+    def test_no_sidecar(self, browser: Browser, site: Site) -> None:
+        (site.root / "bare.tar").write_bytes((site.root / "animals-0.tar").read_bytes())
+        assert "bare.tar has no sidecar" in self.show(browser, site, f"{site.data}bare.tar")
+
+    def test_no_manifest(self, browser: Browser, site: Site) -> None:
+        assert "no-@3.tar.json does not exist" in self.show(browser, site, f"{site.data}no-@3.tar")
+
+    def test_a_damaged_sidecar(self, browser: Browser, site: Site) -> None:
+        (site.root / "bad.tar.index.npz").write_bytes(b"PK\x03\x04 no archive")
+        assert "sidecar of bad.tar is damaged" in self.show(browser, site, f"{site.data}bad.tar")
+
+    def test_what_is_no_web_address(self, browser: Browser, site: Site) -> None:
+        assert "cannot read s3: addresses" in self.show(browser, site, "s3://bucket/train-@4.tar")
+
+
+def test_a_bad_sample_spoils_its_own_card(browser: Browser, site: Site) -> None:
+    for name in ("animals-0.tar", "animals-0.tar.index.npz"):
+        (site.root / name.replace("animals", "spoiled")).write_bytes((site.root / name).read_bytes())
+    data = bytearray((site.root / "spoiled-0.tar").read_bytes())
+    third = [i for i in range(0, len(data), 512) if data[i : i + 4] == b"\x89PNG"][3]
+    data[third + 20 : third + 40] = bytes(20)
+    (site.root / "spoiled-0.tar").write_bytes(data)
+    browser.open(site.view("spoiled-0.tar", "#at=0"))
+    browser.wait(lambda: browser.texts(".card .placard"), "the placard")
+    assert browser.texts(".card .placard strong") == ["The data of this field are damaged"]
+    assert "damaged" in browser.texts(".card")[3]
+    assert browser.run(PICTURES)[:6] == [24] * 6
+
+
+def test_phone_and_dark(browser: Browser, site: Site) -> None:
+    colours = []
+    for dark in (False, True):
+        for fragment in ("", "#at=0", "#sample=5"):
+            browser.open(site.view("animals-@2.tar", fragment), width=390, height=844, dark=dark)
+            assert browser.run("return document.documentElement.scrollWidth") == 390, fragment
+        colours.append(browser.run("return getComputedStyle(document.body).backgroundColor"))
+    assert colours == ["rgb(251, 251, 250)", "rgb(20, 21, 23)"]
+
+
+def test_a_page_takes_one_sidecar_and_one_range(browser: Browser, site: Site) -> None:
+    browser.open(site.view("animals-@2.tar", "#at=0"))
+    before = len(site.requests())
+    browser.go("#at=62")
+    browser.wait(lambda: browser.run(PICTURES)[:1] == [24], "a picture")
+    wait_until(lambda: len(site.requests()) >= before + 2, "the log")
+    assert len(site.requests()) == before + 2
