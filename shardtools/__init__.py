@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from shardtools.arrays.array import HubArray
     from shardtools.arrays.hub import Hub
     from shardtools.arrays.hub import open_hub as hub
+    from shardtools.dataset.shown import Shown
     from shardtools.errors import ShardtoolsError
     from shardtools.jobs.extraction.extract import ExtractResult
     from shardtools.jobs.extraction.statistics import Statistics, ValueCounts
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from shardtools.programs.sort import sort
     from shardtools.programs.statistics import count, stats
     from shardtools.programs.upload import upload
+    from shardtools.programs.view import show
     from shardtools.query.describe import Description
     from shardtools.reading import Dataset
     from shardtools.reading import open_dataset as open
@@ -42,6 +44,7 @@ _LAZY = {
     "Limits": "shardtools.limits:Limits",
     "Rows": "shardtools.programs.extract:Rows",
     "ShardtoolsError": "shardtools.errors:ShardtoolsError",
+    "Shown": "shardtools.dataset.shown:Shown",
     "Statistics": "shardtools.jobs.extraction.statistics:Statistics",
     "ValueCounts": "shardtools.jobs.extraction.statistics:ValueCounts",
     "copy": "shardtools.programs.copy:copy",
@@ -53,6 +56,7 @@ _LAZY = {
     "map": "shardtools.programs.map:map",
     "open": "shardtools.reading:open_dataset",
     "remove": "shardtools.programs.remove:remove",
+    "show": "shardtools.programs.view:show",
     "shuffle": "shardtools.programs.shuffle:shuffle",
     "sort": "shardtools.programs.sort:sort",
     "sql": "shardtools.reading:run_query",
@@ -72,6 +76,7 @@ __all__ = [
     "Limits",
     "Rows",
     "ShardtoolsError",
+    "Shown",
     "Statistics",
     "ValueCounts",
     "copy",
@@ -83,6 +88,7 @@ __all__ = [
     "map",
     "open",
     "remove",
+    "show",
     "shuffle",
     "sort",
     "sql",

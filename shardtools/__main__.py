@@ -19,6 +19,7 @@ PROGRAMS = (
     "htindex",
     "htquery",
     "htinfo",
+    "htview",
     "htcp",
     "htrm",
     "htarray",

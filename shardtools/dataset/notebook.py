@@ -8,7 +8,6 @@ are escaped, since keys and names come from outside.
 
 from __future__ import annotations
 
-import io
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,21 +19,16 @@ import numpy as np
 
 from shardtools.errors import LimitError, ShardtoolsError, printable
 from shardtools.shards.fields import decode_by, extension, kind_of
-from shardtools.shards.images import check_image, open_image
 from shardtools.shards.open_shard import OpenShard
+from shardtools.shards.thumbnails import EXACT, SIDE, thumbnail
 from shardtools.storage import StorageOptions, using
 from shardtools.types import Ints
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from shardtools.dataset.sharded import ShardedDataset
 
 PICTURES = 8
 """Pictures that are shown at most."""
-
-SIDE = 96
-"""The largest width and height of a picture that is shown, in pixels."""
 
 KEYS = 1000
 """Keys that are offered for completion at most."""
@@ -49,7 +43,6 @@ _WHOLE = 4 << 20  # bytes of samples up to which all of their fields are read
 _FIELDS = 30
 _TEXT = 120
 _CAPTION = 32
-_EXACT = 64 * 64  # pixels up to which a picture is shown without loss
 _NO_INDEX = "no preview: the shard has no index; htindex makes one"
 _LEFT = "text-align: left; padding: 0.1em 1.5em 0.1em 0; border: none"
 
@@ -219,52 +212,12 @@ def _picture(name: str, key: str, label: str, data: bytes) -> str:
     else:
         lines.append(f"{width:,} × {height:,}")
         style = f"width: {SIDE}px; height: {SIDE}px; object-fit: contain; image-rendering: pixelated; margin: 0"
-        if width * height > _EXACT:
+        if width * height > EXACT:
             style = style.replace(" image-rendering: pixelated;", "")
         shown = f'<img alt="" style="{style}" src="data:image/{kind};base64,{b64encode(small).decode()}">'
     caption = "<br>".join(_text(line, _CAPTION) for line in lines if line)
     style = f"display: inline-block; vertical-align: top; margin: 0 0.7em 0.7em 0; width: {SIDE}px; font-size: smaller"
     return f'<div style="{style}; overflow-wrap: anywhere">{shown}<br>{caption}</div>'
-
-
-def thumbnail(data: bytes) -> tuple[str, bytes, tuple[int, int]]:
-    """Return a small copy of an image as "png" or "jpeg" and its bytes, and the width and height of the whole one.
-
-    Raises:
-        ValueError: the data is not an image.
-        LimitError: the image is too large.
-        OSError: the image is damaged.
-    """
-    from PIL import Image
-
-    with open_image(data) as image:
-        size = image.size
-        image.draft("RGB", (2 * SIDE, 2 * SIDE))  # a JPEG can be unpacked smaller, which is faster
-        check_image(image)
-        small = _shrunk(image)
-        if "A" in small.mode:
-            white = Image.new("RGB", small.size, "white")
-            white.paste(small, mask=small.getchannel("A"))
-            small = white
-        stream, kind = io.BytesIO(), "png" if size[0] * size[1] <= _EXACT else "jpeg"
-        small.save(stream, kind, **({} if kind == "png" else {"quality": 80}))
-    return kind, stream.getvalue(), size
-
-
-def _shrunk(image: Image.Image) -> Image.Image:
-    """Return an image at most `SIDE` wide and high, as L, RGB or RGBA."""
-    from PIL import Image
-
-    if image.mode[0] in "IF":  # 16 bits, or floats, which have no white of their own
-        small = image if image.mode == "F" else image.convert("I").convert("F")
-        small.thumbnail((SIDE, SIDE))
-        values = np.nan_to_num(np.asarray(small, np.float64), posinf=0, neginf=0)
-        low, high = float(values.min()), float(values.max())
-        return Image.fromarray(((values - low) * (255 / ((high - low) or 1))).astype(np.uint8))
-    transparent = image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info
-    small = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGBA" if transparent else "RGB")
-    small.thumbnail((SIDE, SIDE))
-    return small
 
 
 # --- HTML

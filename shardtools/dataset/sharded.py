@@ -29,6 +29,8 @@ from shardtools.units import format_count
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation
 
+    from shardtools.dataset.shown import Shown
+
 BATCH = 256
 """Chosen samples that an iteration reads at a time."""
 
@@ -68,6 +70,16 @@ class ShardedDataset(Sequence[Record]):
         from shardtools.dataset.notebook import dataset_html
 
         return dataset_html(self)
+
+    def show(self) -> Shown:
+        """Show the dataset in the browser: return a link to a page that this process serves; see `shardtools.show`.
+
+        Raises:
+            JobError: it is a join.
+        """
+        import shardtools
+
+        return shardtools.show(self)
 
     def _ipython_key_completions_(self) -> list[str]:
         from shardtools.dataset.notebook import first_keys

@@ -40,6 +40,15 @@ def run_sql(query: str, tables: Mapping[str, ChosenRows]) -> DuckDBPyRelation:
     Raises:
         JobError: it is not one query, or does not fit the tables.
     """
+    return start_sql(query, tables)[1]
+
+
+def start_sql(query: str, tables: Mapping[str, ChosenRows]) -> tuple[DuckDBPyConnection, DuckDBPyRelation]:
+    """Return what `run_sql` does, after its connection, which can interrupt it.
+
+    Raises:
+        JobError: as `run_sql` does.
+    """
     connection = connect([path for rows in tables.values() for path in rows.table.paths])
     columns = {column.lower() for rows in tables.values() for column in rows.table.columns}
     with sql_errors(query):
@@ -59,7 +68,7 @@ def run_sql(query: str, tables: Mapping[str, ChosenRows]) -> DuckDBPyRelation:
             source += f" SEMI JOIN chosen_{number} USING (shard, row)"
         connection.execute(f"CREATE TEMP VIEW {identifier(name)} AS {source}")
     with sql_errors(query):
-        return connection.sql(read.sql)
+        return connection, connection.sql(read.sql)
 
 
 def _end(tables: Sequence[ChosenRows]) -> None:

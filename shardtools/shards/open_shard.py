@@ -19,7 +19,7 @@ from shardtools.shards.compression import crc32
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record
-from shardtools.storage import StorageOptions, get_storage, using
+from shardtools.storage import ByteRange, StorageOptions, get_storage, using
 from shardtools.storage.files import os_errors
 from shardtools.storage.local import LocalStorage
 from shardtools.storage.open_files import OpenFile, open_file
@@ -162,15 +162,32 @@ class OpenShard:
         """Return one field of some samples, None where a sample has none."""
         wanted = self._members(field)[rows]
         members = wanted[wanted >= 0]
+        data = iter(self.read_members(members))
+        return [next(data) if member >= 0 else None for member in wanted.tolist()]
+
+    def read_members(self, members: Ints) -> list[bytes]:
+        """Return the data of members, rows of the table, in that order; close ones are read together."""
         with using(self._options):
             self._make_enterable()
-            if self._file is not None:
-                found = self._read(self._file, members)
-                self.indexed.check(members, found)
-            else:
-                found = self.indexed.read(members)
-            data = iter(found)
-        return [next(data) if member >= 0 else None for member in wanted.tolist()]
+            if self._file is None:
+                return self.indexed.read(members)
+            found = self._read(self._file, members)
+            self.indexed.check(members, found)
+            return found
+
+    def read_part(self, member: int, start: int, stop: int) -> bytes:
+        """Return the bytes of a member from ``start`` to ``stop``. Of a plain shard no others are read, or checked."""
+        size = int(self.table.size[member])
+        is_plain = self._file is not None or (self.indexed.is_plain and not self.indexed.foreign)
+        if (start, stop) == (0, size) or not is_plain:
+            return self.read_members(np.array([member]))[0][start:stop]
+        at = int(self.table.offset[member])
+        if self._file is not None:
+            return self._file.read(at + start, at + stop)
+        with using(self._options):
+            storage = get_storage(self.indexed.url)
+            [data] = storage.read_ranges(self.indexed.url, [ByteRange(at + start, at + stop)])
+            return data
 
     def _members(self, field: str) -> Ints:
         """Return what the table gives for a field, which is kept."""

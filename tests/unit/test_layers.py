@@ -35,7 +35,7 @@ BASE = [
 ]
 READING = ["dataset", "view", "loader", "torch", "tensorflow", "reading"]
 WRITING = ["sources", "jobs"]
-TOP = ["arrays", "programs", "cli", "__main__"]
+TOP = ["arrays", "viewer", "programs", "cli", "__main__"]
 LAYERS = BASE + READING + WRITING + TOP
 DOTTED = re.compile(r"shardtools(\.\w+)+")
 ROOT = Path(shardtools.__file__).parent

@@ -1,0 +1,82 @@
+"""The htview command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from shardtools import __version__
+from shardtools.cli.common import run_command, tell
+from shardtools.cli.options import PATIENCE_OPTIONS, add_options
+
+if TYPE_CHECKING:
+    from shardtools.jobs.options import RunOptions
+
+EPILOG = """\b
+Examples:
+  htview train-@1000.tgz                      prints the address of a page, until Ctrl-C
+  htview --open s3://bucket/train-@1000.tgz
+  htview before-@100.tgz after-@100.tgz       side by side
+  htview s3://bucket/place                    the arrays of a hub
+
+SRC is a dataset, or the place of a hub. The page shows what is in it: fields, classes and histograms, samples with
+thumbnails, arrays and their versions. Conditions and SQL are answered by the table, if there is one, which htindex
+--table makes. The server is on 127.0.0.1, only reads, and answers only to who has the secret in its address. On a
+server far away: ssh -L 8000:127.0.0.1:8000 HOST, htview --port 8000 there, and open the address here.
+
+Exit status: 0 done, 1 failed, 2 usage, 130 interrupted.
+"""
+
+_OPTIONS = [
+    click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="The port.  [default: any]"),
+    click.option("--open", "opens", is_flag=True, help="Open the page in the browser."),
+    *PATIENCE_OPTIONS,
+    click.option("--cache", metavar="DIR[:SIZE]", help="A local folder that keeps what is read from servers."),
+    click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors."),
+    click.version_option(__version__, "--version", prog_name="shardtools"),
+]
+_ARGUMENTS = [click.argument("sources", nargs=-1, required=True, metavar="SRC...")]
+
+
+@dataclass(frozen=True)
+class ViewLine:
+    """What was typed."""
+
+    sources: tuple[str, ...]
+    port: int
+    opens: bool
+    retries: int
+    timeout: float
+    cache: str | None
+    verbose: bool
+    quiet: bool = False
+
+    def run_options(self) -> RunOptions:
+        """Return the options of storage, for a user who names these datasets."""
+        from shardtools.programs.running import naming, run_options
+
+        return naming(run_options(retries=self.retries, timeout=self.timeout, cache=self.cache), self.sources)
+
+
+def _add_options(command: click.decorators.FC) -> click.decorators.FC:
+    return add_options(command, "line", ViewLine, _ARGUMENTS, _OPTIONS)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
+@_add_options
+def main(line: ViewLine) -> None:
+    """Show datasets and arrays in a browser, by a page that this computer serves to itself."""
+    run_command("htview", line, lambda: _serve(line), resumes=False)
+
+
+def _serve(line: ViewLine) -> int:
+    from shardtools.programs.view import open_browser, serve
+
+    with serve(line.sources, line.run_options().storage, line.port) as server:
+        tell(server.url)
+        if line.opens:
+            open_browser(server.url)
+        server.wait()
+    return 0

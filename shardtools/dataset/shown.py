@@ -1,0 +1,20 @@
+"""Where a dataset is shown, for `ShardedDataset.show` and `shardtools.show`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Where something is shown: its ``name`` and ``url``, which is secret. In a notebook it is a link."""
+
+    name: str
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def _repr_html_(self) -> str:
+        return f'<a href="{escape(self.url)}" target="_blank" rel="noopener noreferrer">{escape(self.name)}</a>'

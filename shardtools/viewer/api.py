@@ -1,0 +1,110 @@
+"""The API of the page: a path and parameters become one call, and every error an answer.
+
+datasets               what is shown
+sql?q=                 a query over the tables of the datasets: samples or d0, d1, ...
+D/about                what dataset D is
+D/samples?at=&count=   a page of samples, also of those with where=, or from key= on
+D/field?index=&field=  the bytes of a field, also from start= to stop=
+D/thumb, D/array       a small picture of a field; shape and extremes of an array
+D/tree, D/history, D/versions, D/slice     of a hub
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from shardtools.errors import ShardtoolsError
+from shardtools.storage import using
+from shardtools.viewer.about import about_dataset
+from shardtools.viewer.answers import Answer, AskedError, Parameters, answer_error, answer_json
+from shardtools.viewer.asking import ask_sql
+from shardtools.viewer.places import Place
+
+logger = logging.getLogger(__name__)
+
+Call = Callable[[Parameters], Any]
+
+
+class Api:
+    """Answers what the page asks about some places, by many threads."""
+
+    def __init__(self, places: Sequence[Place]):
+        self._places = list(places)
+        self._abouts: dict[int, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, place: Place) -> int:
+        """Show one more place; return its number."""
+        with self._lock:
+            self._places.append(place)
+            return len(self._places) - 1
+
+    def answer(self, path: str, values: Mapping[str, str]) -> Answer:
+        """Return the answer to a request."""
+        try:
+            found = self._call(path)(Parameters(values))
+            return found if isinstance(found, Answer) else answer_json(found)
+        except ShardtoolsError as error:
+            return answer_error(error)
+        except Exception:
+            logger.exception("htview cannot answer %s", path)
+            return answer_json({"error": "htview has a bug here; it has logged where"}, 500)
+
+    def _call(self, path: str) -> Call:
+        if path == "datasets":
+            return self._datasets
+        if path == "sql":
+            return self._sql
+        number, _, what = path.partition("/")
+        if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number) < len(self._places)):
+            raise AskedError("there is no such dataset", 404)
+        place = self._places[int(number)]
+        calls = self._calls(int(number), place)
+        if what not in calls:
+            raise AskedError(f"there is no such request for {place.kind}", 404)
+        return calls[what]
+
+    def _calls(self, number: int, place: Place) -> dict[str, Call]:
+        if (hub := place.hub) is not None:
+            return {"tree": hub.tree, "history": hub.history, "versions": hub.versions, "slice": hub.slice}
+        samples = place.samples
+        assert samples is not None
+        return {
+            "about": lambda _: self._about(number, place),
+            "samples": samples.page,
+            "field": samples.field,
+            "thumb": samples.thumb,
+            "array": samples.array,
+        }
+
+    def _datasets(self, asked: Parameters) -> list[dict[str, Any]]:
+        return [{"id": i, "name": place.name, "kind": place.kind} for i, place in enumerate(self._places)]
+
+    def _about(self, number: int, place: Place) -> dict[str, Any]:
+        """Return what a dataset is, which is found out once."""
+        assert place.samples is not None
+        if (known := self._abouts.get(number)) is None:
+            found = about_dataset(place.samples.dataset, place.name)
+            if found["samples"] is None or found.get("partial"):
+                found["samples"], found["partial"] = len(place.samples.dataset), False
+            known = self._abouts.setdefault(number, found)
+        return known
+
+    def _sql(self, asked: Parameters) -> dict[str, Any]:
+        shown = {i: place.samples.dataset for i, place in enumerate(self._places) if place.samples is not None}
+        if not shown:
+            raise AskedError("there is no dataset to ask")
+        query = asked.required("q")
+        first = next(iter(shown.values()))
+        names = {"samples": first} | {f"d{i}": dataset for i, dataset in shown.items() if f"d{i}" in query}
+        with using(first.options):
+            return ask_sql(query, names)
+
+    def close(self) -> None:
+        """Start nothing any more."""
+        for place in self._places:
+            if place.samples is not None:
+                place.samples.close()

@@ -1,0 +1,220 @@
+"""The server of the page, on this machine only: http://127.0.0.1:PORT/TOKEN/.
+
+    request -> is the host this machine? -> is the token right? -> a file of the page, or an answer of the API
+
+It is the standard library's: a connection has a thread, of which there are a bounded number. A page asks some dozens of
+small things at a time, for one person; nothing of a framework would be used. Other sites cannot ask it: a name that
+leads to 127.0.0.1 is refused by its Host header, and the token is not known to them. It only answers GET, from what it
+was started with: no address in a request is ever followed.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import resources
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote
+
+from shardtools import __version__
+from shardtools.errors import JobError
+from shardtools.viewer.answers import Answer, answer_json
+from shardtools.viewer.api import Api
+
+HOST = "127.0.0.1"
+
+THREADS = 64
+"""Connections at a time. Further ones wait."""
+
+IDLE = 60.0
+"""Seconds for which a connection may be idle."""
+
+LONGEST = 32 << 10
+"""Characters of an address at most."""
+
+_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.(html|css|js)")
+_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+}
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "connect-src 'self'; frame-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_DATA_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'"
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+
+
+class ViewServer:
+    """Serves the page and an API in threads of its own until it is closed."""
+
+    def __init__(self, api: Api, port: int = 0, token: str | None = None):
+        """Raise if the port is taken.
+
+        Raises:
+            JobError: it is.
+        """
+        self.api = api
+        self.token = token or secrets.token_urlsafe(16)
+        try:
+            self._server = _Server((HOST, port), self)
+        except OSError as error:
+            raise JobError(f"port {port} cannot be used: {error.strerror}", fix="give another, or none") from error
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="shardtools-view", daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """The address of the page, with the token."""
+        return f"http://{HOST}:{self.port}/{self.token}/"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the server, and all of its connections."""
+        self._server.shutdown()
+        self._server.server_close()
+        self.api.close()
+
+    def wait(self) -> None:
+        """Return when the server has ended."""
+        self._thread.join()
+
+    def answer(self, target: str) -> tuple[Answer, bool]:
+        """Return the answer to a request that is allowed, and whether it is a part of the page."""
+        path, _, query = target.partition("?")
+        parts = path.split("/", 2)
+        if len(parts) < 3 or parts[0] or not hmac.compare_digest(parts[1].encode(), self.token.encode()):
+            return _refusal(403, "the token is not right; open the address that htview has printed"), False
+        name = unquote(parts[2], errors="replace")
+        if name.startswith("api/"):
+            try:
+                values = dict(parse_qsl(query, keep_blank_values=True, errors="replace", max_num_fields=50))
+            except ValueError:
+                return _refusal(400, "there are too many parameters"), False
+            return self.api.answer(name.removeprefix("api/"), values), False
+        found = page_file(name or "index.html")
+        return (found, True) if found is not None else (_refusal(404, "there is no such file"), False)
+
+
+class _Server(HTTPServer):
+    """Gives each connection to one of a bounded number of threads."""
+
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], view: ViewServer):
+        self.view = view
+        self._pool = ThreadPoolExecutor(THREADS, "shardtools-view")
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open.add(request)
+        self._pool.submit(self._serve, request, client_address)
+
+    def _serve(self, request: socket.socket, client_address: Any) -> None:
+        try:
+            self.finish_request(request, client_address)
+        except (ConnectionError, TimeoutError, ValueError):  # the browser has gone, or we have closed it
+            pass
+        finally:
+            with self._lock:
+                self._open.discard(request)
+            self.shutdown_request(request)
+
+    def server_close(self) -> None:
+        super().server_close()
+        with self._lock:
+            for request in self._open:
+                self.shutdown_request(request)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = f"shardtools/{__version__}"
+    sys_version = ""
+    timeout = IDLE
+    wbufsize = -1  # head and body are sent together
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def do_GET(self) -> None:
+        name = re.sub(r":\d{1,5}$", "", self.headers.get("Host", ""))
+        if name.lower() not in _NAMES:
+            self._send(_refusal(421, "this server answers only to this machine's own name"), is_page=False)
+        elif len(self.path) > LONGEST:
+            self._send(_refusal(414, "the address is too long"), is_page=False)
+        else:
+            answer, is_page = self.server.view.answer(self.path)
+            self._send(answer, is_page=is_page)
+
+    def _send(self, answer: Answer, *, is_page: bool) -> None:
+        self.send_response(answer.status)
+        policy = _PAGE_POLICY if is_page else _DATA_POLICY
+        standard = {**_HEADERS, "Content-Security-Policy": policy, "Cache-Control": "no-store"}
+        own = {"Content-Type": answer.type, "Content-Length": str(len(answer.body))}
+        for name, value in {**standard, **own, **answer.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing: addresses have the token."""
+
+
+def _refusal(status: int, what: str) -> Answer:
+    return answer_json({"error": what}, status)
+
+
+@lru_cache(maxsize=64)
+def page_file(name: str) -> Answer | None:
+    """Return a file of the page, None if there is none of this name. ``index.html`` says that there is a server."""
+    if (match := _FILE.fullmatch(name)) is None:
+        return None
+    file = resources.files("shardtools.viewer") / "page" / name
+    if not file.is_file():
+        return None
+    data = file.read_bytes()
+    if name == "index.html":
+        data = with_meta(data, "shardtools-api", "api/")
+    return Answer(data, _TYPES[match[1]])
+
+
+def with_meta(page: bytes, name: str, content: str) -> bytes:
+    """Return a page with one more ``<meta>``, after that of the encoding.
+
+    >>> with_meta(b'<meta charset="utf-8"><title>', "a", 'b"c')
+    b'<meta charset="utf-8">\\n<meta name="a" content="b&quot;c"><title>'
+    """
+    from html import escape
+
+    first = b'<meta charset="utf-8">'
+    head, found, rest = page.partition(first)
+    if not found:
+        raise ValueError("the page has no encoding")
+    return head + found + f'\n<meta name="{escape(name)}" content="{escape(content)}">'.encode() + rest
