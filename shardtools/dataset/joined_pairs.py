@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from shardtools.shards.table import ShardTable
 from shardtools.types import Ints
 from shardtools.urls import name_of
 
-_BUCKET = 1 << 22
+_BUCKET = 1 << 20
 """Samples of a bucket, about."""
 
 
@@ -91,7 +92,9 @@ class Pairs:
             if not len(self.firsts):
                 found[listed] = -1
                 return found
-            at = np.minimum(np.searchsorted(self.firsts, wanted), len(self.firsts) - 1)
+            # With another type, all of the table would be converted.
+            at = np.searchsorted(self.firsts, wanted.astype(self.firsts.dtype))
+            at = np.minimum(at, len(self.firsts) - 1)
             found[listed] = np.where(self.firsts[at] == wanted, self.others[at].astype(np.int64), -1)
         return found
 
@@ -154,27 +157,36 @@ def find_pairs(first: Keys, other: Keys) -> Pairs:
         positions = None
     else:
         positions = match(first.hashes, other.hashes)
-    bounds = first.bounds()
+    bounds = list(pairwise(first.bounds().tolist()))
     shifts = np.zeros(len(first.ends), np.int64)
     is_shifted = np.zeros(len(first.ends), bool)
-    firsts, others = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for shard, (start, stop) in enumerate(zip(bounds.tolist(), bounds[1:].tolist(), strict=False)):
-        at = np.arange(start, stop)
-        found = at if positions is None else positions[start:stop]
-        there = found >= 0
-        mine, theirs = first.index(at[there]), other.index(found[there])
-        if there.all() and (not len(mine) or (theirs - mine == theirs[0] - mine[0]).all()):
+    sizes = np.zeros(len(first.ends), np.int64)
+    for shard, (start, stop) in enumerate(bounds):
+        mine, theirs = _pairs_of(first, other, positions, start, stop)
+        if len(mine) == stop - start and (not len(mine) or (theirs - mine == theirs[0] - mine[0]).all()):
             is_shifted[shard] = True
             shifts[shard] = theirs[0] - mine[0] if len(mine) else 0
         else:
-            firsts.append(_narrow(mine, first.ends))
-            others.append(_narrow(theirs, other.ends))
-    return Pairs(first.ends, is_shifted, shifts, *(np.concatenate(parts[1:] or parts) for parts in (firsts, others)))
+            sizes[shard] = len(mine)
+    ends = np.cumsum(sizes)
+    firsts, others = (np.empty(int(sizes.sum()), _type_of(keys)) for keys in (first, other))
+    for shard in np.flatnonzero(sizes).tolist():
+        part = slice(int(ends[shard] - sizes[shard]), int(ends[shard]))
+        firsts[part], others[part] = _pairs_of(first, other, positions, *bounds[shard])
+    return Pairs(first.ends, is_shifted, shifts, firsts, others)
 
 
-def _narrow(indexes: Ints, ends: Ints) -> Ints:
-    """Return indexes in four bytes each, if they fit."""
-    return indexes.astype(np.uint32) if not len(ends) or ends[-1] < 1 << 32 else indexes
+def _pairs_of(first: Keys, other: Keys, positions: Ints | None, start: int, stop: int) -> tuple[Ints, Ints]:
+    """Return the indexes of some samples that have a partner, and those of the partners."""
+    at = np.arange(start, stop)
+    found = at if positions is None else positions[start:stop].astype(np.int64)
+    there = found >= 0
+    return first.index(at[there]), other.index(found[there])
+
+
+def _type_of(keys: Keys) -> npt.DTypeLike:
+    """Return the type of a table of indexes: four bytes, if they fit."""
+    return np.uint32 if not len(keys.ends) or keys.ends[-1] < 1 << 32 else np.int64
 
 
 def match(first: Hashes, other: Hashes) -> Ints:
@@ -183,22 +195,24 @@ def match(first: Hashes, other: Hashes) -> Ints:
     >>> match(np.array([5, 9, 1 << 63], np.uint64), np.array([1 << 63, 5], np.uint64)).tolist()
     [1, -1, 0]
     """
-    found = np.full(len(first), -1, np.int64)
-    bits = max(0, (max(len(first), len(other)) // _BUCKET).bit_length())
+    found: Ints = np.full(len(first), -1, np.int32 if len(other) < 1 << 31 else np.int64)
+    bits = min(8, max(0, (max(len(first), len(other)) // _BUCKET).bit_length()))
+    buckets = [_buckets(hashes, bits) for hashes in (first, other)]
     for bucket in range(1 << bits):
-        mine, theirs = _bucket(first, bits, bucket), _bucket(other, bits, bucket)
-        theirs = theirs[np.argsort(other[theirs])]
+        mine, theirs = (np.flatnonzero(of == bucket) for of in buckets)
         if not len(theirs) or not len(mine):
             continue
-        sorted_hashes, wanted = other[theirs], first[mine]
-        at = np.minimum(np.searchsorted(sorted_hashes, wanted), len(theirs) - 1)
-        there = sorted_hashes[at] == wanted
+        mine, theirs = mine[np.argsort(first[mine])], theirs[np.argsort(other[theirs])]
+        at = np.minimum(np.searchsorted(other[theirs], first[mine]), len(theirs) - 1)
+        there = other[theirs[at]] == first[mine]
         found[mine[there]] = theirs[at[there]]
     return found
 
 
-def _bucket(hashes: Hashes, bits: int, bucket: int) -> Ints:
-    """Return where those hashes stand whose first ``bits`` bits are the number of a bucket."""
-    if not bits:
-        return np.arange(len(hashes))
-    return np.flatnonzero(hashes >> np.uint64(64 - bits) == bucket)
+def _buckets(hashes: Hashes, bits: int) -> npt.NDArray[np.uint8]:
+    """Return the first bits of each hash."""
+    found = np.zeros(len(hashes), np.uint8)
+    for start in range(0, len(hashes) if bits else 0, _BUCKET):
+        part = slice(start, start + _BUCKET)
+        found[part] = hashes[part] >> np.uint64(64 - bits)
+    return found
