@@ -159,6 +159,11 @@ class ChosenShards:
     seen: Seen = Seen()  # noqa: RUF009 - it is frozen
     unpicked: int = 0
 
+    def facts(self) -> dict[str, Any]:
+        """Return what the samples of all shards depend on besides these, for a fingerprint."""
+        taken = [] if self.choice.limit is None else [part.limit for part in self.shards]
+        return {"choice": self.choice.facts(), "classes": [*self.choice.classes], "taken": taken}
+
     def check(self, seen: Seen, taken: int) -> None:
         """Raise if no sample has a field or column that is named, given what was ``seen`` of those that were read.
 

@@ -104,7 +104,7 @@ choices = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(choices, st.sampled_from([0, 1, 2]), st.sampled_from([1, 2]), st.integers(0, 3))
 def test_it_is_what_a_loop_takes(
     places: list[Path], tmp_path_factory: pytest.TempPathFactory, choice: Any, place: int, jobs: int, seed: int

@@ -148,7 +148,7 @@ def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, op
             "combine": exchange.policy.facts() if exchange.combine else None,
         }
         if chosen is not None:
-            facts["chosen"] = [part.facts() for part in chosen.shards]
+            facts["chosen"] = chosen.facts()
             inputs = tuple(
                 replace(entry, tar_size=0) if part.is_nothing else entry
                 for entry, part in zip(inputs, chosen.shards, strict=True)
