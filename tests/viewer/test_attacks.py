@@ -131,6 +131,6 @@ class TestLimits:
             file.truncate(file.tell() + 1024)
         st.index(str(site.root / "huge.tar"))
         browser.open(site.view("huge.tar", "#sample=0"))
-        browser.wait_text("The first 4.1 KB of 84 MB")
+        browser.wait_text("The first 4.1 KB of 83.9 MB")
         browser.wait_text("The first 262 KB of 157 MB")
         assert not browser.all("section.field button")
