@@ -24,6 +24,7 @@ from shardtools.query.condition import PickedRows, Seen, find_rows
 from shardtools.shards.manifest import CLASS_FIELD, Manifest
 from shardtools.shards.reader import Block
 from shardtools.shards.table import renumber, repeated_fields
+from shardtools.storage import current_options
 from shardtools.storage.expansion import Sources
 from shardtools.types import Ints
 
@@ -157,6 +158,8 @@ class ChosenBlocks:
     def __iter__(self) -> Iterator[Block]:
         """Yield the blocks, also those of which nothing is chosen. No more are read when there are enough samples.
 
+        With ``verify`` the rest is read, too: the checksum is that of the whole shard.
+
         Raises:
             JobError: the condition does not fit the types of its columns.
             SampleError: a sample would have two fields of one name.
@@ -166,7 +169,7 @@ class ChosenBlocks:
             return
         for block in self._blocks:
             yield self._choose(block)
-            if self._left == 0:
+            if self._left == 0 and not current_options().verify:
                 return
 
     def _choose(self, block: Block) -> Block:

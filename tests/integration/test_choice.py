@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shardtools
-from shardtools.errors import JobError, OutputExistsError, SampleError
+from shardtools.errors import CorruptError, JobError, OutputExistsError, SampleError
 from tests.cli.command import Outcome, call
 from tests.datasets import snapshot, write_shard, written_dataset
 from tests.recording_server import recording_server
@@ -184,6 +184,45 @@ class TestReading:
             assert [record["key"] for record in content(tmp_path / "m-@4.tar")] == [f"0/{row}" for row in range(5)]
             read = {request.path for request in server.requests() if request.method == "GET"}
             assert "/in-0.tar" in read and not read & {f"/in-{shard}.tar" for shard in (1, 2, 3)}
+
+
+class TestLargeShards:
+    """Shards of several blocks: positions, limits and the buffers of chosen samples go over all of them."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        some = [{"key": f"k{row}", "cls": row, "bin": bytes([row]) * (3 << 20)} for row in range(9)]
+        folder = tmp_path_factory.mktemp("large")
+        written_dataset(folder, "l-@1.tar", [some])
+        return folder / "l-@1.tar"
+
+    @pytest.mark.parametrize("fields", [(), ("cls", "bin")])
+    def test_positions_and_limits(self, spec: Path, tmp_path: Path, fields: tuple[str, ...]) -> None:
+        def place(record: Any) -> Any:
+            return {"key": record["key"], "txt": f"{record['__index__']} {record['bin'][0]}", "cls": record["cls"]}
+
+        choice: Any = {"where": "row % 2 = 1", "limit": 3, "fields": fields}
+        shardtools.map(spec, tmp_path / "m-@1.tar", place, **choice)
+        assert [record["txt"] for record in content(tmp_path / "m-@1.tar")] == [b"1 1", b"3 3", b"5 5"]
+        shardtools.sort(spec, tmp_path / "s-@1.tar", by="cls:int", reverse=True, **choice)
+        found = content(tmp_path / "s-@1.tar")
+        assert [(record["key"], record["bin"]) for record in found] == [
+            (f"k{row}", bytes([row]) * (3 << 20)) for row in (5, 3, 1)
+        ]
+        named = shardtools.map(spec, tmp_path / "c-@1.tar", place, class_from="cls", **choice)
+        assert [record["cls"] for record in content(tmp_path / "c-@1.tar")] == [b"0", b"1", b"2"]
+        assert named.counts.read == 3
+
+    def test_verify_reads_the_rest(self, spec: Path, tmp_path: Path) -> None:
+        for path in spec.parent.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        with (tmp_path / "l-0.tar").open("r+b") as file:
+            file.seek(-(2 << 20), 2)
+            file.write(b"x")
+        shardtools.map(tmp_path / spec.name, tmp_path / "m-@1.tar", same, limit=1)
+        with pytest.raises(CorruptError):
+            shardtools.map(tmp_path / spec.name, tmp_path / "n-@1.tar", same, limit=1, verify=True)
 
 
 class TestIdentity:
