@@ -24,7 +24,7 @@ from shardtools.loader.order import Shuffle
 from shardtools.loader.places import find_places
 from shardtools.loader.ranks import check_rank
 from shardtools.loader.rows import Arrays, RowDataset, open_shards, open_source
-from shardtools.loader.settings import MAX_SKIPS, MEMORY, Auto, OnError, Settings
+from shardtools.loader.settings import BUCKETS, MAX_SKIPS, MEMORY, Auto, OnError, Settings
 from shardtools.loader.shard import FieldShard, data_fields, read_columns
 from shardtools.loader.split import Uneven, worker_share
 from shardtools.loader.stats import Stats
@@ -51,6 +51,8 @@ def to_tf(
     seed: int = 0,
     epoch: int = 0,
     batch_size: int = 1,
+    bucket_by: str | None = None,
+    buckets: int | Sequence[float] = BUCKETS,
     rank: int = 0,
     world_size: int = 1,
     uneven: Uneven = "uneven",
@@ -88,7 +90,7 @@ def to_tf(
     if not callable(collate):
         collate = partial(_stack, names) if decode or transform is not None else None
     settings = Settings(
-        fields, decode, transform, collate, shuffle, seed, batch_size, uneven,
+        fields, decode, transform, collate, shuffle, seed, batch_size, bucket_by, buckets, uneven,
         on_error, max_skips, memory, threads,
     )  # fmt: skip
     loader = Loader(dataset, settings, Control())

@@ -10,6 +10,7 @@ joined.py      JoinedSamples: the samples of several datasets with the same keys
 joined_pairs.py  which samples have the same keys
 joined_where.py  which samples of several datasets a condition chooses
 joined_tables.py  the same, if all of them have tables
+numbers.py     the number that an expression has for each sample
 notebook.py    what a notebook shows of a dataset
 
 Cost, in requests:

@@ -76,6 +76,19 @@ def _renamed(parts: Sequence[JoinPart], condition: Condition) -> Condition:
     return replace(condition, columns=tuple(source.column for _, source in _sources(parts, condition)))
 
 
+def owned_by(parts: Sequence[JoinPart], expression: Condition) -> tuple[JoinPart, Condition]:
+    """Return the dataset that has all columns of an expression, and the expression with the names they have there.
+
+    Raises:
+        JobError: none has.
+    """
+    owner = _owner(parts, expression)
+    if owner is None:
+        what = f"its columns are of several of the joined datasets: {expression.text}"
+        raise JobError(what, fix="name columns of one of them")
+    return parts[owner], _renamed(parts, expression)
+
+
 def _ask(part: JoinPart, condition: Condition, among: Ints) -> Ints:
     """Return those of the samples ``among`` for which a condition is true that is about one dataset."""
     others = part.of(among)

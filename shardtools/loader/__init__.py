@@ -9,6 +9,7 @@ mapping.py    samples by their indexes                     mixing.py     the bat
 choices.py    which of several datasets gives each batch   control.py    what processes share: epoch, start, stats
 state.py      where a loader stands, as JSON               stats.py      what was done so far
 ranks.py      which rank a process is                    rows.py       arrays, the rows of which are samples
+buckets.py    batches of samples that are alike
 joined.py     the samples of several datasets as one    places.py     shards and rows of samples, all or chosen
 
 What is asked of a dataset, so that one of another kind can be put in its place:

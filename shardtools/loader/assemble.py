@@ -32,6 +32,12 @@ class RawBatch:
     def __len__(self) -> int:
         return len(self.indexes)
 
+    def some(self, places: Sequence[int]) -> RawBatch:
+        """Return the samples at some places."""
+        columns = [[column[place] for place in places] for column in self.columns]
+        errors = {at: self.errors[place] for at, place in enumerate(places) if place in self.errors}
+        return RawBatch(columns, [self.indexes[place] for place in places], errors)
+
 
 @dataclass
 class ReadyBatch:

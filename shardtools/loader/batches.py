@@ -14,7 +14,7 @@ from shardtools.loader.loader import Loader, Pass
 from shardtools.loader.order import Shuffle
 from shardtools.loader.ranks import check_rank
 from shardtools.loader.rows import Arrays, open_source
-from shardtools.loader.settings import MAX_SKIPS, MEMORY, Auto, OnError, Settings
+from shardtools.loader.settings import BUCKETS, MAX_SKIPS, MEMORY, Auto, OnError, Settings
 from shardtools.loader.split import Share, Split, Uneven
 from shardtools.types import Ints
 
@@ -87,6 +87,11 @@ class EpochBatches:
         """Return what this rank gets of an epoch from a position on."""
         return self._loader.split(*self.place(), start)
 
+    @property
+    def samples(self) -> int:
+        """How many samples there are to draw from."""
+        return sum(self._loader.counts())
+
     def some(self, batches: Ints, epoch: int, start: int) -> Generator[Any, None, None]:
         """Yield those of the rank's batches, from position ``start`` of an epoch on, that are ``batches``."""
         return self._loader.run(Pass(epoch, Share(self.split(start), batches), *self.worker()))
@@ -138,6 +143,8 @@ class ShardBatches(EpochBatches):
         shuffle: Shuffle = False,
         seed: int = 0,
         batch_size: int = 1,
+        bucket_by: str | None = None,
+        buckets: int | Sequence[float] = BUCKETS,
         rank: int = 0,
         world_size: int = 1,
         uneven: Uneven = "uneven",
@@ -157,7 +164,7 @@ class ShardBatches(EpochBatches):
         options = storage_options(cache, retries, timeout, limits)
         dataset, names = open_source(source, fields, options, join=join, trust_index=trust_index)
         settings = Settings(
-            names, decode, transform, collate, shuffle, seed, batch_size, uneven,
+            names, decode, transform, collate, shuffle, seed, batch_size, bucket_by, buckets, uneven,
             on_error, max_skips, memory, threads,
         )  # fmt: skip
         self._place = check_rank(rank, world_size)

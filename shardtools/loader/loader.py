@@ -21,6 +21,7 @@ from shardtools.dataset.joined import JoinedSamples
 from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import JobError, SampleError, ShardtoolsError
 from shardtools.loader.assemble import RawBatch, ReadyBatch, Recipe
+from shardtools.loader.buckets import Bucketed, Buckets, find_buckets
 from shardtools.loader.control import Control
 from shardtools.loader.order import Order, describe_shuffle, make_order
 from shardtools.loader.places import find_places
@@ -67,6 +68,11 @@ class Loader:
         self._options = dataset.options
         self._counts: list[int] | None = None
         self._identity: State | None = None
+        self.buckets: Buckets | None = None
+        if settings.bucket_by is not None:
+            if isinstance(dataset, RowDataset):
+                raise JobError("bucket_by is not for arrays, which have no columns in SQL", fix="leave it out")
+            self.buckets = find_buckets(dataset, settings.bucket_by, settings.buckets)
         self._pass: Pass | None = None
         self._loaded: State | None = None
 
@@ -84,6 +90,10 @@ class Loader:
     def split(self, rank: int, world_size: int, start: int = 0) -> Split:
         """Return what a rank gets of an epoch."""
         settings = self.settings
+        if self.buckets is not None:
+            step = settings.batch_size * world_size
+            total = self.buckets.batches(step, is_dropped=settings.uneven == "drop") * step
+            return Split(total, settings.batch_size, rank, world_size, "drop", start)
         return Split(sum(self.counts()), settings.batch_size, rank, world_size, settings.uneven, start)
 
     # --- state
@@ -94,10 +104,11 @@ class Loader:
             self.control.set(epoch, 0)
             self._pass = self._loaded = None
 
-    def _state(self, epoch: int, delivered: int, worker: Sequence[int] | None = None) -> State:
+    def _state(self, epoch: int, delivered: int, step: int | None, worker: Sequence[int] | None = None) -> State:
         if self._identity is None:
             self._identity = self._identify()
-        return replace(self._identity, epoch=epoch, delivered=delivered, worker=worker)
+        step = None if self.buckets is None else step
+        return replace(self._identity, epoch=epoch, delivered=delivered, worker=worker, step=step)
 
     def _identify(self) -> State:
         """Return the state at the beginning of epoch 0, which says what the order depends on."""
@@ -108,7 +119,9 @@ class Loader:
             where = describe_choice(dataset.conditions, dataset.chosen)
         joined = dataset.digest if isinstance(dataset, JoinedSamples) else ""
         made = digest(dataset.urls, counts, joined)
-        return State(made, settings.seed, 0, describe_shuffle(settings.shuffle), 0, where=where)
+        buckets = None if self.buckets is None else self.buckets.describe()
+        shuffle = describe_shuffle(settings.shuffle)
+        return State(made, settings.seed, 0, shuffle, 0, where=where, buckets=buckets)
 
     def state(self, rank: int, world_size: int, batches: int | None, worker: int | None, workers: int) -> State:
         """Return where the latest pass stands, or where it stood after so many ``batches``."""
@@ -130,19 +143,20 @@ class Loader:
         else:
             is_finished, delivered = False, self.control.start
         epoch = self._pass.epoch if self._pass is not None else self.control.epoch
-        return self._state(epoch + 1, 0) if is_finished else self._state(epoch, delivered)
+        step = split.step
+        return self._state(epoch + 1, 0, step) if is_finished else self._state(epoch, delivered, step)
 
     def _worker_state(self, split: Split, worker: int, workers: int) -> State:
         if self._pass is not None:
-            return self._state(self._pass.epoch, self._pass.delivered, (worker, workers, split.step))
+            return self._state(self._pass.epoch, self._pass.delivered, split.step, (worker, workers, split.step))
         if self._loaded is not None:
             return self._loaded
         first = self.split(split.rank, split.world_size, self.control.start).delivered(worker)
-        return self._state(self.control.epoch, first, (worker, workers, split.step))
+        return self._state(self.control.epoch, first, split.step, (worker, workers, split.step))
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a state to fit, as JSON data."""
-        return self._state(0, 0).identity()
+        return self._state(0, 0, None).identity()
 
     def load(self, data: Mapping[str, Any], worker: int | None, workers: int, step: int) -> None:
         """Start the next pass where a state stands.
@@ -151,7 +165,7 @@ class Loader:
             JobError: it is of another dataset, another order, or of a worker that this is not.
         """
         state = parse_state(data)
-        check_same(state, self._state(0, 0))
+        check_same(state, self._state(0, 0, step))
         mine = None if worker is None else (worker, workers, step)
         if state.worker is not None and (mine is None or tuple(state.worker) != mine):
             what = "the state was saved in a worker process, and this is not the same one"
@@ -186,12 +200,15 @@ class Loader:
         self._pass = Pass(epoch, share, worker, workers, generation)
         return self.run(self._pass)
 
-    def _order(self, epoch: int) -> Order:
+    def _order(self, epoch: int, step: int) -> Order:
         """Return the order of an epoch. Of chosen samples, it does not depend on shards that have none."""
         counts, settings = self.counts(), self.settings
         if isinstance(self.dataset, ShardedDataset) and self.dataset.chosen is not None:
             counts = [count for count in counts if count]
-        return make_order(counts, settings.shuffle, settings.seed, epoch)
+        order = make_order(counts, settings.shuffle, settings.seed, epoch)
+        if self.buckets is None:
+            return order
+        return Bucketed(order, self.buckets, step, settings.uneven)
 
     def run(self, current: Pass) -> Generator[Any, None, None]:
         """Yield the batches of a pass, which counts them."""
@@ -201,7 +218,7 @@ class Loader:
         prefetch = Prefetch(
             shards,
             find_places(self.dataset, counts),
-            self._order(current.epoch),
+            self._order(current.epoch, current.share.split.step),
             current.share,
             settings.fields,
             memory=settings.memory,
@@ -215,7 +232,7 @@ class Loader:
         )  # fmt: skip
         judge = Judge(settings, stats)
         with closing(iter(prefetch)) as windows:
-            raws = _cut(windows, current.share)
+            raws = _cut(windows, current.share, keeps_repeats=self.buckets is None or settings.uneven == "pad")
             made = (recipe.plain(raw) for raw in raws)
             if recipe.needs_decoding:
                 made = _decoded(recipe, raws, settings, current.workers, self._options)
@@ -228,19 +245,23 @@ class Loader:
         self.control.finish(current.worker or 0, current.generation)
 
 
-def _cut(windows: Iterator[ReadWindow], share: Share) -> Iterator[RawBatch]:
-    """Yield the samples of each batch."""
+def _cut(windows: Iterator[ReadWindow], share: Share, *, keeps_repeats: bool) -> Iterator[RawBatch]:
+    """Yield the samples of each batch, with or without repeats; of a batch of nothing but repeats, the first."""
     window, at = None, 0
     for batch in range(share.count):
         size = share.sizes(batch)
         raw: RawBatch | None = None
+        kept: list[int] = []
         while raw is None or len(raw) < size:
             if window is None or at == len(window):
                 window, at = next(windows), 0
             stop = min(len(window), at + size - (len(raw) if raw else 0))
+            if not keeps_repeats:
+                before = len(raw) if raw else 0
+                kept += (before + np.flatnonzero(~window.addresses.repeats[at:stop])).tolist()
             raw = _joined(raw, window, at, stop)
             at = stop
-        yield raw
+        yield raw if keeps_repeats or len(kept) == size else raw.some(kept or [0])
 
 
 def _joined(raw: RawBatch | None, window: ReadWindow, start: int, stop: int) -> RawBatch:

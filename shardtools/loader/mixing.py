@@ -36,7 +36,7 @@ class MixedBatches:
         if not sources or stop not in ("first", "all", "never"):
             raise JobError("mix needs datasets, and stop must be first, all or never", fix="see its documentation")
         self.sources = list(sources)
-        weights = [float(source.split().total) for source in sources] if weights is None else list(weights)
+        weights = [float(source.samples) for source in sources] if weights is None else list(weights)
         if len(weights) != len(sources) or not all(weight > 0 for weight in weights):
             raise JobError(
                 f"weights={weights} do not fit {len(sources)} datasets", fix="give a positive weight for each dataset"
@@ -236,6 +236,9 @@ class MixedBatches:
             self._loaded, self._done = state, None
         elif state["steps"] == mine["steps"]:
             self._set(state["epoch"], state["batches"], state["origins"])
+        elif any("buckets" in identity for identity in mine["mixture"]):
+            what = "the state was saved with other global batches, which bucket_by depends on"
+            raise JobError(what, fix="use as many ranks, and the same batch_size, as when it was saved")
         else:
             self._set(state["epoch"], 0, state["delivered"])
 

@@ -20,6 +20,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from shardtools.errors import JobError
 from shardtools.shards.columns import spread
@@ -69,6 +70,10 @@ class Order(ABC):
     @abstractmethod
     def at(self, positions: Ints) -> Ints:
         """Return the indexes of the samples at some positions, in any order."""
+
+    def repeats(self, positions: Ints) -> npt.NDArray[np.bool_]:
+        """Return which of some positions only fill up a batch; those from ``total`` on begin again."""
+        return positions >= self.total
 
     def window_stop(self, position: int) -> int:
         """Return where the window ends that a position is in: what is before may be read together."""

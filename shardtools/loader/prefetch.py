@@ -175,7 +175,7 @@ class Prefetch:
             stop = self._order.window_stop(int(positions[0]))
             positions = positions[: max(1, int(np.searchsorted(positions, stop)))]
         indexes = self._order.at(positions % total)
-        return Addresses(indexes, *self._places.of(indexes), positions >= total)
+        return Addresses(indexes, *self._places.of(indexes), self._order.repeats(positions))
 
     def _open_all(self, addresses: Addresses) -> dict[int, FieldShard | ShardtoolsError]:
         """Return the shards that samples are in, by number, or why one cannot be opened."""

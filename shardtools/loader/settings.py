@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from shardtools.errors import JobError, ShardtoolsError
 from shardtools.loader.assemble import Collate
+from shardtools.loader.buckets import check_buckets
 from shardtools.loader.order import Shuffle
 from shardtools.loader.shard import SPECIAL
 from shardtools.loader.split import Uneven
@@ -16,6 +17,9 @@ from shardtools.shards.names import is_special
 OnError = Literal["fail", "skip"] | Callable[[ShardtoolsError], object]
 
 Auto = Literal["auto"]
+
+BUCKETS = 8
+"""Buckets of ``bucket_by``."""
 
 MEMORY = 256_000_000
 """Bytes of samples that a process reads ahead, at most."""
@@ -40,6 +44,10 @@ class Settings:
         shuffle: True; False; "full", any permutation, where single samples can be read quickly; or a `Window`.
         seed: what the orders of all epochs depend on.
         batch_size: samples in a batch of one rank.
+        bucket_by: an expression in SQL over the columns of samples, as in ``Dataset.where``, such as
+            "json.width / json.height" or "size.txt": each batch, on all ranks together, is of samples of one bucket.
+            Samples for which it is null are a bucket of their own. ``shuffle`` and ``uneven`` work within each bucket.
+        buckets: how many buckets of about as many samples each; or their edges, such as [0.5, 1, 2], which make four.
         uneven: what happens to the last samples if they make no whole batch on all ranks: they are left out ("drop"),
             filled up with samples from the epoch's beginning ("pad"), or a smaller batch ("uneven", see `Split`). All
             ranks get the same number of batches in any case.
@@ -60,6 +68,8 @@ class Settings:
     shuffle: Shuffle = False
     seed: int = 0
     batch_size: int = 1
+    bucket_by: str | None = None
+    buckets: int | Sequence[float] = BUCKETS
     uneven: Uneven = "uneven"
     on_error: OnError = "fail"
     max_skips: tuple[int, int] = MAX_SKIPS
@@ -77,6 +87,7 @@ class Settings:
             raise JobError(
                 "batch_size, memory and threads must be positive", fix="correct the argument, or leave it out"
             )
+        check_buckets(self.bucket_by, self.buckets)
         if self.uneven not in ("drop", "pad", "uneven"):
             raise JobError(f"uneven={self.uneven!r} is not a valid choice", fix="choose drop, pad or uneven")
         if self.on_error not in ("fail", "skip") and not callable(self.on_error):

@@ -3,7 +3,9 @@
 A state is ``{"version", "dataset", "seed", "epoch", "shuffle", "delivered"}``: up to position ``delivered`` of the
 epoch's order all samples were delivered, by all ranks and workers together. Therefore it is good for any number of
 ranks and workers, and any batch size. Of samples that were chosen, ``where`` has the conditions and a digest of what
-they chose: with other labels, the same condition may choose other samples, in another order.
+they chose: with other labels, the same condition may choose other samples, in another order. Of batches by buckets,
+``buckets`` has the expression, the edges and a digest of the samples' buckets, and ``step`` is
+``batch_size * world_size``, on which the order depends.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from shardtools.urls import name_of
 
 VERSION = 1
 
-_OPTIONAL = ("worker", "where")
+_OPTIONAL = ("worker", "where", "buckets", "step")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class State:
     worker: Sequence[int] | None = None
     version: int = VERSION
     where: Mapping[str, Any] | None = None
+    buckets: Mapping[str, Any] | None = None
+    step: int | None = None
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON data."""
@@ -48,7 +52,7 @@ class State:
     def identity(self) -> dict[str, Any]:
         """Return what the order of an epoch depends on, as JSON data."""
         data = self.dump()
-        return {name: data[name] for name in ("dataset", "seed", "shuffle", "where") if name in data}
+        return {name: data[name] for name in ("dataset", "seed", "shuffle", "where", "buckets") if name in data}
 
 
 def parse_state(data: Mapping[str, Any]) -> State:
@@ -83,6 +87,20 @@ def check_same(state: State, mine: State) -> None:
             values = "" if name == "dataset" else f": {theirs}, not {ours}"
             raise JobError(f"the state was saved with another {what}{values}", fix=f"load it with the same {what}")
     _check_same_choice(state.where, mine.where)
+    _check_same_buckets(state, mine)
+
+
+def _check_same_buckets(state: State, mine: State) -> None:
+    fix = "load it with the same bucket_by, buckets, and batch_size times ranks"
+    if state.buckets != mine.buckets:
+        theirs, ours = (dict(some.buckets or {}) for some in (state, mine))
+        for name, what in (("by", "bucket_by"), ("edges", "edges of buckets"), ("numbers", "samples in its buckets")):
+            if theirs.get(name) != ours.get(name):
+                values = "" if name == "numbers" else f": {theirs.get(name)}, not {ours.get(name)}"
+                raise JobError(f"the state was saved with another {what}{values}", fix=fix)
+    if state.step != mine.step:
+        what = f"the state was saved with global batches of {state.step}, not {mine.step}, which bucket_by depends on"
+        raise JobError(what, fix=fix)
 
 
 def _check_same_choice(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any] | None) -> None:

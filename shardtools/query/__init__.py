@@ -15,6 +15,7 @@ key_file.py    the file of keys: any key in a few kilobytes
 sql.py         queries over tables
 describe.py    what a dataset is, in a few requests; histograms.py, examples.py and index_files.py are parts of it
 condition.py   one boolean expression -> the rows of samples for which it is true
+numbers.py     one expression -> a number for each sample
 conjuncts.py   the parts of a condition that AND joins
 
 DuckDB does what is done for each sample: it parses JSON, converts and compares. Python touches names only.

@@ -304,14 +304,14 @@ def find_rows(condition: Where, samples: Samples) -> Answer:
     if not isinstance(condition, Condition):
         return condition.among(samples)
     rows, seen = [np.empty(0, np.int64)], Seen()
-    for start, part in _batches(condition, samples):
+    for start, part in in_batches(condition, samples):
         answer = _find(condition, part)
         rows.append(answer.rows + start)
         seen |= answer.seen
     return Answer(np.concatenate(rows), seen)
 
 
-def _batches(condition: Condition, samples: Samples) -> Iterator[tuple[int, Samples]]:
+def in_batches(condition: Condition, samples: Samples) -> Iterator[tuple[int, Samples]]:
     """Yield samples in batches, each with its first row."""
     table = samples.table
     sizes = np.zeros(len(table), np.int64)
@@ -330,6 +330,24 @@ def _batches(condition: Condition, samples: Samples) -> Iterator[tuple[int, Samp
 def _find(condition: Condition, samples: Samples) -> Answer:
     import duckdb
 
+    with session() as connection:
+        asked, seen = load_columns(connection, condition, samples)
+        try:
+            if seen.columns.issuperset(condition.columns):
+                condition.check_type(connection, asked)
+            query = f"SELECT n FROM {asked} WHERE {condition.sql} ORDER BY n"
+            rows = np.asarray(connection.execute(query).fetchnumpy()["n"], np.int64)
+        except duckdb.Error as error:
+            raise misfit(condition, str(error)) from error
+    return Answer(rows, seen)
+
+
+def load_columns(connection: Any, condition: Condition, samples: Samples) -> tuple[str, Seen]:
+    """Read the columns of a condition; return SQL for these, as c0, c1, ... beside the row n, and what there is.
+
+    Raises:
+        StorageError, ShardError: the data of fields cannot be read.
+    """
     fields = samples.table.fields
     sources = condition.sources(fields)
     paths: dict[str, list[str]] = {}
@@ -337,16 +355,12 @@ def _find(condition: Condition, samples: Samples) -> Answer:
         if source.needs_data and content_of(source.field) == "JSON":
             paths.setdefault(source.field, []).extend([source.column] if source.what == "path" else [])
     own = dict.fromkeys(source for source in sources.values() if source.is_dimension or not source.needs_data)
-    with session() as connection:
-        loader = ColumnLoader(connection, samples)
-        columns = loader.load(condition.fields(fields), own, paths)
-        present = {name: column for name, source in sources.items() if (column := source.column) in columns.found}
-        try:
-            rows = _run(connection, condition, columns, present)
-        except duckdb.Error as error:
-            raise misfit(condition, str(error)) from error
+    loader = ColumnLoader(connection, samples)
+    columns = loader.load(condition.fields(fields), own, paths)
+    present = {name: column for name, source in sources.items() if (column := source.column) in columns.found}
     wrong = tuple((f"{field}: {why}", count) for (field, why), count in sorted(columns.wrong.items()))
-    return Answer(rows, Seen(frozenset(present), frozenset(fields), frozenset(loader.paths[:SHOWN]), wrong))
+    seen = Seen(frozenset(present), frozenset(fields), frozenset(loader.paths[:SHOWN]), wrong)
+    return _asked(condition, columns, present), seen
 
 
 def misfit(condition: Condition, message: str) -> JobError:
@@ -356,7 +370,7 @@ def misfit(condition: Condition, message: str) -> JobError:
     return JobError(f"the condition does not fit its columns: {what}, in: {condition.text}", fix="see docs/query.md")
 
 
-def _run(connection: Any, condition: Condition, columns: Columns, present: Mapping[str, str]) -> Ints:
+def _asked(condition: Condition, columns: Columns, present: Mapping[str, str]) -> str:
     parts = ["n"]
     for number, name in enumerate(condition.columns):
         column = columns.found.get(present.get(name, ""))
@@ -364,8 +378,4 @@ def _run(connection: Any, condition: Condition, columns: Columns, present: Mappi
             parts.append(f"NULL AS c{number}")
         else:
             parts.append(f"{column.cast(column.kinds.kind)} AS c{number}")
-    asked = f"(SELECT {', '.join(parts)} FROM read)"
-    if len(present) == len(condition.columns):
-        condition.check_type(connection, asked)
-    found = connection.execute(f"SELECT n FROM {asked} WHERE {condition.sql} ORDER BY n").fetchnumpy()["n"]
-    return np.asarray(found, np.int64)
+    return f"(SELECT {', '.join(parts)} FROM read)"

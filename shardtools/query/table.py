@@ -13,15 +13,17 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shardtools.errors import AccessError, CorruptError, NotFoundError, RefusedError
 from shardtools.forks import PerProcess
 from shardtools.query.condition import Condition, misfit
 from shardtools.query.duck import connect, identifier, literal
 from shardtools.query.names import find_source
+from shardtools.query.numbers import number_sql
 from shardtools.query.partial_file import PartialFile
 from shardtools.query.table_file import ENTRY, ShardState, TableFacts, table_url
 from shardtools.storage import current_options, get_storage, using
@@ -138,6 +140,42 @@ class DatasetTable:
             JobError: the condition does not fit the types of its columns.
             CorruptError: the table is damaged.
         """
+        found = self._select(condition, "shard, row", condition.sql, check=True)
+        if found is None:
+            return None
+        shard, row = np.asarray(found["shard"]), np.asarray(found["row"])
+        chosen = self._is_in(shard, shards)
+        if not chosen.all():
+            shard, row = shard[chosen], row[chosen]
+        self._check(shard, row)
+        return shard.astype(np.int64), row.astype(np.int64)
+
+    def find_numbers(
+        self, expression: Condition, shards: Sequence[int]
+    ) -> tuple[Ints, Ints, npt.NDArray[np.float64]] | None:
+        """Return shard and row of each sample of some shards, in order, and the number that an expression has for it.
+
+        That is NaN for NULL. None if the table does not have all of its columns.
+
+        Raises:
+            JobError: the expression does not fit the types of its columns, or is no number.
+            CorruptError: the table is damaged.
+        """
+        found = self._select(expression, f"shard, row, {number_sql(expression)} AS number", "true", check=False)
+        if found is None:
+            return None
+        shard, row = np.asarray(found["shard"]), np.asarray(found["row"])
+        chosen = self._is_in(shard, shards)
+        shard, row = shard[chosen], row[chosen]
+        self._check(shard, row)
+        return shard.astype(np.int64), row.astype(np.int64), np.asarray(found["number"], np.float64)[chosen]
+
+    def _is_in(self, shard: Ints, shards: Sequence[int]) -> npt.NDArray[np.bool_]:
+        wanted = np.zeros(len(self.facts.shards) + 1, bool)
+        wanted[shards] = True
+        return wanted[np.where((shard >= 0) & (shard < len(wanted)), shard, len(wanted) - 1)]
+
+    def _select(self, condition: Condition, what: str, where: str, *, check: bool) -> dict[str, Any] | None:
         import duckdb
 
         columns = {name: self.column_of(name) for name in condition.columns}
@@ -151,20 +189,13 @@ class DatasetTable:
         asked = f"(SELECT {', '.join(parts)} FROM {source})"
         cursor = self.cursor()
         try:
-            condition.check_type(cursor, asked)
-            found = cursor.execute(f"SELECT shard, row FROM {asked} WHERE {condition.sql}").fetchnumpy()
+            if check:
+                condition.check_type(cursor, asked)
+            return cursor.execute(f"SELECT {what} FROM {asked} WHERE {where}").fetchnumpy()
         except (duckdb.ProgrammingError, duckdb.DataError) as error:
             raise misfit(condition, str(error)) from error
         except duckdb.Error as error:
             raise self._damaged(str(error).partition("\n")[0]) from error
-        shard, row = np.asarray(found["shard"]), np.asarray(found["row"])
-        wanted = np.zeros(len(self.facts.shards) + 1, bool)
-        wanted[shards] = True
-        chosen = wanted[np.where((shard >= 0) & (shard < len(wanted)), shard, len(wanted) - 1)]
-        if not chosen.all():
-            shard, row = shard[chosen], row[chosen]
-        self._check(shard, row)
-        return shard.astype(np.int64), row.astype(np.int64)
 
     def _check(self, shard: Ints, row: Ints) -> None:
         """Raise if rows of the table are not those of different samples, in their order.

@@ -15,7 +15,7 @@ from shardtools.loader.batches import EpochBatches
 from shardtools.loader.loader import Loader
 from shardtools.loader.order import Shuffle
 from shardtools.loader.rows import Arrays, open_source
-from shardtools.loader.settings import MAX_SKIPS, MEMORY, Auto, OnError, Settings
+from shardtools.loader.settings import BUCKETS, MAX_SKIPS, MEMORY, Auto, OnError, Settings
 from shardtools.loader.split import Uneven
 from shardtools.torch.ranks import find_rank
 from shardtools.torch.workers import SharedControl, this_worker
@@ -53,6 +53,8 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
         shuffle: Shuffle = False,
         seed: int = 0,
         batch_size: int = 1,
+        bucket_by: str | None = None,
+        buckets: int | Sequence[float] = BUCKETS,
         rank: int | None = None,
         world_size: int | None = None,
         uneven: Uneven = "drop",
@@ -72,7 +74,7 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
         options = storage_options(cache, retries, timeout, limits)
         dataset, names = open_source(source, fields, options, join=join, trust_index=trust_index)
         settings = Settings(
-            names, decode, transform, collate, shuffle, seed, batch_size, uneven,
+            names, decode, transform, collate, shuffle, seed, batch_size, bucket_by, buckets, uneven,
             on_error, max_skips, memory, threads,
         )  # fmt: skip
         self._rank = find_rank(rank, world_size) if rank is not None or world_size is not None else None

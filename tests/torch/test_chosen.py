@@ -47,7 +47,7 @@ def rank_batches(source: Any, rank: int, world: int, workers: int, load: Any = N
         options = {"batch_size": STEP // world, **options}
         part = Part(source, worker if workers else None, max(1, workers), rank=rank, world_size=world, **options)
         if load is not None:  # the workers of a DataLoader are copies of a loader that has loaded the state
-            part._loader.load(load, None, 1, 0)
+            part._loader.load(load, None, 1, part.split().step)
         made.append([batch[0].tolist() for batch in part])
     return [made[k % len(made)][k // len(made)] for k in range(sum(map(len, made)))]
 
