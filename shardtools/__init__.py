@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shardtools.programs.sort import sort
     from shardtools.programs.statistics import count, stats
     from shardtools.programs.upload import upload
-    from shardtools.programs.view import show
+    from shardtools.programs.view import publish, show
     from shardtools.query.describe import Description
     from shardtools.reading import Dataset
     from shardtools.reading import open_dataset as open
@@ -55,6 +55,7 @@ _LAZY = {
     "info": "shardtools.programs.info:info",
     "map": "shardtools.programs.map:map",
     "open": "shardtools.reading:open_dataset",
+    "publish": "shardtools.programs.view:publish",
     "remove": "shardtools.programs.remove:remove",
     "show": "shardtools.programs.view:show",
     "shuffle": "shardtools.programs.shuffle:shuffle",
@@ -87,6 +88,7 @@ __all__ = [
     "info",
     "map",
     "open",
+    "publish",
     "remove",
     "show",
     "shuffle",

@@ -16,6 +16,11 @@ from shardtools.schemes import SERVERS
 _FILE = "file://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _INCOMPLETE = re.compile(f"(?:{'|'.join((*SERVERS, 'file'))}):", re.IGNORECASE)
+_PAGE_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+}
 
 
 def scheme_of(url: str) -> str:
@@ -103,6 +108,15 @@ def name_of(url: str) -> str:
     'a.tgz'
     """
     return split_path(url)[1].rpartition("/")[2]
+
+
+def media_type(url: str) -> str | None:
+    """Return the media type that a browser needs to be told of an object of a page; None for all others.
+
+    >>> media_type("s3://b/index.html"), media_type("http://host/main.js?v=1"), media_type("a.tar")
+    ('text/html; charset=utf-8', 'text/javascript; charset=utf-8', None)
+    """
+    return _PAGE_TYPES.get(name_of(url).rpartition(".")[2].lower())
 
 
 def folder_of(url: str) -> str:

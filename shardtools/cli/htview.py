@@ -10,6 +10,7 @@ import click
 from shardtools import __version__
 from shardtools.cli.common import run_command, tell
 from shardtools.cli.options import PATIENCE_OPTIONS, add_options
+from shardtools.errors import JobError
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
@@ -20,6 +21,7 @@ Examples:
   htview --open s3://bucket/train-@1000.tgz
   htview before-@100.tgz after-@100.tgz       side by side
   htview s3://bucket/place                    the arrays of a hub
+  htview --publish http://host/train-@1000.tgz        a page beside it, for all
 
 SRC is a dataset, or the place of a hub. The page shows what is in it: fields, classes and histograms, samples with
 thumbnails, arrays and their versions. Conditions and SQL are answered by the table, if there is one, which htindex
@@ -32,6 +34,9 @@ Exit status: 0 done, 1 failed, 2 usage, 130 interrupted.
 _OPTIONS = [
     click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="The port.  [default: any]"),
     click.option("--open", "opens", is_flag=True, help="Open the page in the browser."),
+    click.option("--publish", is_flag=True, help="Write a page beside the dataset, which needs no htview, and end."),
+    click.option("--to", metavar="URL", help="With --publish: the folder for the page.  [default: NAME.view]"),
+    click.option("--overwrite", is_flag=True, help="With --publish: replace the page that is there."),
     *PATIENCE_OPTIONS,
     click.option("--cache", metavar="DIR[:SIZE]", help="A local folder that keeps what is read from servers."),
     click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors."),
@@ -47,6 +52,9 @@ class ViewLine:
     sources: tuple[str, ...]
     port: int
     opens: bool
+    publish: bool
+    to: str | None
+    overwrite: bool
     retries: int
     timeout: float
     cache: str | None
@@ -57,7 +65,8 @@ class ViewLine:
         """Return the options of storage, for a user who names these datasets."""
         from shardtools.programs.running import naming, run_options
 
-        return naming(run_options(retries=self.retries, timeout=self.timeout, cache=self.cache), self.sources)
+        options = run_options(retries=self.retries, timeout=self.timeout, cache=self.cache)
+        return naming(options, self.sources, self.to)
 
 
 def _add_options(command: click.decorators.FC) -> click.decorators.FC:
@@ -67,16 +76,29 @@ def _add_options(command: click.decorators.FC) -> click.decorators.FC:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
 @_add_options
 def main(line: ViewLine) -> None:
-    """Show datasets and arrays in a browser, by a page that this computer serves to itself."""
-    run_command("htview", line, lambda: _serve(line), resumes=False)
+    """Show datasets and arrays in a browser, by a page that this computer serves, or that is published."""
+    run_command("htview", line, lambda: _publish(line) if line.publish else _serve(line), resumes=False)
 
 
 def _serve(line: ViewLine) -> int:
     from shardtools.programs.view import open_browser, serve
 
+    if line.to is not None or line.overwrite:
+        raise JobError("--to and --overwrite are for --publish", fix="give --publish, too")
     with serve(line.sources, line.run_options().storage, line.port) as server:
         tell(server.url)
         if line.opens:
             open_browser(server.url)
         server.wait()
+    return 0
+
+
+def _publish(line: ViewLine) -> int:
+    from shardtools.urls import at_home
+    from shardtools.viewer.publish import publish
+
+    to = None if line.to is None else at_home(line.to)
+    for source in line.sources:
+        found = publish(at_home(source), line.run_options().storage, to, overwrite=line.overwrite)
+        tell(found.link or f"{found.page} (a web server must serve it)")
     return 0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shardtools.dataset.sharded import ShardedDataset
     from shardtools.dataset.shown import Shown
     from shardtools.storage import StorageOptions
+    from shardtools.viewer.publish import Published
     from shardtools.viewer.server import ViewServer
 
 
@@ -67,6 +68,39 @@ def serve(sources: Sequence[str], options: StorageOptions, port: int = 0) -> Vie
 
     cache = ThumbCache()
     return ViewServer(Api([open_place(at_home(source), options, cache) for source in sources]), port)
+
+
+def publish(
+    source: str | os.PathLike[str],
+    to: str | None = None,
+    *,
+    overwrite: bool = False,
+    retries: int = 5,
+    timeout: float = 60.0,
+    cache: str | None = None,
+) -> Published:
+    """Write a page beside the dataset ``source``, which browsers show without a server of ours; return where it is.
+
+    The page goes to the folder ``to``, by default ``NAME.view/`` beside the shards, and a summary with histograms,
+    classes and some hundred thumbnails to ``NAME.view.json``. ``overwrite`` replaces both. Browsers need the manifest
+    and the sidecars, and of other origins the headers for CORS; see nginx/README.md. ``retries``, ``timeout`` and
+    ``cache`` are as in `shardtools.open`.
+
+    Raises:
+        JobError: the source is not one dataset with a place of its own.
+        OutputExistsError: there is a page already.
+        StorageError, ShardError: the dataset cannot be read, or nothing can be written there.
+
+    >>> import os, shardtools as st
+    >>> found = st.publish("train-@2.tar")
+    >>> os.path.relpath(found.page), os.path.relpath(found.summary)
+    ('train-@2.tar.view/index.html', 'train-@2.tar.view.json')
+    """
+    from shardtools.viewer.publish import publish as write
+
+    spec = at_home(os.fspath(source))
+    options = naming(run_options(retries=retries, timeout=timeout, cache=cache), spec, to)
+    return write(spec, options.storage, None if to is None else at_home(to), overwrite=overwrite)
 
 
 def open_browser(url: str) -> None:

@@ -26,6 +26,7 @@ from shardtools.storage.exclusive import can_win_twice, ensure_exclusive
 from shardtools.storage.gs_client import GsClient, object_path, parse, split_url
 from shardtools.storage.http_client import count_of
 from shardtools.storage.retry import Budget, TransientError
+from shardtools.urls import media_type
 
 PIECE = 8 << 20
 """Bytes that are sent at a time."""
@@ -174,12 +175,12 @@ def put_object(client: GsClient, url: str, data: bytes, write_id: str, *, exclus
     bucket, name = split_url(url)
     checksum = google_crc32c.Checksum(data)
     entry = {"name": name, "crc32c": _encoded(checksum), "metadata": {_WRITE_ID: write_id}}
-    boundary = uuid4().hex
+    boundary, kind = uuid4().hex, media_type(url) or _TYPE
     body = b"".join(
         (
             f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n".encode(),
             json.dumps(entry).encode(),
-            f"\r\n--{boundary}\r\nContent-Type: {_TYPE}\r\nContent-Transfer-Encoding: binary\r\n\r\n".encode(),
+            f"\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: binary\r\n\r\n".encode(),
             data,
             f"\r\n--{boundary}--\r\n".encode(),
         )

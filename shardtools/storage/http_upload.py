@@ -35,7 +35,7 @@ from shardtools.storage.http_ranges import read_ranges
 from shardtools.storage.http_session import HttpClient
 from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.retry import TransientError
-from shardtools.urls import name_of, server_of, split_path
+from shardtools.urls import media_type, name_of, server_of, split_path
 
 MEMORY = 4 << 20
 """Bytes of an object that are kept in memory before they go to a temporary file."""
@@ -141,11 +141,13 @@ class Spool:
 
 def put(client: HttpClient, url: str, body: Spool) -> None:
     """Store ``body`` as the object, repeating the whole PUT after a transient failure; missing folders are made."""
-    response = client.call("PUT", url, body=body if len(body) else b"")
+    kind = media_type(url)
+    headers = None if kind is None else {"Content-Type": kind}
+    response = client.call("PUT", url, headers, body if len(body) else b"")
     for _ in range(_ATTEMPTS):  # several that make the same folders may be in each other's way
         if response.status_code not in _NO_FOLDER or not _make_folders(client, url):
             break
-        response = client.call("PUT", url, body=body if len(body) else b"")
+        response = client.call("PUT", url, headers, body if len(body) else b"")
     if response.status_code not in _CREATED:
         raise client.answer_error(response, url, _PUT_MEANINGS)
 

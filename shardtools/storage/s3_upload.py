@@ -24,6 +24,7 @@ from shardtools.storage import Buffer
 from shardtools.storage.exclusive import can_win_twice, ensure_exclusive
 from shardtools.storage.retry import TransientError
 from shardtools.storage.s3_client import S3Client, split_url
+from shardtools.urls import media_type
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client as Api
@@ -207,11 +208,13 @@ def put_object(client: S3Client, url: str, data: bytes, write_id: str, *, exclus
     """
     bucket, key = split_url(url)
     checksum = _checksum(data)
-    condition: dict[str, Any] = {"IfNoneMatch": "*"} if exclusive else {}
+    options: dict[str, Any] = {"IfNoneMatch": "*"} if exclusive else {}
+    if (kind := media_type(url)) is not None:
+        options["ContentType"] = kind
 
     def call(api: Api) -> None:
         answer = api.put_object(
-            Bucket=bucket, Key=key, Body=data, ChecksumCRC32=checksum, Metadata={_WRITE_ID: write_id}, **condition
+            Bucket=bucket, Key=key, Body=data, ChecksumCRC32=checksum, Metadata={_WRITE_ID: write_id}, **options
         )
         _compare(answer, data, checksum)
 

@@ -19,13 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import resources
+from importlib.resources.abc import Traversable
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote
 
 from shardtools import __version__
 from shardtools.errors import JobError
-from shardtools.viewer.answers import Answer, answer_json
+from shardtools.urls import media_type
+from shardtools.viewer.answers import BYTES, Answer, answer_json
 from shardtools.viewer.api import Api
 
 HOST = "127.0.0.1"
@@ -40,12 +42,7 @@ LONGEST = 32 << 10
 """Characters of an address at most."""
 
 _NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.(html|css|js)")
-_TYPES = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-}
+_FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.(?:html|css|js)")
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
     "connect-src 'self'; frame-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -194,15 +191,27 @@ def _refusal(status: int, what: str) -> Answer:
 @lru_cache(maxsize=64)
 def page_file(name: str) -> Answer | None:
     """Return a file of the page, None if there is none of this name. ``index.html`` says that there is a server."""
-    if (match := _FILE.fullmatch(name)) is None:
+    if name not in page_names():
         return None
-    file = resources.files("shardtools.viewer") / "page" / name
-    if not file.is_file():
-        return None
-    data = file.read_bytes()
-    if name == "index.html":
-        data = with_meta(data, "shardtools-api", "api/")
-    return Answer(data, _TYPES[match[1]])
+    data = page_bytes(name)
+    return Answer(
+        with_meta(data, "shardtools-api", "api/") if name == "index.html" else data, media_type(name) or BYTES
+    )
+
+
+def page_names() -> list[str]:
+    """Return the names of the files of the page, ``index.html`` last."""
+    names = [file.name for file in _page().iterdir() if _FILE.fullmatch(file.name)]
+    return sorted(names, key=lambda name: (name == "index.html", name))
+
+
+def page_bytes(name: str) -> bytes:
+    """Return the bytes of a file of the page."""
+    return (_page() / name).read_bytes()
+
+
+def _page() -> Traversable:
+    return resources.files("shardtools.viewer") / "page"
 
 
 def with_meta(page: bytes, name: str, content: str) -> bytes:

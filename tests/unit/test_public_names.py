@@ -53,6 +53,7 @@ assert_type(st.count("a-@2.tar", "cls"), st.ValueCounts)
 assert_type(st.index("a-@2.tar", check=True).samples, int)
 assert_type(st.info("a-@2.tar"), st.Description)
 assert_type(st.open("a-@2.tar"), st.Dataset)
+assert_type(st.show("a-@2.tar").url, str)
 assert_type(st.Limits(sample=10).sample, int)
 try:
     st.shuffle("a-@2.tar", "b-@2.tar")
@@ -129,6 +130,7 @@ PAIRS: list[tuple[str, list[Callable[..., Any]], dict[str, str], set[str]]] = [
     ("htindex", [st.index], {}, {"fields"}),
     ("htinfo", [st.info], {"sources": "source"}, {"as_json"}),
     ("htcp", [st.copy], {"sources": "source"}, set()),
+    ("htview", [st.show, st.publish], {"sources": "source", "opens": "open"}, {"port", "publish"}),
     ("htrm", [st.remove], {"sources": "source"}, {"yes"}),
     (
         "htextract",

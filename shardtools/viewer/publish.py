@@ -1,0 +1,160 @@
+"""Publish a dataset: its page and a summary beside it, on any storage, to be looked at without a server of ours.
+
+dataset -> what it is, and some hundred thumbnails of a few shards -> NAME.view.json beside the shards
+page/   -> NAME.view/index.html and what it loads, with the dataset's address, relative to the page
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from shardtools.dataset.sharded import ShardedDataset
+from shardtools.errors import FieldError, JobError, OutputExistsError, ShardError, redact
+from shardtools.shards.fields import kind_of
+from shardtools.shards.open_shard import OpenShard
+from shardtools.spec import Destination
+from shardtools.storage import StorageOptions, get_storage, using
+from shardtools.urls import beside, folder_of, is_local, name_of, scheme_of
+from shardtools.viewer.about import about_dataset
+from shardtools.viewer.answers import answer_json
+from shardtools.viewer.server import page_bytes, page_names, with_meta
+from shardtools.viewer.thumbs import draw
+
+PICTURES = 240
+"""Thumbnails of a summary at most."""
+
+SHARDS = 16
+"""Shards that thumbnails are of at most."""
+
+SIDE = 96
+"""The largest side of a thumbnail in pixels."""
+
+BYTES = 1_500_000
+"""Bytes of the thumbnails of a summary at most."""
+
+LARGEST = 32 << 20
+"""Bytes of a picture of which a thumbnail is made at most."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was written: the ``summary``, the ``page``, and a ``link`` to it for browsers, None if it is a file."""
+
+    page: str
+    summary: str
+    link: str | None
+
+
+def publish(spec: str, options: StorageOptions, to: str | None = None, *, overwrite: bool = False) -> Published:
+    """Write the page of a dataset to the folder ``to``, by default one beside it, and the summary beside the dataset.
+
+    Raises:
+        JobError: the dataset is not one spec, with a place of its own.
+        OutputExistsError: there is something already, and it may not be replaced.
+        StorageError, ShardError: the dataset cannot be read, or nothing can be written there.
+    """
+    place = Destination(spec)
+    if place.spec == "-" or place.is_auto:
+        raise JobError("this is no dataset that can be published", fix="name shards, such as train-@10.tgz")
+    name = name_of(place.spec)
+    folder = f"{folder_of(place.spec)}{name}.view/" if to is None else to.rstrip("/") + "/"
+    summary = beside(place.spec, ".view.json")
+    with using(options):
+        if not overwrite:
+            _refuse(summary, f"{folder}index.html")
+        dataset = ShardedDataset(place.spec, options)
+        about = about_dataset(dataset, name)
+        about |= {"spec": name, "samples": len(dataset), "partial": False, "thumbnails": thumbnails(dataset)}
+        _write(summary, answer_json(about).body)
+        source = f"../{quote(name, safe='@')}" if to is None else _address(place.spec)
+        for file in page_names():
+            data = page_bytes(file)
+            _write(folder + file, with_meta(data, "shardtools-src", source) if file == "index.html" else data)
+    page = f"{folder}index.html"
+    return Published(redact(page), redact(summary), None if is_local(page) else _address(page))
+
+
+def _refuse(*urls: str) -> None:
+    for url in urls:
+        if get_storage(url).exists(url):
+            raise OutputExistsError("it exists already", url=url, fix="give --overwrite to replace it")
+
+
+def _write(url: str, data: bytes) -> None:
+    with get_storage(url).create(url) as sink:
+        sink.write(data)
+
+
+def _address(url: str) -> str:
+    """Return the address at which a browser finds an object, if its bucket is public.
+
+    >>> _address("s3://b/d/a@3.tar"), _address("gs://b/a.tar"), _address("http://me:pw@host/a.tar")
+    ('https://b.s3.amazonaws.com/d/a@3.tar', 'https://storage.googleapis.com/b/a.tar', 'http://host/a.tar')
+    """
+    scheme = scheme_of(url)
+    if scheme not in ("s3", "gs"):
+        return redact(url)
+    bucket, _, key = url.partition("://")[2].partition("/")
+    path = quote(key, safe="/@")
+    if scheme == "gs":
+        return f"https://storage.googleapis.com/{bucket}/{path}"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return f"{endpoint.rstrip('/')}/{bucket}/{path}" if endpoint else f"https://{bucket}.s3.amazonaws.com/{path}"
+
+
+# --- thumbnails
+
+
+def thumbnails(dataset: ShardedDataset) -> list[dict[str, Any]]:
+    """Return thumbnails of samples of some shards, spread over the dataset; of bad ones there is none.
+
+    Raises:
+        StorageError: a shard cannot be read.
+    """
+    counts = np.array(dataset.counts if dataset.counts is not None else [], np.int64)
+    filled = np.flatnonzero(counts)
+    if not len(filled):
+        return []
+    numbers = np.unique(filled[np.linspace(0, len(filled) - 1, min(SHARDS, len(filled))).astype(int)])
+    each, left = -(-PICTURES // len(numbers)), BYTES
+    found: list[dict[str, Any]] = []
+    starts = np.concatenate(([0], np.cumsum(counts)))
+    for number in numbers.tolist():
+        try:
+            pictures = _of_shard(dataset.shard(number), each)
+        except ShardError:  # the page shows what is wrong with it
+            continue
+        for row, name, data in pictures:
+            left -= len(data)
+            if left >= 0 and len(found) < PICTURES:
+                index = int(starts[number]) + row
+                found.append({"index": index, "field": name, "data": b64encode(data).decode()})
+    return found
+
+
+def _of_shard(shard: OpenShard, most: int) -> list[tuple[int, str, bytes]]:
+    """Return rows, fields and thumbnails of some samples of a shard."""
+    table = shard.table
+    counts = np.bincount(table.field, minlength=len(table.fields))
+    images = [(int(count), name) for name, count in zip(table.fields, counts, strict=True) if kind_of(name) == "image"]
+    if not images:
+        return []
+    name = max(images)[1]
+    members = table.members_of(name)
+    rows = np.flatnonzero(members >= 0)
+    rows = rows[table.size[members[rows]] <= LARGEST]
+    rows = np.unique(rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]) if len(rows) else rows
+    found = []
+    for part in shard.pieces(rows, name):
+        for row, data in zip(part.tolist(), shard.values(part, name), strict=True):
+            try:
+                found.append((row, name, draw(name, data or b"", SIDE)[1]))
+            except FieldError:  # no picture, or too large a one
+                continue
+    return found

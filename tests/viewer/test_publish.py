@@ -1,0 +1,98 @@
+"""`htview --publish`: what is written beside a dataset, and with which types web servers and buckets give it out."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from base64 import b64decode
+from pathlib import Path
+from urllib.parse import urljoin
+from urllib.request import urlopen
+
+import pytest
+from PIL import Image
+
+import shardtools as st
+from shardtools.programs.view import serve
+from shardtools.storage import StorageOptions
+from shardtools.viewer.server import page_names
+from tests.cli.command import call
+from tests.datasets import write_shard
+from tests.moto_server import moto_server, use_environment
+from tests.servers import NginxServer
+from tests.viewer.test_server import Browser, members
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of two shards."""
+    folder = tmp_path_factory.mktemp("published")
+    for number in range(2):
+        write_shard(folder / f"train-{number}.tar", members(4 * number, 4))
+    st.index(str(folder / "train-@2.tar"), table=True)
+    return folder
+
+
+def check_page(link: str, types: dict[str, str]) -> None:
+    """Follow a link as a browser does: the page, what it loads, the summary and the manifest."""
+    with urlopen(link, timeout=30) as answer:
+        assert answer.headers["Content-Type"].partition(";")[0] == "text/html"
+        page = answer.read().decode()
+    [source] = re.findall('<meta name="shardtools-src" content="([^"]*)">', page)
+    assert "shardtools-api" not in page
+    for name in re.findall('(?:href|src)="([a-z]+\\.(?:js|css))"', page):
+        with urlopen(urljoin(link, name), timeout=30) as answer:
+            assert answer.headers["Content-Type"].partition(";")[0] in types[name.rpartition(".")[2]]
+    with urlopen(urljoin(link, f"{source}.view.json"), timeout=30) as answer:
+        view = json.load(answer)
+    assert (view["format"], view["samples"], view["spec"]) == ("shardtools view", 8, "train-@2.tar")
+    assert len(view["histograms"]) > 1 and view["classes"]["values"]
+    assert [one["index"] for one in view["thumbnails"]] == list(range(1, 8))  # the first is no picture
+    with Image.open(io.BytesIO(b64decode(view["thumbnails"][0]["data"]))) as image:
+        assert image.size == (96, 48)
+    with urlopen(urljoin(link, f"{source}.json"), timeout=30) as answer:
+        assert len(json.load(answer)["shardlist"]) == 2
+
+
+SCRIPTS = "text/javascript application/javascript"
+
+
+def test_a_dataset_on_nginx_is_published_once(shards: Path, nginx: NginxServer, tmp_path: Path) -> None:
+    for path in shards.iterdir():
+        (nginx.root / path.name).write_bytes(path.read_bytes())
+    done = call("--publish", f"{nginx.url}train-@2.tar", cwd=tmp_path, program="htview")
+    assert done.out == f"{nginx.url}train-@2.tar.view/index.html\n"
+    check_page(done.out.strip(), {"js": SCRIPTS, "css": "text/css"})
+    assert sorted(path.name for path in (nginx.root / "train-@2.tar.view").iterdir()) == sorted(page_names())
+    with pytest.raises(st.ShardtoolsError, match="--overwrite"):
+        st.publish(f"{nginx.url}train-@2.tar")
+    assert st.publish(f"{nginx.url}train-@2.tar", overwrite=True).link == done.out.strip()
+
+
+def test_a_bucket_is_served_and_gives_out_the_page(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with moto_server() as moto:
+        use_environment(monkeypatch, moto.environment())
+        moto.client().create_bucket(Bucket="shown", ACL="public-read")
+        for path in shards.iterdir():
+            moto.client().put_object(Bucket="shown", Key=f"d/{path.name}", Body=path.read_bytes())
+        found = st.publish("s3://shown/d/train-@2.tar", to="s3://shown/pages/train")
+        assert (found.page, found.summary) == (
+            "s3://shown/pages/train/index.html",
+            "s3://shown/d/train-@2.tar.view.json",
+        )
+        assert found.link == f"{moto.url}shown/pages/train/index.html"
+        for name in page_names():
+            answer = moto.client().head_object(Bucket="shown", Key=f"pages/train/{name}")
+            kind = {"html": "text/html", "js": "text/javascript", "css": "text/css"}[name.rpartition(".")[2]]
+            assert answer["ContentType"] == f"{kind}; charset=utf-8"
+        with serve(["s3://shown/d/train-@2.tar"], StorageOptions()) as server:
+            browser = Browser(server)
+            assert browser.json("0/samples", at=6, count=2)["samples"][1]["key"] == "s007"
+            assert browser.get("api/0/thumb", index=6, field="jpg")[1].startswith(b"\xff\xd8")
+
+
+def test_what_has_no_place_of_its_own_is_not_published(shards: Path) -> None:
+    for spec in (f"{shards}/train-*.tar", "-", f"{shards}/x-@auto.tar"):
+        with pytest.raises(st.ShardtoolsError):
+            st.publish(spec)
