@@ -28,7 +28,8 @@ def _batches(root: str, samples: int) -> Iterator[Any]:
     from pyarrow import parquet
 
     for path in _files(root, samples):
-        yield from parquet.ParquetFile(path).iter_batches(100_000, columns=["key", "shard", "row", "size.jpg", "cls"])
+        for batch in parquet.ParquetFile(path).iter_batches(100_000, columns=["key", "shard", "row", "size.jpg", "cls"]):
+            yield batch.rename_columns([name.replace(".", "_") for name in batch.schema.names])
 
 
 @contextmanager
