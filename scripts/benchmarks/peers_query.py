@@ -18,6 +18,8 @@ from benchmarks.model import Work
 from benchmarks.peers import inputs
 from benchmarks.query_data import build_table, key_of
 
+_COLUMNS = ["key", "shard", "row", "size.jpg", "cls"]
+
 
 def _files(root: str, samples: int) -> list[str]:
     spec = build_table(Path(root), samples)
@@ -28,7 +30,9 @@ def _batches(root: str, samples: int) -> Iterator[Any]:
     from pyarrow import parquet
 
     for path in _files(root, samples):
-        for batch in parquet.ParquetFile(path).iter_batches(100_000, columns=["key", "shard", "row", "size.jpg", "cls"]):
+        for batch in parquet.ParquetFile(path).iter_batches(
+            100_000, columns=["key", "shard", "row", "size.jpg", "cls"]
+        ):
             yield batch.rename_columns([name.replace(".", "_") for name in batch.schema.names])
 
 

@@ -27,6 +27,10 @@ from shardtools.shards.table import ShardTable
 from shardtools.storage import ByteRange, current_options, get_storage
 from shardtools.storage.ranges import coalesce
 from shardtools.types import Ints
+from shardtools.urls import is_local
+
+_NEAR_PIECE, _FAR_PIECE = 1 << 22, 1 << 26
+"""The part of a shard, in bytes, of which the values of a column are read together: from a disk, and from a server."""
 
 _checking = PerProcess(threading.Lock)
 """One thread at a time checks members. Computing a checksum releases the interpreter's lock; with many threads each
@@ -148,12 +152,14 @@ class IndexedShard:
         return PackedValues.of(self._inflate(members))
 
     def read_texts(self, members: Ints) -> Texts:
-        """Return what `read` does, as one column.
+        """Return what `read` does, as one column, of members that rise; little else is in memory at a time.
 
         Raises:
             CorruptError, StorageError: as `read` does.
         """
-        texts = self._read_packed(members).join()
+        pieces = self.table.offset[members] // (_NEAR_PIECE if is_local(self.url) else _FAR_PIECE)
+        parts = np.split(members, np.flatnonzero(np.diff(pieces)) + 1)
+        texts = Texts.join([self._read_packed(part).join() for part in parts])
         if self.checksums is not None:
             expected = self.checksums[members]
             wrong = np.flatnonzero((crc32_of_each(texts) != expected) & (expected >= 0))

@@ -42,12 +42,18 @@ def server(nginx: NginxServer, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def table_bytes(server: NginxServer) -> list[int]:
     """Return the bytes of each answer to a GET of the table so far."""
+    return [size for method, size in table_requests(server) if method == "GET"]
+
+
+def table_requests(server: NginxServer) -> list[tuple[str, int]]:
+    """Return method and bytes of each answer about the table so far."""
     (server.root / "end").touch()
     shardtools.storage.get_storage(server.url).read(f"{server.url}end")
     wait_until(lambda: "/end " in server.log_path.read_text(), "the log")
     lines = server.log_path.read_text().splitlines()
     server.log_path.write_text("")
-    return [int(line.split('"')[2].split()[1]) for line in lines if f'"GET /{NAME}.parquet' in line]
+    asked = [(line.split('"')[1].split(), line.split('"')[2].split()) for line in lines]
+    return [(method, int(size)) for (method, path, _), (_, size, *_) in asked if path == f"/{NAME}.parquet"]
 
 
 class TestColumns:
@@ -63,6 +69,18 @@ class TestColumns:
         assert len(ds.where("txt like 'a%'")) > 0
         [txt] = table_bytes(server)
         assert whole / 8 < txt < whole
+
+    @pytest.mark.parametrize(("end", "first", "more"), [(1 << 12, "HEAD GET", "GET HEAD"), (1 << 18, "HEAD GET", "")])
+    def test_as_many_requests_as_the_docs_say(
+        self, server: NginxServer, monkeypatch: pytest.MonkeyPatch, end: int, first: str, more: str
+    ) -> None:
+        monkeypatch.setattr("shardtools.query.partial_file._END", end)
+        ds = shardtools.open(f"{server.url}{NAME}")
+        assert ds.sql("select count(*) from samples").fetchall() == [(2 * SAMPLES,)]
+        assert " ".join(method for method, _ in table_requests(server)) == first
+        for asked in (more, ""):
+            assert len(ds.where("cls < 3")) == 90
+            assert " ".join(method for method, _ in table_requests(server)) == asked
 
     def test_a_query_fetches_the_columns_that_it_names(self, server: NginxServer, folder: Path) -> None:
         whole, here = (folder / f"{NAME}.parquet").stat().st_size, shardtools.open(str(folder / NAME))

@@ -23,6 +23,7 @@ from shardtools.query.table_file import AnyTable, Asked, ShardState
 from shardtools.query.values import ColumnLoader, Columns, key_texts, samples_of, select
 from shardtools.shards.columns import pick, with_zero
 from shardtools.shards.members import IndexedShard
+from shardtools.shards.open_shard import keep_freed_memory
 from shardtools.shards.sidecar import narrow, read_sidecar
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK
@@ -77,6 +78,7 @@ def write_part(task: PartTask) -> TablePart:
         StaleTableError: the shard has no matching sidecar.
         ShardtoolsError: the shard cannot be read, or the part cannot be written.
     """
+    keep_freed_memory()
     url = task.source
     sidecar = read_sidecar(url, get_storage(url).stat(url).size)
     if sidecar is None:
