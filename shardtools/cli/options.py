@@ -314,7 +314,8 @@ def refuse_options(why: str, *names: str) -> Callable[[Function], Function]:
 
     def add(command: Function) -> Function:
         for name in names:
-            command = click.option(name, hidden=True, expose_value=False, callback=refuse)(command)
+            known_as = f"refused{name.replace('-', '_')}"  # a command may have a parameter that is called so
+            command = click.option(name, known_as, hidden=True, expose_value=False, callback=refuse)(command)
         return command
 
     return add
