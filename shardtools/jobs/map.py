@@ -13,7 +13,7 @@ from shardtools import engine
 from shardtools.errors import JobError, redact
 from shardtools.jobs.choice import EVERYTHING, Choice, ShardChoice
 from shardtools.jobs.choosing import check_names, choose
-from shardtools.jobs.extraction.statistics import find_classes
+from shardtools.jobs.extraction.class_names import find_classes
 from shardtools.jobs.functions import check_sendable
 from shardtools.jobs.map_shard import MapTask, Out, map_shard, try_shard
 from shardtools.jobs.options import RunOptions

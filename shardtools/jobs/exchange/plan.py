@@ -16,7 +16,7 @@ from shardtools.jobs.exchange.keying import Keying
 from shardtools.jobs.exchange.run import Run
 from shardtools.jobs.exchange.spill import spill_of
 from shardtools.jobs.exchange.workers import LEAST_BUDGET, Workers, expected_workers, find_workers
-from shardtools.jobs.extraction.statistics import find_classes
+from shardtools.jobs.extraction.class_names import find_classes
 from shardtools.jobs.functions import check_sendable
 from shardtools.jobs.inputs import Input, look_at
 from shardtools.jobs.options import RunOptions

@@ -8,5 +8,6 @@ outputs.py        the bytes of all shards -> one file; terminal.py escapes them 
 spill.py          a folder for rows that wait for those before them
 shared_spill.py   on a cluster: objects for rows on their way to the client; ahead.py reads them
 statistics.py     the jobs that count: values, sizes, numbers
+class_names.py    the names of classes, which are the values that a field has
 files.py          the fields of one sample as files
 """

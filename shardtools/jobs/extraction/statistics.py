@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from shardtools import engine
 from shardtools.errors import CorruptError, FieldError, JobError, SampleError, ShardtoolsError, redact
 from shardtools.jobs.choice import EVERYTHING, Choice, ShardChoice
 from shardtools.jobs.choosing import choose
-from shardtools.jobs.classes import sorted_names
 from shardtools.jobs.extraction.formats import is_binary, show
 from shardtools.jobs.extraction.row_batches import Needs, RowBatch, RowBatches, Value, indexed
 from shardtools.jobs.options import OnError, RunOptions
@@ -383,25 +382,6 @@ def run_counts(
             raise JobError(f"no sample has the field {field}", fix=f"there are {', '.join(_fields_of(urls[0]))}")
         total.classes = class_names(named) if field == CLASS_FIELD else None
     return total
-
-
-def find_classes(choice: Choice, sources: SourceSpecs, options: RunOptions) -> Choice:
-    """Return a choice with the names of the classes that it makes of texts, if it makes any: all texts are read.
-
-    Raises:
-        JobError: a sample has no text, or there are too many.
-        ShardtoolsError: a shard cannot be read.
-    """
-    if (field := choice.class_from) is None:
-        return choice
-    named = look_up(sources)
-    if "-" in named.urls:
-        raise JobError("standard input cannot be read twice, for --class-from", url="-", fix="give the path of a file")
-    found = run_counts(named, field, choice=replace(choice, class_from=None), options=options)
-    if found.missing:
-        what = f"{found.missing:,} of {format_count(found.samples, 'sample')} have no {field}"
-        raise JobError(what, fix=f'leave such samples out, as with --where "{field} is not null"')
-    return replace(choice, classes=sorted_names(field, found.values))
 
 
 def _fields_of(url: str) -> Sequence[str]:
