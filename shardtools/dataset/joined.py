@@ -42,6 +42,11 @@ Sources = Source | Sequence[Source] | Mapping[str, Source]
 
 V = TypeVar("V")
 
+_BUFFER = 16 << 20
+"""Bytes of the largest field that an iteration reads at a time, about, as the last samples before make one think."""
+
+_LOOKED_AT = 16
+
 _FIX = 'name the datasets: in st.open({"a": ..., "b": ...}, join="inner") such fields are called a.FIELD and b.FIELD'
 
 
@@ -70,6 +75,11 @@ class JoinPart:
     def of(self, indexes: Ints) -> Ints:
         """Return the indexes of its samples that belong to samples of the first dataset, -1 where there is none."""
         return indexes if self.pairs is None else self.pairs.of(indexes)
+
+    def record(self, shard: int, index: int) -> Record | None:
+        """Return its sample that belongs to one of the first dataset, which is in a shard; None if there is none."""
+        other = index if self.pairs is None else self.pairs.partner(shard, index)
+        return None if other < 0 else self.dataset[other]
 
     def records(self, indexes: Ints) -> list[Record | None]:
         """Return its samples that belong to samples of the first dataset; None where there is none."""
@@ -209,30 +219,34 @@ class JoinedSamples(ShardedDataset):
             for records in zip(*(part.dataset for part in self.parts), strict=True):
                 yield self._merged(records)
             return
-        for start in range(0, len(self), BATCH):
-            yield from self.records(np.arange(start, min(start + BATCH, len(self))))
+        start, count = 0, BATCH
+        while start < len(self):
+            some = self.records(np.arange(start, min(start + count, len(self))))
+            yield from some
+            start += len(some)
+            size = max(len(value) for record in some[-_LOOKED_AT:] for value in record.values())
+            count = max(1, min(_BUFFER // max(size, 1), 16 * BATCH))
 
     def records(self, indexes: Ints) -> list[Record]:
         """Return the samples with these indexes, in this order. The indexes must not be negative."""
-        return self._joined(self._full(indexes), [])
-
-    def _joined(self, full: Ints, known: list[list[Record]]) -> list[Record]:
-        """Return samples, of which those of the first datasets may be known."""
-        reads = [partial(part.records, full) for part in self.parts[len(known) :]]
-        columns = [*known, *self._shards.map(lambda read: read(), reads)]
+        full = self._full(indexes)
+        columns = self._shards.map(lambda part: part.records(full), self.parts)
         return [self._merged(records) for records in zip(*columns, strict=True)]
 
     def _record(self, index: int) -> Record:
         shard, row = self._locate(index)
-        own = self._shards.open(shard).record(row)
-        return self._joined(np.array([self._shards.starts(shard) + row]), [[own]])[0]
+        return self._completed(shard, row, self._shards.open(shard).record(row))
+
+    def _completed(self, shard: int, row: int, own: Record) -> Record:
+        """Return a sample, given that of the first dataset."""
+        index = self._shards.starts(shard) + row
+        return self._merged([own, *self._shards.map(lambda part: part.record(shard, index), self.parts[1:])])
 
     def _by_key(self, key: str) -> Record:
         place = self._find(key)
         if place is None:
             raise KeyError(key)
-        own = self._lookup.record(place, key)
-        return self._joined(np.array([self._shards.starts(place.shard) + place.row]), [[own]])[0]
+        return self._completed(place.shard, place.row, self._lookup.record(place, key))
 
     def _merged(self, records: Sequence[Record | None]) -> Record:
         """Return one sample, given those with its key of all datasets.

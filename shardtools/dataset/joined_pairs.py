@@ -82,6 +82,13 @@ class Pairs:
         columns = (self.is_shifted, self.shifts, self.firsts, self.others)
         return blake2b(b"".join(column.tobytes() for column in columns), digest_size=16).digest()
 
+    def partner(self, shard: int, index: int) -> int:
+        """Return the index in the other dataset of one sample, which is in a shard, -1 if there is none."""
+        if self.is_shifted[shard]:
+            return index + int(self.shifts[shard])
+        at = int(self.firsts.searchsorted(self.firsts.dtype.type(index)))
+        return int(self.others[at]) if at < len(self.firsts) and self.firsts[at] == index else -1
+
     def of(self, indexes: Ints) -> Ints:
         """Return the indexes in the other dataset, -1 for those that have no sample there."""
         shards = np.searchsorted(self.ends, indexes, side="right")

@@ -20,6 +20,7 @@ from shardtools.dataset.joined_pairs import find_pairs, keys_of
 from shardtools.errors import ChangedError, DuplicateKeyError, JobError
 from shardtools.reading import Dataset, JoinedDataset
 from tests.datasets import written_dataset
+from tests.recording_server import recording_server
 
 Record = Mapping[str, Any]
 
@@ -155,6 +156,25 @@ class TestAligned:
         written(tmp_path, "same", [caption(key) for key in KEYS[::-1]], 10, 0, 13)
         with pytest.raises(ChangedError, match="joined with k/04, and has another key"):
             again[4]
+
+
+def test_what_it_costs_in_requests(tmp_path: Path) -> None:
+    with recording_server(tmp_path / "server") as server:
+        one = written(server.root, "one", list(map(image, KEYS)), 10, 0, 13)
+        other = written(server.root, "other", list(map(caption, KEYS[::-1])), 10, 0, 13)
+        specs = [f"{server.url}{Path(spec).name}" for spec in (one, other)]
+
+        def requests(what: Callable[[], object]) -> int:
+            before = len(server.requests())
+            what()
+            return len(server.requests()) - before
+
+        opened: list[Dataset] = []
+        # Of each dataset the manifest; of each shard that is not empty the size and the sidecar.
+        assert requests(lambda: opened.append(shardtools.open(specs, join="inner"))) == 2 * (1 + 2 * 3)
+        assert requests(lambda: opened[0][5]) == 2
+        assert requests(lambda: opened[0][2:6]) == 2
+        assert requests(lambda: opened[0].view("txt")[2:6].tolist()) == 1
 
 
 def image_bytes(key: str) -> dict[str, Any]:
