@@ -124,6 +124,8 @@ class JoinedSamples(ShardedDataset):
             for dataset, named, paired in zip(datasets, names, [None, *pairs], strict=True)
         ]
         self._conditions = ()
+        specs = [[dataset.spec] if isinstance(dataset.spec, str) else dataset.spec for dataset in datasets]
+        self.spec = list(chain.from_iterable(specs))
         if how == "inner":
             self._choose_paired()
 

@@ -116,6 +116,7 @@ class TestIsADataset:
     def test_looks_like_what_it_is(self, images: str, captions: str, joined: Dataset) -> None:
         chosen = joined.where("cls = 1")
         assert repr(chosen).startswith(f"<JoinedDataset '{images}' inner join '{captions}' where (cls = 1): 4 shards, ")
+        assert chosen.spec == [images, captions]
         html = chosen._repr_html_()
         assert "inner join" in html and "meta.json" in html and "(cls = 1)" in html
         assert "txt" in joined.view("txt")._repr_html_()
