@@ -118,6 +118,21 @@ def test_order_is_that_of_any_ranks_and_resumes_anywhere(specs: dict[str, str], 
             assert whole(2, state) == one[position + 1 :]
 
 
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_deal_the_batches_of_a_rank(specs: dict[str, str], world: int, workers: int) -> None:
+    """What worker processes do, one after the other in this process."""
+    dataset = chosen(specs, "some")
+
+    def batches(rank: int) -> ShardBatches:
+        return ShardBatches(dataset, fields="id", batch_size=8 // world, rank=rank, world_size=world, **ORDER)
+
+    for rank in range(world):
+        alone = list(batches(rank))
+        each = [list(batches(rank)._loader.begin(rank, world, worker, workers)) for worker in range(workers)]
+        assert [each[k % workers][k // workers] for k in range(len(alone))] == alone
+
+
 def test_workers(specs: dict[str, str]) -> None:
     train = ShardIterable(chosen(specs, "some"), fields=FIELDS, batch_size=4, uneven="uneven", **ORDER)
     alone = [batch[0] for batch in train]
