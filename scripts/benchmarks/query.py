@@ -8,6 +8,7 @@ from benchmarks.data import Dataset
 from benchmarks.model import Row, Table, Target
 from benchmarks.query_data import TARGETS
 from benchmarks.query_join import join_rows
+from benchmarks.query_train import train_rows
 
 OURS = "benchmarks.ours_query:"
 PEERS = "benchmarks.peers_query:"
@@ -25,6 +26,7 @@ def tables(scale: str) -> list[Table]:
         choosing(huge),
         keys(huge),
         samples(replace(many, name="keys-indexed", shards=min(many.shards, 4))),
+        *train_rows(scale),
         *join_rows(scale),
     ]
 
