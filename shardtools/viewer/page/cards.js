@@ -1,6 +1,6 @@
 // Samples as cards, which are filled when they come into view. A bad sample spoils its own card only.
 
-import { count, cut, fill, h, placard, visible } from "./dom.js";
+import { Placard, count, cut, fill, h, placard, visible } from "./dom.js";
 import { TEXTUAL, VISUAL } from "./kinds.js";
 import { excerpt, onCard } from "./value.js";
 
@@ -22,7 +22,7 @@ export function card(app, sample, options) {
   const { large, lines } = choose(sample, options);
   const visual = h("div.visual"), texts = h("div.lines", lines.map(() => h("p", "\u00a0")));
   const element = h("article.card.waiting", visual,
-    h("h3", h("a", { href: options.href?.(sample) ?? app.link({ sample: sample.index, where: options.where }) }, visible(cut(sample.key, 120))), h("span.index", count(sample.index))), texts);
+    h("h3", h("a", { href: options.href?.(sample) ?? app.link({ sample: sample.index, where: options.where }) }, visible(cut(sample.key ?? "unreadable", 120))), h("span.index", count(sample.index))), texts);
   const load = async () => {
     const signal = app.signal;
     const one = async (action, place, small) => {
@@ -33,12 +33,16 @@ export function card(app, sample, options) {
       }
     };
     await Promise.all([
-      one(() => (large ? onCard(app.reader, sample, large, { signal, size: options.size ?? 320 }) : h("div.excerpt", "no fields")), visual, true),
+      one(() => (sample.error ? unreadable(sample) : large ? onCard(app.reader, sample, large, { signal, size: options.size ?? 320 }) : h("div.excerpt", "no fields")), visual, true),
       ...lines.map((field, i) => one(async () => line(app, field, await excerpt(app.reader, sample, field, signal)), texts.children[i], true)),
     ]);
     element.classList.remove("waiting");
   };
   return { element, sample, load };
+}
+
+function unreadable({ error }) {
+  throw new Placard("This sample cannot be read", error);
 }
 
 function line(app, field, text) {

@@ -13,14 +13,21 @@ export async function showGrid(app, state) {
   const waiting = h("div.cards", { vars: { "--card": SIZES[app.settings.zoom] }, "aria-hidden": "true" },
     Array.from({ length: COUNT }, () => h("article.card.waiting", h("div.visual"), h("h3", "\u00a0"), h("div.lines", h("p", "\u00a0")))));
   if (!app.main.querySelector(".cards:not(.strip)")) app.show(h("div.toolbar", "\u00a0"), waiting);
-  const page = await app.reader.rows({ at, count: COUNT, where: state.where ?? "", signal: app.signal });
-  const options = { where: state.where, visual: app.settings.visual || null, lines: app.settings.lines, size: app.settings.zoom > 2 ? 512 : 256 };
+  const size = app.settings.zoom > 2 ? 512 : 256, thumbs = app.settings.visual || drawnLarge(app);
+  const page = await app.reader.rows({ at, count: COUNT, where: state.where ?? "", thumbs, size, signal: app.signal });
+  const options = { where: state.where, visual: app.settings.visual || null, lines: app.settings.lines, size };
   const cards = page.samples.map((sample) => card(app, sample, options));
   const box = h("div.cards", { vars: { "--card": SIZES[app.settings.zoom] } }, cards.map(({ element }) => element));
   app.show(toolbar(app, state, page, at, box), page.samples.length ? box : h("p.empty", "No sample matches."), pager(app, state, page, at));
   app.say(page.samples.length ? `${plural(page.samples.length, "sample")} from ${count(page.at)}` : "No sample matches");
   keys(app, state, page, at, box);
   await fillCards(app, cards);
+}
+
+/** The field that most cards draw large, "" if a server makes no small picture of it. */
+function drawnLarge(app) {
+  const [first] = visualFirst(app.reader.about().fields.map((field) => field.name));
+  return first !== undefined && ["image", "picture", "npy"].includes(kindOf(first)) ? first : "";
 }
 
 /** Where the pages before and after are: {before, after}, null where there is none. */

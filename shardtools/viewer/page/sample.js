@@ -1,6 +1,6 @@
 // One sample: every field in full, where it lies, and how to fetch it.
 
-import { bytes, copyButton, count, fill, h, placard, visible } from "./dom.js";
+import { Placard, bytes, copyButton, count, fill, h, placard, visible } from "./dom.js";
 import { visualFirst } from "./kinds.js";
 import { inFull } from "./value.js";
 
@@ -17,7 +17,7 @@ export async function showSample(app, state) {
   const order = visualFirst(sample.fields.map((field) => field.name));
   const fields = order.map((name) => sample.fields.find((field) => field.name === name));
   const panels = fields.map((field) => fieldPanel(app, sample, field));
-  app.show(heading(app, state, sample), h("div.fields", panels.map(({ element }) => element)), place(sample), commands(app, sample));
+  app.show(heading(app, state, sample), sample.error && placard(new Placard("This sample cannot be read", sample.error)), h("div.fields", panels.map(({ element }) => element)), place(sample), commands(app, sample));
   keys(app, state, index);
   app.say(`Sample ${count(index)}, ${sample.key}`);
   await app.reader.prefetch([sample], app.signal).catch(() => {}); // each panel says what is wrong
@@ -68,7 +68,7 @@ function download(app, sample, field) {
 function place(sample) {
   const rows = sample.fields.map((field) => h("tr", h("th", { scope: "row" }, visible(field.name)), h("td.number", count(field.offset)), h("td.number", count(field.size)),
     h("td", field.crc32 === null || field.crc32 === undefined ? "" : field.crc32.toString(16).padStart(8, "0"))));
-  return h("section.panel", h("h2", "Where it lies"), h("p", h("code", visible(sample.shard)), `, row ${count(sample.row)}`),
+  return h("section.panel", h("h2", "Where it lies"), h("p", typeof sample.shard === "number" ? `Shard ${count(sample.shard)}` : h("code", visible(sample.shard)), `, row ${count(sample.row)}`),
     h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Where the fields lie" }, h("table.place-table", h("thead", h("tr", h("th", "field"), h("th.number", "offset in the tar file"), h("th.number", "bytes"), h("th", "CRC-32"))), h("tbody", rows))));
 }
 

@@ -67,8 +67,8 @@ class ServerReader {
     return Object.fromEntries((this.summary.classes?.values ?? []).map(({ value, name }) => [value, name]));
   }
 
-  async rows({ at = 0, count = 48, where = "", key = "", signal } = {}) {
-    const page = await (await this.ask("samples", { at, count, where, key }, signal)).json();
+  async rows({ at = 0, count = 48, where = "", key = "", thumbs = "", size = "", signal } = {}) {
+    const page = await (await this.ask("samples", { at, count, where, key, thumbs, size: thumbs && size }, signal)).json();
     for (const sample of page.samples) for (const field of sample.fields) field.kind = kindOf(field.name);
     return page;
   }

@@ -16,6 +16,7 @@ const HEX = 1 << 12;
 const NODES = 5000;
 
 async function load(reader, sample, field, { limit, signal, stop = null }) {
+  if (field.error) throw new Placard(`${field.name} cannot be read`, field.error);
   const data = await reader.field(sample, field.name, { limit, signal, stop });
   return isGzipped(field.name) && stop === null ? gunzip(data, limit) : data;
 }
