@@ -7,7 +7,7 @@ const COUNT = 24;
 
 /** Pairs of samples: those of `a` in order, with the one of the same key in `b`. */
 export async function showCompare(app, state) {
-  const [a, b] = app.readers, at = Math.max(0, Number(state.at) || 0);
+  const datasets = app.readers.filter((reader) => !reader.can.arrays), [a, b] = datasets, at = Math.max(0, Number(state.at) || 0);
   if (!b) {
     app.show(placard(new RangeError("Two datasets are needed: ?a=URL&b=URL, or htview A B")));
     return;
@@ -22,14 +22,14 @@ export async function showCompare(app, state) {
   const step = (to, text, label) => (to === null ? h("span.button.off", { "aria-hidden": "true" }, text) : h("a.button", { href: link(to), "aria-label": label }, text));
   const before = at > 0 ? Math.max(0, at - COUNT) : null, after = at + COUNT < page.total ? at + COUNT : null;
   const sides = [[], []];
-  const rows = page.samples.map((sample, i) => row(app, sample, partners[i], sides));
+  const rows = page.samples.map((sample, i) => row({ ...app, readers: datasets }, sample, partners[i], sides));
   app.show(h("div.toolbar", h("nav.pages", { "aria-label": "Pages" }, step(before, "‹", "Page before"), step(after, "›", "Next page")),
     h("span.range", `${count(at)} – ${count(at + page.samples.length - 1)} `, h("span.quiet", `of ${count(page.total)}`))),
   h("div.pairs", h("div.pair.names", h("strong", visible(a.about().name)), h("strong", visible(b.about().name))), rows));
   app.keys.set("PageDown", () => after !== null && app.go({ compare: "", at: after })).set("PageUp", () => before !== null && app.go({ compare: "", at: before }));
   const differing = rows.filter((element) => element.classList.contains("differs")).length;
   app.say(`${differing} of ${rows.length} differ`);
-  await Promise.all(sides.map((cards, i) => fillCards({ ...app, reader: app.readers[i] }, cards)));
+  await Promise.all(sides.map((cards, i) => fillCards({ ...app, reader: datasets[i] }, cards)));
 }
 
 /** The sample of a key in another dataset, an error if it has none. */

@@ -129,7 +129,7 @@ function tabs(current) {
   const { can } = app.reader;
   const names = can.arrays ? [["arrays", "Arrays", { arrays: "" }]]
     : [["overview", "Overview", {}], ["grid", "Grid", { at: 0 }], can.sql && ["sql", "SQL", { sql: "" }]];
-  if (app.readers.filter((reader) => !reader.can.arrays).length > 1) names.push(["compare", "Compare", { compare: "" }]);
+  if (!can.arrays && app.readers.filter((reader) => !reader.can.arrays).length > 1) names.push(["compare", "Compare", { compare: "" }]);
   fill(byId("tabs"), names.filter(Boolean).map(([name, text, state]) => h("a", { href: app.link({ of: app.of, ...state }), "aria-current": name === current ? "page" : null }, text)));
   const about = app.reader.about();
   const title = byId("title");

@@ -36,7 +36,7 @@ function fieldTable(about) {
   const sized = about.fields.some((field) => field.bytes);
   return h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Fields" }, h("table", h("thead", h("tr", h("th", "field"), h("th", "kind"), h("th.number", "samples"), sized && h("th.number", "bytes"), sized && h("th", "example"))),
     h("tbody", about.fields.slice(0, 200).map((field) => h("tr",
-      h("th", { scope: "row" }, visible(field.name)), h("td", field.kind), h("td.number", count(field.count)),
+      h("th", { scope: "row" }, visible(cut(field.name, 60))), h("td.kind", field.kind), h("td.number", count(field.count)),
       sized && h("td.number", field.bytes ? bytes(field.bytes) : ""),
       sized && h("td.example", field.example === undefined || field.example === null ? "" : visible(cut(String(field.example), 80))))))));
 }
