@@ -125,6 +125,10 @@ class RefusedError(StorageError):
     """The server, or the kind of storage, does not support the request."""
 
 
+class PlaceRefusedError(RefusedError):
+    """Index files cannot be written beside their shards."""
+
+
 class FullError(StorageError):
     """There is no space left."""
 

@@ -62,6 +62,7 @@ def open_dataset(
     *,
     join: Join | None = None,
     cache: str | None = None,
+    index: str | None = None,
     retries: int = 5,
     timeout: float = 60.0,
     trust_index: bool = False,
@@ -70,10 +71,11 @@ def open_dataset(
     """Return the dataset that ``spec`` names: ``"http://host/train-@1000.tgz"``, or a list of such.
 
     Only the manifest is fetched, if there is one. ``cache`` (``DIR`` or ``DIR:SIZE``) names a local folder that keeps
-    what is fetched later. A request is tried again ``retries`` times after a temporary failure; ``timeout`` is how many
-    seconds to wait for a server. ``spec`` may also be the URL of an index of shards (``train.json``). Such an index may
-    name shards outside of its own folder or server only with ``trust_index``. ``limits`` are the largest sizes of data
-    that are held in memory.
+    what is fetched later. ``index`` is the URL of a place for sidecars, manifests and tables that do not lie beside
+    their shards (`shardtools.index` writes them there). A request is tried again ``retries`` times after a temporary
+    failure; ``timeout`` is how many seconds to wait for a server. ``spec`` may also be the URL of an index of shards
+    (``train.json``). Such an index may name shards outside of its own folder or server only with ``trust_index``.
+    ``limits`` are the largest sizes of data that are held in memory.
 
     The shards of a list follow each other. With ``join``, its items are datasets: specs, or what `open` or
     `Dataset.where` has returned; and a sample has the fields of all samples with its key. "inner" gives the samples
@@ -86,6 +88,6 @@ def open_dataset(
         JobError: datasets cannot be joined.
         DuplicateKeyError: two samples of a dataset to join have one key.
     """
-    options = storage_options(cache, retries, timeout, limits)
+    options = storage_options(cache, retries, timeout, limits, index)
     opened = open_sources(spec, join, lambda one: Dataset(one, options, trust_index=trust_index), joined=JoinedDataset)
     return cast(Dataset, opened)

@@ -1,4 +1,4 @@
-"""What htextract --sample and --index show: one sample, or its fields as files."""
+"""What htextract --sample and --at show: one sample, or its fields as files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _find(line: CommandLine, own: ExtractLine, options: RunOptions) -> Record:
     from shardtools.dataset.sharded import ShardedDataset
 
     dataset = ShardedDataset(line.sources, options.storage, trust_index=own.trust_index)
-    wanted = own.index if own.index is not None else own.key or ""
+    wanted = own.at if own.at is not None else own.key or ""
     try:
         record: Record = dataset[wanted]
         return record

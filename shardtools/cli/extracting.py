@@ -38,7 +38,7 @@ class ExtractLine(ChoiceLine):
     count: str | None
     histogram: str | None
     bins: int
-    index: int | None
+    at: int | None
     to: str | None
     trust_index: bool
 

@@ -43,7 +43,7 @@ Examples:
   htextract train-@1000.tgz --histogram json.score      how numbers are distributed
 
 \b
-  htextract train-@1000.tgz --index 712345              the members of one sample
+  htextract train-@1000.tgz --at 712345                 the members of one sample
   htextract train-@1000.tgz --sample a/0017 --to DIR    its fields as files
   htextract train-@1000.tgz --sample a/0017 -f jpg > 0017.jpg
 
@@ -121,14 +121,14 @@ _OPTIONS = [
         help="Show the sample with this key. Or, since no key has a dot: take only this share of the samples, such as "
         "0.01, which depends on --seed and their keys alone.",
     ),
-    click.option("--index", type=int, metavar="N", help="Show the sample with this number, counted from 0."),
+    click.option("--at", type=int, metavar="N", help="Show the sample with this number, counted from 0."),
     click.option(
-        "--to", metavar="DIR", help="With --sample or --index: write the sample's fields as files into this folder."
+        "--to", metavar="DIR", help="With --sample or --at: write the sample's fields as files into this folder."
     ),
     click.option(
         "--trust-index",
         is_flag=True,
-        help="With --sample or --index: let an index (SRC.json) name shards outside of its own folder or server.",
+        help="With --sample or --at: let an index (SRC.json) name shards outside of its own folder or server.",
     ),
 ]
 
@@ -192,14 +192,14 @@ def _mode(own: ExtractLine) -> str:
         JobError: several things, or options that do not go with it.
     """
     asked = [name for name in ("stats", "count", "histogram") if getattr(own, name)]
-    asked += ["sample"] * (own.key is not None or own.index is not None)
-    if len(asked) > 1 or (own.key is not None and own.index is not None):
-        what = "--sample and --index" if len(asked) == 1 else " and ".join(f"--{name}" for name in asked)
+    asked += ["sample"] * (own.key is not None or own.at is not None)
+    if len(asked) > 1 or (own.key is not None and own.at is not None):
+        what = "--sample and --at" if len(asked) == 1 else " and ".join(f"--{name}" for name in asked)
         raise JobError(f"{what} cannot be used together", fix="ask for one thing at a time")
     mode = asked[0] if asked else "rows"
     if stray := next((name for name in own.given if name in _FREE - {*_TAKES[mode]}), None):
         option = {"fields": "-f", "script": "-p", "output": "-o"}.get(stray, f"--{stray}")
-        what = "--sample or --index" if mode == "sample" else f"--{mode}"
+        what = "--sample or --at" if mode == "sample" else f"--{mode}"
         raise JobError(f"{option} does not go with {'rows' if mode == 'rows' else what}", fix="leave it out")
     return mode
 

@@ -10,7 +10,7 @@ import click
 
 from shardtools import __version__
 from shardtools.cli.common import run_command, tell
-from shardtools.cli.options import PATIENCE_OPTIONS, add_options
+from shardtools.cli.options import INDEX_OPTION, PATIENCE_OPTIONS, add_options
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
@@ -36,6 +36,7 @@ _OPTIONS = [
     click.option("--json", "as_json", is_flag=True, help="Write JSON instead, a line for each dataset."),
     *PATIENCE_OPTIONS,
     click.option("--cache", metavar="DIR[:SIZE]", help="A local folder that keeps what is read from servers."),
+    INDEX_OPTION,
     click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors."),
     click.version_option(__version__, "--version", prog_name="shardtools"),
 ]
@@ -52,6 +53,7 @@ class InfoLine:
     retries: int
     timeout: float
     cache: str | None
+    index: str | None
     verbose: bool
     quiet: bool = False
 
@@ -59,7 +61,9 @@ class InfoLine:
         """Return the options of storage, for a user who names these datasets."""
         from shardtools.programs.running import naming, run_options
 
-        return naming(run_options(retries=self.retries, timeout=self.timeout, cache=self.cache), self.sources)
+        return naming(
+            run_options(retries=self.retries, timeout=self.timeout, cache=self.cache, index=self.index), self.sources
+        )
 
 
 def _add_options(command: click.decorators.FC) -> click.decorators.FC:

@@ -10,7 +10,7 @@ import click
 
 from shardtools import __version__
 from shardtools.cli.common import run_command
-from shardtools.cli.options import PATIENCE_OPTIONS, add_options
+from shardtools.cli.options import INDEX_OPTION, PATIENCE_OPTIONS, add_options
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
@@ -46,6 +46,7 @@ _OPTIONS = [
     click.option("--overwrite", is_flag=True, help="Replace an existing FILE."),
     *PATIENCE_OPTIONS,
     click.option("--cache", metavar="DIR[:SIZE]", help="A local folder that keeps what is read from servers."),
+    INDEX_OPTION,
     click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors."),
     click.version_option(__version__, "--version", prog_name="shardtools"),
 ]
@@ -68,6 +69,7 @@ class QueryLine:
     retries: int
     timeout: float
     cache: str | None
+    index: str | None
     verbose: bool
     quiet: bool = False
 
@@ -89,7 +91,9 @@ class QueryLine:
         """Return the options of storage, for a user who names these datasets."""
         from shardtools.programs.running import naming, run_options
 
-        options = run_options(overwrite=self.overwrite, retries=self.retries, timeout=self.timeout, cache=self.cache)
+        options = run_options(
+            overwrite=self.overwrite, retries=self.retries, timeout=self.timeout, cache=self.cache, index=self.index
+        )
         return naming(options, self.sources, self.output)
 
 

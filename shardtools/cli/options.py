@@ -98,6 +98,12 @@ _TABLE_OPTIONS = [
     ),
 ]
 
+INDEX_OPTION = click.option(
+    "--index",
+    metavar="URL",
+    help="A place for the sidecars, manifests and tables of shards that one cannot write beside. It is asked first.",
+)
+
 _STORAGE_OPTIONS = [
     click.option(
         "--on-error",
@@ -113,6 +119,7 @@ _STORAGE_OPTIONS = [
         help="A local folder that keeps what is read from servers, for the next time. It grows up to SIZE, such as "
         "500MB or 20GB.  [default SIZE: 10GB]",
     ),
+    INDEX_OPTION,
     click.option("--verify", is_flag=True, help="Require that every shard has a sidecar and matches its checksum."),
     click.option(
         "--max",
@@ -194,6 +201,7 @@ class CommandLine:
     retries: int
     timeout: float
     cache: str | None
+    index: str | None
     verify: bool
     maxima: tuple[str, ...]
     report: str | None
@@ -230,6 +238,7 @@ class CommandLine:
             retries=self.retries,
             timeout=self.timeout,
             cache=self.cache,
+            index=self.index,
             verify=self.verify,
             limits=_limits(self.maxima),
             table=(self.table_fields or True) if self.table else False,
@@ -371,7 +380,7 @@ def add_options(
     return wrapped
 
 
-_PATHS = {"sources", "destination", "output", "report", "script", "spill", "to", "cache", "cluster"}
+_PATHS = {"sources", "destination", "output", "report", "script", "spill", "to", "cache", "index", "cluster"}
 """What may begin with ``~``, which shells leave in ``--report=~/x``."""
 
 

@@ -23,6 +23,7 @@ from shardtools.query.table_file import ShardState
 from shardtools.query.values import samples_of
 from shardtools.spec import Destination
 from shardtools.storage import using
+from shardtools.storage.index_place import homes_of
 from shardtools.types import Ints
 from shardtools.urls import name_of
 
@@ -67,12 +68,8 @@ class Choosing:
         if spec is None or shards.counts is None or shards.sizes is None or shards.checksums is None:
             return None
         known = zip(map(name_of, shards.urls), shards.sizes, shards.checksums, shards.counts, strict=True)
-        try:
-            keys = KeyFile(keys_url(spec))
-        except (NotFoundError, AccessError, RefusedError):
-            return None
-        except CorruptError as error:
-            logger.warning("%s (it is not used)", error)
+        keys = next(filter(None, map(_keys_at, homes_of(spec))), None)
+        if keys is None:
             return None
         fits = keys.samples == sum(shards.counts) and keys.digest == digest_of(ShardState(*state) for state in known)
         return keys if fits else None
@@ -170,3 +167,14 @@ def _common(chosen: Ints, among: Ints) -> Ints:
     places[places == len(among)] = 0
     common: Ints = chosen[among[places] == chosen]
     return common
+
+
+def _keys_at(home: str) -> KeyFile | None:
+    """Return the file of keys in one of the places for it; None if there is none that can be used."""
+    try:
+        return KeyFile(keys_url(home))
+    except (NotFoundError, AccessError, RefusedError):
+        return None
+    except CorruptError as error:
+        logger.warning("%s (it is not used)", error)
+        return None

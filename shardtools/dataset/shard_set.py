@@ -19,7 +19,7 @@ from shardtools.shards.foreign.energon import INFO
 from shardtools.shards.manifest import find_manifest
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard
-from shardtools.shards.sidecar import read_sidecar
+from shardtools.shards.sidecar import find_sidecar
 from shardtools.shards.tables import Tables
 from shardtools.storage import StorageOptions, current_options, using
 from shardtools.storage.expansion import expand_sources
@@ -132,7 +132,7 @@ class ShardSet:
             return shard
         url = self.urls[number]
         with using(self.options):
-            sidecar = read_sidecar(url, self.sizes[number])
+            sidecar = find_sidecar(url, self.sizes[number])
             if sidecar is None or sidecar.checksum != self.checksums[number] or sidecar.table.crc32 is None:
                 return None
             self.compare(number, len(sidecar))

@@ -23,6 +23,7 @@ from shardtools.shards.open_shard import OpenShard, keep_freed_memory
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record, records
 from shardtools.storage import StorageOptions, using
+from shardtools.storage.index_place import index_place
 from shardtools.types import Ints
 from shardtools.units import format_count
 
@@ -411,13 +412,17 @@ def normalize(index: Any, size: int) -> Ints:
 
 
 def storage_options(
-    cache: str | Sequence[str] | None, retries: int, timeout: float, limits: Limits = DEFAULT_LIMITS
+    cache: str | Sequence[str] | None,
+    retries: int,
+    timeout: float,
+    limits: Limits = DEFAULT_LIMITS,
+    index: str | None = None,
 ) -> StorageOptions:
     """Return storage options. Folders of caches become absolute, so that they stay the same in other processes."""
     caches = [] if cache is None else [cache] if isinstance(cache, str) else list(cache)
     fixed = tuple(map(_absolute_cache, caches))
     chosen = None if not fixed else fixed[0] if len(fixed) == 1 else fixed
-    return StorageOptions(retries=retries, timeout=timeout, cache=chosen, limits=limits)
+    return StorageOptions(retries=retries, timeout=timeout, cache=chosen, limits=limits, index=index_place(index))
 
 
 def _absolute_cache(cache: str) -> str:

@@ -31,6 +31,7 @@ from shardtools.shards.packers import packer_for
 from shardtools.spec import Destination
 from shardtools.storage import get_storage, read_limited, using
 from shardtools.storage.expansion import SourceSpecs, look_up
+from shardtools.storage.index_place import homes_of
 from shardtools.storage.stats import known_stats
 from shardtools.urls import beside, folder_of, name_of
 
@@ -127,10 +128,12 @@ def _check_alike(urls: Sequence[str], target: Destination) -> None:
 
 
 def _dataset(spec: str) -> Destination | None:
+    """Return where the index files of the source are named after."""
     try:
-        return Destination(spec)
+        homes = [Destination(home) for home in homes_of(Destination(spec).spec)]
     except SpecError:  # with a star or braces, which has no files of its own
         return None
+    return next((home for home in homes[:-1] if get_storage(home.manifest).exists(home.manifest)), homes[-1])
 
 
 def _manifest(source: Destination, urls: Sequence[str]) -> Manifest | None:

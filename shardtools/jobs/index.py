@@ -16,9 +16,12 @@ import numpy as np
 from shardtools import engine
 from shardtools.engine import check_cancelled
 from shardtools.errors import (
+    AccessError,
     CorruptError,
     JobError,
     OutputExistsError,
+    PlaceRefusedError,
+    RefusedError,
     ShardtoolsError,
     SpecError,
     StaleTableError,
@@ -31,11 +34,12 @@ from shardtools.shards.foreign import dali, wids
 from shardtools.shards.indexing import index_shard
 from shardtools.shards.manifest import ShardEntry, build_manifest, find_manifest, write_manifest
 from shardtools.shards.members import IndexedShard
-from shardtools.shards.sidecar import Sidecar, read_sidecar, sidecar_url, write_sidecar
+from shardtools.shards.sidecar import Sidecar, find_sidecar, sidecar_url, write_sidecar
 from shardtools.shards.table import ShardTable
 from shardtools.spec import Destination
-from shardtools.storage import get_storage, using
+from shardtools.storage import current_options, get_storage, using
 from shardtools.storage.expansion import Sources, SourceSpecs, look_up
+from shardtools.storage.index_place import home_of
 from shardtools.storage.together import each
 from shardtools.urls import absolute, folder_of, identity, name_of, split_path
 
@@ -78,6 +82,8 @@ def index_source(task: IndexTask) -> Indexed:
     """
     try:
         return _index(task)
+    except PlaceRefusedError:  # of all shards alike
+        raise
     except ShardtoolsError as error:
         if task.on_error == "fail":
             raise
@@ -87,7 +93,7 @@ def index_source(task: IndexTask) -> Indexed:
 def _index(task: IndexTask) -> Indexed:
     url = task.source
     stat = get_storage(url).stat(url)
-    there = None if task.overwrite else read_sidecar(url, stat.size)
+    there = None if task.overwrite else find_sidecar(url, stat.size)
     if there is None and task.check:
         raise StaleTableError("it has no matching sidecar", url=url, fix="make it with htindex")
     if there is not None and not task.check:
@@ -96,8 +102,28 @@ def _index(task: IndexTask) -> Indexed:
     if there is not None:
         _compare(url, there, found)
         return Indexed(url, _entry(url, there))
-    write_sidecar(url, found)
+    _write(url, found)
     return Indexed(url, _entry(url, found), made=True)
+
+
+def _write(url: str, sidecar: Sidecar) -> None:
+    """Write a sidecar.
+
+    Raises:
+        PlaceRefusedError: nothing may be written beside the shard.
+        StorageError: it cannot be written.
+    """
+    try:
+        write_sidecar(home_of(url), sidecar)
+    except (AccessError, RefusedError) as error:
+        if current_options().index is not None:
+            raise
+        raise place_refused(error) from error
+
+
+def place_refused(error: ShardtoolsError) -> PlaceRefusedError:
+    """Return the error that says that index files cannot be written beside their shards."""
+    return PlaceRefusedError(error.what, url=error.url, fix="give the index files another place: --index URL")
 
 
 def _entry(url: str, sidecar: Sidecar) -> ShardEntry:
@@ -155,7 +181,7 @@ def index(
             for url in urls
         ]
         made: list[Indexed] = []
-        written = [] if check else map(folder_of, urls)
+        written = [] if check else [folder_of(home_of(absolute(url))) for url in urls]
         run_in_order(tasks, made.append, options, on_shard, written, label="htindex", skipped=_skipped)
         by_url = {**there, **dict(zip(urls, made, strict=True))}
         found = [by_url[url] for url in named.urls]
@@ -181,7 +207,7 @@ def _write_manifest(sources: Sources, found: Sequence[Indexed]) -> None:
     if len(specs) != 1 or len(entries) < len(found) or "*" in specs[0] or "{" in specs[0] or "::" in specs[0]:
         return
     try:
-        destination = Destination(specs[0])
+        destination = Destination(home_of(Destination(specs[0]).spec))
     except SpecError:
         return
     before = find_manifest(specs[0], [entry.url for entry in entries])
@@ -189,7 +215,12 @@ def _write_manifest(sources: Sources, found: Sequence[Indexed]) -> None:
     if is_right and not any(shard.made for shard in found):
         return
     job = {"program": "htindex", "sources": [redact(specs[0])]}
-    write_manifest(destination, build_manifest(destination, entries, job, before.facts if before else None))
+    try:
+        write_manifest(destination, build_manifest(destination, entries, job, before.facts if before else None))
+    except (AccessError, RefusedError) as error:
+        if current_options().index is not None:
+            raise
+        raise place_refused(error) from error
 
 
 @dataclass(frozen=True)
@@ -210,7 +241,7 @@ def export_source(task: ExportTask) -> Indexed:
     url = task.source
     try:
         stat = get_storage(url).stat(url)
-        sidecar = read_sidecar(url, stat.size)
+        sidecar = find_sidecar(url, stat.size)
         if sidecar is None:
             sidecar = index_shard(url, check_cancelled)
         if IndexedShard(url, sidecar).packing != "tar":

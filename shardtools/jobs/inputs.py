@@ -24,8 +24,8 @@ from shardtools.errors import ShardtoolsError, redact
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.shared import shared
 from shardtools.shards.manifest import Manifest
-from shardtools.shards.sidecar import Sidecar, parse_if_of, sidecar_url
-from shardtools.storage import Stat, get_storage, read_optional
+from shardtools.shards.sidecar import Sidecar, find_sidecar_bytes, parse_if_of
+from shardtools.storage import Stat, get_storage
 from shardtools.storage.expansion import Sources
 from shardtools.storage.stats import listed_stats, stat_each, threads_for
 from shardtools.storage.together import each
@@ -142,12 +142,8 @@ def _fits(manifest: Manifest, some: Sequence[_Seen]) -> bool:
 
 def _with_sidecars(some: Sequence[_Seen]) -> list[Input]:
     """Return the same shards with what their sidecars say."""
-    found = _together([entry.url for entry, _ in some], _fetch)
+    found = _together([entry.url for entry, _ in some], find_sidecar_bytes)
     return [_with_sidecar(entry, stat, data) for (entry, stat), data in zip(some, found, strict=True)]
-
-
-def _fetch(url: str) -> bytes | None:
-    return read_optional(sidecar_url(url), "sidecar")
 
 
 def _together(urls: Sequence[str], fetch: Callable[[str], R]) -> Iterator[R]:
@@ -192,7 +188,7 @@ def sidecars_there(urls: Sequence[str]) -> Iterator[Sidecar | None]:
 
     def fetch(url: str) -> tuple[int | None, bytes | None]:
         try:
-            return (listed[url] or get_storage(url).stat(url)).size, _fetch(url)
+            return (listed[url] or get_storage(url).stat(url)).size, find_sidecar_bytes(url)
         except ShardtoolsError:
             return None, None
 

@@ -125,7 +125,7 @@ class ShardBatches(EpochBatches):
             arrays, all are the fields by default.
         rank, world_size: which part of each batch this process gets. Nothing is looked up: unlike `ShardIterable`, this
             one may well be used for all samples in a process that happens to be a rank.
-        cache, retries, timeout, trust_index, limits, join: see `shardtools.open`.
+        cache, index, retries, timeout, trust_index, limits, join: see `shardtools.open`.
 
     Raises:
         JobError: arguments contradict each other.
@@ -153,6 +153,7 @@ class ShardBatches(EpochBatches):
         memory: int = MEMORY,
         threads: int | None = None,
         cache: str | None = None,
+        index: str | None = None,
         retries: int = 5,
         timeout: float = 60.0,
         trust_index: bool = False,
@@ -161,7 +162,7 @@ class ShardBatches(EpochBatches):
     ):
         if collate == "auto":
             collate = stack if decode or transform is not None else None
-        options = storage_options(cache, retries, timeout, limits)
+        options = storage_options(cache, retries, timeout, limits, index)
         dataset, names = open_source(source, fields, options, join=join, trust_index=trust_index)
         settings = Settings(
             names, decode, transform, collate, shuffle, seed, batch_size, bucket_by, buckets, uneven,

@@ -39,13 +39,14 @@ class SampleMap:
         transform: Callable[..., Any] | None = None,
         threads: int | None = None,
         cache: str | None = None,
+        index: str | None = None,
         retries: int = 5,
         timeout: float = 60.0,
         trust_index: bool = False,
         limits: Limits = DEFAULT_LIMITS,
         join: Join | None = None,
     ):
-        options = storage_options(cache, retries, timeout, limits)
+        options = storage_options(cache, retries, timeout, limits, index)
         self._dataset = open_dataset(source, options, join=join, trust_index=trust_index)
         self._options = self._dataset.options
         self._fields, self._decode, self._transform, self._threads = names_of(fields), decode, transform, threads

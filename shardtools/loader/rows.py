@@ -195,7 +195,7 @@ def open_dataset(
         SpecError: the spec is wrong or names nothing.
     """
     if is_open(source) and (options != DEFAULT_OPTIONS or trust_index):
-        what = "cache, retries, timeout, trust_index and limits are those with which the dataset was opened"
+        what = "cache, index, retries, timeout, trust_index and limits are those with which the dataset was opened"
         raise JobError(what, fix="give them to shardtools.open")
     return open_sources(source, join, lambda spec: ShardedDataset(spec, options, trust_index=trust_index))
 

@@ -6,12 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
-from shardtools.errors import JobError, redact
+from shardtools.engine.notes import notes
+from shardtools.errors import AccessError, JobError, PlaceRefusedError, RefusedError, redact
 from shardtools.jobs.report import Skipped
 from shardtools.programs.keywords import READ, ReadKeywords, spelled_out
 from shardtools.programs.progress import python_progress
 from shardtools.programs.running import Specs, asked_fields, called, choice, named_by, run_options
+from shardtools.spec import Destination
+from shardtools.storage import using
+from shardtools.storage.index_place import home_of, local_place
 from shardtools.units import format_count
+from shardtools.urls import name_of
 
 if TYPE_CHECKING:
     from shardtools.jobs.index import Indexed
@@ -169,8 +174,30 @@ def index_shards(
 
     if export:
         return IndexResult(*job.export(sources, export, output=output, options=options, on_shard=on_shard))
-    result = IndexResult(job.index(sources, check=check, options=options, on_shard=on_shard))
-    return result if table is False else _with_table(sources.specs, result, asked, dimensions, options, advance)
+    try:
+        result = IndexResult(job.index(sources, check=check, options=options, on_shard=on_shard))
+    except PlaceRefusedError as error:
+        options = _elsewhere(options, error)
+        result = IndexResult(job.index(sources, check=check, options=options, on_shard=on_shard))
+    if table is False:
+        return result
+    try:
+        return _with_table(sources.specs, result, asked, dimensions, options, advance)
+    except PlaceRefusedError as error:
+        return _with_table(sources.specs, result, asked, dimensions, _elsewhere(options, error), advance)
+
+
+def _elsewhere(options: RunOptions, error: PlaceRefusedError) -> RunOptions:
+    """Return options whose index files go to a folder of this machine, which the user is told.
+
+    Raises:
+        PlaceRefusedError: tasks run on other machines, which cannot write there.
+    """
+    if not options.on_this_machine:
+        raise error
+    place = local_place()
+    notes.info("%s: %s; the index files go to %s, where all programs of this user look", error.url, error.what, place)
+    return replace(options, storage=replace(options.storage, index=place))
 
 
 def _asked(specs: Sequence[str], table: bool | Sequence[str]) -> tuple[Asked, ...] | None:
@@ -196,6 +223,7 @@ def _with_table(
     advance: Callable[[int, int], None],
 ) -> IndexResult:
     """Make the table of shards that have sidecars now; there is none if a shard has failed."""
+    from shardtools.jobs.index import place_refused
     from shardtools.jobs.table.run import check_spec, make_table
 
     if result.skipped:
@@ -205,5 +233,15 @@ def _with_table(
         advance(part.state.samples, part.state.filesize)
 
     entries = [shard.entry for shard in result.shards if shard.entry is not None]
-    destination = check_spec(specs)
-    return replace(result, table=make_table(destination, entries, asked, options, on_part, dimensions=dimensions))
+    spec = check_spec(specs).spec
+    with using(options.storage):
+        destination = Destination(home_of(spec))
+    try:
+        made = make_table(destination, entries, asked, options, on_part, dimensions=dimensions)
+    except (AccessError, RefusedError) as error:
+        # Of the table itself, whose files are named after the spec, not of a shard.
+        is_own = error.url is not None and name_of(error.url).startswith(name_of(spec) + ".")
+        if not is_own or options.storage.index is not None:
+            raise
+        raise place_refused(error) from error
+    return replace(result, table=made)

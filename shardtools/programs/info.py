@@ -24,13 +24,15 @@ def info(
     retries: int = 5,
     timeout: float = 60.0,
     cache: str | None = None,
+    index: str | None = None,
 ) -> Description:
     """Return what is known of the dataset ``source``: its size, fields, classes, origin and index files.
 
     That needs about a dozen requests, whatever the number of shards. ``shards`` lists them, too: with their samples,
     their sizes, and whether they have sidecars. ``retries``: how often in a row to try again when a server fails.
     ``timeout``: how many seconds to wait for the next bytes. ``cache``: ``DIR`` or ``DIR:SIZE``, a folder that keeps
-    what is read from servers. `dataclasses.asdict` makes data for JSON of the result.
+    what is read from servers. ``index``: the URL of a place for index files that do not lie beside their shards.
+    `dataclasses.asdict` makes data for JSON of the result.
 
     Raises:
         SpecError: the source is not one dataset.
@@ -46,7 +48,7 @@ def info(
     [spec] = single_specs([os.fspath(source)]) if len(parts_of(os.fspath(source))) == 1 else [None]
     if spec is None:
         raise SpecError("these are several datasets", url=os.fspath(source), fix="ask for one after the other")
-    options = naming(run_options(retries=retries, timeout=timeout, cache=cache), spec)
+    options = naming(run_options(retries=retries, timeout=timeout, cache=cache, index=index), spec)
     with using(options.storage):
         return describe_source(spec, shards=shards)
 

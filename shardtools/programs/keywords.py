@@ -30,6 +30,7 @@ class ReadKeywords(TypedDict, total=False):
     ``retries``: how often in a row to try again when a server fails in a way that may pass (5).
     ``timeout``: how many seconds to wait for the next bytes from a server (60).
     ``cache``: ``DIR`` or ``DIR:SIZE``, a folder that keeps what is read from servers.
+    ``index``: the URL of a place for sidecars, manifests and tables that do not lie beside their shards.
     ``verify``: insist that every shard that is read matches its sidecar's checksum.
     ``limits``: how large data from outside may be, as ``Limits(sample=8_000_000_000)``.
     """
@@ -43,6 +44,7 @@ class ReadKeywords(TypedDict, total=False):
     retries: int
     timeout: float
     cache: str | None
+    index: str | None
     verify: bool
     limits: Limits
 

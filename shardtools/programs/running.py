@@ -22,6 +22,7 @@ from shardtools.query.table_file import Asked, parse_asked
 from shardtools.spec import parse_size, parts_of
 from shardtools.storage import StorageOptions, using
 from shardtools.storage.expansion import Sources, look_up
+from shardtools.storage.index_place import index_place
 from shardtools.urls import at_home
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def run_options(
     retries: int = 5,
     timeout: float = 60.0,
     cache: str | None = None,
+    index: str | None = None,
     verify: bool = False,
     limits: Limits = DEFAULT_LIMITS,
     table: bool | Sequence[str] = False,
@@ -76,7 +78,7 @@ def run_options(
         on_error=on_error,
         report=None if report is None else at_home(report),
         table=_table_request(table, dimensions),
-        storage=StorageOptions(retries, timeout, _cache(cache), verify, limits),
+        storage=StorageOptions(retries, timeout, _cache(cache), verify, limits, index=index_place(index)),
     )
 
 

@@ -17,6 +17,7 @@ from shardtools.query.table import DatasetTable, fresh_shards, open_table
 from shardtools.query.table_file import ShardState
 from shardtools.shards.manifest import Manifest, find_manifest
 from shardtools.spec import Destination
+from shardtools.storage.index_place import homes_of
 from shardtools.storage.stats import stat_all
 from shardtools.types import Ints
 from shardtools.urls import name_of
@@ -56,9 +57,11 @@ def find_table(spec: str) -> DatasetTable | None:
     if spec == "-":
         return None
     try:
-        return open_table(Destination(spec).spec)
+        homes = homes_of(Destination(spec).spec)
     except SpecError:
         return None
+    try:
+        return next(filter(None, map(open_table, homes)), None)
     except CorruptError as error:
         logger.warning("%s (it is not used)", error)
         return None

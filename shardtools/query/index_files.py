@@ -13,6 +13,7 @@ from shardtools.query.table_file import ShardState, TableFacts, read_facts, tabl
 from shardtools.shards.manifest import Manifest, read_manifest
 from shardtools.spec import Destination
 from shardtools.storage import get_storage
+from shardtools.storage.index_place import homes_of
 from shardtools.urls import is_local
 
 TABLE_BYTES = 256 << 20
@@ -58,7 +59,9 @@ def find_manifest_file(destination: Destination, names: tuple[str, ...]) -> Foun
     Raises:
         StorageError: the storage cannot be reached.
     """
-    file, manifest = _read("manifest", destination.manifest, read_manifest)
+    file, manifest = _read(
+        "manifest", destination, lambda home: home.manifest, lambda home: read_manifest(home.manifest)
+    )
     if manifest is not None and manifest.names != names:
         return FoundManifest(replace(file, fits=False, note="it lists other shards than those that are named"))
     return FoundManifest(file, manifest)
@@ -80,7 +83,7 @@ def find_table_file(
     Raises:
         StorageError: the storage cannot be reached.
     """
-    file, found = _read("table", table_url(destination.spec), lambda url: _open_table(destination.spec, url))
+    file, found = _read("table", destination, lambda home: table_url(home.spec), lambda home: _open_table(home.spec))
     if found is None:
         return FoundTable(file)
     table = found if isinstance(found, DatasetTable) else None
@@ -96,7 +99,8 @@ def find_table_file(
     return FoundTable(file, facts, table)
 
 
-def _open_table(spec: str, url: str) -> DatasetTable | TableFacts:
+def _open_table(spec: str) -> DatasetTable | TableFacts:
+    url = table_url(spec)
     size = get_storage(url).stat(url).size
     if is_local(url) or (size is not None and size <= TABLE_BYTES):
         return DatasetTable(spec)
@@ -109,7 +113,7 @@ def find_key_file(destination: Destination, states: tuple[ShardState, ...] | Non
     Raises:
         StorageError: the storage cannot be reached.
     """
-    file, keys = _read("keys", keys_url(destination.spec), KeyFile)
+    file, keys = _read("keys", destination, lambda home: keys_url(home.spec), lambda home: KeyFile(keys_url(home.spec)))
     if keys is None:
         return file
     if states is None:
@@ -118,10 +122,27 @@ def find_key_file(destination: Destination, states: tuple[ShardState, ...] | Non
     return file if fits else replace(file, fits=False, note="the shards have changed since it was made")
 
 
-def _read(what: Literal["manifest", "table", "keys"], url: str, read: Callable[[str], T]) -> tuple[IndexFile, T | None]:
+def _read(
+    what: Literal["manifest", "table", "keys"],
+    destination: Destination,
+    place: Callable[[Destination], str],
+    read: Callable[[Destination], T],
+) -> tuple[IndexFile, T | None]:
+    """Return an index file, from the first place that has one, and what ``read`` returns of it."""
+    homes = [Destination(home) for home in homes_of(destination.spec)]
+    looks = (_read_at(what, place(home), lambda home=home: read(home)) for home in homes)  # type: ignore[misc]
+    found = []
+    for look in looks:
+        if look[0].exists:
+            return look
+        found.append(look)
+    return found[0]
+
+
+def _read_at(what: Literal["manifest", "table", "keys"], url: str, read: Callable[[], T]) -> tuple[IndexFile, T | None]:
     """Return an index file, and what ``read`` returns of it; None if there is none, or it is damaged."""
     try:
-        return IndexFile(what, url, True, True), read(url)
+        return IndexFile(what, url, True, True), read()
     except NotFoundError:
         return IndexFile(what, url, False, None), None
     except (AccessError, RefusedError) as error:  # some servers forbid what is not there

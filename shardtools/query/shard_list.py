@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from shardtools.errors import SpecError, redact
 from shardtools.shards.manifest import find_manifest
-from shardtools.shards.sidecar import read_sidecar, sidecar_url
+from shardtools.shards.sidecar import find_sidecar, sidecar_url
 from shardtools.spec import Destination
 from shardtools.storage.expansion import expand_sources
+from shardtools.storage.index_place import homes_of
 from shardtools.storage.stats import known_stats, threads_for
 from shardtools.storage.together import each
 
@@ -40,10 +42,13 @@ def list_shards(spec: str) -> tuple[ListedShard, ...]:
         StorageError: the storage cannot be reached.
     """
     urls = expand_sources(spec)
-    stats = known_stats([*urls, *map(sidecar_url, urls)])
+    homes = [homes_of(url) for url in urls]
+    stats = iter(known_stats([*urls, *(sidecar_url(home) for some in homes for home in some)]))
+    sizes_known = [None if stat is None else stat.size for stat in islice(stats, len(urls))]
+    there = [sum(next(stats) is not None for _ in some) > 0 for some in homes]
     shards = [
-        ListedShard(redact(url), None, None if stat is None else stat.size, sidecar is not None)
-        for url, stat, sidecar in zip(urls, stats[: len(urls)], stats[len(urls) :], strict=True)
+        ListedShard(redact(url), None, size, has_sidecar)
+        for url, size, has_sidecar in zip(urls, sizes_known, there, strict=True)
     ]
     manifest = find_manifest(spec, urls) if _is_dataset(spec) else None
     if manifest is None:
@@ -66,7 +71,7 @@ def _is_dataset(spec: str) -> bool:
 def _counted(urls: Sequence[str], shards: Sequence[ListedShard]) -> Iterator[ListedShard]:
     def count(number: int) -> int | None:
         shard = shards[number]
-        sidecar = read_sidecar(urls[number], shard.bytes) if shard.sidecar and shard.bytes is not None else None
+        sidecar = find_sidecar(urls[number], shard.bytes) if shard.sidecar and shard.bytes is not None else None
         return None if sidecar is None else len(sidecar)
 
     for shard, samples in zip(shards, each(count, range(len(urls)), threads_for(urls)), strict=True):

@@ -35,6 +35,7 @@ from shardtools.json_text import parse_json
 from shardtools.spec import Destination
 from shardtools.storage import get_storage, read_limited
 from shardtools.storage.expansion import NamedShards, Sources
+from shardtools.storage.index_place import homes_of
 from shardtools.storage.together import each
 from shardtools.urls import folder_of, name_of
 
@@ -210,7 +211,7 @@ def _damaged(url: str, what: str) -> CorruptError:
 
 
 def find_manifest(spec: str, urls: Sequence[str]) -> Manifest | None:
-    """Return the manifest of the shards ``urls`` that ``spec`` names.
+    """Return the manifest of the shards ``urls`` that ``spec`` names, from the first place that has one.
 
     None if there is none, or if it lists other shards; also if it is damaged, which is logged.
 
@@ -218,8 +219,16 @@ def find_manifest(spec: str, urls: Sequence[str]) -> Manifest | None:
         StorageError: the storage cannot be reached.
     """
     try:
-        manifest = read_manifest(Destination(spec).manifest)
-    except (SpecError, NotFoundError, RefusedError, AccessError):  # some servers forbid what is not there
+        homes = homes_of(Destination(spec).spec)
+    except SpecError:
+        return None
+    return next(filter(None, (_manifest_at(home, urls) for home in homes)), None)
+
+
+def _manifest_at(home: str, urls: Sequence[str]) -> Manifest | None:
+    try:
+        manifest = read_manifest(Destination(home).manifest)
+    except (NotFoundError, RefusedError, AccessError):  # some servers forbid what is not there
         return None
     except (CorruptError, LimitError) as error:
         logger.warning("%s (it is not used)", error)

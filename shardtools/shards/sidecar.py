@@ -35,6 +35,7 @@ from shardtools.shards.npy import Header, load_npz
 from shardtools.shards.sidecar_check import fault_of_columns, fault_of_ends, fault_of_facts
 from shardtools.shards.table import ShardTable, lay_out
 from shardtools.storage import current_options, get_storage, read_optional
+from shardtools.storage.index_place import homes_of
 from shardtools.types import Ints
 from shardtools.urls import beside
 
@@ -192,8 +193,30 @@ def _check_headers(headers: Mapping[str, Header], url: str) -> None:
     current_options().limits.check("sidecar", held, url=sidecar_url(url))
 
 
+def find_sidecar(url: str, filesize: int | None) -> Sidecar | None:
+    """Return the sidecar of a shard that is read, from any of the places where its index files may lie.
+
+    None if there is none, or if it does not match a shard of ``filesize`` bytes.
+
+    Raises:
+        StorageError: it cannot be read.
+        LimitError: it is larger than a sidecar may be.
+    """
+    return parse_if_of(find_sidecar_bytes(url), url, filesize)
+
+
+def find_sidecar_bytes(url: str) -> bytes | None:
+    """Return the first sidecar that a shard has in the places where its index files may lie, as bytes; None for none.
+
+    Raises:
+        StorageError, LimitError: as `find_sidecar` does.
+    """
+    found = (read_optional(sidecar_url(home), "sidecar") for home in homes_of(url))
+    return next((data for data in found if data is not None), None)
+
+
 def read_sidecar(url: str, filesize: int | None) -> Sidecar | None:
-    """Return the sidecar of a shard; None if there is none, or if it does not match a shard of ``filesize`` bytes.
+    """Return the sidecar beside a shard that was written; None if there is none that matches ``filesize`` bytes.
 
     Raises:
         StorageError: it cannot be read.

@@ -19,7 +19,7 @@ from shardtools.shards.foreign.energon import EnergonIndex
 from shardtools.shards.foreign.read import read_foreign
 from shardtools.shards.indexing import index_shard, quick_index
 from shardtools.shards.members import IndexedShard
-from shardtools.shards.sidecar import dump, parse, read_sidecar
+from shardtools.shards.sidecar import dump, find_sidecar, parse
 from shardtools.storage import Stat, StorageOptions, get_storage, using
 from shardtools.urls import identity, is_local
 
@@ -79,7 +79,7 @@ class Tables:
         url = self._urls[number]
         if (read := self._read.get(number)) is not None and read[0] == stat:
             return read[1]
-        if (sidecar := read_sidecar(url, stat.size)) is not None:
+        if (sidecar := find_sidecar(url, stat.size)) is not None:
             return IndexedShard(url, sidecar)
         place = self._place(url, stat)
         if place is not None and os.path.exists(place):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from shardtools.errors import CorruptError, StaleTableError
 from shardtools.shards.compression import crc32
-from shardtools.shards.sidecar import read_sidecar
+from shardtools.shards.sidecar import find_sidecar
 from shardtools.storage import Stat, Stream, current_options
 
 _REST = 1 << 20
@@ -66,7 +66,7 @@ def expected_checksum(url: str, stat: Stat) -> str | None:
         StorageError: the sidecar cannot be read.
     """
     insist = current_options().verify
-    sidecar = None if url == "-" else read_sidecar(url, stat.size)
+    sidecar = None if url == "-" else find_sidecar(url, stat.size)
     if sidecar is None and insist:
         raise StaleTableError("it has no matching sidecar, so it cannot be verified", url=url, fix="leave out --verify")
     return None if sidecar is None else sidecar.checksum

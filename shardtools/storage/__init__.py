@@ -109,7 +109,8 @@ class StorageOptions:
     wait for the next bytes from a server. ``cache``, as ``DIR`` or ``DIR:SIZE``, is a folder that keeps what is read
     from servers (see ``cache.py``); of several the first is asked first. With ``verify`` every shard that is read whole
     must have a sidecar and match its checksum; without it, those that come from a server and have one. ``limits`` says
-    how large things from outside may be. ``named`` are the web servers that the user has named, as `server_of` writes
+    how large things from outside may be. ``index`` is the place of index files that do not lie beside their shards (see
+    ``index_place.py``). ``named`` are the web servers that the user has named, as `server_of` writes
     them: a header of SHARDTOOLS_HTTP_HEADERS without a URL is sent to these only, never to a server that only a file
     names.
 
@@ -124,6 +125,7 @@ class StorageOptions:
     verify: bool = False
     limits: Limits = DEFAULT_LIMITS
     named: frozenset[str] = frozenset()
+    index: str | None = None
 
     def __post_init__(self) -> None:
         if self.retries < 0 or not self.timeout > 0:
@@ -145,7 +147,7 @@ class StorageOptions:
         >>> StorageOptions().naming("http://host/a-@3.tar", None).named
         frozenset({'http://host'})
         """
-        servers = self.named.union(*(servers_of(spec) for spec in specs if spec))
+        servers = self.named.union(*(servers_of(spec) for spec in (*specs, self.index) if spec))
         return self if servers == self.named else replace(self, named=servers)
 
 

@@ -35,7 +35,7 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
         rank, world_size: the default is torch.distributed's, else that of the environment (RANK, WORLD_SIZE).
         uneven: the default is "drop", as gradients are averaged over ranks: each batch then has as many samples as any
             other, on all ranks. Of other inputs, which may be used for testing, the default delivers all samples.
-        cache, retries, timeout, trust_index, limits, join: see `shardtools.open`.
+        cache, index, retries, timeout, trust_index, limits, join: see `shardtools.open`.
 
     Raises:
         JobError: arguments contradict each other.
@@ -63,6 +63,7 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
         memory: int = MEMORY,
         threads: int | None = None,
         cache: str | None = None,
+        index: str | None = None,
         retries: int = 5,
         timeout: float = 60.0,
         trust_index: bool = False,
@@ -71,7 +72,7 @@ class ShardIterable(EpochBatches, IterableDataset[Any]):
     ):
         if collate == "auto":
             collate = _collate if decode or transform is not None else None
-        options = storage_options(cache, retries, timeout, limits)
+        options = storage_options(cache, retries, timeout, limits, index)
         dataset, names = open_source(source, fields, options, join=join, trust_index=trust_index)
         settings = Settings(
             names, decode, transform, collate, shuffle, seed, batch_size, bucket_by, buckets, uneven,

@@ -447,9 +447,9 @@ class TestSample:
     @pytest.mark.parametrize("number", [0, 39, 40, 79, 119, -1])
     def test_by_number(self, folder: Path, number: int) -> None:
         sample = ALL[number]
-        shown = lines(folder, "--index", str(number))
+        shown = lines(folder, "--at", str(number))
         assert shown[0].startswith(f"{sample['key']}: sample {number % SAMPLES} of ")
-        assert extract(folder, "--index", str(number), "-f", "cls").out == str(sample["cls"])
+        assert extract(folder, "--at", str(number), "-f", "cls").out == str(sample["cls"])
 
     def test_by_key_as_files(self, folder: Path, tmp_path: Path) -> None:
         written = lines(folder, "--sample", "b/é 0007", "--to", tmp_path / "to")
@@ -462,26 +462,26 @@ class TestSample:
 
     def test_what_is_not_there(self, folder: Path) -> None:
         assert fails(folder, "--sample", "b", status=2) == "no sample has the key b; htextract --keys lists them all"
-        message = fails(folder, "--index", "120", status=2)
+        message = fails(folder, "--at", "120", status=2)
         assert message == "index 120 is out of range: the dataset has 120 samples; the first sample has index 0"
         assert "the sample has no field txt; its fields are cls, json, png" in fails(
-            folder, "--index", "0", "-f", "txt", status=2
+            folder, "--at", "0", "-f", "txt", status=2
         )
         assert "only one field can be written to standard output" in fails(
-            folder, "--index", "1", "-f", "txt", "-f", "cls", status=2
+            folder, "--at", "1", "-f", "txt", "-f", "cls", status=2
         )
 
     def test_a_key_leads_nowhere_else(self, tmp_path: Path) -> None:
         written_dataset(tmp_path, "x-@1.tar", [[{"key": "../../up", "txt": "t"}]])
-        call("x-@1.tar", "--index", "0", "--to", "to", cwd=tmp_path, program="htextract")
+        call("x-@1.tar", "--at", "0", "--to", "to", cwd=tmp_path, program="htextract")
         assert (tmp_path / "to" / "up.txt").read_text() == "t"
 
 
 BAD = {
     "two things": (("--stats", "--count", "cls"), "--stats and --count cannot be used together"),
-    "two samples": (("--sample", "a", "--index", "1"), "--sample and --index cannot be used together"),
+    "two samples": (("--sample", "a", "--at", "1"), "--sample and --at cannot be used together"),
     "fields of statistics": (("--stats", "-f", "cls"), "-f does not go with --stats"),
-    "a limit of one sample": (("--index", "1", "--limit", "1"), "--limit does not go with --sample or --index"),
+    "a limit of one sample": (("--at", "1", "--limit", "1"), "--limit does not go with --sample or --at"),
     "decoded rows": (("--decode",), "--decode does not go with rows"),
     "keys and fields": (("--keys", "-f", "cls"), "-f, --keys and -p cannot be used together"),
     "a field twice": (("-f", "cls", "-f", "cls"), "a field is given twice with -f"),
@@ -543,7 +543,7 @@ class TestFilesStayInTheirFolder:
         assert sidecar is not None
         table = replace(sidecar.table, fields=("x/../../outside/evil",))
         write_sidecar(url, replace(sidecar, table=table))
-        call("x-@1.tar", "--index", "0", "--to", "to/deep", cwd=tmp_path, program="htextract")
+        call("x-@1.tar", "--at", "0", "--to", "to/deep", cwd=tmp_path, program="htextract")
         assert sorted(path.name for path in tmp_path.iterdir() if path.name != "to") == [
             "x-0.tar", "x-0.tar.index.npz", "x-@1.tar.json",
         ]  # fmt: skip
@@ -569,7 +569,7 @@ class TestFilesStayInTheirFolder:
     def test_members_of_a_tar_file_that_lead_out(self, name: str, tmp_path: Path) -> None:
         """They are read as they are named, and the file has only the last component."""
         (tmp_path / "x-0.tar").write_bytes(tars.make_tar([tars.Member(name, b"data")]))
-        outcome = call("x-@1.tar", "--index", "0", "--to", "d/to", cwd=tmp_path, program="htextract")
+        outcome = call("x-@1.tar", "--at", "0", "--to", "d/to", cwd=tmp_path, program="htextract")
         assert outcome.status == 0 and (tmp_path / "d/to" / Path(name).name).read_bytes() == b"data"
         assert not (tmp_path / "out.txt").exists() and not (tmp_path.parent / "out.txt").exists()
         assert not Path("/tmp/shardtools-out.txt").exists()
@@ -581,7 +581,7 @@ class TestFilesStayInTheirFolder:
         for target in ("precious", "not there"):
             (tmp_path / "to" / "0.txt").unlink(missing_ok=True)
             (tmp_path / "to" / "0.txt").symlink_to(tmp_path / target)
-            arguments = ("x-@1.tar", "--index", "0", "--to", "to", "--overwrite")
+            arguments = ("x-@1.tar", "--at", "0", "--to", "to", "--overwrite")
             message = check_failure(*arguments, cwd=tmp_path, program="htextract")
             assert message.startswith(
                 f"{tmp_path}/to/0.txt: this is a symbolic link, which may lead out of the folder; "
@@ -591,7 +591,7 @@ class TestFilesStayInTheirFolder:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["-f", "txt"], ["--keys"], ["--stats"], ["--count", "txt"], ["--index", "0"], ["--sample", "0", "-f", "txt"]],
+    [["-f", "txt"], ["--keys"], ["--stats"], ["--count", "txt"], ["--at", "0"], ["--sample", "0", "-f", "txt"]],
 )
 def test_devices_as_outputs(arguments: list[str], tmp_path: Path) -> None:
     written_dataset(tmp_path, "x-@1.tar", [[{"key": "0", "txt": b"new"}, {"key": "1", "txt": b"newer"}]])
@@ -665,8 +665,8 @@ class TestControlCharacters:
 
     @pytest.mark.parametrize(
         "arguments",
-        [["--keys"], ["-f", "txt"], ["-f", "txt", "--format", "csv"], ["--index", "0"], ["--stats"], ["--count", "txt"],
-         ["--index", "0", "-f", "txt"], ["--index", "0", "--to", "to"], ["--sample", "none"], ["--sample", "no\x1b[2J"],
+        [["--keys"], ["-f", "txt"], ["-f", "txt", "--format", "csv"], ["--at", "0"], ["--stats"], ["--count", "txt"],
+         ["--at", "0", "-f", "txt"], ["--at", "0", "--to", "to"], ["--sample", "none"], ["--sample", "no\x1b[2J"],
          ["--sample", EVIL], ["-f", "txt", "-p", "script.py", "-v"], ["-v", "-f", "none"]],
         ids=str,
     )  # fmt: skip
@@ -682,7 +682,7 @@ class TestControlCharacters:
         command = [path_of("htextract"), "x-@1.tar", "--keys"]
         done = subprocess.run(command, cwd=evil, capture_output=True, check=True, timeout=60)
         assert done.stdout == EVIL.replace("\r", "\\r").encode() + b"\n"
-        done = subprocess.run([*command[:2], "--index", "0", "-f", "txt"], cwd=evil, capture_output=True, check=True)
+        done = subprocess.run([*command[:2], "--at", "0", "-f", "txt"], cwd=evil, capture_output=True, check=True)
         assert done.stdout == EVIL.encode()
 
     def test_in_errors_always(self, evil: Path) -> None:
@@ -698,10 +698,10 @@ def test_an_index_that_names_other_places(tmp_path: Path) -> None:
     shards = [{"url": "../x-0.tar", "nsamples": 1}]
     (tmp_path / "d" / "i.json").write_text(json.dumps({"wids_version": 1, "shardlist": shards}))
     for options in ([], ["-f", "txt"]):
-        message = check_failure("d/i.json", "--index", "0", *options, cwd=tmp_path, status=2, program="htextract")
+        message = check_failure("d/i.json", "--at", "0", *options, cwd=tmp_path, status=2, program="htextract")
         assert message == (
             f"{tmp_path}/d/i.json: the index names a place outside of its folder: {tmp_path}/x-0.tar; "
             "if you trust the index, allow that with --trust-index, or trust_index=True in Python"
         )
-    shown = call("d/i.json", "--index", "0", "-f", "txt", "--trust-index", cwd=tmp_path, program="htextract")
+    shown = call("d/i.json", "--at", "0", "-f", "txt", "--trust-index", cwd=tmp_path, program="htextract")
     assert shown.out == "new"

@@ -78,7 +78,7 @@ def test_what_the_sidecars_tell_needs_no_shard(
 
 def test_one_sample(spec: str, nginx: NginxServer, tmp_path: Path) -> None:
     """By its number: the manifest, one sidecar, and a part of one shard."""
-    outcome = run(spec, "--index", "205", "--to", "to", cwd=tmp_path, program="htextract")
+    outcome = run(spec, "--at", "205", "--to", "to", cwd=tmp_path, program="htextract")
     assert outcome.status == 0
     assert (tmp_path / "to" / f"{ALL[205]['key']}.jpg").read_bytes() == ALL[205]["jpg"]
     found = settled_requests(nginx, 4)

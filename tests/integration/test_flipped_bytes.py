@@ -65,11 +65,11 @@ def test_a_dataset_hands_out_no_other_bytes(place: tuple[Path, str], size: int, 
 def test_the_command_line_shows_no_other_bytes(place: tuple[Path, str], size: int) -> None:
     folder, prefix = place
     name = damaged(folder, size)
-    for arguments in (["--index", str(BAD), "-f", "bin"], ["--sample", f"{BAD:03d}", "-f", "bin"]):
+    for arguments in (["--at", str(BAD), "-f", "bin"], ["--sample", f"{BAD:03d}", "-f", "bin"]):
         message = check_failure(prefix + name, *arguments, cwd=folder, program="htextract")
         assert f"[{BAD:03d}.bin]: its checksum is not the one in the sidecar" in message
     shutil.rmtree(folder / "out", ignore_errors=True)
-    assert call(prefix + name, "--index", "3", "-f", "cls", cwd=folder, program="htextract").out.strip() == "3"
+    assert call(prefix + name, "--at", "3", "-f", "cls", cwd=folder, program="htextract").out.strip() == "3"
 
 
 @pytest.mark.parametrize("size", [90, 30_000])

@@ -160,7 +160,7 @@ def test_commands_name_what_stands_on_their_line(
     [
         ("htextract", ["-f", "cls", "-o", "{far}rows.tsv", "{near}in-@3.tar"]),
         ("htextract", ["--stats", "--report", "{far}report.json", "{near}in-@3.tar"]),
-        ("htextract", ["--index", "1", "--to", "{far}files", "{near}in-@3.tar"]),
+        ("htextract", ["--at", "1", "--to", "{far}files", "{near}in-@3.tar"]),
         ("htshuffle", ["--spill", "{far}spill", "{near}in-@3.tar", "out-@3.tar"]),
         ("htsort", ["{near}in-@3.tar", "{far}out-@3.tar"]),
         ("htindex", ["--report", "{far}report.json", "{near}in-@3.tar"]),

@@ -78,7 +78,7 @@ def test_samples_are_right_whatever_the_name(
     view = ds.view("txt", decode=None)
     assert view[3] == VALUES[3] and list(np.asarray(view[10:13])) == VALUES[10:13]
     assert [record["txt"] for record in ds] == VALUES
-    shown = call(url, "--index", "7", "-f", "txt", cwd=nginx.root, program="htextract")
+    shown = call(url, "--at", "7", "-f", "txt", cwd=nginx.root, program="htextract")
     assert shown.status == 0 and shown.out.encode().strip() == VALUES[7]
 
 

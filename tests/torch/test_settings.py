@@ -31,7 +31,10 @@ def test_defaults_are_the_same() -> None:
     common = {field.name: field.default for field in fields(Settings) if field.name != "fields"}
     common |= {"collate": "auto", "rank": 0, "world_size": 1}
     storage = inspect.signature(shardtools.open).parameters
-    common |= {name: storage[name].default for name in ("cache", "retries", "timeout", "trust_index", "limits", "join")}
+    common |= {
+        name: storage[name].default
+        for name in ("cache", "index", "retries", "timeout", "trust_index", "limits", "join")
+    }
     for make in INPUTS:
         for name, parameter in inspect.signature(make).parameters.items():
             if name in common:

@@ -136,7 +136,7 @@ PAIRS: list[tuple[str, list[Callable[..., Any]], dict[str, str], set[str]]] = [
         "htextract",
         [st.extract, _extract, st.stats, st.count],
         {"script": "function"},
-        {"keys", "stats", "count", "histogram", "bins", "sample", "index", "to", "trust_index"},
+        {"keys", "stats", "count", "histogram", "bins", "sample", "at", "to", "trust_index"},
     ),
 ]
 """Each program, the functions that have its options, which of them have other names, and which are of commands alone:

@@ -24,7 +24,7 @@ from shardtools.shards.indexing import checksums_of
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import Block, ShardReader, refuse_repeated
 from shardtools.shards.samples import field_values
-from shardtools.shards.sidecar import read_sidecar
+from shardtools.shards.sidecar import find_sidecar
 from shardtools.storage import current_options, get_storage
 from shardtools.types import Ints
 
@@ -91,7 +91,7 @@ def indexed(url: str) -> IndexedShard | None:
         return None
     try:
         size = get_storage(url).stat(url).size
-        sidecar = read_sidecar(url, size)
+        sidecar = find_sidecar(url, size)
     except (AccessError, RefusedError):  # of HEAD, say, by a URL that is signed for GET
         return None
     return None if sidecar is None else IndexedShard(url, sidecar)

@@ -24,7 +24,7 @@ from shardtools.query.values import ColumnLoader, Columns, key_texts, samples_of
 from shardtools.shards.columns import pick, with_zero
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import keep_freed_memory
-from shardtools.shards.sidecar import narrow, read_sidecar
+from shardtools.shards.sidecar import find_sidecar, narrow
 from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK
 from shardtools.storage import get_storage, read_optional
@@ -80,7 +80,7 @@ def write_part(task: PartTask) -> TablePart:
     """
     keep_freed_memory()
     url = task.source
-    sidecar = read_sidecar(url, get_storage(url).stat(url).size)
+    sidecar = find_sidecar(url, get_storage(url).stat(url).size)
     if sidecar is None:
         raise StaleTableError("it has no matching sidecar", url=url, fix="make it with htindex")
     state = ShardState(name_of(url), sidecar.filesize, sidecar.checksum, len(sidecar))
