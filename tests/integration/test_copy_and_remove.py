@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -277,7 +278,7 @@ def answered(answer: str, program: str, *arguments: str, cwd: Path) -> int:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(cwd)
-        os.execvp("python", ["python", "-m", "shardtools", program, *arguments])
+        os.execv(sys.executable, [sys.executable, "-m", "shardtools", program, *arguments])
     os.write(terminal, f"{answer}\n".encode())
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
