@@ -20,6 +20,7 @@ from shardtools.errors import LimitError, ShardtoolsError
 from shardtools.shards.fields import extension, kind_of
 from shardtools.shards.open_shard import OpenShard
 from shardtools.types import Ints
+from shardtools.urls import name_of
 from shardtools.viewer.answers import BYTES, Answer, AskedError, Parameters
 from shardtools.viewer.asking import Asking
 from shardtools.viewer.thumbs import Thumbs, thumb_key
@@ -93,8 +94,9 @@ class ShownSamples:
                 left -= _add_texts(shard, samples, left)
                 found += samples
             except ShardtoolsError as error:
-                bad: dict[str, Any] = {"key": None, "fields": [], "error": str(error)}
-                found += [{"index": index, "shard": number, "row": row, **bad} for index, _, row in some]
+                name = name_of(self.dataset.urls[number])
+                bad: dict[str, Any] = {"key": "", "shard": name, "number": number, "fields": [], "error": str(error)}
+                found += [{**bad, "index": index, "row": row} for index, _, row in some]
         return found
 
     def _pictures(self, indexes: Ints, name: str) -> list[tuple[OpenShard, int]]:
@@ -198,7 +200,8 @@ def _sample(shard: OpenShard, index: int, number: int, row: int) -> dict[str, An
         }
         for member in range(first, min(last, first + _FIELDS))
     ]
-    found = {"index": index, "key": shard.table.keys[row], "shard": number, "row": row, "fields": fields}
+    place = {"shard": name_of(shard.indexed.url), "number": number, "row": row}
+    found = {"index": index, "key": shard.table.keys[row], **place, "fields": fields}
     return found | ({"more_fields": last - first - _FIELDS} if last - first > _FIELDS else {})
 
 

@@ -128,10 +128,11 @@ class TestSamples:
     def test_a_page_has_keys_places_and_excerpts(self, browser: Browser) -> None:
         page = browser.json("0/samples", at=3, count=2)
         assert (page["total"], page["at"]) == (COUNT, 3)
-        assert [(one["index"], one["key"], one["shard"], one["row"]) for one in page["samples"]] == [
+        assert [(one["index"], one["key"], one["number"], one["row"]) for one in page["samples"]] == [
             (3, "s003", 0, 3),
             (4, "s004", 1, 0),
         ]
+        assert page["samples"][1]["shard"] == "train-1.tar"
         texts = {field["name"]: field.get("text") for field in page["samples"][1]["fields"]}
         assert texts["cls"] == "1" and json.loads(texts["json"])["name"] == "ä<script>" and texts["jpg"] is None
         assert browser.json("0/samples", at=10**15)["samples"] == []
