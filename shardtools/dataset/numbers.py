@@ -58,6 +58,8 @@ def _find(dataset: ShardedDataset, expression: Condition, among: Ints | None) ->
     answers = dataset._shards.of_some(lambda at, shard: find_numbers(expression, samples_of(shard, at)), read)
     for at, (some, _) in zip(read, answers, strict=True):
         numbers[starts[at] : starts[at + 1]] = some
+    seen = reduce(or_, (there for _, there in answers), Seen())
     if read and len(read) == len(wanted):
-        reduce(or_, (seen for _, seen in answers), Seen()).check(expression)
+        seen.check(expression)
+    seen.note()
     return numbers

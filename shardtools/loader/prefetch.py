@@ -166,7 +166,7 @@ class Prefetch:
                 window = LazyWindow(some, self._names, nbytes, self._stats, self.name)
             yield window
             at += len(window)
-            count = min(count * 4, LARGEST_WINDOW, max(2 * len(window), self._share.split.batch_size))
+            count = min(count * 4, LARGEST_WINDOW, max(4 * len(window), self._share.split.batch_size))
 
     def _addresses(self, positions: Ints) -> Addresses:
         """Return where the samples at positions are, as far as these are in one window of the order."""
