@@ -70,7 +70,8 @@ def dataset_html(dataset: ShardedDataset, *, has_preview: bool = True) -> str:
     preview = _preview(dataset, lambda: _of_first_shard(dataset)) if is_plain else Preview()
     if not preview.fields and dataset.known_fields:
         facts["fields"] = ", ".join(dataset.known_fields[:_FIELDS])
-    return _page(f"{type(dataset).__name__} {dataset.shown_spec}", facts, preview)
+    page = _page(f"{type(dataset).__name__} {dataset.shown_spec}", facts, preview)
+    return page if not isinstance(dataset.spec, str) else f"{page}{_note('ds.show() shows all of it in the browser')}"
 
 
 def view_html(dataset: ShardedDataset, title: str, facts: dict[str, str], name: str | None, indexes: Ints) -> str:
