@@ -18,5 +18,6 @@ SUITES = {
     "torch": "benchmarks.torch",
     "upload": "benchmarks.upload",
     "view": "benchmarks.view",
+    "viewer": "benchmarks.viewer",
 }
 """Name on the command line: the module. A new suite is one more line here and one more module."""

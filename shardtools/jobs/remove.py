@@ -105,7 +105,7 @@ def _check_spec(spec: str) -> Destination:
 def _beside(destination: Destination) -> tuple[list[str], list[str]]:
     """Return the index files of a dataset, and what jobs have left, except what is beside its shards."""
     spec = destination.spec
-    index = [destination.manifest, table_url(spec), keys_url(spec)]
+    index = [destination.manifest, table_url(spec), keys_url(spec), beside(spec, ".view.json")]
     lock = beside(spec, ".lock")
     known = [url for url, stat in zip([*index, lock], known_stats([*index, lock]), strict=True) if stat is not None]
     found = [url for url in known if url != lock]

@@ -68,6 +68,8 @@ def test_a_dataset_on_nginx_is_published_once(shards: Path, nginx: NginxServer, 
     with pytest.raises(st.ShardtoolsError, match="--overwrite"):
         st.publish(f"{nginx.url}train-@2.tar")
     assert st.publish(f"{nginx.url}train-@2.tar", overwrite=True).link == done.out.strip()
+    st.remove(f"{nginx.url}train-@2.tar")
+    assert not list(nginx.root.glob("*.view.json"))  # the summary goes with the dataset
 
 
 def test_a_bucket_is_served_and_gives_out_the_page(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
