@@ -7,7 +7,7 @@ import json
 import re
 from base64 import b64decode
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 from urllib.request import urlopen
 
 import pytest
@@ -15,10 +15,12 @@ from PIL import Image
 
 import shardtools as st
 from shardtools.programs.view import serve
-from shardtools.storage import StorageOptions
+from shardtools.storage import StorageOptions, get_storage
 from shardtools.viewer.server import page_names
 from tests.cli.command import call
 from tests.datasets import write_shard
+from tests.gcs_servers import gcs_emulator
+from tests.gcs_servers import use_environment as use_gs_environment
 from tests.moto_server import moto_server, use_environment
 from tests.servers import NginxServer
 from tests.viewer.test_server import Browser, members
@@ -92,6 +94,20 @@ def test_a_bucket_is_served_and_gives_out_the_page(shards: Path, monkeypatch: py
             browser = Browser(server)
             assert browser.json("0/samples", at=6, count=2)["samples"][1]["key"] == "s007"
             assert browser.get("api/0/thumb", index=6, field="jpg")[1].startswith(b"\xff\xd8")
+
+
+def test_google_cloud_storage_gives_the_page_out_with_its_types(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with gcs_emulator("shown") as address:
+        use_gs_environment(monkeypatch, {"STORAGE_EMULATOR_HOST": address})
+        for path in shards.iterdir():
+            with get_storage(url := f"gs://shown/{path.name}").create(url) as sink:
+                sink.write(path.read_bytes())
+        found = st.publish("gs://shown/train-@2.tar")
+        assert found.link == "https://storage.googleapis.com/shown/train-@2.tar.view/index.html"
+        for name, kind in (("index.html", "text/html"), ("main.js", "text/javascript"), ("style.css", "text/css")):
+            path_of_it = quote(f"train-@2.tar.view/{name}", safe="")
+            with urlopen(f"{address}/storage/v1/b/shown/o/{path_of_it}", timeout=30) as answer:
+                assert json.load(answer)["contentType"].partition(";")[0] == kind  # the emulator drops the rest
 
 
 def test_what_has_no_place_of_its_own_is_not_published(shards: Path) -> None:
