@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tests.viewer.browser import Browser
 from tests.viewer.conftest import png
 
 ATTACK = "<img src=x onerror=document.title='attacked'>"
+PICTURES = "return Array.from(document.querySelectorAll('.card img'), (image) => image.naturalWidth)"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewServer]:
     st.index(str(folder / "old-@2.tar.zst"), table=True)
     st.index(str(folder / "new-@2.tar"))
     hub = st.hub(str(folder / "arrays"), single_writer=True)
-    hub.array("deep/x", shape=(3, 20, 30), dtype="float32")[:] = np.random.default_rng(0).random((3, 20, 30), "f4")
+    array = hub.array("deep/x", shape=(5, 20, 30), dtype="float32")
+    array[:] = np.random.default_rng(0).random((5, 20, 30), "f4")
+    array[2] = 7
     sources = [str(folder / name) for name in ("old-@2.tar.zst", "new-@2.tar", "arrays")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -52,8 +56,7 @@ def test_overview_grid_and_sample(browser: Browser, server: ViewServer) -> None:
     assert browser.texts(".figures dd")[:2] == ["60", "2"]
     browser.open(f"{server.url}#at=0")
     assert browser.texts(".card h3 a")[:2] == ["k00", "k01"]
-    script = "return Array.from(document.querySelectorAll('.card img'), (image) => image.naturalWidth)"
-    browser.wait(lambda: browser.run(script)[:4] == [24] * 4, "the thumbnails")
+    browser.wait(lambda: browser.run(PICTURES)[:4] == [24] * 4, "the thumbnails")
     browser.press(Keys.PAGE_DOWN)
     browser.wait(lambda: browser.hash() == "#at=48", "the next page")
     browser.open(f"{server.url}#sample=31")
@@ -62,20 +65,100 @@ def test_overview_grid_and_sample(browser: Browser, server: ViewServer) -> None:
     assert browser.driver.title.endswith("shardtools")
 
 
-def test_conditions_and_sql(browser: Browser, server: ViewServer) -> None:
+def test_a_sample_and_its_fields(browser: Browser, server: ViewServer) -> None:
+    browser.open(f"{server.url}#sample=31")
+    browser.wait_text("24 × 24 pixels")
+    assert browser.texts(".field h2")[:1] and not browser.all(".field .placard")
+    assert browser.texts(".json .name") == ["n", "evil"] and browser.texts(".json .string") == [json.dumps(ATTACK)]
+    [frame] = browser.all("iframe")
+    assert frame.get_attribute("sandbox") == ""
+    browser.press(Keys.ARROW_LEFT)
+    browser.wait(lambda: browser.hash() == "#sample=30", "the sample before")
+    browser.open(f"{server.url}#sample=5")
+    browser.wait_text("no picture that a browser can show")
+    assert browser.texts(".json .name") == ["n", "evil"]
+
+
+def test_conditions(browser: Browser, server: ViewServer) -> None:
     browser.open(f"{server.url}#where=cls%20%3D%201%20and%20json.n%20%3E%2050&at=0")
     assert browser.texts(".card h3 a") == ["k52", "k55", "k58"]
+    browser.find("json.n < 2")
+    browser.wait(lambda: browser.texts(".card h3 a") == ["k00", "k01"], "the samples of the condition")
+    assert browser.texts(".chip") == ["json.n < 2 ×"]
     browser.open(f"{server.url}#where=nothing%20%3D%201&at=0")
-    browser.wait_text("nothing")
-    browser.open(f"{server.url}#sql=select%20cls%2C%20count(*)%20as%20n%20from%20samples%20group%20by%20cls")
-    browser.wait_text("20")
-    assert {"cls", "n"} <= set(browser.texts("th"))
+    assert "nothing" in browser.one("main > .placard").text
+
+
+class TestSql:
+    def test_a_table(self, browser: Browser, server: ViewServer) -> None:
+        browser.open(f"{server.url}#sql=")
+        box = browser.one("#query")
+        box.clear()
+        box.send_keys("select cls, count(*) as n from samples group by cls order by cls", Keys.CONTROL, Keys.ENTER)
+        browser.wait(lambda: browser.texts(".answer td") == ["0", "20", "1", "20", "2", "20"], "the answer")
+        assert browser.texts(".answer th") == ["cls", "n"] and not browser.all(".answer .card")
+
+    def test_a_grid(self, browser: Browser, server: ViewServer) -> None:
+        query = "select key, cls from samples where cls = 2 order by key desc limit 3"
+        browser.open(f"{server.url}#sql={quote(query)}")
+        assert browser.texts(".answer .card h3 a") == ["k59", "k56", "k53"]
+        browser.wait(lambda: browser.run(PICTURES) == [24] * 3, "the pictures")
+        assert browser.texts(".answer td") == ["k59", "2", "k56", "2", "k53", "2"]
+        browser.all(".answer .card h3 a")[1].click()
+        browser.wait(lambda: browser.hash() == "#sample=56", "the sample")
+
+    def test_an_error(self, browser: Browser, server: ViewServer) -> None:
+        browser.open(f"{server.url}#sql={quote('select nothing from samples')}")
+        assert "nothing" in browser.one("main .placard").text
+
+
+def test_compare(browser: Browser, server: ViewServer) -> None:
+    browser.open(f"{server.url}#compare&at=24")
+    assert browser.texts(".pair.names strong") == ["old-@2.tar.zst", "new-@2.tar"]
+    marks = browser.texts(".pair .marks li")[:5]
+    assert sorted(marks) == ["cls same size", "json same size", "png same size", "svg same size", "txt same size"]
+    browser.wait(lambda: browser.run(PICTURES)[:2] == [24] * 2, "the pictures of both")
+    assert len(browser.all(".pair:not(.names)")) == 24
+    browser.press(Keys.PAGE_DOWN)
+    browser.wait(lambda: len(browser.all(".pair:not(.names)")) == 12, "the last page")
 
 
 def test_arrays(browser: Browser, server: ViewServer) -> None:
-    browser.open(f"{server.url}#of=2&arrays/deep%2Fx")
+    browser.open(f"{server.url}#of=2&arrays/")
+    browser.one(".tree a").click()
     browser.wait(lambda: browser.all("figure.pixels canvas"), "a slice")
-    assert "20 × 30 shown" in browser.text() and "main@1" in browser.text()
+    assert "20 × 30 shown" in browser.text() and browser.texts(".panel tbody code")[0].startswith("main@")
+    browser.run(
+        "const box = document.querySelector('input[type=range]'); box.value = 2;"
+        "box.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    browser.wait(lambda: "20 × 30 shown, 7 to 7" in browser.text(), "the slice that was written last")
+    [beside] = [one for one in browser.all(".toolbar button") if one.text == "Two versions"]
+    beside.click()
+    browser.wait(lambda: len(browser.all("figure.pixels canvas")) == 2, "two versions")
+    browser.wait(
+        lambda: [text.endswith("7 to 7") for text in browser.texts(".versions .note")] == [True, False], "both"
+    )
+
+
+def test_keyboard(browser: Browser, server: ViewServer) -> None:
+    browser.open(f"{server.url}#at=0")
+    colour = "return getComputedStyle(document.body).backgroundColor"
+    light = browser.run(colour)
+    browser.press("t")
+    assert browser.run(colour) != light
+    browser.press("t")
+    assert browser.run(colour) == light
+    browser.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ENTER)
+    browser.wait(lambda: browser.hash() == "#sample=1", "the sample")
+    browser.press("o")
+    browser.wait(
+        lambda: browser.run("return document.querySelector('main').dataset.view") == "overview", "the overview"
+    )
+    browser.press("?")
+    assert browser.one("#help").is_displayed()
+    browser.press(Keys.ESCAPE)
+    assert not browser.one("#help").is_displayed()
 
 
 def test_a_wrong_token_shows_nothing(browser: Browser, server: ViewServer) -> None:
