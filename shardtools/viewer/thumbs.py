@@ -16,7 +16,7 @@ from itertools import groupby
 
 import numpy as np
 
-from shardtools.errors import FieldError, ShardtoolsError
+from shardtools.errors import FieldError
 from shardtools.processors import processors
 from shardtools.shards.fields import decode_by, kind_of
 from shardtools.shards.open_shard import OpenShard
@@ -31,6 +31,7 @@ LARGEST = 64 << 20
 PIXELS = 96 << 20
 """Bytes of an unpacked picture at most."""
 
+_DRAWN = ("image", "array")
 _THREADS = 8
 _BATCH = 4 << 20  # bytes that are read together
 _WAITING = 2000  # thumbnails that are being made at most
@@ -71,7 +72,7 @@ class Thumbs:
         size = int(shard.table.size[member])
         if size > LARGEST:
             raise FieldError(f"no thumbnail: it has {size:,} bytes, and {LARGEST:,} are read at most", member=name)
-        if kind_of(name) not in ("image", "array"):
+        if kind_of(name) not in _DRAWN:
             raise FieldError("it is no picture", member=name)
         with self._lock:
             if (making := self._making.get(key)) is None:
@@ -81,18 +82,20 @@ class Thumbs:
 
     def begin(self, members: Sequence[Member], side: int) -> None:
         """Begin to make thumbnails of members that have one field, as far as they are not kept."""
-        for shard, some in groupby(members, key=lambda one: one[0]):
-            name = ""
+        for shard, group in groupby(members, key=lambda one: one[0]):
+            some = [member for _, member in group]
+            name = shard.table.fields[int(shard.table.field[some[0]])]
+            if kind_of(name) not in _DRAWN:
+                continue
             wanted: list[tuple[int, str, Future[Picture]]] = []
-            for _, member in some:
+            for member in some:
                 key = thumb_key(shard, member, side)
-                name = shard.table.fields[int(shard.table.field[member])]
                 if int(shard.table.size[member]) > _BATCH or self._cache.get(key) is not None:
                     continue
                 with self._lock:
                     if key not in self._making and len(self._making) < _WAITING:
                         wanted.append((member, key, self._making.setdefault(key, Future())))
-            for batch in _batches(shard, wanted) if kind_of(name) in ("image", "array") else ():
+            for batch in _batches(shard, wanted):
                 self._pool.submit(self._make, shard, batch, name, side)
 
     def _make(self, shard: OpenShard, wanted: Sequence[tuple[int, str, Future[Picture]]], name: str, side: int) -> None:
@@ -100,7 +103,7 @@ class Thumbs:
         with using(self._options):
             try:
                 values: Sequence[bytes | None] = shard.read_members(np.array([one[0] for one in wanted]))
-            except ShardtoolsError:
+            except Exception:  # noqa: BLE001  # each is then read by itself, and says what is wrong
                 values = [None] * len(wanted)
             for (member, key, making), data in zip(wanted, values, strict=True):
                 try:

@@ -165,7 +165,8 @@ class TestSamples:
         assert "out of range" in browser.json("0/field", 404, index=12, field="jpg")["error"]
 
     def test_thumbnails_and_arrays(self, browser: Browser) -> None:
-        browser.json("0/samples", at=1, count=4, thumbs="jpg", size=64)
+        for name in ("svg", "nothing", "jpg", "jpg"):  # the first have no thumbnails
+            browser.json("0/samples", at=0, count=4, thumbs=name, size=64)
         answer, data = browser.get("api/0/thumb", index=1, field="jpg", size=64)
         with Image.open(io.BytesIO(data)) as image:
             assert image.size == (64, 32) and answer.headers["Content-Type"] == "image/jpeg"
