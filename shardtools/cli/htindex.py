@@ -98,16 +98,15 @@ def _index(
     output: str | None,
     table: bool | tuple[str, ...],
 ) -> int:
-    from shardtools.programs.index import check_index, index_shards
+    from shardtools.programs.index import check_index, count_steps, index_shards
     from shardtools.programs.running import named_by
 
     dimensions = line.dimensions
     check_index(check=check, overwrite=line.overwrite, export=export, output=output, table=table, dimensions=dimensions)
     options = line.run_options(output)
     started = time.monotonic()
-    rounds = 1 if table is False else 2
     named = named_by(line.sources, options)
-    with command_progress(rounds * len(named.urls), line.quiet) as progress:
+    with command_progress(count_steps(named, table), line.quiet) as progress:
         result = index_shards(
             named,
             options,

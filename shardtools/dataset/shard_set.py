@@ -21,7 +21,7 @@ from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard
 from shardtools.shards.sidecar import find_sidecar
 from shardtools.shards.tables import Tables
-from shardtools.storage import StorageOptions, current_options, using
+from shardtools.storage import Stat, StorageOptions, current_options, using
 from shardtools.storage.expansion import expand_sources
 from shardtools.urls import is_local, name_of
 
@@ -132,7 +132,7 @@ class ShardSet:
             return shard
         url = self.urls[number]
         with using(self.options):
-            sidecar = find_sidecar(url, self.sizes[number])
+            sidecar = find_sidecar(url, Stat(self.sizes[number], None))
             if sidecar is None or sidecar.checksum != self.checksums[number] or sidecar.table.crc32 is None:
                 return None
             self.compare(number, len(sidecar))

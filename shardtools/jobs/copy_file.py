@@ -16,7 +16,7 @@ from shardtools.jobs.options import OnError
 from shardtools.jobs.target import Counts, ShardResult, Target, delete_descriptions
 from shardtools.query.renamed import UNCHANGED, Splice
 from shardtools.shards.compression import crc32
-from shardtools.shards.sidecar import Sidecar, find_sidecar_bytes, parse, sidecar_url
+from shardtools.shards.sidecar import Sidecar, fetch_sidecar, parse, sidecar_url
 from shardtools.shards.verify import CheckedStream
 from shardtools.storage import Sink, count, current_options, get_storage, read_optional
 from shardtools.urls import scheme_of
@@ -68,7 +68,7 @@ def copy_shard(task: CopyTask) -> ShardResult:
 
 def _copy(task: CopyTask) -> ShardResult:
     size = get_storage(task.source).stat(task.source).size
-    data = find_sidecar_bytes(task.source)
+    data = fetch_sidecar(task.source).data
     sidecar = None if data is None else parse(data, task.source)
     expected = _expected(task, sidecar, size)
     if sidecar is not None and data is not None and _is_there(task, data, size):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,10 +34,10 @@ from shardtools.shards.foreign import dali, wids
 from shardtools.shards.indexing import index_shard
 from shardtools.shards.manifest import ShardEntry, build_manifest, find_manifest, write_manifest
 from shardtools.shards.members import IndexedShard
-from shardtools.shards.sidecar import Sidecar, find_sidecar, sidecar_url, write_sidecar
+from shardtools.shards.sidecar import VALIDATOR, Sidecar, find_sidecar, sidecar_url, write_sidecar
 from shardtools.shards.table import ShardTable
 from shardtools.spec import Destination
-from shardtools.storage import current_options, get_storage, using
+from shardtools.storage import Stat, current_options, get_storage, using
 from shardtools.storage.expansion import Sources, SourceSpecs, look_up
 from shardtools.storage.index_place import home_of
 from shardtools.storage.together import each
@@ -93,7 +93,7 @@ def index_source(task: IndexTask) -> Indexed:
 def _index(task: IndexTask) -> Indexed:
     url = task.source
     stat = get_storage(url).stat(url)
-    there = None if task.overwrite else find_sidecar(url, stat.size)
+    there = None if task.overwrite else find_sidecar(url, stat)
     if there is None and task.check:
         raise StaleTableError("it has no matching sidecar", url=url, fix="make it with htindex")
     if there is not None and not task.check:
@@ -102,19 +102,22 @@ def _index(task: IndexTask) -> Indexed:
     if there is not None:
         _compare(url, there, found)
         return Indexed(url, _entry(url, there))
-    _write(url, found)
+    _write(url, found, stat)
     return Indexed(url, _entry(url, found), made=True)
 
 
-def _write(url: str, sidecar: Sidecar) -> None:
-    """Write a sidecar.
+def _write(url: str, sidecar: Sidecar, stat: Stat) -> None:
+    """Write a sidecar, which notes the validator of its shard if it does not lie beside it.
 
     Raises:
         PlaceRefusedError: nothing may be written beside the shard.
         StorageError: it cannot be written.
     """
+    home = home_of(url)
+    if home != url and stat.validator is not None:
+        sidecar = replace(sidecar, job={**sidecar.job, VALIDATOR: stat.validator})
     try:
-        write_sidecar(home_of(url), sidecar)
+        write_sidecar(home, sidecar)
     except (AccessError, RefusedError) as error:
         if current_options().index is not None:
             raise
@@ -241,7 +244,7 @@ def export_source(task: ExportTask) -> Indexed:
     url = task.source
     try:
         stat = get_storage(url).stat(url)
-        sidecar = find_sidecar(url, stat.size)
+        sidecar = find_sidecar(url, stat)
         if sidecar is None:
             sidecar = index_shard(url, check_cancelled)
         if IndexedShard(url, sidecar).packing != "tar":

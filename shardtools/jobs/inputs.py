@@ -24,7 +24,7 @@ from shardtools.errors import ShardtoolsError, redact
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.shared import shared
 from shardtools.shards.manifest import Manifest
-from shardtools.shards.sidecar import Sidecar, find_sidecar_bytes, parse_if_of
+from shardtools.shards.sidecar import FoundSidecar, Sidecar, fetch_sidecar
 from shardtools.storage import Stat, get_storage
 from shardtools.storage.expansion import Sources
 from shardtools.storage.stats import listed_stats, stat_each, threads_for
@@ -142,8 +142,8 @@ def _fits(manifest: Manifest, some: Sequence[_Seen]) -> bool:
 
 def _with_sidecars(some: Sequence[_Seen]) -> list[Input]:
     """Return the same shards with what their sidecars say."""
-    found = _together([entry.url for entry, _ in some], find_sidecar_bytes)
-    return [_with_sidecar(entry, stat, data) for (entry, stat), data in zip(some, found, strict=True)]
+    found = _together([entry.url for entry, _ in some], fetch_sidecar)
+    return [_with_sidecar(entry, stat, sidecar) for (entry, stat), sidecar in zip(some, found, strict=True)]
 
 
 def _together(urls: Sequence[str], fetch: Callable[[str], R]) -> Iterator[R]:
@@ -154,8 +154,8 @@ def _together(urls: Sequence[str], fetch: Callable[[str], R]) -> Iterator[R]:
     return each(fetch, urls, threads_for(urls, _SIDECARS), ahead=2)
 
 
-def _with_sidecar(entry: Input, stat: Stat, data: bytes | None) -> Input:
-    sidecar = parse_if_of(data, entry.url, stat.size)
+def _with_sidecar(entry: Input, stat: Stat, found: FoundSidecar) -> Input:
+    sidecar = found.parse(entry.url, stat)
     if sidecar is None:
         return entry
     table = sidecar.table
@@ -186,14 +186,14 @@ def sidecars_there(urls: Sequence[str]) -> Iterator[Sidecar | None]:
     """
     listed = dict(zip(urls, listed_stats(urls), strict=True))
 
-    def fetch(url: str) -> tuple[int | None, bytes | None]:
+    def fetch(url: str) -> tuple[Stat, FoundSidecar] | None:
         try:
-            return (listed[url] or get_storage(url).stat(url)).size, find_sidecar_bytes(url)
+            return listed[url] or get_storage(url).stat(url), fetch_sidecar(url)
         except ShardtoolsError:
-            return None, None
+            return None
 
-    for url, (size, data) in zip(urls, _together(urls, fetch), strict=True):
+    for url, seen in zip(urls, _together(urls, fetch), strict=True):
         try:
-            yield parse_if_of(data, url, size)
+            yield None if seen is None else seen[1].parse(url, seen[0])
         except ShardtoolsError:
             yield None

@@ -109,9 +109,8 @@ def index(
             table=table,
             dimensions=dimensions,
         )
-        rounds = 1 if table is False else 2
         named = named_by(call.sources, call.options)
-        with python_progress(rounds * len(named.urls), progress) as bar:
+        with python_progress(count_steps(named, table), progress) as bar:
             return index_shards(
                 named,
                 call.options,
@@ -150,6 +149,11 @@ def check_index(
         raise JobError(f"--table and {other} cannot be used together", fix="give one of them")
     if output is not None and export != "wids":
         raise JobError("--output needs --export wids", fix="add --export wids, or leave out --output")
+
+
+def count_steps(sources: Sources, table: bool | Sequence[str]) -> int:
+    """Return how often `index_shards` calls ``advance``: for each shard, and once more for its part of a table."""
+    return len(sources.urls) * (1 if table is False else 2)
 
 
 def index_shards(

@@ -10,6 +10,7 @@ from shardtools.errors import SpecError, redact
 from shardtools.shards.manifest import find_manifest
 from shardtools.shards.sidecar import find_sidecar, sidecar_url
 from shardtools.spec import Destination
+from shardtools.storage import Stat
 from shardtools.storage.expansion import expand_sources
 from shardtools.storage.index_place import homes_of
 from shardtools.storage.stats import known_stats, threads_for
@@ -71,7 +72,9 @@ def _is_dataset(spec: str) -> bool:
 def _counted(urls: Sequence[str], shards: Sequence[ListedShard]) -> Iterator[ListedShard]:
     def count(number: int) -> int | None:
         shard = shards[number]
-        sidecar = find_sidecar(urls[number], shard.bytes) if shard.sidecar and shard.bytes is not None else None
+        if not shard.sidecar or shard.bytes is None:
+            return None
+        sidecar = find_sidecar(urls[number], Stat(shard.bytes, None))
         return None if sidecar is None else len(sidecar)
 
     for shard, samples in zip(shards, each(count, range(len(urls)), threads_for(urls)), strict=True):

@@ -34,7 +34,7 @@ from shardtools.shards.compression import Packing
 from shardtools.shards.npy import Header, load_npz
 from shardtools.shards.sidecar_check import fault_of_columns, fault_of_ends, fault_of_facts
 from shardtools.shards.table import ShardTable, lay_out
-from shardtools.storage import current_options, get_storage, read_optional
+from shardtools.storage import Stat, current_options, get_storage, read_optional
 from shardtools.storage.index_place import homes_of
 from shardtools.types import Ints
 from shardtools.urls import beside
@@ -45,6 +45,9 @@ COLUMNS = ("key_data", "key_length", "members", "lead", "head", "size", "field")
 
 _FACTS = ("version", "filesize", "checksum", "fields", "other", "job")
 """What the metadata of every sidecar have."""
+
+VALIDATOR = "validator"
+"""What the ``job`` of a sidecar that does not lie beside its shard notes of the shard, where its storage says one."""
 
 _WIDTH = 8
 """Bytes of a number in a table."""
@@ -193,26 +196,50 @@ def _check_headers(headers: Mapping[str, Header], url: str) -> None:
     current_options().limits.check("sidecar", held, url=sidecar_url(url))
 
 
-def find_sidecar(url: str, filesize: int | None) -> Sidecar | None:
+def find_sidecar(url: str, stat: Stat) -> Sidecar | None:
     """Return the sidecar of a shard that is read, from any of the places where its index files may lie.
 
-    None if there is none, or if it does not match a shard of ``filesize`` bytes.
+    None if there is none that matches the shard, of which storage says ``stat``.
 
     Raises:
         StorageError: it cannot be read.
         LimitError: it is larger than a sidecar may be.
     """
-    return parse_if_of(find_sidecar_bytes(url), url, filesize)
+    for home in homes_of(url):
+        if (sidecar := FoundSidecar(home, read_optional(sidecar_url(home), "sidecar")).parse(url, stat)) is not None:
+            return sidecar
+    return None
 
 
-def find_sidecar_bytes(url: str) -> bytes | None:
-    """Return the first sidecar that a shard has in the places where its index files may lie, as bytes; None for none.
+@dataclass(frozen=True)
+class FoundSidecar:
+    """The bytes of a sidecar, None if there is none, and the home where it lies."""
+
+    home: str
+    data: bytes | None
+
+    def parse(self, url: str, stat: Stat) -> Sidecar | None:
+        """Return the sidecar; None if it does not match the shard at ``url``.
+
+        Beside a shard is what was written along with it. Elsewhere it may be of a shard of the same size that was
+        replaced, which the validator shows.
+        """
+        sidecar = parse_if_of(self.data, url, stat.size)
+        if sidecar is None or self.home == url or stat.validator is None:
+            return sidecar
+        return sidecar if sidecar.job.get(VALIDATOR) in (None, stat.validator) else None
+
+
+def fetch_sidecar(url: str) -> FoundSidecar:
+    """Return the first sidecar that a shard has in the places where its index files may lie, unchecked.
 
     Raises:
         StorageError, LimitError: as `find_sidecar` does.
     """
-    found = (read_optional(sidecar_url(home), "sidecar") for home in homes_of(url))
-    return next((data for data in found if data is not None), None)
+    for home in homes_of(url):
+        if (data := read_optional(sidecar_url(home), "sidecar")) is not None:
+            return FoundSidecar(home, data)
+    return FoundSidecar(url, None)
 
 
 def read_sidecar(url: str, filesize: int | None) -> Sidecar | None:

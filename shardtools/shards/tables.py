@@ -79,7 +79,7 @@ class Tables:
         url = self._urls[number]
         if (read := self._read.get(number)) is not None and read[0] == stat:
             return read[1]
-        if (sidecar := find_sidecar(url, stat.size)) is not None:
+        if (sidecar := find_sidecar(url, stat)) is not None:
             return IndexedShard(url, sidecar)
         place = self._place(url, stat)
         if place is not None and os.path.exists(place):

@@ -66,7 +66,7 @@ def expected_checksum(url: str, stat: Stat) -> str | None:
         StorageError: the sidecar cannot be read.
     """
     insist = current_options().verify
-    sidecar = None if url == "-" else find_sidecar(url, stat.size)
+    sidecar = None if url == "-" else find_sidecar(url, stat)
     if sidecar is None and insist:
         raise StaleTableError("it has no matching sidecar, so it cannot be verified", url=url, fix="leave out --verify")
     return None if sidecar is None else sidecar.checksum

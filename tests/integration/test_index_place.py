@@ -17,7 +17,7 @@ from shardtools.loader.batches import ShardBatches
 from shardtools.storage.index_place import home_in
 from tests.cli.command import call
 from tests.dask_cluster import dask_cluster
-from tests.datasets import snapshot, write_dataset
+from tests.datasets import sample_files, snapshot, write_dataset, write_shard
 from tests.recording_server import recording_server
 from tests.servers import NginxServer, nginx_server
 
@@ -155,6 +155,48 @@ def test_shards_that_were_replaced(public: NginxServer, home: Path, tmp_path: Pa
             st.open(spec)[3]
         assert st.index(spec, table=True).samples == 40
         assert len(st.open(spec).where("row < 30")) == 40
+
+
+def test_shards_that_were_replaced_by_some_of_the_same_size(tmp_path: Path) -> None:
+    """Their sidecars in a place are not used, and htindex makes them again."""
+    spec, place = str(tmp_path / "in-@2.tar"), str(tmp_path / "place")
+    write_dataset(tmp_path, 2, 5)
+    assert [st.index(spec, index=place).made, st.index(spec, index=place).made] == [2, 0]
+    before = (tmp_path / "in-0.tar").stat().st_size
+    for shard in range(2):
+        write_shard(tmp_path / f"in-{shard}.tar", sample_files(shard + 7, 5))
+    assert (tmp_path / "in-0.tar").stat().st_size == before
+    keys = [f"{shard}/{row:04d}" for shard in (7, 8) for row in range(5)]
+    assert [record["__key__"] for record in st.open(spec, index=place)] == keys
+    assert sum(st.stats(spec, index=place).samples) == 10
+    assert sorted(row["key"] for row in st.extract(spec, fields=["cls"], index=place)) == keys
+    assert [st.index(spec, index=place).made, st.index(spec, index=place).made] == [2, 0]
+    assert [record["__key__"] for record in st.open(spec, index=place)] == keys
+
+
+def test_workers_of_a_loader_know_the_place(public: NginxServer, nginx: NginxServer) -> None:
+    """One person has written the index to a server, and others train with it, in forked and in new processes."""
+    from torch.utils.data import DataLoader
+
+    from shardtools.torch import ShardIterable
+
+    spec, place = spec_of(public), f"{nginx.url}index"
+    st.index(spec, index=place)
+    train = ShardIterable(spec, fields="txt", shuffle=True, batch_size=20, index=place)
+    assert len(train) == 3
+    for context in ("fork", "spawn"):
+        loader = DataLoader(train, batch_size=None, num_workers=1, multiprocessing_context=context)
+        assert len({text for (texts,) in loader for text in texts}) == 60
+
+
+def test_a_run_that_was_killed_goes_on(public: NginxServer, tmp_path: Path) -> None:
+    spec, place = spec_of(public), tmp_path / "place"
+    st.index(spec, table=True, index=str(place))
+    whole = snapshot(place)
+    for path in [*place.rglob("in-1.tar.*"), *place.rglob("in-@2.*")]:
+        path.unlink()
+    assert st.index(spec, table=True, index=str(place)).made == 1
+    assert snapshot(place) == whole
 
 
 def test_shards_of_one_name_do_not_meet(tmp_path: Path) -> None:

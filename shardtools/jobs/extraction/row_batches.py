@@ -90,8 +90,7 @@ def indexed(url: str) -> IndexedShard | None:
     if url == "-" or current_options().verify:
         return None
     try:
-        size = get_storage(url).stat(url).size
-        sidecar = find_sidecar(url, size)
+        sidecar = find_sidecar(url, get_storage(url).stat(url))
     except (AccessError, RefusedError):  # of HEAD, say, by a URL that is signed for GET
         return None
     return None if sidecar is None else IndexedShard(url, sidecar)

@@ -22,7 +22,7 @@ from shardtools.shards.fields import kind_of
 from shardtools.shards.manifest import ShardEntry
 from shardtools.shards.sidecar import find_sidecar
 from shardtools.spec import Destination
-from shardtools.storage import get_storage, using
+from shardtools.storage import Stat, get_storage, using
 from shardtools.storage.together import each
 from shardtools.urls import beside, folder_of, name_of
 
@@ -185,7 +185,7 @@ def _check_columns(asked: tuple[Asked, ...] | None, parts: Sequence[TablePart]) 
 def _small_fields(entries: Sequence[ShardEntry]) -> tuple[Asked, ...]:
     """Return the fields of text, numbers and JSON that are small in the first shard that has samples."""
     entry = next((entry for entry in entries if entry.nsamples), None)
-    sidecar = None if entry is None else find_sidecar(entry.url, entry.filesize)
+    sidecar = None if entry is None else find_sidecar(entry.url, Stat(entry.filesize, None))
     if sidecar is None:
         return ()
     table = sidecar.table

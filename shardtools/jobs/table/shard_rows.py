@@ -80,7 +80,7 @@ def write_part(task: PartTask) -> TablePart:
     """
     keep_freed_memory()
     url = task.source
-    sidecar = find_sidecar(url, get_storage(url).stat(url).size)
+    sidecar = find_sidecar(url, get_storage(url).stat(url))
     if sidecar is None:
         raise StaleTableError("it has no matching sidecar", url=url, fix="make it with htindex")
     state = ShardState(name_of(url), sidecar.filesize, sidecar.checksum, len(sidecar))
