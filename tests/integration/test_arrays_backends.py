@@ -138,7 +138,7 @@ def test_what_users_type(hub: st.Hub) -> None:
 
 def test_a_reader_during_many_commits_sees_no_mixture(hub: st.Hub) -> None:
     pair(hub)
-    count = 100
+    count = 40
     writer = start(PAIRS, hub, 1, count + 1)
     seen = [0]
     while writer.poll() is None:
