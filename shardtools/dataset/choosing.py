@@ -16,6 +16,7 @@ import numpy as np
 from shardtools.dataset.shard_set import ShardSet
 from shardtools.errors import AccessError, CorruptError, JobError, NotFoundError, RefusedError, SpecError
 from shardtools.query.ask import find_table, fresh_in, rows_in
+from shardtools.query.changed import ChangedShards
 from shardtools.query.condition import Answer, Condition, Seen, find_rows
 from shardtools.query.key_file import KeyFile, digest_of, keys_url
 from shardtools.query.table import DatasetTable
@@ -97,21 +98,22 @@ class Choosing:
             self._looked = True
         return None if self._table is None or not self._fresh else (self._table, self._fresh)
 
-    def whole_table(self) -> DatasetTable:
-        """Return the table, which describes all shards as they are.
+    def table_and_changed(self) -> tuple[DatasetTable, ChangedShards | None]:
+        """Return the table, and the shards that are not as it says, None if all are.
 
         Raises:
-            JobError: there is no such table.
+            JobError: there is no table, or it describes no shard as it is.
             StorageError: it cannot be read.
         """
         there, fix = self.table(), "make it with htindex --table"
         if self._table is None:
             raise JobError("the dataset has no table", fix=fix)
-        lacking = len(self._shards.urls) - (len(there[1]) if there else 0)
-        if there is None or lacking:
-            what = f"the table does not describe {lacking:,} of {len(self._shards.urls):,} shards as they are"
-            raise JobError(what, url=self._table.url, fix=fix)
-        return there[0]
+        total = len(self._shards.urls)
+        if there is None:
+            raise JobError(f"the table describes none of {total:,} shards as they are", url=self._table.url, fix=fix)
+        table, fresh = there
+        changed = tuple(sorted(set(range(total)) - set(fresh)))
+        return table, ChangedShards(changed, self._shards.of_some) if changed else None
 
     def find(self, condition: Condition, among: Ints | None) -> Ints:
         """Return the indexes of the samples for which a condition is true, of all or of those ``among`` them.

@@ -195,11 +195,11 @@ class ShardedDataset(Sequence[Record]):
         """Return the rows that the dataset's table has of the samples, for SQL.
 
         Raises:
-            JobError: there is no table, or it does not describe all shards as they are.
+            JobError: there is no table, or it describes no shard as it is.
             StorageError: it cannot be read.
         """
-        table = self._choosing.whole_table()
-        return ChosenRows(table, None if self._chosen is None else self.places(np.arange(len(self))))
+        table, changed = self._choosing.table_and_changed()
+        return ChosenRows(table, None if self._chosen is None else self.places(np.arange(len(self))), changed)
 
     def table(self) -> DuckDBPyRelation:
         """Return the dataset's table, a row for each sample, as a relation of DuckDB.
@@ -214,11 +214,11 @@ class ShardedDataset(Sequence[Record]):
     def sql(self, query: str) -> DuckDBPyRelation:
         """Return the result of a query in DuckDB's SQL, where ``samples`` is the dataset's table.
 
-        The table must be there (`shardtools.index` makes it) and describe all shards as they are.
+        The table must be there (`shardtools.index` makes it). Rows of shards that have changed since are made anew.
 
         Raises:
             JobError: it is not one query, or does not fit the table, or there is no such table.
-            StorageError: the table cannot be read.
+            StorageError, ShardError: the table, or a shard that has changed, cannot be read.
         """
         return run_sql(query, {"samples": self.table_rows()})
 

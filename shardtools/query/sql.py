@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from shardtools.errors import JobError
+from shardtools.query.changed import ChangedShards, unite
 from shardtools.query.condition import unreadable
 from shardtools.query.duck import connect, identifier
 from shardtools.query.table import DatasetTable
@@ -28,10 +31,30 @@ _FORM = 'give one query, such as "select cls, count(*) from samples group by cls
 
 @dataclass(frozen=True)
 class ChosenRows:
-    """The rows of a table; of some samples only if ``chosen`` has their shards and rows."""
+    """The rows of a table, those of ``changed`` shards anew; of some samples only if ``chosen`` has shards and rows."""
 
     table: DatasetTable
     chosen: tuple[Ints, Ints] | None = None
+    changed: ChangedShards | None = None
+
+    def source(self, connection: DuckDBPyConnection, number: int, columns: Sequence[str]) -> str:
+        """Return SQL for the rows, with these columns; ``number`` tells the tables that it needs from those of others.
+
+        Raises:
+            JobError, StorageError, ShardError: a changed shard cannot be read, or does not fit the table.
+        """
+        if self.changed is None:
+            source = f"SELECT * FROM {self.table.source_of(columns)}"
+        else:
+            changed = self.changed if self.chosen is None else self.changed.among(np.unique(self.chosen[0]).tolist())
+            source = unite(connection, f"__changed_{number}", self.table, changed, columns)
+        if self.chosen is None:
+            return source
+        shard, row = self.chosen
+        connection.register("given", {"shard": shard, "row": row})
+        connection.execute(f"CREATE TEMP TABLE chosen_{number} AS SELECT * FROM given")
+        connection.unregister("given")
+        return f"SELECT * FROM ({source}) SEMI JOIN chosen_{number} USING (shard, row)"
 
 
 def run_sql(query: str, tables: Mapping[str, ChosenRows]) -> DuckDBPyRelation:
@@ -59,13 +82,7 @@ def start_sql(query: str, tables: Mapping[str, ChosenRows]) -> tuple[DuckDBPyCon
         if read.columns is not None:
             place = ("shard", "row") if rows.chosen is not None else ()
             wanted = tuple(one for one in wanted if one.lower() in read.columns or one in place)
-        source = f"SELECT * FROM {rows.table.source_of(wanted)}"
-        if rows.chosen is not None:
-            shard, row = rows.chosen
-            connection.register("given", {"shard": shard, "row": row})
-            connection.execute(f"CREATE TEMP TABLE chosen_{number} AS SELECT * FROM given")
-            connection.unregister("given")
-            source += f" SEMI JOIN chosen_{number} USING (shard, row)"
+        source = rows.source(connection, number, wanted)
         connection.execute(f"CREATE TEMP VIEW {identifier(name)} AS {source}")
     with sql_errors(query):
         return connection, connection.sql(read.sql)

@@ -124,8 +124,10 @@ class TestCommand:
         written_dataset(tmp_path, "images-@2.tar", IMAGES)
         shardtools.index(str(tmp_path / "images-@2.tar"), table=True)
         written_dataset(tmp_path, "images-@2.tar", [IMAGES[0], IMAGES[1][1:]])
+        assert query(tmp_path, "images-@2.tar", "select count(*) as n from samples").out.split() == ["n", "15"]
+        written_dataset(tmp_path, "images-@2.tar", [IMAGES[0][2:], IMAGES[1][1:]])
         message = fails(tmp_path, "images-@2.tar", "from samples")
-        assert "the table does not describe 1 of 2 shards as they are; make it with htindex --table" in message
+        assert "the table describes none of 2 shards as they are; make it with htindex --table" in message
 
 
 class TestPython:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardtools.errors import CorruptError
-from shardtools.jobs.table.quick_columns import parse_integers, quick_columns
+from shardtools.query.quick_columns import parse_integers, quick_columns
 from shardtools.shards.checksums import crc32_of_each
 from shardtools.shards.columns import Texts
 from shardtools.shards.members import IndexedShard

@@ -14,10 +14,11 @@ from typing import Any
 
 from shardtools.errors import JobError
 from shardtools.jobs.forward import ForwardFile
-from shardtools.jobs.table.shard_rows import HASH, MOST_PATHS, TablePart, read_part
+from shardtools.jobs.table.shard_rows import HASH, TablePart, read_part
 from shardtools.query.key_file import KeySorter, head_of, keys_url
 from shardtools.query.kinds import Kind, Kinds
 from shardtools.query.names import content_of
+from shardtools.query.shard_rows import MOST_PATHS
 from shardtools.query.table_file import ENTRY, AnyTable, Asked, TableFacts, table_url
 from shardtools.storage import Sink, get_storage
 from shardtools.storage.together import each

@@ -1,0 +1,142 @@
+"""SQL over a table of which some shards have changed since: it answers as a new table would, and reads only these."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shardtools as st
+from shardtools.errors import JobError
+from tests.cli.command import call, check_failure
+from tests.datasets import written_dataset
+from tests.recording_server import RecordingServer, recording_server
+
+SHARDS, CHANGED = 50, (7, 8, 49)
+SPEC = f"d-@{SHARDS}.tar"
+TABLE = f"{SPEC}.parquet"
+
+
+def record(shard: int, row: int, **more: object) -> dict[str, Any]:
+    score = row / 4 if row % 2 else row
+    values = {"key": f"{shard}/{row}", "cls": row % 5, "txt": f"é text {shard * row}", "bin": b"x" * 3000}
+    return {**values, "json": {"width": shard * row, "score": score, "mixed": "a" if row else 7}, **more}
+
+
+def records() -> list[list[dict[str, Any]]]:
+    return [[record(shard, row) for row in range(6)] for shard in range(SHARDS)]
+
+
+def with_changes(**more: object) -> list[list[dict[str, Any]]]:
+    """Return the records of all shards, of which three have changed: one is shorter, one has other values."""
+    shards = records()
+    shards[7] = shards[7][1:4]
+    shards[8] = [record(8, row, cls=9, txt="longer than before", **more) for row in range(9)]
+    shards[49] = [{"key": "49/new", "json": {"width": 5}}, *shards[49]]
+    return shards
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``old``, whose table is of other shards than it has, and ``new`` with a table of those."""
+    folder = tmp_path_factory.mktemp("changed")
+    for name, shards in (("old", records()), ("new", with_changes())):
+        (folder / name).mkdir()
+        written_dataset(folder / name, SPEC, shards)
+        st.index(str(folder / name / SPEC), table=["cls", "json", "txt:10"])
+    written_dataset(folder / "old", SPEC, with_changes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecordingServer]:
+    with recording_server(tmp_path_factory.mktemp("server")) as server:
+        for path in (made / "old").iterdir():
+            shutil.copy(path, server.root)
+        yield server
+
+
+QUERIES = [
+    "from samples",
+    "select key, shard, row from samples",
+    "select cls, count(*), sum(json.width), max(size.bin) from samples group by cls order by cls",
+    "select count(*) from samples",
+    "select txt, json.mixed, json.score from samples where cls = 9 or json.width = 5",
+]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("most_runs", [64, 1])
+def test_it_is_as_of_a_new_table(made: Path, monkeypatch: pytest.MonkeyPatch, query: str, most_runs: int) -> None:
+    monkeypatch.setattr("shardtools.query.changed._MOST_RUNS", most_runs)
+    now, anew = (st.open(str(made / name / SPEC)).sql(query) for name in ("old", "new"))
+    assert now.columns == anew.columns and now.types == anew.types
+    assert now.fetchall() == anew.fetchall() != []
+
+
+def test_chosen_samples_joins_and_the_command(made: Path) -> None:
+    old, new = (st.open(str(made / name / SPEC)) for name in ("old", "new"))
+    for condition in ("cls = 9", "json.width = 5", "shard = 3"):
+        rows = old.where(condition).table().fetchall()
+        assert rows == new.where(condition).table().fetchall() != []
+    differ = "select count(*) from a full join b using (key) where a.cls is distinct from b.cls or a.txt != b.txt"
+    assert st.sql(differ, a=old, b=new).fetchall() == [(0,)]
+    assert st.sql("select count(*) from a join b using (key)", a=old, b=old).fetchall() == [(len(new),)]
+    outcome = call(SPEC, "select count(*) as n from samples", cwd=made / "old", program="htquery")
+    assert outcome.out.split() == ["n", str(len(new))]
+
+
+def shards_read(server: RecordingServer, start: int) -> dict[int, int]:
+    """Return how many GETs of each shard, or of its sidecar, there were since ``start``."""
+    found: dict[int, int] = {}
+    for request in server.requests()[start:]:
+        if request.method == "GET" and (match := re.match(r"/d-(\d+)\.tar", request.path)):
+            found[int(match[1])] = found.get(int(match[1]), 0) + 1
+    return found
+
+
+def test_only_what_has_changed_is_read(server: RecordingServer) -> None:
+    """Sidecars once, and a range for each value of the two fields that are asked for."""
+    for query, ranges in ((QUERIES[2], {7: 2 * 3, 8: 2 * 9, 49: 2 * 6 + 1}), (QUERIES[3], {})):
+        start = len(server.requests())
+        ds = st.open(f"{server.url}{SPEC}")
+        assert ds.sql(query).fetchall()
+        assert tuple(sorted(shards_read(server, start))) == CHANGED
+        start = len(server.requests())
+        assert ds.sql(query).fetchall()
+        assert shards_read(server, start) == ranges
+    start = len(server.requests())
+    assert ds.where("cls = 9 and shard = 8").sql("select max(txt) from samples").fetchall() == [("longer tha",)]
+    assert tuple(sorted(shards_read(server, start))) in (CHANGED, (8,))
+
+
+@pytest.mark.parametrize(
+    ("more", "query", "message"),
+    [
+        ({"json": {"width": "wide"}}, "select sum(json.width) from samples", "json.width has changed: its type"),
+        ({"json": {"width": 0.5}}, "from samples", "in the table is int, and in this shard float"),
+        ({"json": {"score": 2**60 + 1}}, "select max(json.score) from samples", "in the table is float"),
+        ({"json": {"width": "wide", "mixed": True}}, "select json.mixed from samples where shard = 8", None),
+        ({"json": {"width": 2, "other": 3}}, "select json.width from samples where shard = 8", None),
+        ({"json": {"other": 3}}, "select json.other from samples", 'Referenced table "json" not found'),
+    ],
+)
+def test_types_that_no_longer_fit(made: Path, tmp_path: Path, more: Any, query: str, message: str | None) -> None:
+    written_dataset(tmp_path, SPEC, with_changes(**more))
+    shutil.copy(made / "old" / TABLE, tmp_path)
+    if message is None:
+        values = {value for (value,) in st.open(str(tmp_path / SPEC)).sql(query).fetchall()}
+        assert values in ({"true"}, {2})
+    else:
+        assert message in check_failure(SPEC, query, cwd=tmp_path, status=2, program="htquery")
+
+
+def test_where_no_shard_is_as_it_was(made: Path, tmp_path: Path) -> None:
+    written_dataset(tmp_path, SPEC, [[{"key": "a", "cls": 1}]] * SHARDS)
+    shutil.copy(made / "old" / TABLE, tmp_path)
+    with pytest.raises(JobError, match="the table describes none of 50 shards as they are; make it with htindex"):
+        st.open(str(tmp_path / SPEC)).sql("from samples")
