@@ -106,3 +106,13 @@ ensure_chromium() {
     (ensure_program chromium chromium && ensure_program chromedriver chromium-driver) ||
         echo "there is no chromium here; the tests of the viewer's page in a browser will be SKIPPED" >&2
 }
+
+# axe, which looks for what hinders people who use screen readers: the one file of a package whose own needs are left out.
+# Its tests are skipped without it.
+ensure_axe() {
+    local share=$VENV/share/axe
+    [[ -f $share/axe_playwright_python/axe.min.js ]] && return
+    echo "installing axe into $share"
+    quietly "$VENV/bin/python" -m pip install -q --no-deps --target "$share" axe-playwright-python==0.1.8 ||
+        echo "pip could not install axe; the tests of the page's accessibility will be SKIPPED" >&2
+}

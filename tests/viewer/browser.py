@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -28,6 +31,16 @@ FLAGS = (
     "disable-component-update",
     "disable-sync",
 )
+
+AXE = Path(sys.prefix) / "share/axe/axe_playwright_python/axe.min.js"
+CHECK = """
+const done = arguments[0];
+axe.run(document, {resultTypes: ["violations"]}).then(({violations, passes}) => done({
+  checked: passes.length,
+  found: violations.filter(({impact}) => ["serious", "critical"].includes(impact))
+    .flatMap(({id, nodes}) => nodes.map(({html, failureSummary}) => `${id}: ${html.slice(0, 200)} ${failureSummary}`)),
+}));
+"""
 
 READY = "return document.querySelector('main').dataset.ready === (location.hash || '#')"
 FAILED = "return document.querySelector('main > .placard') !== null"
@@ -92,6 +105,15 @@ class Browser:
         box = self.one("#find-text")
         box.clear()
         box.send_keys(text, Keys.ENTER)
+
+    def hindrances(self) -> list[str]:
+        """What axe finds on the page that seriously hinders people who use a screen reader, a keyboard or weak eyes."""
+        if not AXE.exists():
+            pytest.skip(f"NOT TESTED, the page's accessibility: there is no {AXE} (scripts/test installs it)")
+        self.run(AXE.read_text())
+        answer = self.driver.execute_async_script(CHECK)
+        assert answer["checked"] > 10
+        return list(answer["found"])
 
 
 def missing_programs() -> Sequence[str]:

@@ -161,6 +161,14 @@ def test_keyboard(browser: Browser, server: ViewServer) -> None:
     assert not browser.one("#help").is_displayed()
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_serious(browser: Browser, server: ViewServer, dark: bool) -> None:
+    for fragment in ("compare&at=0", f"sql={quote('select key, cls from samples limit 3')}", "of=2&arrays/deep%2Fx"):
+        browser.open(f"{server.url}#{fragment}", dark=dark)
+        browser.wait(lambda: browser.all(".card img, canvas"), "a picture")
+        assert browser.hindrances() == [], fragment
+
+
 def test_a_wrong_token_shows_nothing(browser: Browser, server: ViewServer) -> None:
     browser.driver.get(f"http://127.0.0.1:{server.port}/wrong/")
     assert "token" in browser.driver.page_source and "old-" not in browser.driver.page_source
