@@ -32,17 +32,24 @@ def make_photos(folder: Path) -> None:
 
 def test_from_pictures_to_training(tmp_path: Path) -> None:
     make_photos(tmp_path)
-    [commands] = re.findall(r"```sh\n(.*?)```", TOUR, re.DOTALL)
-    script, training = re.findall(r"```python\n(.*?)```", TOUR, re.DOTALL)
+    commands, asking = re.findall(r"```sh\n(.*?)```", TOUR, re.DOTALL)
+    script, training, answers = re.findall(r"```python\n(.*?)```", TOUR, re.DOTALL)
     (tmp_path / "small.py").write_text(script)
     shown = run(["bash", "-ec", commands], tmp_path)
     for spec in ("photos-@4.tar: 4 shards", "small-@4.tar: 4 shards", "train-@2.tar: 2 shards"):
         assert re.search(rf"{re.escape(spec)}, 80 samples", shown)
     assert re.search(r"^jpg +100 to 139 +80 to 80 ", shown, re.MULTILINE)
+    *_, head, cats, dogs, first, second, third = run(["bash", "-ec", asking], tmp_path).splitlines()
+    assert head == "cls,pictures,bytes" and cats.startswith("0,40,") and dogs.startswith("1,40,")
+    assert all(re.fullmatch(r"dog/\d+", key) for key in (first, second, third))
     pytest.importorskip("torch")
     (tmp_path / "training.py").write_text(training)
     lines = run([sys.executable, "training.py"], tmp_path).splitlines()
     assert lines == [f"{epoch} torch.Size([32, 64, 64, 3]) torch.Size([32])" for epoch in (0, 0, 1, 1)]
+    (tmp_path / "answers.py").write_text(answers)
+    *batches, pairs, look_up = run([sys.executable, "answers.py"], tmp_path).splitlines()
+    assert batches == ["torch.Size([16, 64, 64, 3]) True"] * 2
+    assert re.fullmatch(r"40 \(80, 1\d\d, 3\)", pairs) and re.fullmatch(r"True \d+ -1", look_up)
 
 
 def test_from_python(tmp_path: Path) -> None:
