@@ -114,6 +114,16 @@ def test_only_what_has_changed_is_read(server: RecordingServer) -> None:
     assert tuple(sorted(shards_read(server, start))) in (CHANGED, (8,))
 
 
+def test_sizes_are_asked_of_each_shard_where_a_server_does_not_list(server: RecordingServer) -> None:
+    start = len(server.requests())
+    ds = st.open(f"{server.url}{SPEC}")
+    assert len(ds.where("cls = 3 and shard < 7")) == 7 and len(ds.where("cls = 4 and shard < 7")) == 7
+    asked = [request.path for request in server.requests()[start:] if request.method == "HEAD"]
+    counts = [asked.count(f"/d-{shard:02d}.tar") for shard in range(SHARDS)]
+    assert counts == [2 if shard in CHANGED else 1 for shard in range(SHARDS)]  # once more to look into it
+    assert set(shards_read(server, start)) == set(CHANGED)
+
+
 @pytest.mark.parametrize(
     ("more", "query", "message"),
     [
