@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from shardtools.errors import ShardtoolsError
+from shardtools.errors import ShardtoolsError, redact
 from shardtools.storage import using
 from shardtools.viewer.about import about_dataset
 from shardtools.viewer.answers import Answer, AskedError, Parameters, answer_error, answer_json
@@ -81,7 +81,11 @@ class Api:
         }
 
     def _datasets(self, asked: Parameters) -> list[dict[str, Any]]:
-        return [{"id": i, "name": place.name, "kind": place.kind} for i, place in enumerate(self._places)]
+        return [
+            {"id": i, "name": place.name, "kind": place.kind}
+            | ({"spec": redact(place.hub.hub.url)} if place.hub else {})
+            for i, place in enumerate(self._places)
+        ]
 
     def _about(self, number: int, place: Place) -> dict[str, Any]:
         """Return what a dataset is, which is found out once."""

@@ -107,10 +107,10 @@ def browser(folder: Path) -> Iterator[Browser]:
 
 
 class TestSamples:
-    def test_what_is_shown_is_listed_and_described(self, browser: Browser) -> None:
+    def test_what_is_shown_is_listed_and_described(self, browser: Browser, folder: Path) -> None:
         assert browser.json("datasets") == [
             {"id": 0, "name": "train-@3.tar", "kind": "shards"},
-            {"id": 1, "name": "arrays", "kind": "hub"},
+            {"id": 1, "name": "arrays", "kind": "hub", "spec": f"{folder}/arrays/"},
         ]
         about = browser.json("0/about")
         assert (about["format"], about["version"], about["samples"], about["shards"]) == (

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import pytest
+import requests
+import zarr
+from click.testing import CliRunner
 from selenium.webdriver.common.keys import Keys
 
 import shardtools as st
+from shardtools.cli.htarray import main as htarray
 from shardtools.programs.view import serve
 from shardtools.storage import StorageOptions
 from shardtools.viewer.server import ViewServer
@@ -18,6 +24,7 @@ from tests.datasets import write_shard
 from tests.viewer.browser import Browser
 from tests.viewer.conftest import png
 
+WIDE = ("compare&at=0", f"sql={quote('select key, cls from samples limit 3')}", "of=2&arrays/deep%2Fx")
 ATTACK = "<img src=x onerror=document.title='attacked'>"
 PICTURES = "return Array.from(document.querySelectorAll('.card img'), (image) => image.naturalWidth)"
 
@@ -123,11 +130,27 @@ def test_compare(browser: Browser, server: ViewServer) -> None:
     browser.wait(lambda: len(browser.all(".pair:not(.names)")) == 12, "the last page")
 
 
-def test_arrays(browser: Browser, server: ViewServer) -> None:
+def check_commands(lines: list[str], hub: str) -> None:
+    """Run the lines that the page shows for an array: they write references and a copy; the last one loads it."""
+    references, copy, python = lines
+    for line in (references, copy):
+        answer = CliRunner().invoke(htarray, shlex.split(line)[1:])
+        assert answer.exit_code == 0, answer.output
+    refs = json.loads(Path("x.json").read_text())["refs"]
+    assert json.loads(refs["zarr.json"])["shape"] == [5, 20, 30] and len(refs) > 1
+    name = shlex.split(copy)[3]
+    assert np.array_equal(zarr.open_array("x.zarr", mode="r")[:], st.hub(hub).load(name)[...])
+    assert python == f'import shardtools as st; st.hub("{hub}").load("{name}")[...]'
+
+
+def test_arrays(browser: Browser, server: ViewServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     browser.open(f"{server.url}#of=2&arrays/")
     browser.one(".tree a").click()
     browser.wait(lambda: browser.all("figure.pixels canvas"), "a slice")
     assert "20 × 30 shown" in browser.text() and browser.texts(".panel tbody code")[0].startswith("main@")
+    [_, _, hub] = json.loads(requests.get(f"{server.url}api/datasets", timeout=20).text)
+    check_commands(browser.texts(".elsewhere code"), hub["spec"])
     browser.run(
         "const box = document.querySelector('input[type=range]'); box.value = 2;"
         "box.dispatchEvent(new Event('input', {bubbles: true}))"
@@ -163,10 +186,17 @@ def test_keyboard(browser: Browser, server: ViewServer) -> None:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_serious(browser: Browser, server: ViewServer, dark: bool) -> None:
-    for fragment in ("compare&at=0", f"sql={quote('select key, cls from samples limit 3')}", "of=2&arrays/deep%2Fx"):
+    for fragment in WIDE:
         browser.open(f"{server.url}#{fragment}", dark=dark)
         browser.wait(lambda: browser.all(".card img, canvas"), "a picture")
         assert browser.hindrances() == [], fragment
+
+
+def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, server: ViewServer) -> None:
+    for fragment in ("at=0", *WIDE):
+        browser.open(f"{server.url}#{fragment}", width=390, height=844)
+        browser.wait(lambda: browser.all(".card img, canvas"), "a picture")
+        assert browser.run("return document.documentElement.scrollWidth") == 390, fragment
 
 
 def test_a_wrong_token_shows_nothing(browser: Browser, server: ViewServer) -> None:

@@ -1,6 +1,6 @@
 // Arrays of a hub: names, history, and slices as pictures, one version or two side by side.
 
-import { cut, fill, h, placard, short, visible } from "./dom.js";
+import { commandPanel, cut, fill, h, placard, quoted, short, visible } from "./dom.js";
 import { extent, layout, picture, plot } from "./draw.js";
 import { colourChoice, sliders } from "./value.js";
 
@@ -22,11 +22,12 @@ async function arrayView(app, array) {
   });
   const names = versions.map((entry) => String(entry.version));
   const shared = { index: leading(array.shape).map(() => 0), map: "gray", range: null };
-  const panels = h("div.versions");
+  const panels = h("div.versions"), elsewhere = h("div.elsewhere");
   const shown = [names[0] ?? ""];
   const redraw = () => Promise.all([...panels.children].map((panel) => panel.draw()));
   const rebuild = () => {
     fill(panels, shown.map((version, i) => versionPanel(app, array, version, names, shared, (next) => ((shown[i] = next), rebuild()))));
+    fill(elsewhere, commandPanel("For other programs", exports(app.reader.spec, array.path, shown[0])));
     return redraw();
   };
   const beside = h("button", { type: "button", "aria-pressed": "false", onclick: (event) => {
@@ -43,7 +44,14 @@ async function arrayView(app, array) {
   rebuild();
   return [h("div.toolbar", h("h1", visible(array.path)), h("span.quiet", `${array.shape.join(" × ")} ${array.dtype}, chunks ${(array.chunks ?? []).join(" × ")}`), h("span.space"), names.length > 1 && beside),
     h("div.toolbar", sliders(leading(array.shape), shared.index, redraw), colourChoice((name) => ((shared.map = name), redraw())), contrast),
-    panels, log(versions)];
+    panels, elsewhere, log(versions)];
+}
+
+/** Lines that write references to the chunks of an array where they lie, or a copy, and the one that loads it in Python. */
+function exports(place, path, version) {
+  const name = version ? `${path}:${version}` : path, file = path.split("/").pop();
+  return [`htarray export ${quoted(place)} ${quoted(name)} ${quoted(`${file}.json`)} --format kerchunk`, `htarray export ${quoted(place)} ${quoted(name)} ${quoted(`${file}.zarr`)}`,
+    `import shardtools as st; st.hub(${JSON.stringify(place)}).load(${JSON.stringify(name)})[...]`];
 }
 
 /** The axes of an array that sliders choose along: all but those of its pictures, or of its line. */
@@ -79,6 +87,6 @@ function draw(slice, options) {
 
 function log(versions) {
   if (!versions.length) return null;
-  return h("section.panel", h("h2", "History"), h("table", h("thead", h("tr", ["version", "time", "author", "message"].map((name) => h("th", name)))),
-    h("tbody", versions.slice(0, 500).map((entry) => h("tr", h("td", h("code", visible(cut(String(entry.version), 16)))), h("td", visible(String(entry.time ?? ""))), h("td", visible(cut(String(entry.author ?? ""), 60))), h("td", visible(cut(String(entry.message ?? ""), 300))))))));
+  return h("section.panel", h("h2", "History"), h("div.scroll", { tabindex: "0", role: "region", "aria-label": "History" }, h("table", h("thead", h("tr", ["version", "time", "author", "message"].map((name) => h("th", name)))),
+    h("tbody", versions.slice(0, 500).map((entry) => h("tr", h("td", h("code", visible(cut(String(entry.version), 16)))), h("td", visible(String(entry.time ?? ""))), h("td", visible(cut(String(entry.author ?? ""), 60))), h("td", visible(cut(String(entry.message ?? ""), 300)))))))));
 }

@@ -42,7 +42,7 @@ export function fill(element, ...children) {
 /** The message for an error, in place of what could not be shown. */
 export function placard(error, small = false) {
   const known = error instanceof Placard;
-  const command = known && error.command && h("div.command", h("code", error.command), copyButton(error.command));
+  const command = known && error.command && h("div.command", h("code", { tabindex: "0" }, error.command), copyButton(error.command));
   return h(small ? "div.placard.small" : "div.placard", { role: small ? "note" : "alert" },
     h("strong", known ? error.message : "This cannot be shown"),
     (known ? error.why : error.message) && h("p", known ? error.why : error.message),
@@ -65,6 +65,14 @@ export function copyButton(text) {
     setTimeout(() => (button.textContent = "Copy"), 1500);
   });
   return button;
+}
+
+/** A text in single quotes, for a shell. */
+export const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+
+/** Lines for a terminal, each with a button that copies it. */
+export function commandPanel(title, lines) {
+  return h("section.panel", h("h2", title), lines.map((line) => h("div.command", h("code", { tabindex: "0" }, line), copyButton(line))));
 }
 
 const whole = new Intl.NumberFormat("en-US");

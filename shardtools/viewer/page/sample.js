@@ -1,6 +1,6 @@
 // One sample: every field in full, where it lies, and how to fetch it.
 
-import { Placard, bytes, copyButton, count, fill, h, placard, visible } from "./dom.js";
+import { Placard, bytes, commandPanel, count, fill, h, placard, quoted, visible } from "./dom.js";
 import { visualFirst } from "./kinds.js";
 import { inFull } from "./value.js";
 
@@ -72,9 +72,6 @@ function place(sample) {
     h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Where the fields lie" }, h("table.place-table", h("thead", h("tr", h("th", "field"), h("th.number", "offset in the tar file"), h("th.number", "bytes"), h("th", "CRC-32"))), h("tbody", rows))));
 }
 
-/** A text in single quotes, for a shell. */
-const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
-
 /** A text as a Python literal. */
 const literal = (text) => JSON.stringify(text);
 
@@ -84,7 +81,7 @@ function commands(app, sample) {
     `htextract ${quoted(spec)} --sample ${quoted(sample.key)}${field ? ` -f ${quoted(field)} > ${quoted(`${sample.key.split("/").pop()}.${field}`)}` : ""}`,
     `import shardtools as st; st.open(${literal(spec)})[${sample.index}]${field ? `[${literal(field)}]` : ""}`,
   ];
-  return h("section.panel", h("h2", "Fetch the same"), lines.map((line) => h("div.command", h("code", line), copyButton(line))));
+  return commandPanel("Fetch the same", lines);
 }
 
 function keys(app, state, index) {

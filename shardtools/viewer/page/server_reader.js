@@ -35,12 +35,12 @@ export async function openServer(api, { signal } = {}) {
 }
 
 class ServerReader {
-  constructor(api, { id, name, kind }) {
+  constructor(api, { id, name, kind, spec }) {
     this.api = api;
     this.id = id;
     this.name = name;
     this.kind = kind;
-    this.summary = { name, spec: name, samples: null, shards: null, bytes: null, fields: [], classes: null, histograms: [], history: {} };
+    this.summary = { name, spec: spec ?? name, samples: null, shards: null, bytes: null, fields: [], classes: null, histograms: [], history: {} };
     const shards = kind !== "hub";
     this.can = { where: shards, sql: shards, arrays: !shards };
   }
