@@ -165,6 +165,7 @@ def test_phone_and_dark(browser: Browser, site: Site) -> None:
 
 
 def test_a_page_takes_one_sidecar_and_one_range(browser: Browser, site: Site) -> None:
+    browser.forget()
     browser.open(site.view("animals-@2.tar", "#at=0"))
     before = len(site.requests())
     browser.go("#at=62")
