@@ -7,6 +7,7 @@
     │   ├── ExistsError          (FileExistsError)
     │   ├── AccessError          (PermissionError)    401, 403, file modes
     │   ├── RefusedError                              the server does not support this: 405, 413, 416, 501
+    │   │   └── PlaceRefusedError                     index files cannot be written beside their shards
     │   ├── FullError                                 no space left: ENOSPC, 507
     │   ├── ChangedError                              the object was replaced while it was read
     │   ├── ConflictError                             somebody else has changed the same thing

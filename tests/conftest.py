@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import NginxServer, nginx_server
 
@@ -15,6 +17,18 @@ from tests.servers import NginxServer, nginx_server
 for _name in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_name) is signal.SIG_IGN:
         signal.signal(_name, lambda *_: None)
+
+
+settings.register_profile("tests", deadline=None, max_examples=60)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches() -> Iterator[None]:
+    """No test leaves anything in the caches of who runs it, or finds what another run has left there."""
+    with tempfile.TemporaryDirectory(prefix="shardtools-caches-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", folder)
+        yield
 
 
 @pytest.fixture

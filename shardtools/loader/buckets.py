@@ -99,7 +99,7 @@ def _quantiles(numbers: npt.NDArray[np.float64], buckets: int) -> npt.NDArray[np
     """Return edges between about as many samples each; fewer, where many have the same number.
 
     >>> _quantiles(np.array([4.0, 1, 2, 3, 1, 1, 1, 1]), 4).tolist()
-    [2.0]
+    [3.0]
     """
     if not len(numbers):
         return np.empty(0)

@@ -228,7 +228,7 @@ def find_manifest(spec: str, urls: Sequence[str]) -> Manifest | None:
 def _manifest_at(home: str, urls: Sequence[str]) -> Manifest | None:
     try:
         manifest = read_manifest(Destination(home).manifest)
-    except (NotFoundError, RefusedError, AccessError):  # some servers forbid what is not there
+    except (SpecError, NotFoundError, RefusedError, AccessError):  # some servers forbid what is not there
         return None
     except (CorruptError, LimitError) as error:
         logger.warning("%s (it is not used)", error)

@@ -184,7 +184,11 @@ class TestImage:
         subprocess.run([sys.executable, "-m", *command, "--no-build-isolation"], cwd=context, check=True)
         (wheel,) = tmp_path.glob("*.whl")
         packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-        here = {path for path in (ROOT / "shardtools").rglob("*") if path.suffix in (".py", ".typed")}
+        here = {
+            path
+            for path in (ROOT / "shardtools").rglob("*")
+            if path.suffix in (".py", ".typed", ".html", ".css", ".js")
+        }
         assert packed == {path.relative_to(ROOT).as_posix() for path in here}
         assert f"-{__version__}-" in wheel.name
         metadata = zipfile.ZipFile(wheel).read(f"shardtools-{__version__}.dist-info/METADATA").decode()

@@ -7,12 +7,13 @@ import random
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.command import finish, path_of, run, start
-from tests.dask_cluster import dask_cluster
+from tests.dask_cluster import DaskCluster, dask_cluster
 from tests.datasets import written_dataset
 from tests.servers import NginxServer, wait_until
 
@@ -88,17 +89,22 @@ def test_one_sample(spec: str, nginx: NginxServer, tmp_path: Path) -> None:
     assert 20_000 < read < size / 3
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[DaskCluster]:
+    with dask_cluster(workers=2) as running:
+        yield running
+
+
 @pytest.mark.parametrize("where", ["processes", "cluster"])
-def test_elsewhere_it_is_the_same(spec: str, where: str, nginx: NginxServer, tmp_path: Path) -> None:
+def test_elsewhere_it_is_the_same(
+    spec: str, where: str, nginx: NginxServer, cluster: DaskCluster, tmp_path: Path
+) -> None:
     arguments = (spec, "-f", "cls", "-f", "jpg", "--base64")
     expected = run(*arguments, cwd=tmp_path, program="htextract").out
     assert len(expected) > 26_000 * len(ALL)
     destination = f"{nginx.url}out/all.tsv"
-    if where == "cluster":
-        with dask_cluster(workers=2) as cluster:
-            outcome = run(*arguments, "-c", cluster.address, "-o", destination, cwd=tmp_path, program="htextract")
-    else:
-        outcome = run(*arguments, "-c", where, "-o", destination, cwd=tmp_path, program="htextract")
+    place = cluster.address if where == "cluster" else where
+    outcome = run(*arguments, "-c", place, "-o", destination, cwd=tmp_path, program="htextract")
     assert (outcome.status, outcome.err) == (0, "")
     assert (nginx.root / "out" / "all.tsv").read_text() == expected
 

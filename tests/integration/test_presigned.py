@@ -135,8 +135,10 @@ def test_an_index_of_them(sign: Callable[[str], str], tmp_path: Path) -> None:
 
 
 def test_a_sidecar_cannot_be_written_there(sign: Callable[[str], str], tmp_path: Path) -> None:
-    outcome = run(sign(NAMES[0]), cwd=tmp_path, program="htindex")
-    assert "in-0.tar.index.npz: the server does not allow this (403 Forbidden); " in outcome.error()
+    outcome = run(sign(NAMES[0]), cwd=tmp_path, env={"XDG_CACHE_HOME": str(tmp_path)}, program="htindex")
+    assert outcome.status == 0
+    assert "in-0.tar.index.npz: the server does not allow this (403 Forbidden); the index files go to" in outcome.err
+    assert [path.name for path in tmp_path.rglob("*.npz")] == ["in-0.tar.index.npz"]
 
 
 def test_an_insisting_reader_still_insists(sign: Callable[[str], str]) -> None:
