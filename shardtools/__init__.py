@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from shardtools.query.describe import Description
     from shardtools.reading import Dataset
     from shardtools.reading import open_dataset as open
-    from shardtools.reading import run_query as sql
+    from shardtools.reading import sql as sql
     from shardtools.view.field_view import FieldView
 
 _LAZY = {
@@ -60,7 +60,7 @@ _LAZY = {
     "show": "shardtools.programs.view:show",
     "shuffle": "shardtools.programs.shuffle:shuffle",
     "sort": "shardtools.programs.sort:sort",
-    "sql": "shardtools.reading:run_query",
+    "sql": "shardtools.reading:sql",
     "stats": "shardtools.programs.statistics:stats",
     "upload": "shardtools.programs.upload:upload",
 }

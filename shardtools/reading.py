@@ -43,16 +43,24 @@ class JoinedDataset(JoinedSamples, Dataset):
     """Several datasets as one, by the keys of their samples; see `shardtools.open`."""
 
 
-def run_query(query: str, **datasets: ShardedDataset | str) -> DuckDBPyRelation:
+def sql(
+    query: str, samples: ShardedDataset | str | None = None, /, **datasets: ShardedDataset | str
+) -> DuckDBPyRelation:
     """Return the result of a query in DuckDB's SQL over the tables of ``datasets``, by their names in it.
 
-    A dataset is one that `shardtools.open` has returned, or its spec. Each must have a table (`shardtools.index` makes
-    it) that describes all shards as they are. The result is a relation of DuckDB, which is computed when it is used.
+    A dataset is one that `shardtools.open` has returned, or its spec. One without a name is called ``samples``. Each
+    must have a table (`shardtools.index` makes it) that describes all shards as they are. The result is a relation of
+    DuckDB, which is computed when it is used.
 
     Raises:
+        TypeError: two datasets are called ``samples``.
         JobError: it is not one query, or does not fit the tables, or there is no such table.
         StorageError: a table cannot be read.
     """
+    if samples is not None:
+        if "samples" in datasets:
+            raise TypeError('two datasets are called "samples"; give one of them another name')
+        datasets["samples"] = samples
     opened = {name: open_dataset(one) if isinstance(one, str) else one for name, one in datasets.items()}
     return run_sql(query, {name: one.table_rows() for name, one in opened.items()})
 

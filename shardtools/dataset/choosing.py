@@ -107,7 +107,7 @@ class Choosing:
         """
         there, fix = self.table(), "make it with htindex --table"
         if self._table is None:
-            raise JobError("the dataset has no table", fix=fix)
+            raise JobError("the dataset has no table", url=self._one_spec() or self._shards.urls[0], fix=fix)
         total = len(self._shards.urls)
         if there is None:
             raise JobError(f"the table describes none of {total:,} shards as they are", url=self._table.url, fix=fix)

@@ -180,9 +180,12 @@ class ShardedDataset(Sequence[Record]):
         others, the fields that the condition names are read. The samples are chosen once, now.
 
         Raises:
-            JobError: the condition cannot be read, does not fit its columns, or names one that no sample has.
+            TypeError: the condition is no text.
+            JobError: it cannot be read, does not fit its columns, or names one that no sample has.
             StorageError, ShardError: a shard cannot be read.
         """
+        if not isinstance(condition, str):
+            raise TypeError(f'a condition is a text such as "cls = 3", not {condition!r}')
         chosen = copy.copy(self)
         chosen._chosen = self._choose(parse_condition(condition))
         chosen._conditions = (*self._conditions, f"({condition})")

@@ -115,9 +115,13 @@ class TestCommand:
 
     def test_without_a_table(self, folder: Path, tmp_path: Path) -> None:
         written_dataset(tmp_path, "images-@2.tar", IMAGES)
-        assert (
-            fails(tmp_path, "images-@2.tar", "from samples") == "the dataset has no table; make it with htindex --table"
-        )
+        message = fails(tmp_path, "images-@2.tar", "from samples")
+        assert "images-@2.tar" in message
+        assert "the dataset has no table; make it with htindex --table" in message
+        with pytest.raises(TypeError, match="a condition is a text"):
+            shardtools.open(str(tmp_path / "images-@2.tar")).where(None)  # type: ignore[arg-type]
+        assert shardtools.sql.__name__ == "sql"
+        assert shardtools.sql("select count(*) from samples", str(folder / "images-@2.tar")).fetchall()[0][0] > 0
         assert "says no format" in fails(folder, "images-@2.tar", "from samples", "-o", tmp_path / "x.txt")
 
     def test_a_table_that_does_not_fit(self, tmp_path: Path) -> None:
