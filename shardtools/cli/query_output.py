@@ -39,14 +39,16 @@ def format_of(output: str, chosen: Format | None) -> Format:
     """Return the format of a result that is written to ``output``.
 
     Raises:
-        JobError: neither its name nor the user says it.
+        JobError: neither its name nor the user says it, or they contradict each other.
     """
+    ending = os.path.splitext(name_of(output))[1].lower() if output != "-" else ""
     if chosen is not None:
+        if _ENDINGS.get(ending, chosen) != chosen:
+            raise JobError(f"the name {name_of(output)} does not fit --format {chosen}", fix="change one of them")
         return chosen
     if output == "-":
         stream = results()
         return "table" if stream is not None and stream.isatty() else "csv"
-    ending = os.path.splitext(name_of(output))[1].lower()
     if ending not in _ENDINGS:
         raise JobError(f"the name {name_of(output)} says no format", fix="give --format")
     return _ENDINGS[ending]

@@ -122,6 +122,8 @@ class TestCommand:
             shardtools.open(str(tmp_path / "images-@2.tar")).where(None)  # type: ignore[arg-type]
         assert shardtools.sql.__name__ == "sql"
         assert shardtools.sql("select count(*) from samples", str(folder / "images-@2.tar")).fetchall()[0][0] > 0
+        contradicting = ("-o", tmp_path / "x.csv", "--format", "parquet")
+        assert "does not fit --format parquet" in fails(folder, "images-@2.tar", "from samples", *contradicting)
         assert "says no format" in fails(folder, "images-@2.tar", "from samples", "-o", tmp_path / "x.txt")
 
     def test_a_table_that_does_not_fit(self, tmp_path: Path) -> None:
