@@ -84,8 +84,9 @@ def _try(line: CommandLine, chosen: ChoiceLine, code: Code) -> int:
     counts = try_map(line.sources, code, line.run_options(), chosen.choice(), shown)
     if not line.quiet:
         parts = [format_count(counts.read, "sample"), f"{shown.count:,} returned", f"{counts.dropped:,} dropped"]
+        parts += [f"{counts.skipped:,} skipped"] if counts.skipped else []
         tell(f"trial run: {', '.join(parts)}; nothing was written", err=True)
-    return 0
+    return SKIPPED if counts.skipped else 0
 
 
 class _Shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,8 @@ def _serve(line: ViewLine) -> int:
         tell(server.url)
         if line.opens:
             open_browser(server.url)
-        server.wait()
+        with suppress(KeyboardInterrupt):  # which is how it ends
+            server.wait()
     return 0
 
 

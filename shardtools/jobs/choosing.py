@@ -6,7 +6,7 @@ ShardReader -> blocks -> ChosenBlocks -> blocks of the chosen samples and fields
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.query.ask import ask_table
 from shardtools.query.condition import PickedRows, Seen, find_rows
+from shardtools.query.names import find_source
 from shardtools.shards.manifest import CLASS_FIELD, Manifest
 from shardtools.shards.reader import Block
 from shardtools.shards.table import renumber, repeated_fields
@@ -139,6 +140,21 @@ def check_names(
         inputs = look_at(sources, {}, options)
         if all(entry.fields is not None for entry in inputs):
             choice.check_fields({name for entry in inputs for name in entry.fields or ()})
+    for spec, fields in zip(manifests, found, strict=True):
+        check_columns_of(choice, spec, fields or {}, of=len(found))
+
+
+def check_columns_of(choice: Choice, spec: str, fields: Collection[str], *, of: int) -> None:
+    """Raise if one ``of`` several sources has none of the fields of a condition, which would leave all of it out.
+
+    Raises:
+        JobError: it has none.
+    """
+    columns = () if choice.where is None else choice.where.columns
+    sources = [find_source(name, [*fields]) for name in columns]
+    if of > 1 and columns and fields and not any(sources):
+        what = f"the condition is about {', '.join(columns)}, which no sample of this source has"
+        raise JobError(what, url=spec, fix="choose from the other source first: htshuffle --no-shuffle --where")
 
 
 class ChosenBlocks:

@@ -38,7 +38,7 @@ def try_map(sources: SourceSpecs, script: Code, options: RunOptions, choice: Cho
         SpecError: a spec is wrong.
         JobError: no sample has a field or column that the choice names.
         ScriptError: the script cannot be used.
-        ShardtoolsError: a shard cannot be read, or a sample fails.
+        ShardtoolsError: a shard cannot be read; or a sample fails, unless the options say to skip such samples.
     """
     function(script, "process_sample", "process_samples")
     with using(options.storage):
@@ -51,7 +51,7 @@ def try_map(sources: SourceSpecs, script: Code, options: RunOptions, choice: Cho
             left = None if choice.limit is None else choice.limit - counts.read
             if left == 0 or part.is_nothing:
                 continue
-            task = MapTask(url, Target("-"), script, chosen=replace(part, limit=left))
+            task = MapTask(url, Target("-"), script, options.on_error, chosen=replace(part, limit=left))
             more, fields = try_shard(task, out)
             counts, seen = counts + more, seen | fields
         replace(chosen, choice=choice).check(seen, counts.read)

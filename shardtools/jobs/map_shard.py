@@ -5,6 +5,7 @@ ShardReader -> blocks -> what is chosen -> records -> process_sample -> Composer
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import compress
@@ -38,6 +39,9 @@ from shardtools.urls import identity
 
 FORMAT = 2
 """Increased when the same job would write other bytes than before, so that ``--resume`` does not mix the two."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def try_shard(task: MapTask, out: Out) -> tuple[Counts, Seen]:
     Return how many samples there were, and which fields and columns they had.
 
     Raises:
-        ShardtoolsError: the source cannot be read, or a sample fails.
+        ShardtoolsError: the source cannot be read, or a sample fails and may not be skipped; what is skipped is logged.
     """
     mapper = _Mapper(task)
     try:
@@ -153,6 +157,8 @@ def try_shard(task: MapTask, out: Out) -> tuple[Counts, Seen]:
                 mapper.map_block(block, out)
     except _SourceError as failed:
         raise failed.error from failed
+    for key, reason in mapper.skipped:
+        logger.warning("%s: skipped: %s", key, reason)
     return mapper.counts(0), blocks.seen
 
 
@@ -200,13 +206,13 @@ class _Mapper:
         self._call = function(task.script, "process_sample", "process_samples")
         self._composer = Composer()
         self._read = self._dropped = self._others = 0
-        self._skipped: list[tuple[str, str]] = []
+        self.skipped: list[tuple[str, str]] = []
         self._relabelled = False
         self.seen = Seen()
 
     def counts(self, written: int) -> Counts:
         """Return how many samples there were, of which so many were written."""
-        return Counts(self._read, self._dropped, len(self._skipped), written, self._others)
+        return Counts(self._read, self._dropped, len(self.skipped), written, self._others)
 
     def job(self, print_of_task: str, written: int) -> dict[str, Any]:
         """Return what the sidecar says of the job."""
@@ -214,7 +220,7 @@ class _Mapper:
             "program": "htmapper",
             "fingerprint": print_of_task,
             "counts": asdict(self.counts(written)),
-            "skipped": [list(entry) for entry in self._skipped],
+            "skipped": [list(entry) for entry in self.skipped],
             **({"relabelled": True} if self._relabelled else {}),
             **({} if self._task.chosen is None else {"seen": self.seen.as_json()}),
         }
@@ -229,7 +235,7 @@ class _Mapper:
         if self._task.on_error == "fail":
             member = keys[0] if len(keys) == 1 else f"{keys[0]} … {keys[-1]}"
             raise error.at(url=self._task.source, member=member) from (error.__cause__ or error)
-        self._skipped += [(key, error.what) for key in keys]
+        self.skipped += [(key, error.what) for key in keys]
 
     def map_block(self, block: Block, writer: Out) -> None:
         """Map the samples of a block and give what comes out to the writer."""

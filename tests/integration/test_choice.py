@@ -421,6 +421,8 @@ def process_sample(record):
         script.write_text("def process_sample(record):\n    raise ValueError('oh')\n")
         failed = run("htmapper", "-p", str(script), "--limit", "3", spec, "-").error()
         assert re.search(r"in-0.tar.*0/0.*ValueError: oh", failed)
+        skipped = run("htmapper", "-p", str(script), "--limit", "3", "--on-error", "skip", spec, "-")
+        assert (skipped.status, skipped.out) == (3, "") and "3 skipped; nothing was written" in skipped.err
         failed = run("htmapper", "-p", str(script), "--limit", "3", "--fields", "jpg", spec, "-").error(2)
         assert "no sample has the field jpg" in failed
 
@@ -637,3 +639,23 @@ class TestClasses:
             shardtools.upload(tmp_path / source, out, class_from="label", limit=3, resume=True, **options)
         with pytest.raises(JobError, match="nope"):
             shardtools.upload(tmp_path / source, tmp_path / "p-@1.tar", class_from="nope", **options)
+
+
+@pytest.mark.parametrize("format", ["tsv", "csv", "jsonl"])
+def test_a_field_that_none_of_few_samples_has(place: Path, format: str) -> None:
+    failed = run("htextract", str(place / SPEC), "-f", "nope", "--limit", "2", "--format", format).error(2)
+    assert failed == "no sample that was read has the field nope; there are cls, json, txt"
+    assert run("htextract", str(place / SPEC), "-f", "txt", "--limit", "2").out == "0/0\tno 0\n0/1\tno 1\n"
+
+
+@pytest.mark.parametrize("program", ["htsort", "htshuffle", "htmapper"])
+def test_a_condition_about_one_of_several_sources(places: list[Path], tmp_path: Path, program: str) -> None:
+    """It would leave out all of the other one."""
+    written_dataset(tmp_path, "other-@1.tar", [[{"key": "0/1", "cap": b"x"}]])
+    script = tmp_path / "s.py"
+    script.write_text("def process_sample(record):\n    return record\n")
+    more = ("-p", str(script)) if program == "htmapper" else ()
+    sources = (str(places[1] / SPEC), str(tmp_path / "other-@1.tar"))
+    failed = run(program, *more, "--where", "cls = 1", *sources, str(tmp_path / "out-@5.tar")).error(2)
+    assert "other-@1.tar: the condition is about cls, which no sample of this source has; choose from" in failed
+    assert not list(tmp_path.glob("out*")) and not list(tmp_path.glob(".shardtools*"))

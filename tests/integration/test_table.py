@@ -170,7 +170,7 @@ class TestFields:
         outcome = index(tmp_path, "--table", "d-@2.tar")
         assert outcome.err.startswith("htindex: note: the field json has more than 1,000 paths, which are left out")
         assert [name for name in columns_of(tmp_path / "d-@2.tar.parquet") if name.startswith("json")] == []
-        check_failure("--table", "-f", "json", "d-@2.tar", cwd=tmp_path, status=2, program="htindex")
+        check_failure("--table", "--overwrite", "-f", "json", "d-@2.tar", cwd=tmp_path, status=2, program="htindex")
         assert index(tmp_path, "--table", "-f", "json.p70_5", "d-@2.tar").status == 0
         assert columns_of(tmp_path / "d-@2.tar.parquet")["json.p70_5"][70] == 5
 
@@ -395,3 +395,14 @@ class TestAlong:
         assert (folder / "late-@4.tar.json").exists()
         assert call("--table-field", "cls", "--resume", *arguments, cwd=folder).status == 0
         assert columns_of(folder / "late-@4.tar.parquet")["cls"][:4] == [0, 1, 2, 3]
+
+
+def test_a_table_does_not_lose_columns_unasked(tmp_path: Path) -> None:
+    written_dataset(tmp_path, "d-@4.tar", RECORDS)
+    assert index(tmp_path, "-q", "--table", "d-@4.tar").status == 0
+    before = (tmp_path / "d-@4.tar.parquet").read_bytes()
+    refused = index(tmp_path, "--table", "-f", "cls", "-f", "json", "d-@4.tar").error()
+    assert "the table that is there also has txt; add these with -f, or replace the table with --overwrite" in refused
+    assert (tmp_path / "d-@4.tar.parquet").read_bytes() == before
+    assert index(tmp_path, "-q", "--table", "--overwrite", "-f", "cls", "d-@4.tar").status == 0
+    assert set(read_facts(str(tmp_path / "d-@4.tar.parquet")).kinds) == {"cls"}

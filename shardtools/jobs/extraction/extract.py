@@ -98,7 +98,8 @@ class RowCollector:
         self._seen.note()
         if self._unseen and self.samples:
             there = f"there are {', '.join(sorted(self._fields))}" if self._fields else "there are none"
-            raise JobError(f"no sample has the field {min(self._unseen)}", fix=there)
+            whose = "no sample" if self._what.limit is None else "no sample that was read"
+            raise JobError(f"{whose} has the field {min(self._unseen)}", fix=there)
         if self._what.choice.where is not None and self.samples:
             self._seen.check(self._what.choice.where)
         with suppress(LimitReached):

@@ -159,8 +159,8 @@ class _Extractor:
         chosen = self._task.chosen
         batches = RowBatches(self._task.source, Needs(fields, described, chosen.where), chosen.number)
         for batch in batches:
+            self._note(batches)  # before the rows, which may be the last ones that are wanted
             yield self._complete(batch)
-            self._note(batches)
         self._note(batches)
 
     def _note(self, batches: RowBatches) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from shardtools import engine
 from shardtools.engine import watching_tasks
 from shardtools.engine.notes import notes
-from shardtools.errors import CorruptError, JobError, NotFoundError, SpecError, redact
+from shardtools.errors import CorruptError, JobError, NotFoundError, OutputExistsError, SpecError, redact
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.table.merge import plan_table, write_table
@@ -109,6 +109,8 @@ def make_table(
         if there is not None and fits and _has(there, sides) and _has_keys(destination, states):
             urls = tuple(table_url(destination.spec, number) for number in range(len(there.files)))
             return TableResult(urls, there.samples, tuple(there.kinds), made=False)
+        if there is not None and there.shards == states:
+            _refuse_to_lose(there, asked, sides, table_url(destination.spec))
         _check_fields(asked, entries)
         chosen = _small_fields(entries) if asked is None else asked
         parts = _make_parts(destination, entries, (*chosen, *sides), options, on_shard)
@@ -118,6 +120,19 @@ def make_table(
         _delete([part.part for part in parts])
     notes = (*(f"{count:,} values left out: {what}" for what, count in plan.facts.wrong.items()), *plan.left_out)
     return TableResult(tuple(files), plan.facts.samples, tuple(plan.facts.kinds), made=True, notes=notes)
+
+
+def _refuse_to_lose(there: TableFacts, asked: tuple[Asked, ...] | None, sides: tuple[Asked, ...], url: str) -> None:
+    """Raise if a table that fits the shards would be replaced by one that lacks some of its fields.
+
+    Raises:
+        OutputExistsError: it would.
+    """
+    kept = {one.name for one in (*(asked or ()), *sides)}
+    lost = [name for name in there.kinds if not any(name == one or name.startswith(one + ".") for one in kept)]
+    if asked is not None and lost:
+        what = f"the table that is there also has {', '.join(lost[:5])}{' and others' if len(lost) > 5 else ''}"
+        raise OutputExistsError(what, url=url, fix="add these with -f, or replace the table with --overwrite")
 
 
 def _check_pyarrow() -> None:
