@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -81,7 +82,8 @@ def _csv(columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]
 
 def _jsonl(columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
     for row in rows:
-        yield json.dumps(dict(zip(columns, row, strict=True)), default=_plain, ensure_ascii=False) + "\n"
+        values = {name: _finite(value) for name, value in zip(columns, row, strict=True)}
+        yield json.dumps(values, default=_plain, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _table(columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
@@ -99,7 +101,18 @@ def _shown(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return json.dumps(value, default=_plain, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+    if not isinstance(value, list | dict):
+        return str(value)
+    return json.dumps(_finite(value), default=_plain, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null in place of nan and infinite numbers, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return {name: _finite(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _plain(value: Any) -> object:

@@ -123,6 +123,8 @@ class Bin:
     @property
     def label(self) -> str:
         """The interval as people read it."""
+        if not math.isfinite(self.low):
+            return str(self.low)
         if self.low != self.high:
             return f"{self.low:.6g} to {self.high:.6g}"
         return f"{self.low:.0f}" if self.low.is_integer() else f"{self.low:.6g}"
@@ -134,8 +136,10 @@ class Bin:
 
 
 def histogram_bins(values: Counter[float], bins: int) -> list[Bin]:
-    """Return how numbers are distributed; what is not finite has bins of its own at the end.
+    """Return how numbers are distributed; inf, -inf and nan have bins of their own at the end.
 
+    >>> [(bar.label, bar.count) for bar in histogram_bins(Counter([float("nan"), float("nan")]), 2)]
+    [('nan', 2)]
     >>> histogram_bins(Counter({0.5: 1, 1.0: 2, 2.5: 1}), 2)
     [Bin(low=0.5, high=1.5, count=3), Bin(low=1.5, high=2.5, count=1)]
     """
@@ -148,7 +152,11 @@ def histogram_bins(values: Counter[float], bins: int) -> list[Bin]:
     for value, count in finite.items():
         counts[min(int((value - low) / step), bins - 1)] += count
     groups = [Bin(low + i * step, low + (i + 1) * step, count) for i, count in enumerate(counts) if finite]
-    return groups + [Bin(value, value, count) for value, count in values.items() if not math.isfinite(value)]
+    apart: Counter[str] = Counter()  # by their texts, as nan is not equal to nan
+    for value, count in values.items():
+        if not math.isfinite(value):
+            apart[str(value)] += count
+    return groups + [Bin(float(text), float(text), count) for text, count in sorted(apart.items())]
 
 
 def _bar(length: float) -> str:

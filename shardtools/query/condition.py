@@ -252,7 +252,9 @@ def unreadable(kind: str, text: str, tree: Mapping[str, Any], head: int, fix: st
     """Return the error for a text that DuckDB cannot parse, after ``head`` other bytes, with a mark where it fails."""
     what = f"the {kind} cannot be read: {tree['error_message']}"
     data, at = text.encode(), int(tree.get("position") or 0) - head
-    if 0 <= at < len(data):
+    if at >= len(data.rstrip()):
+        what = f"the {kind} ends too early: {text.strip()}"
+    elif at >= 0:
         what = f"{what}, here: {data[:at].decode(errors='replace')}^{data[at:].decode(errors='replace')}"
     return JobError(what, fix=fix)
 

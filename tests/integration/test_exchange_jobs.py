@@ -610,7 +610,7 @@ class TestSort:
         message = sort(folder, "--by", "txt", "-j", "1", "some-@2.tar", "out-@4.tar")
         assert message.status == 1 and "[b]: the sample has no txt to sort by" in message.err
         message = sort(folder, "--by", "bin:int", "-j", "1", SPEC, "out-@4.tar")
-        assert message.status == 1 and "its bin is not int: b'" in message.err
+        assert message.status == 1 and "its bin is not a whole number: " in message.err
         skipped = sort(folder, "--by", "txt", "--on-error", "skip", "some-@2.tar", "out-@2.tar", "--overwrite")
         assert skipped.status == 3 and "1 sample skipped" in skipped.out
 

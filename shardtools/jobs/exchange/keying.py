@@ -105,8 +105,10 @@ class Orderer:
         try:
             return read(data)
         except ValueError as error:
-            what = f"its {keying.field or 'key'} is not {keying.reading}: {data[:40]!r}"
-            raise SampleError(what, fix="leave out the reading, or skip such samples with --on-error skip") from error
+            read_as = {"int": "a whole number", "float": "a number"}.get(keying.reading, keying.reading)
+            what = f"its {keying.field or 'key'} is not {read_as}: {data[:40].decode(errors='backslashreplace')}"
+            fix = f"leave out :{keying.reading}, or skip such samples with --on-error skip"
+            raise SampleError(what, fix=fix) from error
 
     def _of_record(self, record: Record) -> bytes:
         assert self._call is not None and self._keying.script is not None
