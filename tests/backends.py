@@ -15,6 +15,8 @@ from tests.moto_server import use_environment as use_s3
 from tests.servers import nginx_server
 
 BACKENDS = ("local", "nginx", "s3", "gs")
+EACH_BACKEND = ("local", "nginx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("s3", "gs")))
+"""The same for tests that write much, which are slow on the servers that are processes of Python."""
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from tests.datasets import members, parts_of, snapshot, write_dataset
 from tests.deploy.network import ROOT, Host, Network, network, why_not
 from tests.servers import wait_until
 
+pytestmark = pytest.mark.slow
+
 DEPLOY = ROOT / "deploy"
 SHARDS = 4
 SECONDS = 120

@@ -20,7 +20,7 @@ import shardtools as st
 from shardtools.errors import AccessError, ConflictError, ConflictUnsupportedError, CorruptError, NotFoundError
 from shardtools.log.garbage import collect
 from shardtools.storage import get_storage
-from tests.backends import BACKENDS, running
+from tests.backends import EACH_BACKEND, running
 from tests.contract.faults import FaultyProxy
 from tests.moto_server import moto_server, use_environment
 from tests.servers import nginx_server
@@ -73,7 +73,7 @@ except FullError as error:
 """
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=EACH_BACKEND)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running(request.param, tmp_path_factory.mktemp("arrays")) as url:
         yield url

@@ -18,7 +18,7 @@ import zarr
 import shardtools as st
 from shardtools.arrays.sync import SyncResult
 from shardtools.errors import ConflictError, CorruptError, ExistsError, JobError, NotFoundError
-from tests.backends import BACKENDS, running
+from tests.backends import EACH_BACKEND, running
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ st.hub(sys.argv[1]).push(sys.argv[2], progress=stop)
 """
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=EACH_BACKEND)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running(request.param, tmp_path_factory.mktemp("sync")) as url:
         yield url

@@ -36,6 +36,8 @@ from tests.contract.suite import pattern
 from tests.datasets import snapshot, write_dataset
 from tests.servers import NginxServer, nginx_server, wait_until
 
+pytestmark = pytest.mark.slow
+
 SIZE = 3_000_000
 SHARDS = 6
 QUICK = RetryPolicy(attempts=4, base=0.01, cap=0.05)

@@ -25,6 +25,8 @@ from tests.integration.test_handing_over import free_port
 from tests.servers import wait_until
 from tests.swarm import EachKindKiller, Killer, Swarm, claim, claimed, every, swarm
 
+pytestmark = pytest.mark.slow
+
 
 def work(number: int, seconds: float = 0.05) -> int:
     """Take a while, as a task does."""

@@ -22,6 +22,8 @@ from tests.datasets import written_dataset
 from tests.moto_server import moto_server
 from tests.servers import NginxServer, nginx_server, wait_until
 
+pytestmark = pytest.mark.slow
+
 SHARDS, SAMPLES, SIZE = 24, 20, 20_000
 
 

@@ -17,6 +17,8 @@ from tests.dask_cluster import DaskCluster, dask_cluster
 from tests.datasets import written_dataset
 from tests.servers import NginxServer, wait_until
 
+pytestmark = pytest.mark.slow
+
 SHARDS, SAMPLES = 3, 100
 
 

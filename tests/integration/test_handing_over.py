@@ -30,6 +30,8 @@ from tests.dask_cluster import ROOT, DaskCluster, dask_cluster
 from tests.datasets import write_dataset
 from tests.servers import wait_until
 
+pytestmark = pytest.mark.slow
+
 NO_SECURITY = {CA_FILE: None, CERT: None, KEY: None, LOADER: None}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from shardtools.log.log import Log
-from tests.backends import BACKENDS, running
+from tests.backends import EACH_BACKEND, running
 from tests.contract.faults import Fault, FaultyProxy
 from tests.disks import small_disk
 from tests.log_writers import kill_writers, run_writers
@@ -24,7 +24,7 @@ from tests.log_writers import kill_writers, run_writers
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=EACH_BACKEND)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a folder on one of the backends."""
     with running(request.param, tmp_path_factory.mktemp("log")) as url:

@@ -13,6 +13,8 @@ from tests.dask_cluster import DaskCluster, dask_cluster
 from tests.datasets import snapshot, write_dataset, written_dataset
 from tests.servers import NginxServer, nginx_server
 
+pytestmark = pytest.mark.slow
+
 FIX = "; use a folder that all machines share, or URLs of a server, or leave out -c"
 
 

@@ -171,7 +171,7 @@ class TestFields:
         assert outcome.err.startswith("htindex: note: the field json has more than 1,000 paths, which are left out")
         assert [name for name in columns_of(tmp_path / "d-@2.tar.parquet") if name.startswith("json")] == []
         check_failure("--table", "--overwrite", "-f", "json", "d-@2.tar", cwd=tmp_path, status=2, program="htindex")
-        assert index(tmp_path, "--table", "-f", "json.p70_5", "d-@2.tar").status == 0
+        assert index(tmp_path, "--table", "--overwrite", "-f", "json.p70_5", "d-@2.tar").status == 0
         assert columns_of(tmp_path / "d-@2.tar.parquet")["json.p70_5"][70] == 5
 
     @pytest.mark.parametrize(

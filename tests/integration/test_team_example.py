@@ -13,6 +13,8 @@ import pytest
 import shardtools as st
 from tests.servers import nginx_server, read_line
 
+pytestmark = pytest.mark.slow
+
 datasets = pytest.importorskip("sklearn.datasets")
 
 EXAMPLE = [sys.executable, str(Path(__file__).resolve().parents[2] / "examples" / "team_arrays.py")]

@@ -16,6 +16,8 @@ import torch
 
 from tests.servers import NginxServer, read_line, wait_until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SHUFFLE = [sys.executable, "-c", "from shardtools.cli.htshuffle import main; main()"]
 EXAMPLE = [sys.executable, str(ROOT / "examples" / "train_digits.py")]
