@@ -470,7 +470,7 @@ class TestPathsOfJson:
     def test_what_is_not_there(self, spec: Path, tmp_path: Path) -> None:
         with pytest.raises(SampleError, match=r"the sample has no json.nope to sort by"):
             shardtools.sort(spec, tmp_path / "s-@1.tar", by="json.nope")
-        with pytest.raises(SampleError, match=r"its json.score is not int"):
+        with pytest.raises(SampleError, match=r"its json.score is not a whole number"):
             shardtools.sort(spec, tmp_path / "t-@1.tar", by="json.score:int")
         with pytest.raises(JobError, match=r"no sample has the field meta.json.x to sort by"):
             shardtools.sort(spec, tmp_path / "u-@1.tar", by="meta.json.x")
