@@ -13,32 +13,27 @@ import click
 
 from shardtools.cli.common import tell
 from shardtools.cli.options import PATIENCE_OPTIONS, Function, add_options
+from shardtools.cli.storage_line import CACHE_OPTION, VERBOSE_OPTION, StorageLine
 from shardtools.units import format_count, format_size
 
 if TYPE_CHECKING:
     from shardtools.arrays.hub import Hub
-    from shardtools.jobs.options import RunOptions
 
 _MINUTE = 60.0
 
 OPTIONS = [
     *PATIENCE_OPTIONS,
-    click.option("--cache", metavar="DIR[:SIZE]", help="A local folder that keeps what is read from servers."),
+    CACHE_OPTION,
     click.option("-q", "--quiet", is_flag=True, help="Show errors and results only: no progress, no summary."),
-    click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors."),
+    VERBOSE_OPTION,
 ]
 
 
-@dataclass(frozen=True)
-class ArrayLine:
+@dataclass(frozen=True, kw_only=True)
+class ArrayLine(StorageLine):
     """The place and the options that all commands have, as they were typed."""
 
     place: str
-    retries: int
-    timeout: float
-    cache: str | None
-    quiet: bool
-    verbose: bool
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -51,11 +46,10 @@ class ArrayLine:
 
         return open_hub(self.place, cache=self.cache, retries=self.retries, timeout=self.timeout)
 
-    def run_options(self) -> RunOptions:
-        """Return the options of a job."""
-        from shardtools.programs.running import naming, run_options
-
-        return naming(run_options(retries=self.retries, timeout=self.timeout, cache=self.cache), self.place)
+    @property
+    def named(self) -> tuple[str]:
+        """The place."""
+        return (self.place,)
 
     def say(self, text: str) -> None:
         """Say what was done."""

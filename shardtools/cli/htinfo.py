@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shardtools import __version__
 from shardtools.cli.common import run_command, tell
-from shardtools.cli.options import INDEX_OPTION, PATIENCE_OPTIONS, add_options
+from shardtools.cli.options import add_options
+from shardtools.cli.storage_line import STORAGE_OPTIONS, VERBOSE_OPTION, VERSION_OPTION, StorageLine
 
 if TYPE_CHECKING:
-    from shardtools.jobs.options import RunOptions
+    pass
 
 EPILOG = """\b
 Examples:
@@ -34,36 +34,25 @@ Exit status: 0 done, 1 failed, 2 usage, 130 interrupted.
 _OPTIONS = [
     click.option("--shards", is_flag=True, help="Also list the shards: names, samples, bytes, and sidecars."),
     click.option("--json", "as_json", is_flag=True, help="Write JSON instead, a line for each dataset."),
-    *PATIENCE_OPTIONS,
-    click.option("--cache", metavar="DIR[:SIZE]", help="A local folder that keeps what is read from servers."),
-    INDEX_OPTION,
-    click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors."),
-    click.version_option(__version__, "--version", prog_name="shardtools"),
+    *STORAGE_OPTIONS,
+    VERBOSE_OPTION,
+    VERSION_OPTION,
 ]
 _ARGUMENTS = [click.argument("sources", nargs=-1, required=True, metavar="SRC...")]
 
 
-@dataclass(frozen=True)
-class InfoLine:
+@dataclass(frozen=True, kw_only=True)
+class InfoLine(StorageLine):
     """What was typed."""
 
     sources: tuple[str, ...]
     shards: bool
     as_json: bool
-    retries: int
-    timeout: float
-    cache: str | None
-    index: str | None
-    verbose: bool
-    quiet: bool = False
 
-    def run_options(self) -> RunOptions:
-        """Return the options of storage, for a user who names these datasets."""
-        from shardtools.programs.running import naming, run_options
-
-        return naming(
-            run_options(retries=self.retries, timeout=self.timeout, cache=self.cache, index=self.index), self.sources
-        )
+    @property
+    def named(self) -> tuple[tuple[str, ...]]:
+        """The datasets."""
+        return (self.sources,)
 
 
 def _add_options(command: click.decorators.FC) -> click.decorators.FC:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from shardtools import __version__
 from shardtools.cli.common import run_command
-from shardtools.cli.options import INDEX_OPTION, PATIENCE_OPTIONS, add_options
+from shardtools.cli.options import add_options
+from shardtools.cli.storage_line import STORAGE_OPTIONS, VERBOSE_OPTION, VERSION_OPTION, StorageLine
 
 if TYPE_CHECKING:
     from shardtools.jobs.options import RunOptions
@@ -44,42 +44,34 @@ _OPTIONS = [
         help="The format of the result.  [default: table on a terminal, else csv]",
     ),
     click.option("--overwrite", is_flag=True, help="Replace an existing FILE."),
-    *PATIENCE_OPTIONS,
-    click.option("--cache", metavar="DIR[:SIZE]", help="A local folder that keeps what is read from servers."),
-    INDEX_OPTION,
-    click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors."),
-    click.version_option(__version__, "--version", prog_name="shardtools"),
+    *STORAGE_OPTIONS,
+    VERBOSE_OPTION,
+    VERSION_OPTION,
 ]
 _ARGUMENTS = [
-    click.argument("named", nargs=-1, required=True, metavar="[NAME=]SRC..."),
+    click.argument("tables", nargs=-1, required=True, metavar="[NAME=]SRC..."),
     click.argument("query", metavar="QUERY"),
 ]
 _NAMED = re.compile(r"([A-Za-z_]\w*)=(.+)", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class QueryLine:
+@dataclass(frozen=True, kw_only=True)
+class QueryLine(StorageLine):
     """What was typed."""
 
-    named: tuple[str, ...]
+    tables: tuple[str, ...]
     query: str
     output: str
     format: Format | None
     overwrite: bool
-    retries: int
-    timeout: float
-    cache: str | None
-    index: str | None
-    verbose: bool
-    quiet: bool = False
 
     @property
     def datasets(self) -> list[tuple[str, str]]:
         """The name and the spec of each dataset."""
-        found = [_NAMED.fullmatch(text) for text in self.named]
+        found = [_NAMED.fullmatch(text) for text in self.tables]
         return [
             ("samples", text) if match is None else (match[1], match[2])
-            for text, match in zip(self.named, found, strict=True)
+            for text, match in zip(self.tables, found, strict=True)
         ]
 
     @property
@@ -87,14 +79,14 @@ class QueryLine:
         """The specs of the datasets."""
         return tuple(spec for _, spec in self.datasets)
 
-    def run_options(self) -> RunOptions:
-        """Return the options of storage, for a user who names these datasets."""
-        from shardtools.programs.running import naming, run_options
+    @property
+    def named(self) -> tuple[tuple[str, ...], str]:
+        """The datasets, and the output."""
+        return self.sources, self.output
 
-        options = run_options(
-            overwrite=self.overwrite, retries=self.retries, timeout=self.timeout, cache=self.cache, index=self.index
-        )
-        return naming(options, self.sources, self.output)
+    def run_options(self) -> RunOptions:
+        """Return the options of storage, and whether an output may be replaced."""
+        return replace(super().run_options(), overwrite=self.overwrite)
 
 
 def _add_options(command: click.decorators.FC) -> click.decorators.FC:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shardtools import __version__
 from shardtools.cli.common import FAILED, run_command, tell
 from shardtools.cli.options import PATIENCE_OPTIONS, add_options
+from shardtools.cli.storage_line import VERSION_OPTION, StorageLine
 from shardtools.errors import JobError, redact
 from shardtools.units import format_count, format_size
 
 if TYPE_CHECKING:
-    from shardtools.jobs.options import RunOptions
     from shardtools.jobs.remove import Removal
 
 EPILOG = """\b
@@ -41,28 +40,23 @@ _OPTIONS = [
     *PATIENCE_OPTIONS,
     click.option("-q", "--quiet", is_flag=True, help="Show errors and questions only."),
     click.option("-v", "--verbose", is_flag=True, help="Show each file, and the tracebacks of errors."),
-    click.version_option(__version__, "--version", prog_name="shardtools"),
+    VERSION_OPTION,
 ]
 _ARGUMENTS = [click.argument("sources", nargs=-1, required=True, metavar="SPEC...")]
 
 
-@dataclass(frozen=True)
-class RemoveLine:
+@dataclass(frozen=True, kw_only=True)
+class RemoveLine(StorageLine):
     """What was typed."""
 
     sources: tuple[str, ...]
     yes: bool
     dry_run: bool
-    retries: int
-    timeout: float
-    quiet: bool
-    verbose: bool
 
-    def run_options(self) -> RunOptions:
-        """Return the options of storage, for a user who names these datasets."""
-        from shardtools.programs.running import naming, run_options
-
-        return naming(run_options(retries=self.retries, timeout=self.timeout), self.sources)
+    @property
+    def named(self) -> tuple[tuple[str, ...]]:
+        """The datasets."""
+        return (self.sources,)
 
 
 def _add_options(command: click.decorators.FC) -> click.decorators.FC:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shardtools import __version__
 from shardtools.cli.common import run_command, tell
 from shardtools.cli.options import PATIENCE_OPTIONS, add_options
+from shardtools.cli.storage_line import CACHE_OPTION, VERBOSE_OPTION, VERSION_OPTION, StorageLine
 from shardtools.errors import JobError
 
 if TYPE_CHECKING:
-    from shardtools.jobs.options import RunOptions
+    pass
 
 EPILOG = """\b
 Examples:
@@ -39,15 +39,15 @@ _OPTIONS = [
     click.option("--to", metavar="URL", help="With --publish: the folder for the page.  [default: NAME.view]"),
     click.option("--overwrite", is_flag=True, help="With --publish: replace the page that is there."),
     *PATIENCE_OPTIONS,
-    click.option("--cache", metavar="DIR[:SIZE]", help="A local folder that keeps what is read from servers."),
-    click.option("-v", "--verbose", is_flag=True, help="Show the tracebacks of errors."),
-    click.version_option(__version__, "--version", prog_name="shardtools"),
+    CACHE_OPTION,
+    VERBOSE_OPTION,
+    VERSION_OPTION,
 ]
 _ARGUMENTS = [click.argument("sources", nargs=-1, required=True, metavar="SRC...")]
 
 
-@dataclass(frozen=True)
-class ViewLine:
+@dataclass(frozen=True, kw_only=True)
+class ViewLine(StorageLine):
     """What was typed."""
 
     sources: tuple[str, ...]
@@ -56,18 +56,11 @@ class ViewLine:
     publish: bool
     to: str | None
     overwrite: bool
-    retries: int
-    timeout: float
-    cache: str | None
-    verbose: bool
-    quiet: bool = False
 
-    def run_options(self) -> RunOptions:
-        """Return the options of storage, for a user who names these datasets."""
-        from shardtools.programs.running import naming, run_options
-
-        options = run_options(retries=self.retries, timeout=self.timeout, cache=self.cache)
-        return naming(options, self.sources, self.to)
+    @property
+    def named(self) -> tuple[tuple[str, ...], str | None]:
+        """The datasets, and the place of a page."""
+        return self.sources, self.to
 
 
 def _add_options(command: click.decorators.FC) -> click.decorators.FC:
