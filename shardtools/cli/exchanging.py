@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from shardtools.cli.choice_line import CHOICE_OPTIONS, ChoiceLine
 from shardtools.cli.common import SKIPPED, tell
-from shardtools.cli.options import CHOICE_OPTIONS, ChoiceLine, CommandLine, add_options, common_options
+from shardtools.cli.options import CommandLine, add_options, common_options
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import OutputBusyError, redact

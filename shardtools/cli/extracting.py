@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from shardtools.cli.choice_line import ChoiceLine
 from shardtools.cli.common import SKIPPED, tell
-from shardtools.cli.options import ChoiceLine, CommandLine
+from shardtools.cli.options import CommandLine
 from shardtools.cli.progress import command_progress
 from shardtools.errors import redact
 

@@ -8,18 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shardtools.cli.choice_line import CHOICE_OPTIONS, CLASS_OPTION, SAMPLE_OPTION
 from shardtools.cli.common import run_command, silence_stdout, tell
 from shardtools.cli.extracting import ExtractLine, count_up, end
-from shardtools.cli.options import (
-    CHOICE_OPTIONS,
-    CLASS_OPTION,
-    SAMPLE_OPTION,
-    CommandLine,
-    Function,
-    add_options,
-    arg_option,
-    reading_options,
-)
+from shardtools.cli.options import CommandLine, Function, add_options, arg_option, reading_options
 from shardtools.engine import current_incidents
 from shardtools.engine.incidents import describe
 from shardtools.errors import JobError, StorageError

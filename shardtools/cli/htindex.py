@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import CommandLine, reading_options, refuse_options
+from shardtools.cli.options import DIMENSIONS_OPTION, TABLE_OPTION, CommandLine, reading_options, refuse_options
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_table
 from shardtools.engine import current_incidents
@@ -62,7 +62,7 @@ _WHOLE = "an index describes whole shards; write those samples with htshuffle --
     metavar="FILE",
     help="With --export wids: the index to write.  [default: NAME-wids.json beside the shards]",
 )
-@click.option("--table", is_flag=True, help="Also make the dataset's table, a Parquet file with a row for each sample.")
+@TABLE_OPTION
 @click.option(
     "-f",
     "--field",
@@ -72,9 +72,7 @@ _WHOLE = "an index describes whole shards; write those samples with htshuffle --
     help="With --table: a field, or a path such as json.width, whose values the table has; of a text the first N "
     "characters. May be repeated.",
 )
-@click.option(
-    "--dimensions", is_flag=True, help="With --table: also the widths and heights of images, from their heads."
-)
+@DIMENSIONS_OPTION
 @refuse_options(_WHOLE, "--where", "--fields", "--drop", "--rename", "--limit", "--sample", "--seed")
 @reading_options
 def main(

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shardtools.cli.choice_line import ChoiceLine, choice_options
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import ChoiceLine, CommandLine, arg_option, choice_options, common_options
+from shardtools.cli.options import CommandLine, arg_option, common_options
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.units import format_count
 
 if TYPE_CHECKING:
+    from shardtools.jobs.options import RunOptions
     from shardtools.jobs.run import Plan
     from shardtools.jobs.script import Code
     from shardtools.shards.samples import Members
@@ -63,7 +65,7 @@ def _map(line: CommandLine, chosen: ChoiceLine, script: str, assignments: tuple[
 
     options = line.run_options()
     if chosen.limit is not None and line.destination == "-":
-        return _try(line, chosen, read_script(script, assignments))
+        return _try(line, options, chosen, read_script(script, assignments))
     plan = plan_map(line.sources, line.destination, read_script(script, assignments), options, chosen.choice())
     if line.dry_run:
         _show_plan(plan, line.verbose)
@@ -76,12 +78,12 @@ def _map(line: CommandLine, chosen: ChoiceLine, script: str, assignments: tuple[
     return 0 if result.is_whole else SKIPPED
 
 
-def _try(line: CommandLine, chosen: ChoiceLine, code: Code) -> int:
+def _try(line: CommandLine, options: RunOptions, chosen: ChoiceLine, code: Code) -> int:
     """Print what the script makes of the first samples; return the exit status."""
     from shardtools.jobs.map import try_map
 
     shown = _Shown()
-    counts = try_map(line.sources, code, line.run_options(), chosen.choice(), shown)
+    counts = try_map(line.sources, code, options, chosen.choice(), shown)
     if not line.quiet:
         parts = [format_count(counts.read, "sample"), f"{shown.count:,} returned", f"{counts.dropped:,} dropped"]
         parts += [f"{counts.skipped:,} skipped"] if counts.skipped else []

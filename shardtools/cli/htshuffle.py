@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from shardtools.cli.choice_line import CHOICE_OPTIONS, SEED_OPTION
 from shardtools.cli.common import run_command
 from shardtools.cli.exchanging import ExchangeLine, exchange, exchange_options
-from shardtools.cli.options import CHOICE_OPTIONS, CommandLine
+from shardtools.cli.options import CommandLine
 
 EPILOG = """\b
 Examples:
@@ -35,7 +36,7 @@ _SEED = click.option(
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
 @click.option("--no-shuffle", is_flag=True, help="Keep the order, and only change the number of shards.")
-@exchange_options([*CHOICE_OPTIONS[:-1], _SEED])
+@exchange_options([*(option for option in CHOICE_OPTIONS if option is not SEED_OPTION), _SEED])
 def main(line: CommandLine, own: ExchangeLine, no_shuffle: bool) -> None:
     """Write the samples of SRC in a random order to the shards DST."""
     run_command("htshuffle", line, lambda: _shuffle(line, own, no_shuffle))

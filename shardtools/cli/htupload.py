@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shardtools.cli.choice_line import LIMIT_OPTION, SAMPLE_OPTION, WHERE_OPTION, split_pairs
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import (
-    LIMIT_OPTION,
-    SAMPLE_OPTION,
-    WHERE_OPTION,
-    CommandLine,
-    Function,
-    add_options,
-    common_options,
-    refuse_options,
-    split_pairs,
-)
+from shardtools.cli.options import CommandLine, Function, add_options, common_options, refuse_options
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import JobError, redact

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -11,14 +11,12 @@ import click
 
 from shardtools import __version__
 from shardtools.engine import WAIT_SECONDS, current_incidents
-from shardtools.errors import JobError, SpecError
+from shardtools.errors import SpecError
 from shardtools.urls import at_home
 
 if TYPE_CHECKING:
-    from shardtools.jobs.choice import Choice
     from shardtools.jobs.options import OnError, RunOptions
     from shardtools.limits import Limits
-    from shardtools.sources.opening import Pairs
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -81,10 +79,14 @@ PATIENCE_OPTIONS = [
 ]
 """How patient a command is with servers."""
 
+TABLE_OPTION = click.option(
+    "--table", is_flag=True, help="Also make the dataset's table, a Parquet file with a row for each sample."
+)
+DIMENSIONS_OPTION = click.option(
+    "--dimensions", is_flag=True, help="With --table: also the widths and heights of images, from their heads."
+)
 _TABLE_OPTIONS = [
-    click.option(
-        "--table", is_flag=True, help="Also make the dataset's table, a Parquet file with a row for each sample."
-    ),
+    TABLE_OPTION,
     click.option(
         "--table-field",
         "table_fields",
@@ -93,9 +95,7 @@ _TABLE_OPTIONS = [
         help="With --table: a field, or a path such as json.width, whose values the table has; of a text the first N "
         "characters. May be repeated.  [default: small fields]",
     ),
-    click.option(
-        "--dimensions", is_flag=True, help="With --table: also the widths and heights of images, from their heads."
-    ),
+    DIMENSIONS_OPTION,
 ]
 
 INDEX_OPTION = click.option(
@@ -130,49 +130,6 @@ _STORAGE_OPTIONS = [
         "header (of a member), sidecar, manifest, index (of another program) or listing (of a folder).",
     ),
 ]
-WHERE_OPTION = click.option(
-    "--where",
-    metavar="CONDITION",
-    help='Only samples for which a condition is true, such as "cls = 7 and json.width >= 512": an expression in '
-    "DuckDB's SQL of fields, paths of JSON fields, key, row, shard, and size.FIELD.",
-)
-LIMIT_OPTION = click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N of the samples that are chosen."
-)
-SAMPLE_OPTION = click.option(
-    "--sample",
-    type=click.FloatRange(min=0, max=1, min_open=True),
-    metavar="SHARE",
-    help="Only this share of the samples, such as 0.01. It depends on --seed and their keys alone.",
-)
-CLASS_OPTION = click.option(
-    "--class-from",
-    metavar="FIELD",
-    help="Make class numbers of the texts of a field, or at a path such as json.label, as the field cls. The manifest "
-    "has the names of the classes, sorted.",
-)
-CHOICE_OPTIONS = [
-    CLASS_OPTION,
-    WHERE_OPTION,
-    click.option(
-        "-f",
-        "--fields",
-        "--field",
-        "fields",
-        multiple=True,
-        metavar="FIELD,...",
-        help="Only these fields, such as jpg,cls; may be repeated.",
-    ),
-    click.option("--drop", multiple=True, metavar="FIELD,...", help="Leave out these fields; may be repeated."),
-    click.option(
-        "--rename", multiple=True, metavar="OLD=NEW", help="Give a field another name, as in JPG=jpg; may be repeated."
-    ),
-    LIMIT_OPTION,
-    SAMPLE_OPTION,
-    click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of --sample.  [default: 0]"),
-]
-"""What a command takes of its sources."""
-
 _DRY_OPTIONS = [
     click.option(
         "--dry-run",
@@ -249,69 +206,6 @@ class CommandLine:
         context.with_resource(using(options.storage, counter=current_incidents().add))
         context.call_on_close(options.close)
         return options
-
-
-@dataclass(frozen=True)
-class ChoiceLine:
-    """The options that say what a command takes of its sources, as they were typed."""
-
-    where: str | None
-    fields: tuple[str, ...]
-    drop: tuple[str, ...]
-    rename: tuple[str, ...]
-    limit: int | None
-    sample: float | str | None
-    seed: int | None
-    class_from: str | None = field(default=None, kw_only=True)
-
-    @property
-    def field_names(self) -> tuple[str, ...]:
-        """The names of the fields."""
-        return split_names(self.fields)
-
-    def choice(self) -> Choice:
-        """Return what is taken of the sources.
-
-        Raises:
-            JobError: it makes no sense.
-        """
-        from shardtools.programs.choosing import choice_of
-
-        return choice_of(
-            where=self.where,
-            fields=self.field_names,
-            drop=split_names(self.drop),
-            rename=dict(split_pairs("--rename", "OLD=NEW", self.rename)),
-            limit=self.limit,
-            sample=self.sample if isinstance(self.sample, float) else None,
-            seed=self.seed,
-            class_from=self.class_from,
-        )
-
-
-def split_names(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return names that are separated by commas, or in several texts."""
-    return tuple(name for text in texts for name in text.split(",") if name)
-
-
-def split_pairs(option: str, form: str, texts: Iterable[str]) -> Pairs:
-    """Return what stands before and after the first = of each text.
-
-    Raises:
-        JobError: there is none, or nothing there.
-    """
-    pairs = []
-    for text in texts:
-        before, equals, after = text.partition("=")
-        if not (before and equals and after):
-            raise JobError(f"{option} {text}: not of the form {form}", fix=f"write it as {option} {form}")
-        pairs.append((before, after))
-    return tuple(pairs)
-
-
-def choice_options(command: Function) -> Function:
-    """Add the options that say what a command takes of its sources; it gets them as ``chosen``."""
-    return add_options(command, "chosen", ChoiceLine, CHOICE_OPTIONS)
 
 
 def refuse_options(why: str, *names: str) -> Callable[[Function], Function]:
