@@ -16,12 +16,10 @@ import numpy as np
 from shardtools import engine
 from shardtools.engine import check_cancelled
 from shardtools.errors import (
-    AccessError,
     CorruptError,
     JobError,
     OutputExistsError,
     PlaceRefusedError,
-    RefusedError,
     ShardtoolsError,
     SpecError,
     StaleTableError,
@@ -37,9 +35,9 @@ from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import VALIDATOR, Sidecar, find_sidecar, sidecar_url, write_sidecar
 from shardtools.shards.table import ShardTable
 from shardtools.spec import Destination
-from shardtools.storage import Stat, current_options, get_storage, using
+from shardtools.storage import Stat, get_storage, using
 from shardtools.storage.expansion import Sources, SourceSpecs, look_up
-from shardtools.storage.index_place import home_of
+from shardtools.storage.index_place import home_of, writing_index
 from shardtools.storage.together import each
 from shardtools.urls import absolute, folder_of, identity, name_of, split_path
 
@@ -116,17 +114,8 @@ def _write(url: str, sidecar: Sidecar, stat: Stat) -> None:
     home = home_of(url)
     if home != url and stat.validator is not None:
         sidecar = replace(sidecar, job={**sidecar.job, VALIDATOR: stat.validator})
-    try:
+    with writing_index():
         write_sidecar(home, sidecar)
-    except (AccessError, RefusedError) as error:
-        if current_options().index is not None:
-            raise
-        raise place_refused(error) from error
-
-
-def place_refused(error: ShardtoolsError) -> PlaceRefusedError:
-    """Return the error that says that index files cannot be written beside their shards."""
-    return PlaceRefusedError(error.what, url=error.url, fix="give the index files another place: --index URL")
 
 
 def _entry(url: str, sidecar: Sidecar) -> ShardEntry:
@@ -218,12 +207,8 @@ def _write_manifest(sources: Sources, found: Sequence[Indexed]) -> None:
     if is_right and not any(shard.made for shard in found):
         return
     job = {"program": "htindex", "sources": [redact(specs[0])]}
-    try:
+    with writing_index():
         write_manifest(destination, build_manifest(destination, entries, job, before.facts if before else None))
-    except (AccessError, RefusedError) as error:
-        if current_options().index is not None:
-            raise
-        raise place_refused(error) from error
 
 
 @dataclass(frozen=True)

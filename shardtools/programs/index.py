@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
 from shardtools.engine.notes import notes
-from shardtools.errors import AccessError, JobError, PlaceRefusedError, RefusedError, redact
+from shardtools.errors import JobError, PlaceRefusedError, redact
 from shardtools.jobs.report import Skipped
 from shardtools.programs.keywords import READ, ReadKeywords, spelled_out
 from shardtools.programs.progress import python_progress
 from shardtools.programs.running import Specs, asked_fields, called, choice, named_by, run_options
 from shardtools.spec import Destination
 from shardtools.storage import using
-from shardtools.storage.index_place import home_of, local_place
+from shardtools.storage.index_place import home_of, local_place, writing_index
 from shardtools.units import format_count
 from shardtools.urls import name_of
 
@@ -227,7 +227,6 @@ def _with_table(
     advance: Callable[[int, int], None],
 ) -> IndexResult:
     """Make the table of shards that have sidecars now; there is none if a shard has failed."""
-    from shardtools.jobs.index import place_refused
     from shardtools.jobs.table.run import check_spec, make_table
 
     if result.skipped:
@@ -238,14 +237,8 @@ def _with_table(
 
     entries = [shard.entry for shard in result.shards if shard.entry is not None]
     spec = check_spec(specs).spec
-    with using(options.storage):
+    # The files of the table are named after the spec; an error of a shard is another one.
+    with using(options.storage), writing_index(name_of(spec) + "."):
         destination = Destination(home_of(spec))
-    try:
         made = make_table(destination, entries, asked, options, on_part, dimensions=dimensions)
-    except (AccessError, RefusedError) as error:
-        # Of the table itself, whose files are named after the spec, not of a shard.
-        is_own = error.url is not None and name_of(error.url).startswith(name_of(spec) + ".")
-        if not is_own or options.storage.index is not None:
-            raise
-        raise place_refused(error) from error
     return replace(result, table=made)

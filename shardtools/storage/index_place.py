@@ -12,8 +12,11 @@ The *home* of a URL is where its index files are named after: the URL itself, or
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
+from shardtools.errors import AccessError, PlaceRefusedError, RefusedError
 from shardtools.storage import current_options
 from shardtools.urls import absolute, at_home, is_local, name_of, scheme_of, server_of, split_path
 
@@ -38,6 +41,22 @@ def homes_of(url: str) -> tuple[str, ...]:
 def home_of(url: str) -> str:
     """Return the home in which the index files of a shard or spec are written."""
     return homes_of(url)[0]
+
+
+@contextmanager
+def writing_index(prefix: str = "") -> Iterator[None]:
+    """A context that writes index files, whose names begin with ``prefix``.
+
+    Raises:
+        PlaceRefusedError: they may not be written beside their shards, and no other place is named.
+    """
+    try:
+        yield
+    except (AccessError, RefusedError) as error:
+        if current_options().index is not None or not name_of(error.url or "").startswith(prefix):
+            raise
+        fix = "give the index files another place: --index URL"
+        raise PlaceRefusedError(error.what, url=error.url, fix=fix) from error
 
 
 def index_place(given: str | None) -> str | None:
