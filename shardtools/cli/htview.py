@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.common import run_command, tell
-from shardtools.cli.options import PATIENCE_OPTIONS, add_options
-from shardtools.cli.storage_line import CACHE_OPTION, VERBOSE_OPTION, VERSION_OPTION, StorageLine
+from shardtools.cli.options import add_options
+from shardtools.cli.storage_line import STORAGE_OPTIONS, VERBOSE_OPTION, VERSION_OPTION, StorageLine
 from shardtools.errors import JobError
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ _OPTIONS = [
     click.option("--publish", is_flag=True, help="Write a page beside the dataset, which needs no htview, and end."),
     click.option("--to", metavar="URL", help="With --publish: the folder for the page.  [default: NAME.view]"),
     click.option("--overwrite", is_flag=True, help="With --publish: replace the page that is there."),
-    *PATIENCE_OPTIONS,
-    CACHE_OPTION,
+    *STORAGE_OPTIONS,
     VERBOSE_OPTION,
     VERSION_OPTION,
 ]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 import shardtools as st
 from shardtools.errors import PlaceRefusedError, SpecError
 from shardtools.loader.batches import ShardBatches
+from shardtools.programs.view import serve
+from shardtools.storage import StorageOptions
 from shardtools.storage.index_place import home_in
 from tests.cli.command import call
 from tests.dask_cluster import dask_cluster
@@ -67,6 +71,8 @@ def test_a_named_place(public: NginxServer, tmp_path: Path) -> None:
         ("htinfo", "--index", place, spec),
     ):
         assert call(*command[1:], cwd=tmp_path, program=command[0]).status == 0, command
+    with serve([spec], StorageOptions(index=place)) as server, urlopen(f"{server.url}api/0/about") as answer:
+        assert json.load(answer)["index"]["manifest"]
     copied = call("--verify", "--index", place, spec, tmp_path / "out" / "x-@3.tar", cwd=tmp_path, program="htshuffle")
     assert copied.status == 0 and (tmp_path / "out" / "x-@3.tar.json").exists(), "outputs have theirs beside them"
     assert names_below(tmp_path / "place") == FILES and not home_exists() and snapshot(public.root) == before
