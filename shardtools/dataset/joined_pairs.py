@@ -29,7 +29,7 @@ _BUCKET = 1 << 20
 
 
 @dataclass(frozen=True)
-class Keys:
+class HashedKeys:
     """The keys of the samples of a dataset as ``hashes``, in the order of the samples.
 
     ``indexes`` are those of the samples among all of the shards, None if these are all. ``ends`` are those of shards.
@@ -112,7 +112,7 @@ def hash_of_keys(table: ShardTable) -> Hashes:
     return hash_keys(keys if keys.data.tobytes().isascii() else texts_of(keys.decode()))
 
 
-def keys_of(shards: ShardSet, chosen: Ints | None) -> Keys:
+def keys_of(shards: ShardSet, chosen: Ints | None) -> HashedKeys:
     """Return the keys of the samples of some shards, or of those that are ``chosen``.
 
     Raises:
@@ -130,12 +130,12 @@ def keys_of(shards: ShardSet, chosen: Ints | None) -> Keys:
         return some
 
     hashes = shards.of_some(hashes_of, np.flatnonzero(np.diff(bounds)).tolist())
-    keys = Keys(np.concatenate([np.empty(0, np.uint64), *hashes]), chosen, ends)
+    keys = HashedKeys(np.concatenate([np.empty(0, np.uint64), *hashes]), chosen, ends)
     _check_unique(shards, keys)
     return keys
 
 
-def _check_unique(shards: ShardSet, keys: Keys) -> None:
+def _check_unique(shards: ShardSet, keys: HashedKeys) -> None:
     """Raise if two samples have one key.
 
     Raises:
@@ -158,7 +158,7 @@ def _check_unique(shards: ShardSet, keys: Keys) -> None:
     raise DuplicateKeyError("two samples have this key", url=shards.urls[numbers[0]], member=one, fix=fix)
 
 
-def find_pairs(first: Keys, other: Keys) -> Pairs:
+def find_pairs(first: HashedKeys, other: HashedKeys) -> Pairs:
     """Return which samples of two datasets have the same keys."""
     if len(first) == len(other) and np.array_equal(first.hashes, other.hashes):
         positions = None
@@ -183,7 +183,7 @@ def find_pairs(first: Keys, other: Keys) -> Pairs:
     return Pairs(first.ends, is_shifted, shifts, firsts, others)
 
 
-def _pairs_of(first: Keys, other: Keys, positions: Ints | None, start: int, stop: int) -> tuple[Ints, Ints]:
+def _pairs_of(first: HashedKeys, other: HashedKeys, positions: Ints | None, start: int, stop: int) -> tuple[Ints, Ints]:
     """Return the indexes of some samples that have a partner, and those of the partners."""
     at = np.arange(start, stop)
     found = at if positions is None else positions[start:stop].astype(np.int64)
@@ -191,7 +191,7 @@ def _pairs_of(first: Keys, other: Keys, positions: Ints | None, start: int, stop
     return first.index(at[there]), other.index(found[there])
 
 
-def _type_of(keys: Keys) -> npt.DTypeLike:
+def _type_of(keys: HashedKeys) -> npt.DTypeLike:
     """Return the type of a table of indexes: four bytes, if they fit."""
     return np.uint32 if not len(keys.ends) or keys.ends[-1] < 1 << 32 else np.int64
 

@@ -131,7 +131,7 @@ def _read_query(connection: DuckDBPyConnection, query: str, columns: Collection[
     if len(tree["statements"]) != 1:
         raise JobError(f"these are {len(tree['statements'])} queries", fix=_FORM)
     _join_names(tree, columns)
-    found = _Names()
+    found = _QueryNames()
     found.add(tree["statements"])
     [(sql,)] = connection.execute("SELECT json_deserialize_sql(?)", [json.dumps(tree)]).fetchall()
     return _Query(str(sql), found.columns(columns))
@@ -142,7 +142,7 @@ _ANY = {"STAR", "POSITIONAL_REFERENCE", "SHOW_REF", "PIVOT", "NATURAL"}
 
 
 @dataclass
-class _Names:
+class _QueryNames:
     """The names in a query: all ``texts``, those that are given to tables and to results, and those of columns."""
 
     texts: set[str] = field(default_factory=set)
