@@ -18,9 +18,8 @@ import numpy.typing as npt
 
 from shardtools.dataset.shard_set import ShardSet
 from shardtools.errors import DuplicateKeyError, JobError
-from shardtools.query.key_file import Hashes, hash_keys, texts_of
+from shardtools.query.key_file import Hashes, hashes_in
 from shardtools.shards.members import IndexedShard
-from shardtools.shards.table import ShardTable
 from shardtools.types import Ints
 from shardtools.urls import name_of
 
@@ -106,12 +105,6 @@ class Pairs:
         return found
 
 
-def hash_of_keys(table: ShardTable) -> Hashes:
-    """Return the hashes of the keys of a shard."""
-    keys = table.keys
-    return hash_keys(keys if keys.data.tobytes().isascii() else texts_of(keys.decode()))
-
-
 def keys_of(shards: ShardSet, chosen: Ints | None) -> HashedKeys:
     """Return the keys of the samples of some shards, or of those that are ``chosen``.
 
@@ -123,7 +116,7 @@ def keys_of(shards: ShardSet, chosen: Ints | None) -> HashedKeys:
     bounds = np.concatenate(([0], ends)) if chosen is None else np.searchsorted(chosen, np.concatenate(([0], ends)))
 
     def hashes_of(number: int, shard: IndexedShard) -> Hashes:
-        hashes = hash_of_keys(shard.table)
+        hashes = hashes_in(shard.table)
         if chosen is None:
             return hashes
         some: Hashes = hashes[chosen[bounds[number] : bounds[number + 1]] - (ends[number] - len(hashes))]

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from shardtools.errors import CorruptError, RefusedError
 from shardtools.query.table_file import ShardState
 from shardtools.shards.columns import Texts, spread, with_zero
+from shardtools.shards.table import ShardTable
 from shardtools.storage import ByteRange, get_storage
 from shardtools.storage.ranges import coalesce
 from shardtools.types import Ints
@@ -113,6 +114,12 @@ def hash_keys(keys: Texts) -> Hashes:
         stop = min(start + _CHUNK, len(keys))
         hashes[start:stop] = _hash(keys.slice(start, stop))
     return hashes
+
+
+def hashes_in(table: ShardTable) -> Hashes:
+    """Return the hashes of the keys of a shard, as `texts_of` writes them."""
+    keys = table.keys
+    return hash_keys(keys if keys.data.tobytes().isascii() else texts_of(keys.decode()))
 
 
 def _hash(keys: Texts) -> Hashes:

@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shardtools.errors import StaleTableError
-from shardtools.query.key_file import hash_keys, texts_of
+from shardtools.query.key_file import hashes_in
 from shardtools.query.kinds import Kinds
 from shardtools.query.shard_rows import place_columns, value_columns
 from shardtools.query.table_file import AnyTable, Asked, ShardState
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import keep_freed_memory
 from shardtools.shards.sidecar import find_sidecar
-from shardtools.shards.table import ShardTable
 from shardtools.storage import get_storage, read_optional
 from shardtools.urls import name_of
 
@@ -76,17 +75,11 @@ def write_part(task: PartTask) -> TablePart:
     if not task.anew and (there := _read_facts(task, state)) is not None:
         return there
     shard = IndexedShard(url, sidecar)
-    columns = {**place_columns(shard.table, task.number), HASH: _hashes(shard.table)}
+    columns = {**place_columns(shard.table, task.number), HASH: hashes_in(shard.table)}
     values = value_columns(shard, task.asked)
     part = TablePart(url, task.part, state, values.kinds, values.wrong, values.cut, shard.table.fields, values.crowded)
     _write(part, task, columns, values.table)
     return part
-
-
-def _hashes(table: ShardTable) -> Any:
-    """Return the hashes of keys, as they are in the table."""
-    keys = table.keys
-    return hash_keys(keys if keys.data.tobytes().isascii() else texts_of(keys.decode()))
 
 
 # --- parts
