@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from shardtools.errors import JobError
 from shardtools.query.duck import identifier
 from shardtools.query.kinds import Kind, Kinds
-from shardtools.query.shard_rows import place_columns, value_columns
+from shardtools.query.shard_rows import conformed, place_columns, value_columns
 from shardtools.query.table import DatasetTable
 from shardtools.query.table_file import AnyTable, Asked
 from shardtools.shards.members import IndexedShard
@@ -103,13 +103,7 @@ def _rows_of(table: DatasetTable, shard: IndexedShard, number: int, asked: Seque
         _check_fit(name, table.facts.kinds.get(name), kinds, shard)
     columns = {} if values.table is None else dict(zip(values.table.column_names, values.table.columns, strict=True))
     found = pyarrow.table({**columns, **place_columns(shard.table, number)})
-    fitted = [
-        found.column(field.name).cast(field.type)
-        if field.name in found.column_names
-        else pyarrow.nulls(len(found), field.type)
-        for field in schema
-    ]
-    return pyarrow.table(fitted, schema=schema)
+    return conformed(found, schema)
 
 
 def _check_fit(name: str, was: str | None, now: Kinds, shard: IndexedShard) -> None:

@@ -184,3 +184,20 @@ def _cut(table: AnyTable, cuts: Mapping[str, int | None]) -> tuple[AnyTable, tup
         table = table.set_column(place, name, compute.utf8_slice_codeunits(texts, 0, length))
         shortened.append(name)
     return table, tuple(shortened)
+
+
+# --- the columns of a table
+
+
+def conformed(rows: AnyTable, schema: Any) -> AnyTable:
+    """Return rows with the columns of a table, in its types; null where they have none."""
+    import pyarrow
+
+    columns = []
+    for field in schema:
+        if field.name not in rows.column_names:
+            columns.append(pyarrow.nulls(len(rows), field.type))
+        else:
+            column = rows.column(field.name)
+            columns.append(column if column.type == field.type else column.cast(field.type))
+    return pyarrow.table(columns, schema=schema)

@@ -18,7 +18,7 @@ from shardtools.jobs.table.shard_rows import HASH, TablePart, read_part
 from shardtools.query.key_file import KeySorter, head_of, keys_url
 from shardtools.query.kinds import Kind, Kinds
 from shardtools.query.names import content_of
-from shardtools.query.shard_rows import MOST_PATHS
+from shardtools.query.shard_rows import MOST_PATHS, conformed
 from shardtools.query.table_file import ENTRY, AnyTable, Asked, TableFacts, table_url
 from shardtools.storage import Sink, get_storage
 from shardtools.storage.together import each
@@ -214,20 +214,7 @@ def _rows(parts: Sequence[TablePart], schema: Any, keys: KeySorter, first: int) 
         hashes, block, blocks = (table.column(name).to_numpy() for name in (HASH, "block", "blocks"))
         keys.add(hashes, first, block, blocks)
         first += len(hashes)
-        yield _conformed(table, schema)
-
-
-def _conformed(table: AnyTable, schema: Any) -> AnyTable:
-    import pyarrow
-
-    columns = []
-    for field in schema:
-        if field.name not in table.column_names:
-            columns.append(pyarrow.nulls(len(table), field.type))
-        else:
-            column = table.column(field.name)
-            columns.append(column if column.type == field.type else column.cast(field.type))
-    return pyarrow.table(columns, schema=schema)
+        yield conformed(table, schema)
 
 
 def _groups(tables: Iterator[AnyTable]) -> Iterator[AnyTable]:
