@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from urllib.parse import quote
+
 import pytest
 import requests
 from selenium.webdriver.common.keys import Keys
@@ -138,6 +141,15 @@ class TestPlacards:
 
     def test_what_is_no_web_address(self, browser: Browser, site: Site) -> None:
         assert "cannot read s3: addresses" in self.show(browser, site, "s3://bucket/train-@4.tar")
+
+    @pytest.mark.parametrize("start", ["s3://b/", "http://127.0.0.1:PORT/"])
+    def test_an_address_is_one_word_of_the_command(self, browser: Browser, site: Site, start: str) -> None:
+        name = "a';touch$IFS'x-@2.tar"
+        place = start.replace("127.0.0.1:PORT/", site.data.partition("://")[2])
+        self.show(browser, site, place + quote(name, safe=""))
+        [command] = browser.texts(".placard code")
+        program, source = shlex.split(command)
+        assert program.startswith("ht") and source.startswith(place) and source.endswith("'x-@2.tar")
 
 
 def test_a_bad_sample_spoils_its_own_card(browser: Browser, site: Site) -> None:

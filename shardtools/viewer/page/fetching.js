@@ -1,6 +1,6 @@
 // Bytes at a URL by single ranges, which need no preflight; every failure becomes a placard.
 
-import { Placard, bytes as sized } from "./dom.js";
+import { Placard, bytes as sized, quoted } from "./dom.js";
 
 /** Return the URL if a page may fetch it. */
 export function checkedUrl(text, base) {
@@ -11,7 +11,7 @@ export function checkedUrl(text, base) {
     throw new Placard("This is not an address", String(text).slice(0, 200));
   }
   if (url.protocol !== "http:" && url.protocol !== "https:") {
-    throw new Placard(`A browser cannot read ${url.protocol} addresses`, "htview can: it serves this page with a proxy.", `htview '${text}'`);
+    throw new Placard(`A browser cannot read ${url.protocol} addresses`, "htview can: it serves this page with a proxy.", `htview ${quoted(text)}`);
   }
   return url.href;
 }

@@ -1,6 +1,6 @@
 // Where samples lie in a shard, by its sidecar (NAME.index.npz), and the bytes of its tar file by ranges.
 
-import { Placard } from "./dom.js";
+import { Placard, quoted } from "./dom.js";
 import { beside, nameOf, readFile, readRange } from "./fetching.js";
 import { inflate } from "./inflate.js";
 import { parseNpy, parseNpz } from "./npy.js";
@@ -12,31 +12,29 @@ const TRAILER = 8; // of gzip
 
 /** The table of the shard at a URL: see `Shard`. `filesize` is the manifest's, null where it is not known. */
 export async function openShard(url, filesize, { signal, spec = url } = {}) {
-  if (/\.tar\.zst$|\.tzst$/.test(nameOf(url))) {
-    throw new Placard("Browsers cannot decompress zstd", "htview can: it serves this page, and decompresses on the way.", `htview '${spec}'`);
-  }
+  if (/\.tar\.zst$|\.tzst$/.test(nameOf(url))) throw noZstd(spec);
   const data = await readFile(beside(url, ".index.npz"), { limit: MOST_SIDECAR, optional: true, signal });
   if (data === null) {
-    throw new Placard(`${nameOf(url)} has no sidecar`, "A page needs it to know where samples are. htindex makes the sidecars of all shards.", `htindex '${spec}'`);
+    throw new Placard(`${nameOf(url)} has no sidecar`, "A page needs it to know where samples are. htindex makes the sidecars of all shards.", `htindex ${quoted(spec)}`);
   }
   let shard;
   try {
     const arrays = await parseNpz(data, MOST_INFLATED);
     shard = new Shard(url, arrays);
   } catch (error) {
-    throw new Placard(`The sidecar of ${nameOf(url)} is damaged`, `${error.message}. ${error.why ?? ""} Make it again:`, `htindex --overwrite '${spec}'`);
+    throw new Placard(`The sidecar of ${nameOf(url)} is damaged`, `${error.message}. ${error.why ?? ""} Make it again:`, `htindex --overwrite ${quoted(spec)}`);
   }
   if (filesize !== null && shard.filesize !== filesize) {
-    throw new Placard(`The sidecar of ${nameOf(url)} is of another version of the shard`, "Make it again:", `htindex --overwrite '${spec}'`);
+    throw new Placard(`The sidecar of ${nameOf(url)} is of another version of the shard`, "Make it again:", `htindex --overwrite ${quoted(spec)}`);
   }
-  if (shard.packing === "zstd") {
-    throw new Placard("Browsers cannot decompress zstd", "htview can: it serves this page, and decompresses on the way.", `htview '${spec}'`);
-  }
+  if (shard.packing === "zstd") throw noZstd(spec);
   if (shard.packing === "gzip" && !shard.entries.length && shard.length) {
-    throw new Placard("This .tgz has no entry points", "Another program wrote it, so that a sample cannot be read without all before it. htview reads it, and htmapper writes it anew.", `htview '${spec}'`);
+    throw new Placard("This .tgz has no entry points", "Another program wrote it, so that a sample cannot be read without all before it. htview reads it, and htmapper writes it anew.", `htview ${quoted(spec)}`);
   }
   return shard;
 }
+
+const noZstd = (spec) => new Placard("Browsers cannot decompress zstd", "htview can: it serves this page, and decompresses on the way.", `htview ${quoted(spec)}`);
 
 /** Samples of a shard: start and stop of their spans, and first[i] to first[i + 1], their members. */
 class Shard {

@@ -1,6 +1,6 @@
 // A dataset read by the page itself: manifest, sidecars and ranges of shards, with no program on the server.
 
-import { Placard, bytes as sized } from "./dom.js";
+import { Placard, bytes as sized, quoted } from "./dom.js";
 import { beside, checkedUrl, nameOf, readFile } from "./fetching.js";
 import { crc32 } from "./crc32.js";
 import { findInKeys } from "./key_file.js";
@@ -25,7 +25,7 @@ export async function openStatic(source, { signal } = {}) {
   const [data, view] = await Promise.all([
     readFile(manifestUrl, { limit: MOST_MANIFEST, signal }).catch((error) => {
       throw error.status === 404
-        ? new Placard(`${nameOf(manifestUrl)} does not exist`, "A page finds the shards by the manifest. htindex makes it.", `htindex '${datasetUrl}'`)
+        ? new Placard(`${nameOf(manifestUrl)} does not exist`, "A page finds the shards by the manifest. htindex makes it.", `htindex ${quoted(datasetUrl)}`)
         : error;
     }),
     readFile(beside(datasetUrl, ".view.json"), { limit: MOST_MANIFEST, optional: true, signal }).catch((error) => {
@@ -137,7 +137,7 @@ class StaticReader {
     if (!shard) {
       const { url, size, samples } = this.manifest.shards[number];
       shard = openShard(url, size, { signal, spec: this.url }).then((opened) => {
-        if (opened.length !== samples) throw new Placard(`The manifest and the sidecar of ${nameOf(url)} differ`, "Make the manifest again:", `htindex '${this.url}'`);
+        if (opened.length !== samples) throw new Placard(`The manifest and the sidecar of ${nameOf(url)} differ`, "Make the manifest again:", `htindex ${quoted(this.url)}`);
         return opened;
       });
       shard.catch(() => this.opened.delete(number));
@@ -233,7 +233,7 @@ class StaticReader {
       if (row >= 0) return this.first[number] + row;
     }
     if (rows === null && shards > SEARCHED_SHARDS) {
-      throw new Placard(`“${key}” is not in the first ${SEARCHED_SHARDS} shards`, "With a file of keys, a page finds any key at once. htindex makes it.", `htindex --table '${this.url}'`);
+      throw new Placard(`“${key}” is not in the first ${SEARCHED_SHARDS} shards`, "With a file of keys, a page finds any key at once. htindex makes it.", `htindex --table ${quoted(this.url)}`);
     }
     throw new Placard(`There is no sample “${key}”`, "Keys are compared exactly.");
   }
@@ -242,7 +242,7 @@ class StaticReader {
   async scan(where, at, count, signal) {
     const wanted = /^\s*"?(cls|cls2|class|[\w.]+\.cls)"?\s*=\s*(-?\d+)\s*$/.exec(where);
     if (!wanted) {
-      throw new Placard("Without a server, only classes can be searched", "As in cls = 7. htview answers any condition in SQL.", `htview '${this.url}'`);
+      throw new Placard("Without a server, only classes can be searched", "As in cls = 7. htview answers any condition in SQL.", `htview ${quoted(this.url)}`);
     }
     const samples = [];
     let read = 0;
