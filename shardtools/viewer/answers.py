@@ -36,7 +36,7 @@ class AskedError(ShardtoolsError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """The ``body`` of an answer, its media type, status and further headers."""
 
     body: bytes
@@ -45,13 +45,13 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def answer_json(value: object, status: int = 200) -> Answer:
+def answer_json(value: object, status: int = 200) -> HttpAnswer:
     """Return a value as JSON that every browser reads: without NaN, and without halves of characters."""
     text = json.dumps(plain(value), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
-    return Answer(text.encode("utf-8", "replace"), status=status)
+    return HttpAnswer(text.encode("utf-8", "replace"), status=status)
 
 
-def answer_error(error: ShardtoolsError) -> Answer:
+def answer_error(error: ShardtoolsError) -> HttpAnswer:
     """Return an error as one line, with its status."""
     return answer_json({"error": str(error)}, status_of(error))
 

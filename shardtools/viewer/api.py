@@ -19,9 +19,9 @@ from typing import Any
 from shardtools.errors import ShardtoolsError, redact
 from shardtools.storage import using
 from shardtools.viewer.about import about_dataset
-from shardtools.viewer.answers import Answer, AskedError, Parameters, answer_error, answer_json
+from shardtools.viewer.answers import AskedError, HttpAnswer, Parameters, answer_error, answer_json
 from shardtools.viewer.asking import ask_sql
-from shardtools.viewer.places import Place
+from shardtools.viewer.places import ShownPlace
 
 logger = logging.getLogger(__name__)
 
@@ -31,22 +31,22 @@ Call = Callable[[Parameters], Any]
 class Api:
     """Answers what the page asks about some places, by many threads."""
 
-    def __init__(self, places: Sequence[Place]):
+    def __init__(self, places: Sequence[ShownPlace]):
         self._places = list(places)
         self._abouts: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
-    def add(self, place: Place) -> int:
+    def add(self, place: ShownPlace) -> int:
         """Show one more place; return its number."""
         with self._lock:
             self._places.append(place)
             return len(self._places) - 1
 
-    def answer(self, path: str, values: Mapping[str, str]) -> Answer:
+    def answer(self, path: str, values: Mapping[str, str]) -> HttpAnswer:
         """Return the answer to a request."""
         try:
             found = self._call(path)(Parameters(values))
-            return found if isinstance(found, Answer) else answer_json(found)
+            return found if isinstance(found, HttpAnswer) else answer_json(found)
         except ShardtoolsError as error:
             return answer_error(error)
         except Exception:
@@ -67,7 +67,7 @@ class Api:
             raise AskedError(f"there is no such request for {place.kind}", 404)
         return calls[what]
 
-    def _calls(self, number: int, place: Place) -> dict[str, Call]:
+    def _calls(self, number: int, place: ShownPlace) -> dict[str, Call]:
         if (hub := place.hub) is not None:
             return {"tree": hub.tree, "history": hub.history, "versions": hub.versions, "slice": hub.slice}
         samples = place.samples
@@ -87,7 +87,7 @@ class Api:
             for i, place in enumerate(self._places)
         ]
 
-    def _about(self, number: int, place: Place) -> dict[str, Any]:
+    def _about(self, number: int, place: ShownPlace) -> dict[str, Any]:
         """Return what a dataset is, which is found out once."""
         assert place.samples is not None
         if (known := self._abouts.get(number)) is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shardtools.viewer.answers import BYTES, Answer, AskedError, Parameters
+from shardtools.viewer.answers import BYTES, AskedError, HttpAnswer, Parameters
 
 if TYPE_CHECKING:
     from shardtools.arrays.hub import Hub
@@ -75,7 +75,7 @@ class ShownHub:
         """
         return {"branches": list(self.hub.branches()), "tags": list(self.hub.tags())}
 
-    def slice(self, asked: Parameters) -> Answer:
+    def slice(self, asked: Parameters) -> HttpAnswer:
         """Return the elements with an ``index`` on the leading axes, every n-th so that no side is over ``max``.
 
         Raises:
@@ -101,7 +101,7 @@ class ShownHub:
             found = found.astype(np.float64) if found.dtype.kind in "iuf" else _refuse(found)
         data = np.ascontiguousarray(found, found.dtype.newbyteorder("<")).tobytes()
         headers = {"X-Shape": ",".join(map(str, found.shape)), "X-Dtype": str(found.dtype)}
-        return Answer(data, BYTES, headers=headers)
+        return HttpAnswer(data, BYTES, headers=headers)
 
 
 def _named(path: str, version: str) -> str:

@@ -25,7 +25,7 @@ _SHARDS = re.compile(r"[@*{]|::|\.(tar|tgz|tar\.\w+|json)(\?.*)?$", re.IGNORECAS
 
 
 @dataclass(frozen=True)
-class Place:
+class ShownPlace:
     """A dataset or hub that is shown under a name; the other one is None."""
 
     name: str
@@ -38,7 +38,7 @@ class Place:
         return "shards" if self.samples is not None else "hub"
 
 
-def open_place(source: str | ShardedDataset | Hub, options: StorageOptions, cache: ThumbCache) -> Place:
+def open_place(source: str | ShardedDataset | Hub, options: StorageOptions, cache: ThumbCache) -> ShownPlace:
     """Return what there is at a source: shards if its name is that of shards, else a hub.
 
     Raises:
@@ -47,7 +47,7 @@ def open_place(source: str | ShardedDataset | Hub, options: StorageOptions, cach
     from shardtools.arrays.hub import Hub, open_hub
 
     if isinstance(source, Hub):
-        return Place(redact(source.url), hub=ShownHub(source))
+        return ShownPlace(redact(source.url), hub=ShownHub(source))
     if isinstance(source, ShardedDataset):
         return _shown(source, cache)
     if names_shards(source):
@@ -60,7 +60,7 @@ def open_place(source: str | ShardedDataset | Hub, options: StorageOptions, cach
     except ShardtoolsError as error:
         fix = "name shards, such as train-@10.tgz, or the place of a hub"
         raise type(error)(error.what, url=error.url, member=error.member, fix=fix) from error
-    return Place(name_of(hub.url.rstrip("/")), hub=ShownHub(hub))
+    return ShownPlace(name_of(hub.url.rstrip("/")), hub=ShownHub(hub))
 
 
 def names_shards(source: str) -> bool:
@@ -72,10 +72,10 @@ def names_shards(source: str) -> bool:
     return _SHARDS.search(source) is not None
 
 
-def _shown(dataset: ShardedDataset, cache: ThumbCache) -> Place:
+def _shown(dataset: ShardedDataset, cache: ThumbCache) -> ShownPlace:
     if isinstance(dataset, JoinedSamples):
         raise JobError("a join is not shown yet", fix="show the datasets that it is made of, side by side")
     specs: Sequence[str] = [dataset.spec] if isinstance(dataset.spec, str) else dataset.spec
     where = f" where {' and '.join(dataset.conditions)}" if dataset.conditions else ""
     name = ", ".join(name_of(redact(spec)) for spec in specs[:3]) + where
-    return Place(name, ShownSamples(dataset, Asking(dataset), Thumbs(dataset.options, cache)))
+    return ShownPlace(name, ShownSamples(dataset, Asking(dataset), Thumbs(dataset.options, cache)))

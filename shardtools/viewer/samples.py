@@ -21,7 +21,7 @@ from shardtools.shards.fields import extension, kind_of
 from shardtools.shards.open_shard import OpenShard
 from shardtools.types import Ints
 from shardtools.urls import name_of
-from shardtools.viewer.answers import BYTES, Answer, AskedError, Parameters
+from shardtools.viewer.answers import BYTES, AskedError, HttpAnswer, Parameters
 from shardtools.viewer.asking import Asking
 from shardtools.viewer.thumbs import Thumbs, thumb_key
 
@@ -129,7 +129,7 @@ class ShownSamples:
             raise AskedError(f"sample {index:,} has no field {name[:200]!r}", 404)
         return shard, member, name
 
-    def field(self, asked: Parameters) -> Answer:
+    def field(self, asked: Parameters) -> HttpAnswer:
         """Return the bytes of a field, or those from ``start`` to ``stop``.
 
         Raises:
@@ -144,9 +144,9 @@ class ShownSamples:
             what = f"the field has {size:,} bytes"
             raise AskedError(what, 413, fix=f"ask for at most {LARGEST:,} of them, by start and stop")
         data = shard.read_part(member, start, stop)
-        return Answer(data, _MEDIA.get(extension(name), BYTES), headers={"X-Field-Size": str(size)})
+        return HttpAnswer(data, _MEDIA.get(extension(name), BYTES), headers={"X-Field-Size": str(size)})
 
-    def thumb(self, asked: Parameters) -> Answer:
+    def thumb(self, asked: Parameters) -> HttpAnswer:
         """Return a small picture of a field.
 
         Raises:
@@ -156,7 +156,7 @@ class ShownSamples:
         shard, member, name = self.locate(asked)
         kind, data = self._thumbs.get(shard, member, name, asked.number("size", 160, 16, 512))
         headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{thumb_key(shard, member, 0)}"'}
-        return Answer(data, f"image/{kind}", headers=headers)
+        return HttpAnswer(data, f"image/{kind}", headers=headers)
 
     def array(self, asked: Parameters) -> dict[str, Any]:
         """Return shape, type and extremes of a field that is an array.

@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl, unquote
 from shardtools import __version__
 from shardtools.errors import JobError
 from shardtools.urls import media_type
-from shardtools.viewer.answers import BYTES, Answer, answer_json
+from shardtools.viewer.answers import BYTES, HttpAnswer, answer_json
 from shardtools.viewer.api import Api
 
 HOST = "127.0.0.1"
@@ -100,7 +100,7 @@ class ViewServer:
         """Return when the server has ended."""
         self._thread.join()
 
-    def answer(self, target: str) -> tuple[Answer, bool]:
+    def answer(self, target: str) -> tuple[HttpAnswer, bool]:
         """Return the answer to a request that is allowed, and whether it is a part of the page."""
         path, _, query = target.partition("?")
         parts = path.split("/", 2)
@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer, is_page = self.server.view.answer(self.path)
             self._send(answer, is_page=is_page)
 
-    def _send(self, answer: Answer, *, is_page: bool) -> None:
+    def _send(self, answer: HttpAnswer, *, is_page: bool) -> None:
         self.send_response(answer.status)
         policy = _PAGE_POLICY if is_page else _DATA_POLICY
         standard = {**_HEADERS, "Content-Security-Policy": policy, "Cache-Control": "no-store"}
@@ -186,17 +186,17 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: addresses have the token."""
 
 
-def _refusal(status: int, what: str) -> Answer:
+def _refusal(status: int, what: str) -> HttpAnswer:
     return answer_json({"error": what}, status)
 
 
 @lru_cache(maxsize=64)
-def page_file(name: str) -> Answer | None:
+def page_file(name: str) -> HttpAnswer | None:
     """Return a file of the page, None if there is none of this name. ``index.html`` says that there is a server."""
     if name not in page_names():
         return None
     data = page_bytes(name)
-    return Answer(
+    return HttpAnswer(
         with_meta(data, "shardtools-api", "api/") if name == "index.html" else data, media_type(name) or BYTES
     )
 

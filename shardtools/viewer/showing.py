@@ -9,7 +9,7 @@ from shardtools.dataset.shown import Shown
 from shardtools.forks import PerProcess
 from shardtools.storage import StorageOptions
 from shardtools.viewer.api import Api
-from shardtools.viewer.places import Place, open_place
+from shardtools.viewer.places import ShownPlace, open_place
 from shardtools.viewer.server import ViewServer
 from shardtools.viewer.thumb_cache import ThumbCache
 
@@ -25,7 +25,7 @@ class _Showing:
     def __init__(self) -> None:
         self.cache = ThumbCache()
         self.server: ViewServer | None = None
-        self.places: list[tuple[object, Place, int]] = []
+        self.places: list[tuple[object, ShownPlace, int]] = []
 
 
 _showing = PerProcess(_Showing)
