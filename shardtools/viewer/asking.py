@@ -77,23 +77,13 @@ class Asking:
         return self._kept.put(condition, found)
 
     def _find(self, condition: str) -> Ints:
-        dataset = self._dataset
-        chosen = dataset.where(condition)
-        indexes = _numbers(dataset, chosen)
-        return indexes if not dataset.conditions else np.searchsorted(_numbers(dataset, dataset), indexes)
+        before, found = self._dataset.chosen, self._dataset.where(condition).chosen
+        assert found is not None
+        return found if before is None else np.searchsorted(before, found)
 
     def close(self) -> None:
         """Start nothing any more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _numbers(of: ShardedDataset, chosen: ShardedDataset) -> Ints:
-    """Return the numbers of chosen samples: their indexes if nothing else was chosen before, else in their order."""
-    shards, rows = chosen.places(np.arange(len(chosen)))
-    if of.conditions or of.counts is None:
-        return (shards.astype(np.int64) << 40) + rows
-    ends = np.cumsum([0, *of.counts], dtype=np.int64)
-    return np.asarray(ends[shards] + rows, np.int64)
 
 
 def ask_sql(query: str, datasets: Mapping[str, ShardedDataset]) -> dict[str, Any]:
