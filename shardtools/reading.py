@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from shardtools.dataset.joined import Join, JoinedSamples, Sources, open_sources
-from shardtools.dataset.sharded import ShardedDataset, storage_options
+from shardtools.dataset.sharded import ShardedDataset
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.query.sql import run_sql
+from shardtools.storage.options import storage_options
 from shardtools.view.field_view import Decode, FieldView
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardtools.dataset.sharded import storage_options
 from shardtools.limits import Limits
 from shardtools.storage import StorageOptions
+from shardtools.storage.options import storage_options
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
@@ -15,7 +14,6 @@ from shardtools.dataset.choosing import Choosing
 from shardtools.dataset.lookup import KeyLookup, SamplePlace
 from shardtools.dataset.shard_set import ShardSet
 from shardtools.errors import redact
-from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.query.condition import Condition, parse_condition
 from shardtools.query.sql import ChosenRows, run_sql
 from shardtools.shards.members import IndexedShard
@@ -23,7 +21,6 @@ from shardtools.shards.open_shard import OpenShard, keep_freed_memory
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record, records
 from shardtools.storage import StorageOptions, using
-from shardtools.storage.index_place import index_place
 from shardtools.types import Ints
 from shardtools.units import format_count
 
@@ -412,24 +409,3 @@ def normalize(index: Any, size: int) -> Ints:
         wrong = indexes[(indexes < -size) | (indexes >= size)].flat[0]
         raise IndexError(f"index {wrong} is out of range: the dataset has {size:,} samples")
     return np.where(indexes < 0, indexes + size, indexes)
-
-
-def storage_options(
-    cache: str | Sequence[str] | None,
-    retries: int,
-    timeout: float,
-    limits: Limits = DEFAULT_LIMITS,
-    index: str | None = None,
-) -> StorageOptions:
-    """Return storage options. Folders of caches become absolute, so that they stay the same in other processes."""
-    caches = [] if cache is None else [cache] if isinstance(cache, str) else list(cache)
-    fixed = tuple(map(_absolute_cache, caches))
-    chosen = None if not fixed else fixed[0] if len(fixed) == 1 else fixed
-    return StorageOptions(retries=retries, timeout=timeout, cache=chosen, limits=limits, index=index_place(index))
-
-
-def _absolute_cache(cache: str) -> str:
-    from shardtools.storage.cache import parse_cache
-
-    folder, size = parse_cache(cache)
-    return f"{os.path.abspath(folder)}:{size}"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from shardtools.dataset.joined import Join, Sources
-from shardtools.dataset.sharded import storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Collate, stack
 from shardtools.loader.control import Control
@@ -16,6 +15,7 @@ from shardtools.loader.ranks import check_rank
 from shardtools.loader.rows import Arrays, open_source
 from shardtools.loader.settings import BUCKETS, MAX_SKIPS, MEMORY, Auto, OnError, Settings
 from shardtools.loader.split import Share, Split, Uneven
+from shardtools.storage.options import storage_options
 from shardtools.types import Ints
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from shardtools.dataset.joined import Join, Sources
-from shardtools.dataset.sharded import ShardedDataset, normalize, storage_options
+from shardtools.dataset.sharded import ShardedDataset, normalize
 from shardtools.forks import PerProcess
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import RawBatch, Recipe
@@ -21,6 +21,7 @@ from shardtools.loader.shard import Shards, data_fields, read_columns
 from shardtools.loader.stats import Stats
 from shardtools.shards.names import names_of
 from shardtools.storage import StorageOptions, follow, using
+from shardtools.storage.options import storage_options
 from shardtools.types import Ints
 
 THREADS = 16

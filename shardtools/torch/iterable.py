@@ -8,7 +8,6 @@ from typing import Any
 from torch.utils.data import IterableDataset, default_collate
 
 from shardtools.dataset.joined import Join, Sources
-from shardtools.dataset.sharded import storage_options
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import Collate
 from shardtools.loader.batches import EpochBatches
@@ -17,6 +16,7 @@ from shardtools.loader.order import Shuffle
 from shardtools.loader.rows import Arrays, open_source
 from shardtools.loader.settings import BUCKETS, MAX_SKIPS, MEMORY, Auto, OnError, Settings
 from shardtools.loader.split import Uneven
+from shardtools.storage.options import storage_options
 from shardtools.torch.ranks import find_rank
 from shardtools.torch.workers import SharedControl, this_worker
 
