@@ -138,7 +138,7 @@ class Choosing:
         """Return the numbers of the shards that have some samples."""
         if among is None:
             return list(range(len(self._shards.urls)))
-        return [int(number) for number in np.unique(np.searchsorted(self._shards.known_ends(), among, side="right"))]
+        return self._shards.numbers_of(among)
 
     def _read(self, condition: Condition, numbers: Sequence[int], *, is_known: bool) -> dict[int, Ints]:
         """Return the rows of some shards, whose fields are read; ``is_known`` says that all columns are known to exist.

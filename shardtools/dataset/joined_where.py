@@ -116,7 +116,7 @@ def _read(parts: Sequence[JoinPart], condition: Condition, among: Ints) -> Ints:
         rows = answer.rows + start
         return rows[np.isin(rows, joined.wanted)], answer.seen
 
-    numbers = np.unique(np.searchsorted(ends, among, side="right")).tolist()
+    numbers = shards.numbers_of(among)
     answers = shards.map(find, numbers)
     if numbers:
         reduce(or_, (seen for _, seen in answers)).check(condition)

@@ -87,27 +87,23 @@ class KeyLookup:
             return
         with using(self._shards.options):
             [entries] = keys.find(hash_keys(texts_of([key])))
-        numbers, rows = self._places(entries["index"].astype(np.int64))
+        numbers, rows = self._shards.places(entries["index"].astype(np.int64))
         for at in np.unique(numbers, return_index=True)[1].tolist():
             yield SamplePlace(int(numbers[at]), int(rows[at]), entries[at])
 
-    def find_all(self, keys: Sequence[str]) -> Ints | None:
-        """Return the index of the first sample with each key, -1 for none; None without a file of keys.
+    def find_all(self, keys: Sequence[str]) -> Ints:
+        """Return the index of the first sample with each key, -1 for none.
 
         Raises:
-            StorageError: the file of keys cannot be read.
+            StorageError, ShardError: the file of keys, or a table, cannot be read.
         """
         file = self._choosing.keys()
         if file is None:
-            return None
+            first = {key: index for index, key in reversed(list(enumerate(self._shards.keys())))}
+            return np.array([first.get(key, -1) for key in keys], np.int64)
         with using(self._shards.options):
             found = file.find(hash_keys(texts_of(keys)))
         return np.array([int(entries["index"][0]) if len(entries) else -1 for entries in found], np.int64)
-
-    def _places(self, indexes: Ints) -> tuple[Ints, Ints]:
-        ends = np.array(self._shards.known_ends(), np.int64)
-        numbers = np.searchsorted(ends, indexes, side="right")
-        return numbers, indexes - np.concatenate(([0], ends))[numbers]
 
     def _find_in_tables(self, key: str) -> Iterator[SamplePlace]:
         shards = self._shards

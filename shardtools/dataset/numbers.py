@@ -40,13 +40,10 @@ def numbers_of(dataset: ShardedDataset, expression: str) -> Floats:
 
 def _find(dataset: ShardedDataset, expression: Condition, among: Ints | None) -> Floats:
     """Return the numbers of all samples of the shards; only those in shards that have samples ``among`` are known."""
-    ends = np.array(dataset.ends, np.int64)
-    starts = np.concatenate(([0], ends))
-    wanted = np.flatnonzero(np.diff(starts))
-    if among is not None:
-        wanted = np.unique(np.searchsorted(ends, among, side="right"))
+    starts = np.array([0, *dataset.ends], np.int64)
+    wanted = np.flatnonzero(np.diff(starts)).tolist() if among is None else dataset._shards.numbers_of(among)
     numbers = np.full(starts[-1], np.nan)
-    left = set(wanted.tolist())
+    left = set(wanted)
     if (there := dataset._choosing.table()) is not None:
         table, fresh = there
         asked = sorted(left & set(fresh))

@@ -11,6 +11,8 @@ from contextvars import Context, copy_context
 from itertools import accumulate, chain
 from typing import Any, TypeVar
 
+import numpy as np
+
 from shardtools.errors import SpecError
 from shardtools.lru import LRU
 from shardtools.processors import processors
@@ -23,6 +25,7 @@ from shardtools.shards.sidecar import find_sidecar
 from shardtools.shards.tables import Tables
 from shardtools.storage import Stat, StorageOptions, current_options, using
 from shardtools.storage.expansion import expand_sources
+from shardtools.types import Ints
 from shardtools.urls import is_local, name_of
 
 logger = logging.getLogger(__name__)
@@ -220,6 +223,21 @@ class ShardSet:
     def starts(self, number: int) -> int:
         """Return the index of the first sample of a shard."""
         return self.known_ends()[number - 1] if number else 0
+
+    def places(self, indexes: Ints) -> tuple[Ints, Ints]:
+        """Return the number of the shard, and the row in it, of samples with these indexes."""
+        ends = np.array(self.known_ends(), np.int64)
+        numbers = np.searchsorted(ends, indexes, side="right")
+        return numbers, indexes - np.concatenate(([0], ends))[numbers]
+
+    def numbers_of(self, indexes: Ints) -> list[int]:
+        """Return the numbers of the shards that have samples with these indexes; they rise."""
+        numbers: list[int] = np.unique(self.places(indexes)[0]).tolist()
+        return numbers
+
+    def keys(self) -> list[str]:
+        """Return the keys of all samples, in order. The tables of all shards are fetched."""
+        return list(chain.from_iterable(self.of_all(lambda shard: shard.table.keys.decode())))
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -132,9 +132,7 @@ class ShardedDataset(Sequence[Record]):
         """Return the number of the shard, and the row in it, of samples with these indexes."""
         if self._chosen is not None:
             indexes = self._chosen[indexes]
-        ends = np.array(self._shards.known_ends(), np.int64)
-        shards = np.searchsorted(ends, indexes, side="right")
-        return shards, indexes - np.concatenate(([0], ends))[shards]
+        return self._shards.places(indexes)
 
     def indexed(self, number: int) -> IndexedShard:
         """Return the URL of a shard and its table; see `ShardSet.indexed`."""
@@ -225,7 +223,7 @@ class ShardedDataset(Sequence[Record]):
     @property
     def keys(self) -> list[str]:
         """The keys of all samples, in order. The tables of all shards are fetched."""
-        keys = list(chain.from_iterable(self._shards.of_all(lambda shard: shard.table.keys.decode())))
+        keys = self._shards.keys()
         return keys if self._chosen is None else [keys[index] for index in self._chosen.tolist()]
 
     def __len__(self) -> int:
@@ -337,10 +335,6 @@ class ShardedDataset(Sequence[Record]):
             StorageError, ShardError: what is needed cannot be read.
         """
         indexes = self._lookup.find_all(keys)
-        if indexes is None:
-            there = self._shards.of_all(lambda shard: shard.table.keys.decode())
-            first = {key: index for index, key in reversed(list(enumerate(chain.from_iterable(there))))}
-            indexes = np.array([first.get(key, -1) for key in keys], np.int64)
         if self._chosen is None:
             return indexes
         at = np.searchsorted(self._chosen, indexes)
