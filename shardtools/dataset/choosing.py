@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from functools import reduce
 from operator import or_
+from typing import Any
 
 import numpy as np
 
@@ -36,21 +37,22 @@ class Choosing:
 
     def __init__(self, spec: str | Sequence[str], shards: ShardSet):
         self._spec, self._shards = spec, shards
+        self._start()
+
+    def _start(self) -> None:
+        """Know of no files, in a new process too."""
         self._looked = False
         self._table: DatasetTable | None = None
         self._fresh: list[int] = []
         self._keys: KeyFile | None = None
         self._looked_for_keys = False
 
-    def __getstate__(self) -> dict[str, object]:
-        anew: dict[str, object] = {
-            "_looked": False,
-            "_table": None,
-            "_fresh": [],
-            "_keys": None,
-            "_looked_for_keys": False,
-        }
-        return {**self.__dict__, **anew}
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in ("_spec", "_shards")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
 
     def keys(self) -> KeyFile | None:
         """Return the file of keys, if there is one that was made for these shards, as the manifest describes them.
