@@ -4,6 +4,7 @@
 
 sharded.py     ShardedDataset: the samples, by index, slice and key
 shard_set.py   ShardSet: the shards, their numbers of samples, and their tables
+indexes.py     lists, masks and negative indexes as indexes
 lookup.py      samples by their keys, by the file of keys or by all tables
 choosing.py    which samples a condition chooses, by the dataset's table or by reading fields
 joined.py      JoinedSamples: the samples of several datasets with the same keys as one

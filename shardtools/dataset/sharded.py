@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 
 from shardtools.dataset.choosing import Choosing
+from shardtools.dataset.indexes import normalize
 from shardtools.dataset.lookup import KeyLookup, SamplePlace
 from shardtools.dataset.shard_set import ShardSet
 from shardtools.errors import redact
@@ -380,26 +381,3 @@ class ShardedDataset(Sequence[Record]):
             for i, place in zip(at.tolist(), places.tolist(), strict=True):
                 results[i] = values[place]
         return results
-
-
-def normalize(index: Any, size: int) -> Ints:
-    """Return an array of indexes of ``size`` samples, or a mask of that length, as indexes that are not negative.
-
-    Raises:
-        IndexError: an index is out of range, or the mask has another length.
-        TypeError: the elements are neither integers nor booleans.
-    """
-    indexes = np.asarray(index)
-    if indexes.dtype == bool:
-        if indexes.shape != (size,):
-            raise IndexError(f"the mask has shape {indexes.shape}, but the dataset has {size:,} samples")
-        return np.flatnonzero(indexes)
-    if indexes.size == 0:
-        return indexes.astype(np.int64)
-    if indexes.dtype.kind not in "iu":
-        raise TypeError(f"indexes must be integers or booleans, not {indexes.dtype}")
-    indexes = indexes.astype(np.int64)
-    if indexes.min() < -size or indexes.max() >= size:
-        wrong = indexes[(indexes < -size) | (indexes >= size)].flat[0]
-        raise IndexError(f"index {wrong} is out of range: the dataset has {size:,} samples")
-    return np.where(indexes < 0, indexes + size, indexes)

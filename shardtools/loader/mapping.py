@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from shardtools.dataset.indexes import normalize
 from shardtools.dataset.joined import Join, Sources
-from shardtools.dataset.sharded import ShardedDataset, normalize
+from shardtools.dataset.sharded import ShardedDataset
 from shardtools.forks import PerProcess
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.loader.assemble import RawBatch, Recipe

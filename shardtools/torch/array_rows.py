@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from shardtools.dataset.sharded import normalize
+from shardtools.dataset.indexes import normalize
 from shardtools.loader.rows import RowArray
 
 

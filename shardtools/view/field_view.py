@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shardtools.dataset.indexes import normalize
 from shardtools.dataset.notebook import PICTURES, view_html
-from shardtools.dataset.sharded import ShardedDataset, normalize
+from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import FieldError, SampleError
 from shardtools.processors import processors
 from shardtools.shards.fields import decode as decode_field
