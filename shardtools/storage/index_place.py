@@ -66,8 +66,13 @@ def index_place(given: str | None) -> str | None:
 
 def local_place() -> str:
     """Return the folder of this machine for index files that cannot be written beside their shards."""
+    return os.path.join(caches_folder(), "index")
+
+
+def caches_folder() -> str:
+    """Return the folder of this user for what can be made again."""
     caches = os.environ.get("XDG_CACHE_HOME", "")
-    return os.path.join(caches if os.path.isabs(caches) else os.path.expanduser("~/.cache"), "shardtools", "index")
+    return os.path.join(caches if os.path.isabs(caches) else os.path.expanduser("~/.cache"), "shardtools")
 
 
 def home_in(place: str, url: str) -> str:

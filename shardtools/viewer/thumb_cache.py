@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 
 from shardtools.lru import LRU
+from shardtools.storage.index_place import caches_folder
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ Picture = tuple[str, bytes]
 
 def default_folder() -> Path:
     """Return the folder for thumbnails of this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shardtools" / "thumbnails"
+    return Path(caches_folder(), "thumbnails")
 
 
 class ThumbCache:

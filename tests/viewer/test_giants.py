@@ -48,11 +48,9 @@ def giants(site: Site) -> Site:
 
 
 @pytest.fixture(scope="module")
-def server(giants: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewServer]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        with serve([str(giants.root / "giants-@1.tar")], StorageOptions()) as started:
-            yield started
+def server(giants: Site) -> Iterator[ViewServer]:
+    with serve([str(giants.root / "giants-@1.tar")], StorageOptions()) as started:
+        yield started
 
 
 def check(browser: Browser, address: str) -> None:

@@ -18,21 +18,18 @@ from shardtools.programs.view import serve
 from shardtools.storage import StorageOptions, get_storage
 from shardtools.viewer.server import page_names
 from tests.cli.command import call
-from tests.datasets import write_shard
 from tests.gcs_servers import gcs_emulator
 from tests.gcs_servers import use_environment as use_gs_environment
 from tests.moto_server import moto_server, use_environment
 from tests.servers import NginxServer
-from tests.viewer.test_server import Browser, members
+from tests.viewer.test_server import Browser, make_train
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of two shards."""
     folder = tmp_path_factory.mktemp("published")
-    for number in range(2):
-        write_shard(folder / f"train-{number}.tar", members(4 * number, 4))
-    st.index(str(folder / "train-@2.tar"), table=True)
+    make_train(folder, 2)
     return folder
 
 

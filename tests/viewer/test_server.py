@@ -50,20 +50,18 @@ def members(first: int, count: int) -> Iterator[tuple[str, bytes]]:
         yield f"s{i:03d}.svg", b"<svg onload='alert(1)'/>"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+def make_train(folder: Path, shards: int) -> None:
+    """Write ``train-@N.tar``, of 4 samples in each shard, and its table."""
+    for number in range(shards):
+        write_shard(folder / f"train-{number}.tar", members(4 * number, 4))
+    st.index(str(folder / f"train-@{shards}.tar"), table=True)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset with its table, of three shards, of which the last is damaged; and a hub."""
     folder = tmp_path_factory.mktemp("shown")
-    for number in range(3):
-        write_shard(folder / f"train-{number}.tar", members(4 * number, 4))
-    st.index(str(folder / "train-@3.tar"), table=True)
+    make_train(folder, 3)
     with (folder / "train-2.tar").open("r+b") as file:
         at = file.read().index(b'"width": 9')
         file.seek(at)

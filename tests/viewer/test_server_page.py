@@ -52,10 +52,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewServer]:
     array[:] = np.random.default_rng(0).random((5, 20, 30), "f4")
     array[2] = 7
     sources = [str(folder / name) for name in ("old-@2.tar.zst", "new-@2.tar", "arrays")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        with serve(sources, StorageOptions()) as started:
-            yield started
+    with serve(sources, StorageOptions()) as started:
+        yield started
 
 
 def test_overview_grid_and_sample(browser: Browser, server: ViewServer) -> None:
