@@ -1,6 +1,6 @@
 // Two datasets side by side, sample by sample of the same key; what differs is marked.
 
-import { count, h, placard, visible } from "./dom.js";
+import { count, h, placard, stepButtons, visible } from "./dom.js";
 import { card, choose, fillCards } from "./cards.js";
 
 const COUNT = 24;
@@ -18,12 +18,11 @@ export async function showCompare(app, state) {
   if (other.error?.name === "AbortError") throw other.error;
   const byKey = new Map(other.samples.map((sample) => [sample.key, sample]));
   const partners = await Promise.all(page.samples.map((sample) => byKey.get(sample.key) ?? partner(b, sample.key, signal)));
-  const link = (place) => app.link({ compare: "", at: place });
-  const step = (to, text, label) => (to === null ? h("span.button.off", { "aria-hidden": "true" }, text) : h("a.button", { href: link(to), "aria-label": label }, text));
+  const link = (place) => (place === null ? null : app.link({ compare: "", at: place }));
   const before = at > 0 ? Math.max(0, at - COUNT) : null, after = at + COUNT < page.total ? at + COUNT : null;
   const sides = [[], []];
   const rows = page.samples.map((sample, i) => row({ ...app, readers: datasets }, sample, partners[i], sides));
-  app.show(h("div.toolbar", h("nav.pages", { "aria-label": "Pages" }, step(before, "‹", "Page before"), step(after, "›", "Next page")),
+  app.show(h("div.toolbar", stepButtons("Pages", "Page", link(before), link(after)),
     h("span.range", `${count(at)} – ${count(at + page.samples.length - 1)} `, h("span.quiet", `of ${count(page.total)}`))),
   h("div.pairs", h("div.pair.names", h("strong", visible(a.about().name)), h("strong", visible(b.about().name))), rows));
   app.keys.set("PageDown", () => after !== null && app.go({ compare: "", at: after })).set("PageUp", () => before !== null && app.go({ compare: "", at: before }));

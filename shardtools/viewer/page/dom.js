@@ -67,6 +67,12 @@ export function copyButton(text) {
   return button;
 }
 
+/** Buttons that lead on and back to addresses; null where there is none. The noun names what they lead to. */
+export function stepButtons(label, noun, before, after) {
+  const step = (href, text, name) => (href === null ? h("span.button.off", { "aria-hidden": "true" }, text) : h("a.button", { href, "aria-label": name }, text));
+  return h("nav.pages", { "aria-label": label }, step(before, "‹", `${noun} before`), step(after, "›", `Next ${noun.toLowerCase()}`));
+}
+
 /** A text in single quotes, for a shell. */
 export const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 

@@ -1,11 +1,11 @@
 // A page of samples as cards.
 
-import { count, h, plural, visible } from "./dom.js";
+import { count, h, plural, stepButtons, visible } from "./dom.js";
 import { card, fillCards } from "./cards.js";
 import { TEXTUAL, VISUAL, kindOf, visualFirst } from "./kinds.js";
 
 const SIZES = ["7rem", "10rem", "14rem", "20rem", "30rem"];
-const COUNT = 48;
+export const COUNT = 48;
 
 /** Show the samples from `at` on. */
 export async function showGrid(app, state) {
@@ -53,8 +53,8 @@ function toolbar(app, state, page, at, box) {
 
 function pageButtons(app, state, page, at) {
   const { before, after } = neighbours(page, at);
-  const arrow = (to, text, label) => (to === null ? h("span.button.off", { "aria-hidden": "true" }, text) : h("a.button", { href: app.link({ ...state, at: to }), "aria-label": label }, text));
-  return h("nav.pages", { "aria-label": "Pages" }, arrow(before, "‹", "Page before"), arrow(after, "›", "Next page"));
+  const link = (to) => (to === null ? null : app.link({ ...state, at: to }));
+  return stepButtons("Pages", "Page", link(before), link(after));
 }
 
 function pager(app, state, page, at) {

@@ -1,6 +1,7 @@
 // One sample: every field in full, where it lies, and how to fetch it.
 
-import { Placard, bytes, commandPanel, count, fill, h, placard, quoted, visible } from "./dom.js";
+import { Placard, bytes, commandPanel, count, fill, h, placard, quoted, stepButtons, visible } from "./dom.js";
+import { COUNT } from "./grid.js";
 import { visualFirst } from "./kinds.js";
 import { inFull } from "./value.js";
 
@@ -24,14 +25,16 @@ export async function showSample(app, state) {
   await Promise.all(panels.map(({ load }) => load()));
 }
 
+const exists = (app, index) => index >= 0 && (app.reader.samples === null || index < app.reader.samples);
+
+/** The state of the page of the grid that has a sample. */
+const gridOf = (index, state) => ({ at: index - (index % COUNT), where: state.where });
+
 function heading(app, state, sample) {
-  const step = (by, text, label) => {
-    const to = sample.index + by, exists = to >= 0 && (app.reader.samples === null || to < app.reader.samples);
-    return exists ? h("a.button", { href: app.link({ ...state, sample: to }), "aria-label": label }, text) : h("span.button.off", { "aria-hidden": "true" }, text);
-  };
-  return h("div.toolbar", h("nav.pages", { "aria-label": "Samples" }, step(-1, "‹", "Sample before"), step(1, "›", "Next sample")),
+  const link = (to) => (exists(app, to) ? app.link({ ...state, sample: to }) : null);
+  return h("div.toolbar", stepButtons("Samples", "Sample", link(sample.index - 1), link(sample.index + 1)),
     h("h1", visible(sample.key)), h("span.quiet", `sample ${count(sample.index)}${app.reader.samples === null ? "" : ` of ${count(app.reader.samples)}`}`),
-    h("span.space"), h("a.button", { href: app.link({ at: sample.index - (sample.index % 48), where: state.where }) }, "Back to the grid"));
+    h("span.space"), h("a.button", { href: app.link(gridOf(sample.index, state)) }, "Back to the grid"));
 }
 
 function fieldPanel(app, sample, field) {
@@ -85,7 +88,7 @@ function commands(app, sample) {
 }
 
 function keys(app, state, index) {
-  const to = (sample) => () => sample >= 0 && (app.reader.samples === null || sample < app.reader.samples) && app.go({ ...state, sample });
+  const to = (sample) => () => exists(app, sample) && app.go({ ...state, sample });
   app.keys.set("ArrowLeft", to(index - 1)).set("ArrowRight", to(index + 1));
-  app.keys.set("Escape", () => app.go({ at: index - (index % 48), where: state.where }));
+  app.keys.set("Escape", () => app.go(gridOf(index, state)));
 }
