@@ -1,7 +1,7 @@
 // Arrays of a hub: names, history, and slices as pictures, one version or two side by side.
 
 import { commandPanel, cut, fill, h, placard, quoted, short, visible } from "./dom.js";
-import { extent, layout, picture, plot } from "./draw.js";
+import { autoRange, extent, layout, picture, plot } from "./draw.js";
 import { colourChoice, sliders } from "./value.js";
 
 export async function showArrays(app, state) {
@@ -63,12 +63,11 @@ function versionPanel(app, array, version, names, shared, chosen) {
   let turn = 0;
   panel.draw = async () => {
     const mine = (turn += 1);
-    const axes = array.shape.map((_, axis) => axis).slice(shared.index.length);
     try {
-      const slice = await app.reader.slice({ path: array.path, version, index: shared.index, axes }, app.signal);
+      const slice = await app.reader.slice({ path: array.path, version, index: shared.index }, app.signal);
       if (mine !== turn) return;
       const [least, greatest] = extent(slice.values), low = shared.range?.[0], high = shared.range?.[1];
-      const auto = slice.dtype === "uint8" && layout(slice.shape)?.channels >= 3 ? [0, 255] : [least, greatest];
+      const auto = autoRange(slice);
       fill(view, draw(slice, { map: shared.map, low: low ?? auto[0], high: high ?? auto[1] }));
       facts.textContent = `${slice.shape.join(" × ")} shown, ${short(least)} to ${short(greatest)}`;
     } catch (error) {

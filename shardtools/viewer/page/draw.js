@@ -30,6 +30,11 @@ export function extent(values) {
   return least > greatest ? [0, 1] : [least, greatest];
 }
 
+/** The values that are black and white of an array: all of a byte for one in colour, else the extremes. */
+export function autoRange(array) {
+  return array.dtype === "uint8" && layout(array.shape)?.channels >= 3 ? [0, 255] : extent(array.values);
+}
+
 /** How an array is shown: {kind, height, width, channels, order, leading} or null; leading axes are chosen by index. */
 export function layout(shape) {
   const sides = shape.length;

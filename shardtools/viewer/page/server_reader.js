@@ -115,8 +115,8 @@ class ServerReader {
   }
 
   /** A slice of an array, whose sides are at most `max`: {shape, dtype, values}. */
-  async slice({ path, version, index, axes, max = 1024 }, signal) {
-    const answer = await this.ask("slice", { path, version, index: index.join(","), axes: axes.join(","), max }, signal);
+  async slice({ path, version, index, max = 1024 }, signal) {
+    const answer = await this.ask("slice", { path, version, index: index.join(","), max }, signal);
     const TYPES = { uint8: Uint8Array, bool: Uint8Array, int8: Int8Array, uint16: Uint16Array, int16: Int16Array, uint32: Uint32Array, int32: Int32Array, float32: Float32Array, float64: Float64Array };
     const dtype = answer.headers.get("X-Dtype"), Type = TYPES[dtype];
     if (!Type) throw new Placard(`Elements of the type ${dtype} are not shown`);

@@ -127,7 +127,6 @@ class StaticReader {
       if (this.first[middle] <= index) low = middle;
       else high = middle - 1;
     }
-    while (low > 0 && this.first[low + 1] === this.first[low]) low -= 1;
     return low;
   }
 

@@ -1,7 +1,7 @@
 // Values of fields as elements: small on a card, whole on the page of a sample.
 
 import { Placard, bytes, count, cut, fill, h, placard, short, visible } from "./dom.js";
-import { COLOUR_MAPS, extent, layout, picture, plot } from "./draw.js";
+import { COLOUR_MAPS, autoRange, extent, layout, picture, plot } from "./draw.js";
 import { imageSize } from "./image_size.js";
 import { gunzip } from "./inflate.js";
 import { isGzipped, mediaType } from "./kinds.js";
@@ -24,9 +24,9 @@ async function load(reader, sample, field, { limit, signal, stop = null }) {
 const decode = (data) => new TextDecoder().decode(data);
 
 /** An address for some bytes, freed when the element has loaded them. */
-function source(element, data, type, property = "src") {
+function source(element, data, type) {
   const url = URL.createObjectURL(new Blob([data], { type }));
-  element[property] = url;
+  element.src = url;
   return url;
 }
 
@@ -203,7 +203,8 @@ export function arrayPanel(array) {
   if (plan.kind === "plot") return [array.values.length <= 64 && h("pre", Array.from(array.values, short).join("  ")), h("figure.wide", plot(array.values, 800, 200)), facts];
   const index = plan.leading.map(() => 0), view = h("figure.pixels");
   let map = "gray";
-  const draw = () => fill(view, picture(array, { index, map, low: array.dtype === "uint8" && plan.channels >= 3 ? 0 : least, high: array.dtype === "uint8" && plan.channels >= 3 ? 255 : greatest }));
+  const [low, high] = autoRange(array);
+  const draw = () => fill(view, picture(array, { index, map, low, high }));
   draw();
   return [sliders(plan.leading, index, draw), plan.channels < 3 && colourChoice((name) => draw((map = name))), view, facts];
 }
