@@ -43,6 +43,7 @@ axe.run(document, {resultTypes: ["violations"]}).then(({violations, passes}) => 
 """
 
 READY = "return document.querySelector('main').dataset.ready === (location.hash || '#')"
+PICTURES = "return Array.from(document.querySelectorAll('.card img'), (image) => image.naturalWidth)"
 FAILED = "return document.querySelector('main > .placard') !== null"
 
 

@@ -21,12 +21,11 @@ from shardtools.programs.view import serve
 from shardtools.storage import StorageOptions
 from shardtools.viewer.server import ViewServer
 from tests.datasets import write_shard
-from tests.viewer.browser import Browser
+from tests.viewer.browser import PICTURES, Browser
 from tests.viewer.conftest import png
 
 WIDE = ("compare&at=0", f"sql={quote('select key, cls from samples limit 3')}", "of=2&arrays/deep%2Fx")
 ATTACK = "<img src=x onerror=document.title='attacked'>"
-PICTURES = "return Array.from(document.querySelectorAll('.card img'), (image) => image.naturalWidth)"
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,8 @@ import requests
 from selenium.webdriver.common.keys import Keys
 
 from tests.servers import wait_until
-from tests.viewer.browser import Browser
+from tests.viewer.browser import PICTURES, Browser
 from tests.viewer.conftest import PAGE, Site
-
-PICTURES = "return Array.from(document.querySelectorAll('.card img'), (image) => image.naturalWidth)"
 
 
 def test_the_page_is_small() -> None:
