@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from shardtools.errors import CorruptError
 from shardtools.query.duck import identifier
 from shardtools.query.table import DatasetTable
 
@@ -151,5 +150,4 @@ def _damages(table: DatasetTable) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        what = f"the table is damaged: {str(error).partition(chr(10))[0]}"
-        raise CorruptError(what, url=table.url, fix="make it again with htindex --table") from error
+        raise table.damaged(str(error)) from error

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,12 +143,8 @@ class DatasetTable:
         found = self._select(condition, "shard, row", condition.sql, check=True)
         if found is None:
             return None
-        shard, row = np.asarray(found["shard"]), np.asarray(found["row"])
-        chosen = self._is_in(shard, shards)
-        if not chosen.all():
-            shard, row = shard[chosen], row[chosen]
-        self._check(shard, row)
-        return shard.astype(np.int64), row.astype(np.int64)
+        shard, row, _ = self._places(found, shards)
+        return shard, row
 
     def find_numbers(
         self, expression: Condition, shards: Sequence[int]
@@ -164,16 +160,25 @@ class DatasetTable:
         found = self._select(expression, f"shard, row, {number_sql(expression)} AS number", "true", check=False)
         if found is None:
             return None
-        shard, row = np.asarray(found["shard"]), np.asarray(found["row"])
-        chosen = self._is_in(shard, shards)
-        shard, row = shard[chosen], row[chosen]
-        self._check(shard, row)
-        return shard.astype(np.int64), row.astype(np.int64), np.asarray(found["number"], np.float64)[chosen]
+        shard, row, chosen = self._places(found, shards)
+        return shard, row, np.asarray(found["number"], np.float64)[chosen]
 
-    def _is_in(self, shard: Ints, shards: Sequence[int]) -> npt.NDArray[np.bool_]:
+    def _places(
+        self, found: Mapping[str, Any], shards: Sequence[int]
+    ) -> tuple[Ints, Ints, npt.NDArray[np.bool_] | slice]:
+        """Return shard and row of those of the rows ``found`` that are of some shards, and which of them these are.
+
+        Raises:
+            CorruptError: the table is damaged.
+        """
+        shard, row = np.asarray(found["shard"]), np.asarray(found["row"])
         wanted = np.zeros(len(self.facts.shards) + 1, bool)
         wanted[shards] = True
-        return wanted[np.where((shard >= 0) & (shard < len(wanted)), shard, len(wanted) - 1)]
+        is_chosen = wanted[np.where((shard >= 0) & (shard < len(wanted)), shard, len(wanted) - 1)]
+        chosen = slice(None) if is_chosen.all() else is_chosen
+        shard, row = shard[chosen], row[chosen]
+        self._check(shard, row)
+        return shard.astype(np.int64), row.astype(np.int64), chosen
 
     def _select(self, condition: Condition, what: str, where: str, *, check: bool) -> dict[str, Any] | None:
         import duckdb
@@ -195,7 +200,7 @@ class DatasetTable:
         except (duckdb.ProgrammingError, duckdb.DataError) as error:
             raise misfit(condition, str(error)) from error
         except duckdb.Error as error:
-            raise self._damaged(str(error).partition("\n")[0]) from error
+            raise self.damaged(str(error)) from error
 
     def _check(self, shard: Ints, row: Ints) -> None:
         """Raise if rows of the table are not those of different samples, in their order.
@@ -206,10 +211,12 @@ class DatasetTable:
         samples = np.array([state.samples for state in self.facts.shards], np.int64)
         rising = (np.diff(shard) > 0) | (np.diff(row) > 0)
         if not rising.all() or (len(row) and (row.min() < 0 or (row >= samples[shard]).any())):
-            raise self._damaged("it has rows of samples that there are not")
+            raise self.damaged("it has rows of samples that there are not")
 
-    def _damaged(self, what: str) -> CorruptError:
-        return CorruptError(f"the table is damaged: {what}", url=self.url, fix="make it again with htindex --table")
+    def damaged(self, message: str) -> CorruptError:
+        """Return the error for a table whose rows cannot be read, of which the first line of a message says why."""
+        what = f"the table is damaged: {message.partition(chr(10))[0]}"
+        return CorruptError(what, url=self.url, fix="make it again with htindex --table")
 
 
 def _remove(folder: str, process: int) -> None:
