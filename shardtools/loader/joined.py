@@ -87,13 +87,12 @@ class PartShards:
                 column[place] = value
         return values
 
-    def sizes(self, indexes: Ints) -> Ints:
-        """Return how many bytes the fields of samples of the first dataset have; of many shards, about."""
-        there, rows = self.rows_of(indexes)
-        sizes = np.zeros(len(indexes), np.int64)
+    def sizes(self, rows: Sequence[tuple[int, Ints]]) -> Ints:
+        """Return how many bytes the fields of some rows of shards have; of many shards, about."""
+        sizes = np.zeros(sum(len(some) for _, some in rows), np.int64)
         found = np.concatenate([np.empty(0, np.int64), *(self._sizes(*some) for some in rows[:SCATTERED])])
-        sizes[there] = int(found.mean()) if len(found) else 0
-        sizes[there[: len(found)]] = found
+        sizes[len(found) :] = int(found.mean()) if len(found) else 0
+        sizes[: len(found)] = found
         return sizes
 
     def _sizes(self, number: int, rows: Ints) -> Ints:
@@ -114,10 +113,10 @@ class JoinedShard(FieldShard):
         self.url = self._shard.url
         self._own, self._others = own, others
         self.sizes = self._shard.sizes.copy()
-        for part in others:
-            self.sizes[indexes - self._start] += part.sizes(indexes)
-        self.weight = self.sizes.nbytes
         partners = [part.rows_of(indexes) for part in others]
+        for part, (there, rows) in zip(others, partners, strict=True):
+            self.sizes[indexes[there] - self._start] += part.sizes(rows)
+        self.weight = self.sizes.nbytes
         if all(len(rows) <= SCATTERED for _, rows in partners):
             known = [
                 self._known(part, indexes[there] - self._start, rows)
