@@ -233,6 +233,11 @@ class TestRefused:
             joined.sql("from samples")
 
 
+def test_a_condition_that_is_true_of_samples_without_a_partner(images: str, captions: str) -> None:
+    joined = shardtools.open([images, captions], join="left")
+    assert joined.where("txt is null").keys == [key for key in KEYS if key not in KEYS[::-3]]
+
+
 def test_tables_answer_for_columns_of_several(images: str, captions: str) -> None:
     for spec in (images, captions):
         shardtools.index(spec, table=True)

@@ -208,15 +208,15 @@ class TestTable:
         assert ds.where("cls = 3").keys == [record["key"] for record in FLAT if record["cls"] == 3]
         assert ("it is not used" in caplog.text) == (wrong != "another's")
 
-    @pytest.mark.parametrize("rows", [[0, 1, 1], [0, 1, 10], [-1, 0, 1]])
-    def test_rows_that_cannot_be(self, tmp_path: Path, rows: list[int]) -> None:
+    @pytest.mark.parametrize(("start", "rows"), [(0, [0, 1, 1]), (7, [7, 8, 10]), (0, [-1, 0, 1])])
+    def test_rows_that_cannot_be(self, tmp_path: Path, start: int, rows: list[int]) -> None:
         from pyarrow import array, int32, parquet
 
         ds = dataset(tmp_path, table=True)
         path = tmp_path / "d-@4.tar.parquet"
         table = parquet.read_table(path)
         row = table.column("row").to_pylist()
-        row[:3] = rows
+        row[start : start + 3] = rows
         place = table.column_names.index("row")
         parquet.write_table(table.set_column(place, "row", array(row, int32())), path)
         with pytest.raises(CorruptError, match="rows of samples that there are not"):
