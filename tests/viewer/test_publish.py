@@ -16,6 +16,8 @@ from PIL import Image
 import shardtools as st
 from shardtools.programs.view import serve
 from shardtools.storage import StorageOptions, get_storage
+from shardtools.viewer import publish as publishing
+from shardtools.viewer.publish import thumbnails
 from shardtools.viewer.server import page_names
 from tests.cli.command import call
 from tests.gcs_servers import gcs_emulator
@@ -105,6 +107,14 @@ def test_google_cloud_storage_gives_the_page_out_with_its_types(shards: Path, mo
             path_of_it = quote(f"train-@2.tar.view/{name}", safe="")
             with urlopen(f"{address}/storage/v1/b/shown/o/{path_of_it}", timeout=30) as answer:
                 assert json.load(answer)["contentType"].partition(";")[0] == kind  # the emulator drops the rest
+
+
+def test_thumbnails_have_a_bounded_number_of_bytes(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = st.open(str(shards / "train-@2.tar"))
+    sizes = [len(b64decode(one["data"])) for one in thumbnails(dataset)]
+    assert len(sizes) == 7
+    monkeypatch.setattr(publishing, "BYTES", sum(sizes[:3]))
+    assert [one["index"] for one in thumbnails(dataset)] == [1, 2, 3]
 
 
 def test_what_has_no_place_of_its_own_is_not_published(shards: Path) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 import shardtools as st
 from shardtools.programs.view import serve
 from shardtools.storage import StorageOptions
+from shardtools.viewer import asking
 from shardtools.viewer.samples import LARGEST
 from shardtools.viewer.server import ViewServer
 from tests.datasets import write_shard
@@ -208,6 +209,11 @@ class TestArrays:
 
 
 class TestSafe:
+    def test_a_query_that_takes_too_long_is_stopped(self, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(asking, "SECONDS", 0.2)
+        query = "select sum(a.i * b.i) from range(10000000) a(i), range(10000000) b(i), samples"
+        assert "takes longer" in browser.json("sql", 503, q=query)["error"]
+
     def test_only_this_machine_with_the_token_is_answered(self, browser: Browser) -> None:
         token, port = browser.server.token, browser.server.port
         assert browser.get("api/datasets", host=f"localhost:{port}")[0].status == 200

@@ -5,13 +5,22 @@ from __future__ import annotations
 import shlex
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 import requests
 from selenium.webdriver.common.keys import Keys
 
+import shardtools as st
+from tests.datasets import write_shard
 from tests.servers import wait_until
 from tests.viewer.browser import PICTURES, Browser
 from tests.viewer.conftest import PAGE, Site
+from tests.viewer.test_server import npy
+
+PIXELS = """
+return Array.from(document.querySelectorAll('figure.pixels canvas'), (canvas) => Array.from({length: 6},
+  (_, i) => canvas.getContext('2d').getImageData(i % 3, Math.floor(i / 3), 1, 1).data[0]));
+"""
 
 
 def test_the_page_is_small() -> None:
@@ -90,6 +99,45 @@ class TestFind:
         browser.open(site.view("animals-@2.tar"))
         browser.find("k999")
         browser.wait_text("There is no sample “k999”")
+
+
+@pytest.fixture(scope="module")
+def odd(site: Site) -> str:
+    """The name of a dataset with a file of keys, classes 0 and 1 by turns, and one array in four ways of writing it."""
+    array = np.arange(6).reshape(2, 3)
+    ways = {"big": array.astype(">f4"), "fortran": np.asfortranarray(array), "half": array.astype("f2"), "long": array}
+    arrays = [(f"o000.{name}.npy", npy(values)) for name, values in ways.items()]
+    for number in range(2):
+        classes = [(f"o{i:03d}.cls", b"%d" % (i % 2)) for i in range(60 * number, 60 * number + 60)]
+        write_shard(site.root / f"odd-{number}.tar", classes[:1] + arrays * (number == 0) + classes[1:])
+    st.index(str(site.root / "odd-@2.tar"), table=True)
+    return "odd-@2.tar"
+
+
+def test_a_search_for_a_class_goes_on_where_a_page_ends(browser: Browser, site: Site, odd: str) -> None:
+    browser.open(site.view(odd, "#where=cls%20%3D%201&at=0"))
+    assert browser.texts(".card h3 a") == [f"o{i:03d}" for i in range(1, 97, 2)]
+    [on] = browser.all(".pager a")
+    assert on.text == "Search on from 96"
+    on.click()
+    browser.wait(lambda: browser.texts(".card h3 a") == [f"o{i:03d}" for i in range(97, 120, 2)], "the rest")
+
+
+def test_a_file_of_keys_leads_to_the_one_shard_with_a_key(browser: Browser, site: Site, odd: str) -> None:
+    browser.forget()
+    browser.open(site.view(odd, "#at=60"))
+    before = len(site.requests())
+    browser.find("o077")
+    browser.wait(lambda: browser.hash() == "#sample=77", "the sample")
+    browser.wait_ready()
+    wait_until(lambda: len([line for line in site.requests()[before:] if f"{odd}.keys" in line]) == 2, "the log")
+    assert not [line for line in site.requests()[before:] if "odd-0.tar" in line]
+
+
+def test_arrays_are_the_same_however_they_are_written(browser: Browser, site: Site, odd: str) -> None:
+    browser.open(site.view(odd, "#sample=0"))
+    browser.wait(lambda: len(browser.all("figure.pixels canvas")) == 4, "the arrays")
+    assert browser.run(PIXELS) == [[0, 51, 102, 153, 204, 255]] * 4
 
 
 def test_compare(browser: Browser, site: Site) -> None:
