@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from shardtools.storage import StorageOptions
 from shardtools.viewer import asking
 from shardtools.viewer.samples import LARGEST
 from shardtools.viewer.server import ViewServer
+from shardtools.viewer.thumb_cache import ThumbCache
 from tests.datasets import write_shard
 from tests.servers import NginxServer
 
@@ -292,6 +294,16 @@ class TestSafe:
             other.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 other.accept()
+
+
+def test_thumbnails_that_were_not_used_for_longest_are_forgotten(tmp_path: Path) -> None:
+    cache = ThumbCache(tmp_path, disk=1000)
+    for second, key in enumerate("abc"):
+        cache.put(key, ("png", bytes(300)))
+        os.utime(tmp_path / f"{key}.png", (second, second))
+    assert ThumbCache(tmp_path).get("a") == ("png", bytes(300))
+    cache.put("d", ("jpeg", bytes(300)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "d.jpeg"]
 
 
 def test_a_dataset_on_nginx_is_read_by_few_ranges(folder: Path, nginx: NginxServer) -> None:
