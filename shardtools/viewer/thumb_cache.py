@@ -73,7 +73,7 @@ class ThumbCache:
             file.write(picture[1])
         os.replace(file.name, self._folder / f"{key}.{picture[0]}")
         with self._lock:
-            self._size = (self._count() if self._size is None else self._size) + len(picture[1])
+            self._size = self._count() if self._size is None else self._size + len(picture[1])
             if self._size > self._limit:
                 self._size = self._shrink()
 
