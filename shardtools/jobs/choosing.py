@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from shardtools.errors import JobError, SampleError, ShardError, StorageError
 from shardtools.jobs.choice import Choice, ChosenShards, ShardChoice
 from shardtools.jobs.classes import class_number, texts_in, with_classes
 from shardtools.jobs.extraction.row_batches import Needs, RowBatches, samples_of_block
-from shardtools.jobs.inputs import look_at
+from shardtools.jobs.inputs import Input, look_at
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.query.ask import ask_table
@@ -84,7 +85,7 @@ def _count_each(some: Sequence[ShardChoice], urls: Sequence[str], most: int, opt
             asked.append(at)
     if any(urls[some[at].number] == "-" for at in asked):
         raise JobError("standard input cannot be read twice", url="-", fix="name it last, or leave out --limit")
-    of = [CountTask(urls[some[at].number], replace(some[at], limit=most), options.on_error) for at in asked]
+    of = [ChosenCount(urls[some[at].number], replace(some[at], limit=most), options.on_error) for at in asked]
     tasks = [engine.Task(count_chosen, (task,), task.url, options.storage) for task in of]
     found: list[int | None] = []
     run_in_order(tasks, found.append, options, label="choose")
@@ -94,7 +95,7 @@ def _count_each(some: Sequence[ShardChoice], urls: Sequence[str], most: int, opt
 
 
 @dataclass(frozen=True)
-class CountTask:
+class ChosenCount:
     """What one task does: count the chosen samples of the shard ``url``, up to their limit."""
 
     url: str
@@ -102,7 +103,7 @@ class CountTask:
     on_error: OnError
 
 
-def count_chosen(task: CountTask) -> int | None:
+def count_chosen(task: ChosenCount) -> int | None:
     """Return how many samples are chosen; None if the shard cannot be read and errors are skipped.
 
     Raises:
@@ -140,21 +141,30 @@ def check_names(
         inputs = look_at(sources, {}, options)
         if all(entry.fields is not None for entry in inputs):
             choice.check_fields({name for entry in inputs for name in entry.fields or ()})
-    for spec, fields in zip(manifests, found, strict=True):
-        check_columns_of(choice, spec, fields or {}, of=len(found))
+    check_each(choice, dict(zip(manifests, found, strict=True)))
 
 
-def check_columns_of(choice: Choice, spec: str, fields: Collection[str], *, of: int) -> None:
-    """Raise if one ``of`` several sources has none of the fields of a condition, which would leave all of it out.
+def fields_of_each(sources: Sources, inputs: Sequence[Input]) -> dict[str, Collection[str] | None]:
+    """Return the fields of the shards that each single spec names, None for unknown."""
+    found: dict[str, Collection[str] | None] = {}
+    left = iter(inputs)
+    for part in sources.parts:
+        known = [entry.fields for entry in islice(left, len(part.urls))]
+        found[part.spec] = None if None in known else {name for fields in known for name in fields or ()}
+    return found
+
+
+def check_each(choice: Choice, fields: Mapping[str, Collection[str] | None]) -> None:
+    """Raise if one of several specs has none of the fields of a condition, which would leave all of it out.
 
     Raises:
         JobError: it has none.
     """
     columns = () if choice.where is None else choice.where.columns
-    sources = [find_source(name, [*fields]) for name in columns]
-    if of > 1 and columns and fields and not any(sources):
-        what = f"the condition is about {', '.join(columns)}, which no sample of this source has"
-        raise JobError(what, url=spec, fix="choose from the other source first: htshuffle --no-shuffle --where")
+    for spec, there in fields.items() if len(fields) > 1 and columns else ():
+        if there and not any(find_source(name, [*there]) for name in columns):
+            what = f"the condition is about {', '.join(columns)}, which no sample of this source has"
+            raise JobError(what, url=spec, fix="choose from the other source first: htshuffle --no-shuffle --where")
 
 
 class ChosenBlocks:

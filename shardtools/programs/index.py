@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shardtools.jobs.index import Indexed
     from shardtools.jobs.options import RunOptions
     from shardtools.jobs.table.run import TableResult
-    from shardtools.jobs.table.shard_rows import TablePart
+    from shardtools.jobs.table.shard_rows import ShardPart
     from shardtools.query.table_file import Asked
     from shardtools.storage.expansion import Sources
 
@@ -232,7 +232,7 @@ def _with_table(
     if result.skipped:
         return result
 
-    def on_part(part: TablePart) -> None:
+    def on_part(part: ShardPart) -> None:
         advance(part.state.samples, part.state.filesize)
 
     entries = [shard.entry for shard in result.shards if shard.entry is not None]

@@ -659,3 +659,15 @@ def test_a_condition_about_one_of_several_sources(places: list[Path], tmp_path: 
     failed = run(program, *more, "--where", "cls = 1", *sources, str(tmp_path / "out-@5.tar")).error(2)
     assert "other-@1.tar: the condition is about cls, which no sample of this source has; choose from" in failed
     assert not list(tmp_path.glob("out*")) and not list(tmp_path.glob(".shardtools*"))
+
+
+def test_a_condition_about_one_of_several_parts(places: list[Path], tmp_path: Path) -> None:
+    """The part that lacks the column is named, whatever stands before it, with a manifest or without."""
+    whole, other = str(places[1] / SPEC), str(tmp_path / "other-@1.tar")
+    written_dataset(tmp_path, "other-@1.tar", [[{"key": "0/1", "cap": b"x"}]])
+    (tmp_path / "other-@1.tar.json").unlink()
+    for sources in ((f"{whole}::{other}", whole + "::" + str(places[2] / SPEC)), (other, f"{whole}")):
+        failed = run("htsort", "--where", "cls = 1", "--merge", "outer", *sources, str(tmp_path / "out-@5.tar")).error(
+            2
+        )
+        assert "other-@1.tar: the condition is about cls" in failed

@@ -9,7 +9,7 @@ from typing import Any
 
 from shardtools.errors import AccessError, JobError, LimitError, NotFoundError, ShardError, SpecError
 from shardtools.jobs.choice import EVERYTHING, Choice, ChosenShards
-from shardtools.jobs.choosing import check_columns_of, check_names, choose
+from shardtools.jobs.choosing import check_each, check_names, choose, fields_of_each
 from shardtools.jobs.exchange.cost import LOCAL, SERVICES, Services, Shape
 from shardtools.jobs.exchange.duplicates import DuplicatePolicy
 from shardtools.jobs.exchange.keying import Keying
@@ -131,12 +131,7 @@ def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, op
         needs_sizes = exchange.shard_size is not None and Destination(destination).is_auto
         inputs = look_at(named, manifests, options, exact=needs_sizes)
         check_names(exchange.choice, named, manifests, options)
-        for source, spec in enumerate(named.specs):
-            known = [entry.fields for entry in inputs if entry.source == source]
-            if None not in known:
-                check_columns_of(
-                    exchange.choice, spec, {name for fields in known for name in fields or ()}, of=len(named.specs)
-                )
+        check_each(exchange.choice, fields_of_each(named, inputs))
         if exchange.policy.merge in ("inner", "left") and len({entry.source for entry in inputs}) == 1:
             what = f"--merge {exchange.policy.merge} needs several sources, and this is one"
             raise JobError(what, fix="name each source as an argument of its own, not joined by ::; or --merge outer")

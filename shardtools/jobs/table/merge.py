@@ -14,7 +14,7 @@ from typing import Any
 
 from shardtools.errors import JobError
 from shardtools.jobs.forward import ForwardFile
-from shardtools.jobs.table.shard_rows import HASH, TablePart, read_part
+from shardtools.jobs.table.shard_rows import HASH, ShardPart, read_part
 from shardtools.query.key_file import KeySorter, head_of, keys_url
 from shardtools.query.kinds import Kind, Kinds
 from shardtools.query.names import content_of
@@ -47,7 +47,7 @@ class TablePlan:
     left_out: tuple[str, ...]
 
 
-def plan_table(parts: Sequence[TablePart], asked: tuple[Asked, ...] | None) -> TablePlan:
+def plan_table(parts: Sequence[ShardPart], asked: tuple[Asked, ...] | None) -> TablePlan:
     """Return the plan of the table that has all rows of ``parts``; ``asked`` is what a user has asked for.
 
     Raises:
@@ -94,7 +94,7 @@ _TYPES: dict[Kind, str] = {
 }
 
 
-def _join_kinds(parts: Sequence[TablePart]) -> dict[str, Kinds]:
+def _join_kinds(parts: Sequence[ShardPart]) -> dict[str, Kinds]:
     found: dict[str, list[Kinds]] = {}
     for part in parts:
         for name, kinds in part.kinds.items():
@@ -102,7 +102,7 @@ def _join_kinds(parts: Sequence[TablePart]) -> dict[str, Kinds]:
     return {name: Kinds.join(some) for name, some in found.items()}
 
 
-def _crowded(parts: Sequence[TablePart], kinds: Mapping[str, Kinds]) -> list[str]:
+def _crowded(parts: Sequence[ShardPart], kinds: Mapping[str, Kinds]) -> list[str]:
     """Return the JSON fields with too many paths, in a shard or in all."""
     fields = sorted({field for part in parts for field in part.fields if content_of(field) == "JSON"})
     crowded = {field for part in parts for field in part.crowded}
@@ -121,9 +121,9 @@ def _add(counts: Sequence[Any]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def _files(parts: Sequence[TablePart]) -> list[list[TablePart]]:
+def _files(parts: Sequence[ShardPart]) -> list[list[ShardPart]]:
     """Return the parts of each file of the table."""
-    files: list[list[TablePart]] = [[]]
+    files: list[list[ShardPart]] = [[]]
     rows = 0
     for part in parts:
         if rows >= FILE_ROWS:
@@ -134,14 +134,14 @@ def _files(parts: Sequence[TablePart]) -> list[list[TablePart]]:
     return files
 
 
-def _samples(parts: Sequence[TablePart]) -> int:
+def _samples(parts: Sequence[ShardPart]) -> int:
     return sum(part.state.samples for part in parts)
 
 
 # --- writing
 
 
-def write_table(spec: str, parts: Sequence[TablePart], plan: TablePlan) -> list[str]:
+def write_table(spec: str, parts: Sequence[ShardPart], plan: TablePlan) -> list[str]:
     """Write the table of the dataset ``spec`` and its file of keys, and return the URLs of the table's files.
 
     The first is written last.
@@ -167,7 +167,7 @@ def _write_keys(url: str, keys: KeySorter, plan: TablePlan) -> None:
 
 def _write_file(
     url: str,
-    parts: Sequence[TablePart],
+    parts: Sequence[ShardPart],
     plan: TablePlan,
     keys: KeySorter,
     first: int,
@@ -179,7 +179,7 @@ def _write_file(
         before()
 
 
-def _write_rows(sink: Sink, parts: Sequence[TablePart], plan: TablePlan, keys: KeySorter, first: int) -> None:
+def _write_rows(sink: Sink, parts: Sequence[ShardPart], plan: TablePlan, keys: KeySorter, first: int) -> None:
     from pyarrow import parquet
 
     schema = _schema(plan)
@@ -208,7 +208,7 @@ def _schema(plan: TablePlan) -> Any:
     return pyarrow.schema(fields, {ENTRY: plan.facts.dump()})
 
 
-def _rows(parts: Sequence[TablePart], schema: Any, keys: KeySorter, first: int) -> Iterator[AnyTable]:
+def _rows(parts: Sequence[ShardPart], schema: Any, keys: KeySorter, first: int) -> Iterator[AnyTable]:
     """Yield the rows of parts, in order, with the columns of the table, and add their keys; some are read ahead."""
     for table in each(read_part, [part.part for part in parts], _AHEAD, ahead=1):
         hashes, block, blocks = (table.column(name).to_numpy() for name in (HASH, "block", "blocks"))

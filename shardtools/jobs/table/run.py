@@ -14,7 +14,7 @@ from shardtools.errors import CorruptError, JobError, NotFoundError, OutputExist
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.table.merge import plan_table, write_table
-from shardtools.jobs.table.shard_rows import PartTask, TablePart, write_part
+from shardtools.jobs.table.shard_rows import PartTask, ShardPart, write_part
 from shardtools.query.key_file import KeyFile, digest_of, keys_url
 from shardtools.query.names import DIMENSIONS, content_of, find_source
 from shardtools.query.table_file import Asked, ShardState, TableFacts, read_facts, table_url
@@ -87,7 +87,7 @@ def make_table(
     entries: Sequence[ShardEntry],
     asked: tuple[Asked, ...] | None,
     options: RunOptions,
-    on_shard: Callable[[TablePart], None] | None = None,
+    on_shard: Callable[[ShardPart], None] | None = None,
     *,
     dimensions: bool = False,
 ) -> TableResult:
@@ -180,7 +180,7 @@ def _check_fields(asked: tuple[Asked, ...] | None, entries: Sequence[ShardEntry]
             raise JobError(f"{one.name} is not a field with values", fix=f"there are these fields with values: {there}")
 
 
-def _check_columns(asked: tuple[Asked, ...] | None, parts: Sequence[TablePart]) -> None:
+def _check_columns(asked: tuple[Asked, ...] | None, parts: Sequence[ShardPart]) -> None:
     """Raise if a path of JSON was asked for that no sample has.
 
     Raises:
@@ -219,9 +219,9 @@ def _make_parts(
     entries: Sequence[ShardEntry],
     asked: tuple[Asked, ...],
     options: RunOptions,
-    on_shard: Callable[[TablePart], None] | None,
-) -> list[TablePart]:
-    parts: list[TablePart] = []
+    on_shard: Callable[[ShardPart], None] | None,
+) -> list[ShardPart]:
+    parts: list[ShardPart] = []
     tasks = []
     for number, entry in enumerate(entries):
         url = beside(destination.spec, f".part-{number:06d}.arrow")

@@ -42,7 +42,7 @@ class PartTask:
 
 
 @dataclass(frozen=True)
-class TablePart:
+class ShardPart:
     """The rows of one shard at the URL ``part``: the state of the shard, and the kinds of the columns of values.
 
     ``wrong`` counts values that were left out, and ``cut`` names columns with texts that are not whole. ``fields`` are
@@ -59,7 +59,7 @@ class TablePart:
     crowded: tuple[str, ...] = ()
 
 
-def write_part(task: PartTask) -> TablePart:
+def write_part(task: PartTask) -> ShardPart:
     """Write the rows of a shard, unless they are there.
 
     Raises:
@@ -77,7 +77,7 @@ def write_part(task: PartTask) -> TablePart:
     shard = IndexedShard(url, sidecar)
     columns = {**place_columns(shard.table, task.number), HASH: hashes_in(shard.table)}
     values = value_columns(shard, task.asked)
-    part = TablePart(url, task.part, state, values.kinds, values.wrong, values.cut, shard.table.fields, values.crowded)
+    part = ShardPart(url, task.part, state, values.kinds, values.wrong, values.cut, shard.table.fields, values.crowded)
     _write(part, task, columns, values.table)
     return part
 
@@ -85,7 +85,7 @@ def write_part(task: PartTask) -> TablePart:
 # --- parts
 
 
-def _write(part: TablePart, task: PartTask, columns: Mapping[str, Any], values: AnyTable | None) -> None:
+def _write(part: ShardPart, task: PartTask, columns: Mapping[str, Any], values: AnyTable | None) -> None:
     import pyarrow
     from pyarrow import ipc
 
@@ -116,7 +116,7 @@ def read_part(url: str) -> AnyTable:
     return ipc.open_file(get_storage(url).read(url)).read_all()
 
 
-def _read_facts(task: PartTask, state: ShardState) -> TablePart | None:
+def _read_facts(task: PartTask, state: ShardState) -> ShardPart | None:
     """Return the part that is there, if it is one of this shard as it is, and of what is asked."""
     import pyarrow
     from pyarrow import ipc
@@ -133,6 +133,6 @@ def _read_facts(task: PartTask, state: ShardState) -> TablePart | None:
             return None
         kinds = {name: Kinds(frozenset(found), wide) for name, (found, wide) in facts["kinds"].items()}
         texts = (tuple(facts[name]) for name in ("cut", "fields", "crowded"))
-        return TablePart(task.source, task.part, state, kinds, facts["wrong"], *texts)
+        return ShardPart(task.source, task.part, state, kinds, facts["wrong"], *texts)
     except (KeyError, TypeError, ValueError):  # it is none of ours
         return None
