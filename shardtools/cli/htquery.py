@@ -53,6 +53,7 @@ _ARGUMENTS = [
     click.argument("query", metavar="QUERY"),
 ]
 _NAMED = re.compile(r"([A-Za-z_]\w*)=(.+)", re.DOTALL)
+_MISNAMED = re.compile(r"([^=/:]*)=.*", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +104,13 @@ def main(line: QueryLine) -> None:
 def _query(line: QueryLine) -> int:
     from shardtools.cli.query_output import format_of, write_result
     from shardtools.dataset.sharded import ShardedDataset
-    from shardtools.errors import JobError
+    from shardtools.errors import JobError, SpecError
     from shardtools.query.sql import run_sql
 
+    for text in line.sources:
+        if (match := _MISNAMED.fullmatch(text)) is not None:
+            fix = "write it as a=SRC, with letters, digits and _ in the name; a path with = begins with ./"
+            raise SpecError(f"{match[1]!r} is not a name for a dataset", fix=fix)
     options = line.run_options()
     chosen = format_of(line.output, line.format)
     tables = {}

@@ -26,6 +26,7 @@ from shardtools.query.values import samples_of
 from shardtools.spec import Destination
 from shardtools.storage import using
 from shardtools.storage.index_place import homes_of
+from shardtools.storage.stats import stat_all
 from shardtools.types import Ints
 from shardtools.urls import name_of
 
@@ -105,10 +106,12 @@ class Choosing:
 
         Raises:
             JobError: there is no table, or it describes no shard as it is.
-            StorageError: it cannot be read.
+            StorageError: it cannot be read, or a shard is not there.
         """
         there, fix = self.table(), "make it with htindex --table"
         if self._table is None:
+            with using(self._shards.options):
+                stat_all(self._shards.urls)
             raise JobError("the dataset has no table", url=self._one_spec() or self._shards.urls[0], fix=fix)
         total = len(self._shards.urls)
         if there is None:

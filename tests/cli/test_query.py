@@ -126,6 +126,19 @@ class TestCommand:
         assert "does not fit --format parquet" in fails(folder, "images-@2.tar", "from samples", *contradicting)
         assert "says no format" in fails(folder, "images-@2.tar", "from samples", "-o", tmp_path / "x.txt")
 
+    @pytest.mark.parametrize(
+        ("named", "status", "message"),
+        [
+            ("imags-@2.tar", 1, "imags-0.tar: there is no such file; did you mean images-@2.tar?"),
+            ("images-@4.tar", 1, "images-2.tar: there is no such file; did you mean images-@2.tar?"),
+            ("1x=images-@2.tar", 2, "'1x' is not a name for a dataset; write it as a=SRC"),
+            ("a b=images-@2.tar", 2, "'a b' is not a name for a dataset; write it as a=SRC"),
+            ("./k=v-@2.tar", 1, "k=v-0.tar: there is no such file"),
+        ],
+    )
+    def test_a_dataset_that_is_not_there(self, folder: Path, named: str, status: int, message: str) -> None:
+        assert message in query(folder, named, "select 1").error(status)
+
     def test_a_table_that_does_not_fit(self, tmp_path: Path) -> None:
         written_dataset(tmp_path, "images-@2.tar", IMAGES)
         shardtools.index(str(tmp_path / "images-@2.tar"), table=True)
