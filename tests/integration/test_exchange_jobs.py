@@ -261,6 +261,17 @@ class TestShuffle:
         outcome = shuffle(folder, "--seed", "1", SPEC, "out-@3.tar")
         assert outcome.status == 1 and "group-000000-0000: samples were damaged in the spill" in outcome.err
 
+    def test_a_sample_larger_than_a_run_may_be(self, tmp_path: Path) -> None:
+        """The memory of the run before is used again, whether that was written or all of its samples were skipped."""
+        small, large = {"key": "small", "bin": bytes(1 << 19)}, {"key": "large", "bin": bytes(9 << 20), "cls": 1}
+        written_dataset(tmp_path, "x-@1.tar", [[small, large]])
+        done(shuffle(tmp_path, "--seed", "1", "--memory", "4MB", "-j", "1", "x-@1.tar", "out-@1.tar"))
+        sizes = {key: len(fields["bin"]) for key, fields in read(tmp_path, "out-*.tar")[0]}
+        assert sizes == {"small": 1 << 19, "large": 9 << 20}
+        skip = ("--by", "cls", "--on-error", "skip", "--memory", "4MB", "-j", "1")
+        assert sort(tmp_path, *skip, "x-@1.tar", "sorted-@1.tar").status == 3
+        assert [key for key, _ in read(tmp_path, "sorted-*.tar")[0]] == ["large"]
+
 
 class TestStopped:
     @pytest.mark.parametrize(("where", "seed"), [("threads", 0), ("threads", 1), ("threads", 2), ("processes", 0)])
@@ -766,6 +777,7 @@ class TestMerge:
 BAD = {
     "two ways": (("--merge", "outer", "--unique"), "--merge, --unique and reduce_samples cannot be used together"),
     "a join by a field": (("--merge", "outer", "--by", "cls"), "--merge always joins samples by their key"),
+    "a join by numbers": (("--merge", "outer", "--by", "key:int"), "--merge cannot join by key:int"),
     "no reading": (
         ("--by", "cls:number"),
         "--by cls:number: not of the form WHAT or WHAT:HOW; HOW is one of text, int",

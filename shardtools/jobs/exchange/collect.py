@@ -83,7 +83,7 @@ class _Waiting:
 
     def add(self, data: Bytes, samples: RunTable) -> None:
         """Append samples whose spans are in ``data``."""
-        if not len(self._buffer):
+        if self.size + len(data) > len(self._buffer):  # there is none, or one block is larger than what a run may have
             self._buffer = np.empty(max(self._capacity, len(data)), np.uint8)
         self._buffer[self.size : self.size + len(data)] = data
         self.parts.append(replace(samples, table=samples.table.shifted(self.size)))
@@ -177,7 +177,8 @@ class _Collector:
         """Write the waiting samples as a run."""
         waiting = self._waiting
         samples = RunTable.join(waiting.parts)
-        if not len(samples):
+        if not len(samples):  # they were skipped, or there are none
+            waiting.clear()
             return
         ordered = samples.take(samples.sorted_rows())
         apart = self._task.combine is not None
