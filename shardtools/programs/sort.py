@@ -152,6 +152,9 @@ def sort_exchange(
         raise JobError(f"--merge, --unique and {REDUCE} cannot be used together", fix="choose one of them")
     if merge is not None and (keying.kind != "key" or settings.on_duplicate != "error"):
         raise JobError("--merge always joins samples by their key", fix="leave out --by, sort_key and --on-duplicate")
+    if merge is not None and keying.reading not in ("text", "natural"):
+        what = f"--merge cannot join by key:{keying.reading}, which takes 1 and 01 for the same key"
+        raise JobError(what, fix="leave out --by, or use key:natural")
     policy = DuplicatePolicy(
         settings.on_duplicate,
         unique,
