@@ -18,6 +18,7 @@ from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import FieldError, JobError, OutputExistsError, ShardError, redact
 from shardtools.shards.fields import kind_of
 from shardtools.shards.open_shard import OpenShard
+from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination
 from shardtools.storage import StorageOptions, get_storage, using
 from shardtools.urls import beside, folder_of, is_local, name_of, scheme_of
@@ -55,7 +56,7 @@ def publish(spec: str, options: StorageOptions, to: str | None = None, *, overwr
     """Write the page of a dataset to the folder ``to``, by default one beside it, and the summary beside the dataset.
 
     Raises:
-        JobError: the dataset is not one spec, with a place of its own.
+        JobError: the dataset is not one spec with a place of its own, or browsers cannot read it.
         OutputExistsError: there is something already, and it may not be replaced.
         StorageError, ShardError: the dataset cannot be read, or nothing can be written there.
     """
@@ -69,6 +70,7 @@ def publish(spec: str, options: StorageOptions, to: str | None = None, *, overwr
         if not overwrite:
             _refuse(summary, f"{folder}index.html")
         dataset = ShardedDataset(place.spec, options)
+        _check(dataset, place)
         about = about_dataset(dataset, name)
         about |= {"spec": name, "samples": len(dataset), "partial": False, "thumbnails": thumbnails(dataset)}
         _write(summary, answer_json(about).body)
@@ -78,6 +80,28 @@ def publish(spec: str, options: StorageOptions, to: str | None = None, *, overwr
             _write(folder + file, with_meta(data, "shardtools-src", source) if file == "index.html" else data)
     page = f"{folder}index.html"
     return Published(redact(page), redact(summary), None if is_local(page) else _address(page))
+
+
+def _check(dataset: ShardedDataset, place: Destination) -> None:
+    """Refuse a dataset that browsers cannot read: looked at are its manifest, and the first shard that has samples."""
+    _need(place.manifest, f"run htindex {place.spec}")
+    number = next((number for number, count in enumerate(dataset.counts or []) if count), None)
+    if number is None:
+        return
+    shard = dataset.indexed(number)
+    _need(sidecar_url(shard.url), f"run htindex {place.spec}")
+    if shard.packing == "zstd":
+        what = "browsers cannot decompress zstd"
+    elif not shard.can_enter:
+        what = "its sidecar has no entry points, so browsers cannot decompress a part of it"
+    else:
+        return
+    raise JobError(what, url=shard.url, fix="write .tgz with htsort, or use htview without --publish")
+
+
+def _need(url: str, fix: str) -> None:
+    if not get_storage(url).exists(url):
+        raise JobError("it does not exist, and a page needs it", url=url, fix=fix)
 
 
 def _refuse(*urls: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tarfile
 from base64 import b64decode
 from pathlib import Path
 from urllib.parse import quote, urljoin
@@ -121,3 +122,24 @@ def test_what_has_no_place_of_its_own_is_not_published(shards: Path) -> None:
     for spec in (f"{shards}/train-*.tar", "-", f"{shards}/x-@auto.tar"):
         with pytest.raises(st.ShardtoolsError):
             st.publish(spec)
+
+
+def test_what_browsers_cannot_read_is_not_published(shards: Path, tmp_path: Path) -> None:
+    def refuse(spec: str, match: str) -> None:
+        with pytest.raises(st.ShardtoolsError, match=match):
+            st.publish(tmp_path / spec)
+        assert not list(tmp_path.glob("*.view*"))
+
+    with tarfile.open(tmp_path / "a-0.tgz", "w:gz") as tar:
+        (tmp_path / "x.txt").write_bytes(b"x")
+        tar.add(tmp_path / "x.txt", "x.txt")
+    refuse("a-@1.tgz", "a-@1.tgz.json: .*run htindex")
+    st.index(tmp_path / "a-@1.tgz")
+    refuse("a-@1.tgz", "a-0.tgz: its sidecar has no entry points")
+    st.sort(tmp_path / "a-@1.tgz", tmp_path / "z-@1.tar.zst")
+    refuse("z-@1.tar.zst", "z-0.tar.zst: browsers cannot decompress zstd")
+    st.sort(tmp_path / "a-@1.tgz", tmp_path / "b-@1.tgz")
+    sidecar = (tmp_path / "b-0.tgz.index.npz").rename(tmp_path / "kept")
+    refuse("b-@1.tgz", "b-0.tgz.index.npz: .*run htindex")
+    sidecar.rename(tmp_path / "b-0.tgz.index.npz")
+    assert st.publish(tmp_path / "b-@1.tgz").page.endswith("b-@1.tgz.view/index.html")
