@@ -220,7 +220,7 @@ def _totals(manifest: Manifest | None, looks: Sequence[_Look], shards: int) -> t
 
 def _fields(manifest: Manifest | None, looks: Sequence[_Look]) -> tuple[FieldDescription, ...]:
     tables = [table for look in looks for table in (look.shard.table if look.shard else look.first,) if table]
-    counts, sizes = _count(tables)
+    counts, sizes = count_members(tables)
     known = dict(manifest.fields) if manifest is not None and manifest.fields else None
     examples = _examples(looks)
     return tuple(
@@ -235,7 +235,7 @@ def _fields(manifest: Manifest | None, looks: Sequence[_Look]) -> tuple[FieldDes
     )
 
 
-def _count(tables: Sequence[ShardTable]) -> tuple[dict[str, int], dict[str, float]]:
+def count_members(tables: Sequence[ShardTable]) -> tuple[dict[str, int], dict[str, float]]:
     """Return how many samples have each field, and the bytes of its data."""
     counts: dict[str, int] = {}
     sizes: dict[str, float] = {}

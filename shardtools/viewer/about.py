@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shardtools.dataset.sharded import ShardedDataset
-from shardtools.query.describe import Description, FieldDescription, Origin, describe
+from shardtools.query.describe import Description, FieldDescription, Origin, count_members, describe
+from shardtools.query.examples import shortened
 from shardtools.shards.fields import kind_of
 from shardtools.storage import using
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 FORMAT = "shardtools view"
 
 VERSION = 1
+
+COUNTED = 256
+"""Shards without a manifest whose tables are counted at most: as many as a dataset keeps in memory."""
 
 _FIELDS = 500
 _PROBLEMS = 50
@@ -35,6 +39,35 @@ def about_dataset(dataset: ShardedDataset, name: str) -> dict[str, Any]:
         return _short(dataset, name)
     with using(dataset.options):
         return summarize(describe(dataset.spec), name)
+
+
+def count_whole(about: dict[str, Any], dataset: ShardedDataset) -> dict[str, Any]:
+    """Return what is known of a dataset, ``about``, where it was known of some shards only, with what all of them have.
+
+    The samples of fields are unknown, None, if there are more than `COUNTED` shards.
+
+    Raises:
+        StorageError, ShardError: a shard cannot be read.
+    """
+    samples, shards = len(dataset), len(dataset.urls)
+    counts: dict[str, int] = {}
+    sizes: dict[str, float] = {}
+    size, known = None, {field["name"]: field for field in about["fields"]}
+    if shards <= COUNTED:
+        found = [dataset.indexed(number) for number in range(shards)]
+        counts, sizes = count_members([shard.table for shard in found])
+        size = sum(shard.sidecar.filesize for shard in found)
+    fields = [
+        {
+            "name": (short := shortened(name)),
+            "kind": kind_of(name),
+            "count": counts.get(name),
+            "bytes": round(sizes[name]) if name in sizes else None,
+            "example": known[short]["example"] if short in known else None,
+        }
+        for name in sorted(counts or known)[:_FIELDS]
+    ]
+    return {**about, "samples": samples, "bytes": size, "fields": fields, "partial": False}
 
 
 def _short(dataset: ShardedDataset, name: str) -> dict[str, Any]:

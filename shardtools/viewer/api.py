@@ -18,7 +18,7 @@ from typing import Any
 
 from shardtools.errors import ShardtoolsError, redact
 from shardtools.storage import using
-from shardtools.viewer.about import about_dataset
+from shardtools.viewer.about import about_dataset, count_whole
 from shardtools.viewer.answers import AskedError, HttpAnswer, Parameters, answer_error, answer_json
 from shardtools.viewer.asking import ask_sql
 from shardtools.viewer.places import ShownPlace
@@ -93,7 +93,7 @@ class Api:
         if (known := self._abouts.get(number)) is None:
             found = about_dataset(place.samples.dataset, place.name)
             if found["samples"] is None or found.get("partial"):
-                found["samples"], found["partial"] = len(place.samples.dataset), False
+                found = count_whole(found, place.samples.dataset)
             known = self._abouts.setdefault(number, found)
         return known
 

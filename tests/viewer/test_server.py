@@ -22,7 +22,7 @@ from PIL import Image
 import shardtools as st
 from shardtools.programs.view import serve
 from shardtools.storage import StorageOptions
-from shardtools.viewer import asking
+from shardtools.viewer import about, asking
 from shardtools.viewer.samples import LARGEST
 from shardtools.viewer.server import ViewServer
 from shardtools.viewer.thumb_cache import ThumbCache
@@ -113,18 +113,18 @@ class TestSamples:
             {"id": 0, "name": "train-@3.tar", "kind": "shards"},
             {"id": 1, "name": "arrays", "kind": "hub", "spec": f"{folder}/arrays/"},
         ]
-        about = browser.json("0/about")
-        assert (about["format"], about["version"], about["samples"], about["shards"]) == (
+        shown = browser.json("0/about")
+        assert (shown["format"], shown["version"], shown["samples"], shown["shards"]) == (
             "shardtools view",
             1,
             COUNT,
             3,
         )
-        assert {field["name"]: field["kind"] for field in about["fields"]}["jpg"] == "image"
-        assert {one["value"]: one["count"] for one in about["classes"]["values"]} == {0: 4, 1: 4, 2: 4}
-        histogram = next(one for one in about["histograms"] if one["column"] == "json.width")
+        assert {field["name"]: field["kind"] for field in shown["fields"]}["jpg"] == "image"
+        assert {one["value"]: one["count"] for one in shown["classes"]["values"]} == {0: 4, 1: 4, 2: 4}
+        histogram = next(one for one in shown["histograms"] if one["column"] == "json.width")
         assert len(histogram["edges"]) == len(histogram["counts"]) + 1 and sum(histogram["counts"]) == COUNT
-        assert about["index"]["table"] and "cls" in about["columns"]
+        assert shown["index"]["table"] and "cls" in shown["columns"]
 
     def test_a_page_has_keys_places_and_excerpts(self, browser: Browser) -> None:
         page = browser.json("0/samples", at=3, count=2)
@@ -304,6 +304,24 @@ def test_thumbnails_that_were_not_used_for_longest_are_forgotten(tmp_path: Path)
     assert ThumbCache(tmp_path).get("a") == ("png", bytes(300))
     cache.put("d", ("jpeg", bytes(300)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "d.jpeg"]
+
+
+@pytest.mark.parametrize("counted", [256, 1])
+def test_what_has_no_manifest_is_counted_whole_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int
+) -> None:
+    monkeypatch.setattr(about, "COUNTED", counted)
+    for number in range(2):
+        write_shard(tmp_path / f"a-{number}.tar", [(f"{number}.txt", b"abc"), (f"{number}.c{number}", b"1")])
+    with serve([str(tmp_path / "a-@2.tar")], StorageOptions()) as server:
+        found = Browser(server).json("0/about")
+    assert (found["samples"], found["partial"]) == (2, False)
+    fields = {field["name"]: (field["count"], field["bytes"]) for field in found["fields"]}
+    if counted > 1:
+        assert fields == {"c0": (1, 1), "c1": (1, 1), "txt": (2, 6)}
+        assert found["bytes"] == sum(path.stat().st_size for path in tmp_path.glob("*.tar"))
+    else:
+        assert fields == {"c0": (None, None), "txt": (None, None)} and found["bytes"] is None
 
 
 def test_a_dataset_on_nginx_is_read_by_few_ranges(folder: Path, nginx: NginxServer) -> None:

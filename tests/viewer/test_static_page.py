@@ -22,6 +22,13 @@ return Array.from(document.querySelectorAll('figure.pixels canvas'), (canvas) =>
   (_, i) => canvas.getContext('2d').getImageData(i % 3, Math.floor(i / 3), 1, 1).data[0]));
 """
 
+CUT_OFF = """
+const bottom = (element) => element.getBoundingClientRect().bottom;
+return Array.from(document.querySelectorAll('.visual > img, .visual > .array'))
+  .filter((image) => bottom(image) > bottom(image.parentElement) + 1).map((image) => image.outerHTML);
+"""
+"""Cards whose picture is larger than its place."""
+
 
 def test_the_page_is_small() -> None:
     assert sum(path.stat().st_size for path in PAGE.iterdir()) < 150_000
@@ -57,6 +64,7 @@ def test_grid_and_its_pages(browser: Browser, site: Site, name: str) -> None:
     browser.open(site.view(name, "#at=40"))
     assert browser.texts(".card h3 a") == [f"k{i:03d}" for i in range(40, 88)]  # from both shards
     assert browser.run(PICTURES)[:8] == [24] * 8
+    assert browser.run(CUT_OFF) == []
     assert browser.texts(".card .lines p")[0] == "cls 1 · bee"
     browser.press(Keys.PAGE_DOWN)
     browser.wait(lambda: browser.hash() == "#at=88", "the next page")

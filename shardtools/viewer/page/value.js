@@ -30,6 +30,8 @@ function source(element, data, type) {
   return url;
 }
 
+const TINY = 64; // the side of pictures whose pixels are shown as squares
+
 async function image(data, field, alt, most) {
   const size = imageSize(data);
   if (size && size[0] * size[1] > most) throw new Placard(`${count(size[0])} × ${count(size[1])} pixels are too many to show`, "The commands below fetch it.");
@@ -42,6 +44,7 @@ async function image(data, field, alt, most) {
   } finally {
     URL.revokeObjectURL(url);
   }
+  if (Math.max(element.naturalWidth, element.naturalHeight) < TINY) element.classList.add("tiny");
   return element;
 }
 
