@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
 
 from shardtools.json_text import parse_json
 from shardtools.query.names import content_of
 
 Data = Mapping[str, bytes | None]
 """The data of fields of a sample."""
+
+_NEAR = 12
+"""The most columns that are named where there is no value."""
 
 
 def fields_of(name: str) -> dict[str, str]:
@@ -29,6 +34,18 @@ def fields_of(name: str) -> dict[str, str]:
     return {name: "", **inner}
 
 
+@dataclass(frozen=True)
+class PathValue:
+    """What a sample has at a path: the ``text`` of a value, or None if ``what`` is there: null, an object, or nothing.
+
+    Then ``near`` are some of the columns in this object, or else of all of the JSON.
+    """
+
+    text: bytes | None
+    what: Literal["null", "an object", ""] = ""
+    near: tuple[str, ...] = ()
+
+
 def value_in(sample: Data, sources: Mapping[str, str]) -> bytes | None:
     """Return the value of a column of a sample, given the fields that it may come from; None if it has none.
 
@@ -38,21 +55,42 @@ def value_in(sample: Data, sources: Mapping[str, str]) -> bytes | None:
     >>> value_in({"json": b'{"a": {"b": 0.50}, "c": [1, "x"]}'}, {"json.a.b": "", "json": "a.b"})
     b'0.50'
     """
+    return find_value(sample, sources).text
+
+
+def find_value(sample: Data, sources: Mapping[str, str]) -> PathValue:
+    """Return what a sample has as a column, given the fields that it may come from.
+
+    Raises:
+        CorruptError: a field that it may come from is not JSON.
+
+    >>> find_value({"json": b'{"a": {"b": 0.50}, "c": 1}'}, {"json.a": "", "json": "a"})
+    PathValue(text=None, what='an object', near=('json.a.b',))
+    """
     for field, path in sources.items():
         if (data := sample.get(field)) is not None:
-            return data if not path else _value_at(data, path)
-    return None
+            return _value_at(data, field, path) if path else PathValue(data)
+    return PathValue(None)
 
 
-def _value_at(data: bytes, path: str) -> bytes | None:
-    value = _find(_numbers_as_text(data), path)
-    if value is None or isinstance(value, dict):
-        return None
+def _value_at(data: bytes, field: str, path: str) -> PathValue:
+    whole = _numbers_as_text(data)
+    found = _find(whole, path)
+    if found is None or found[1] is None:
+        return PathValue(None, "" if found is None else "null", _names_in(whole, field))
+    value = found[1]
+    if isinstance(value, dict):
+        return PathValue(None, "an object", _names_in(value, f"{field}.{path}"))
     if isinstance(value, list):
-        value = json.dumps(_find(parse_json(data), path), ensure_ascii=False, separators=(",", ":"))
+        exact = _find(parse_json(data), path)
+        value = json.dumps(exact and exact[1], ensure_ascii=False, separators=(",", ":"))
     elif isinstance(value, bool):
         value = "true" if value else "false"
-    return str(value).encode("utf-8", "surrogatepass")
+    return PathValue(str(value).encode("utf-8", "surrogatepass"))
+
+
+def _names_in(value: Any, at: str) -> tuple[str, ...]:
+    return tuple(f"{at}.{name}" for name in islice(value, _NEAR)) if isinstance(value, dict) else ()
 
 
 def _numbers_as_text(data: bytes) -> Any:
@@ -63,16 +101,13 @@ def _numbers_as_text(data: bytes) -> Any:
         return parse_json(data)  # which says what is wrong
 
 
-def _find(value: Any, path: str) -> Any:
-    """Return what is at a path through objects: by the names as they are, else in small or capital letters."""
-    for fold in (str, str.lower):
-        if (found := _walk(value, path, fold)) is not None:
-            return found[1]
-    return None
+def _find(value: Any, path: str) -> tuple[int, Any] | None:
+    """Return what `_walk` does: by the names as they are, else in small or capital letters."""
+    return _walk(value, path, str) or _walk(value, path, str.lower)
 
 
 def _walk(value: Any, path: str, fold: Callable[[str], str]) -> tuple[int, Any] | None:
-    """Return what is at a path, and how many parts the path has: as few as possible."""
+    """Return how many parts a path through objects has, as few as possible, and what is there; None for nothing."""
     best: tuple[int, Any] | None = None
     for name, inner in value.items() if isinstance(value, dict) else ():
         if fold(name) == fold(path):

@@ -442,6 +442,21 @@ class TestStatistics:
         for option in ("--count", "--histogram"):
             assert fails(folder, option, "jpg", status=2) == f"no sample has the field jpg; {FIELDS}"
 
+    @pytest.mark.parametrize(
+        ("path", "message"),
+        [
+            ("json.a", "a value at json.a: it is an object or null; name a value in the object: json.a.b"),
+            ("json.none", "a value at json.none: it is null; there are json, json.a, json.none"),
+            ("json.c", "the field json.c; there are json, json.a, json.none"),
+        ],
+    )
+    def test_a_path_without_values(self, tmp_path: Path, path: str, message: str) -> None:
+        samples = [{"key": str(i), "json": {"a": inner, "none": None}} for i, inner in enumerate([None, {"b": 1}])]
+        written_dataset(tmp_path, "in-@2.tar", [samples[:1], samples[1:]])
+        for option in ("--count", "--histogram"):
+            said = check_failure("in-@2.tar", option, path, cwd=tmp_path, status=2, program="htextract")
+            assert said == f"no sample has {message}"
+
 
 class TestSample:
     @pytest.mark.parametrize("number", [0, 39, 40, 79, 119, -1])

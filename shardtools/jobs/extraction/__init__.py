@@ -7,7 +7,7 @@ formats.py        rows -> bytes of tsv, csv, jsonl, parquet, npy
 outputs.py        the bytes of all shards -> one file; terminal.py escapes them on a terminal
 spill.py          a folder for rows that wait for those before them
 shared_spill.py   on a cluster: objects for rows on their way to the client; ahead.py reads them
-statistics.py     the jobs that count: values, sizes, numbers
+statistics.py     the jobs that count: values, sizes, numbers; lacking.py says what has no values
 class_names.py    the names of classes, which are the values that a field has
 files.py          the fields of one sample as files
 """

@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 
 from shardtools import engine
-from shardtools.errors import CorruptError, FieldError, JobError, SampleError, ShardtoolsError, redact
+from shardtools.errors import CorruptError, FieldError, SampleError, ShardtoolsError, redact
 from shardtools.jobs.choice import EVERYTHING, Choice, ShardChoice
 from shardtools.jobs.choosing import choose
 from shardtools.jobs.extraction.formats import is_binary, show
+from shardtools.jobs.extraction.lacking import no_value
 from shardtools.jobs.extraction.row_batches import Needs, RowBatch, RowBatches, Value, indexed
 from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
 from shardtools.query.condition import Seen
-from shardtools.query.json_values import fields_of, value_in
+from shardtools.query.json_values import PathValue, fields_of, find_value
 from shardtools.shards.fields import extension, kind_of
 from shardtools.shards.images import open_image
 from shardtools.shards.manifest import CLASS_FIELD, class_names
@@ -104,7 +105,8 @@ class ValueCounts:
     """How often each value of one field occurs, over ``samples`` samples of which ``missing`` have none.
 
     ``classes`` are the names of the numbers in the field ``cls``, None if it is another field, or they are not known.
-    ``seen`` says which columns of a condition any sample has, of ``looked_at`` samples.
+    ``seen`` says which columns of a condition any sample has, of ``looked_at`` samples. ``instead`` is what they have
+    in place of a value, one of each kind.
     """
 
     values: Counter[Any] = field(default_factory=Counter)
@@ -114,6 +116,7 @@ class ValueCounts:
     classes: list[str] | None = None
     seen: Seen = field(default_factory=Seen)
     looked_at: int = 0
+    instead: dict[str, PathValue] = field(default_factory=dict)
 
     def name_of(self, value: str) -> str:
         """Return the name of the class that a value stands for, nothing if it has none."""
@@ -296,7 +299,10 @@ def _column(task: CountTask, batch: RowBatch, sources: Mapping[str, str], counts
     column: list[Value] = []
     for row, key in enumerate(batch.keys):
         try:
-            column.append(value_in({name: batch.columns[name][row] for name in sources}, sources))
+            found = find_value({name: batch.columns[name][row] for name in sources}, sources)
+            column.append(found.text)
+            if found.text is None:
+                counts.instead.setdefault(found.what, found)
         except CorruptError as error:
             what = f"{task.field}: {error.what}"
             if task.on_error == "fail":
@@ -366,6 +372,7 @@ def run_counts(
         total.skipped += counts.skipped
         total.seen |= counts.seen
         total.looked_at += counts.looked_at
+        total.instead = {**counts.instead, **total.instead}
 
     with using(options.storage):
         named = look_up(sources)
@@ -379,10 +386,10 @@ def run_counts(
         run_in_order(tasks, add, options, on_shard, label="htextract-count", skipped=_no_counts)
         chosen.check(total.seen, total.samples)
         if total.samples and total.missing == total.samples:
-            raise JobError(f"no sample has the field {field}", fix=f"there are {', '.join(_fields_of(urls[0]))}")
+            raise no_value(field, _fields_of(urls[0]), total.instead.values())
         total.classes = class_names(named) if field == CLASS_FIELD else None
     return total
 
 
 def _fields_of(url: str) -> Sequence[str]:
-    return sorted(shard_statistics(StatisticsTask(url, decode=False, on_error="skip")).fields) or ["none"]
+    return sorted(shard_statistics(StatisticsTask(url, decode=False, on_error="skip")).fields)

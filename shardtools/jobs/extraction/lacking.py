@@ -1,0 +1,26 @@
+"""What is said of a field or path of which no sample has a value."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from shardtools.errors import JobError
+from shardtools.query.json_values import PathValue
+
+
+def no_value(name: str, fields: Collection[str], instead: Collection[PathValue]) -> JobError:
+    """Return the error for ``name``; samples have ``fields``, and in place of its values what ``instead`` has.
+
+    >>> str(no_value("json.a", ["json"], [PathValue(None, "an object", ("json.a.b",)), PathValue(None, "null")]))
+    'no sample has a value at json.a: it is an object or null; name a value in the object: json.a.b'
+    >>> str(no_value("json.a", ["cls", "json"], [PathValue(None, "", ("json.b",))]))
+    'no sample has the field json.a; there are cls, json, json.b'
+    """
+    objects = {column for found in instead if found.what == "an object" for column in found.near}
+    near = {column for found in instead for column in found.near}
+    there = f"there are {', '.join([*sorted(fields), *sorted(near)]) or 'none'}"
+    kinds = sorted({found.what for found in instead} - {""})
+    if not kinds:
+        return JobError(f"no sample has the field {name}", fix=there)
+    fix = f"name a value in the object: {', '.join(sorted(objects))}" if objects else there
+    return JobError(f"no sample has a value at {name}: it is {' or '.join(kinds)}", fix=fix)
