@@ -87,6 +87,15 @@ def test_nothing_runs_and_nothing_is_loaded(browser: Browser, site: Site, hostil
     assert not [line for line in site.requests() if "PWNED" in line.split('"')[1]]
 
 
+def test_nothing_is_loaded_from_the_server_of_the_page(browser: Browser, site: Site, hostile: str) -> None:
+    browser.open(f"{site.same}view/index.html?src={site.same}{hostile}#sample=0")
+    browser.wait(lambda: len(browser.all("iframe")) == 2, "the frames")
+    browser.driver.switch_to.frame(browser.one("section[data-kind=html] iframe"))
+    assert "harmless text" in browser.one("body").text
+    browser.driver.switch_to.default_content()
+    assert not [line for line in site.requests() if "PWNED" in line.split('"')[1]]
+
+
 def test_a_bad_picture_beside_a_good_one(browser: Browser, site: Site, hostile: str) -> None:
     browser.open(site.view(hostile, "#at=0"))
     browser.wait(lambda: browser.texts(".card .placard"), "the placard")

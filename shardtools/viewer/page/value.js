@@ -23,7 +23,7 @@ async function load(reader, sample, field, { limit, signal, stop = null }) {
 
 const decode = (data) => new TextDecoder().decode(data);
 
-/** An address for some bytes, freed when the element has loaded them. */
+/** An address for some bytes, to be freed when the element needs them no more. */
 function source(element, data, type) {
   const url = URL.createObjectURL(new Blob([data], { type }));
   element.src = url;
@@ -50,9 +50,12 @@ async function image(data, field, alt, most) {
 
 const policy = window.trustedTypes?.createPolicy("sandboxed", { createHTML: (text) => text });
 
+// By the page's own policy alone, a frame may load pictures and styles from the server of the page.
+const NOTHING_LOADED = "<!doctype html><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:\">";
+
 /** A document of somebody else's, in a frame without scripts, origin, forms or links that lead out. */
-function sandboxed(content, title) {
-  const frame = h("iframe.foreign", { sandbox: "", title, referrerpolicy: "no-referrer" });
+function sandboxed(document, title) {
+  const frame = h("iframe.foreign", { sandbox: "", title, referrerpolicy: "no-referrer" }), content = NOTHING_LOADED + document;
   frame.srcdoc = policy ? policy.createHTML(content) : content;
   return frame;
 }
@@ -61,12 +64,15 @@ function sandboxed(content, title) {
 function svgFrame(data, title) {
   let binary = "";
   for (let at = 0; at < data.length; at += 4096) binary += String.fromCharCode(...data.subarray(at, at + 4096));
-  return sandboxed(`<!doctype html><title>svg</title><img alt="" width="100%" height="100%" src="data:image/svg+xml;base64,${btoa(binary)}">`, title);
+  return sandboxed(`<title>svg</title><img alt="" width="100%" height="100%" src="data:image/svg+xml;base64,${btoa(binary)}">`, title);
 }
 
-function media(kind, data, field) {
-  const element = h(kind, { controls: true, preload: "metadata", "aria-label": field.name });
-  source(element, data, mediaType(field.name));
+/** A player, or a note in its place once the browser finds that it cannot play these bytes. */
+function media(kind, data, field, signal) {
+  const element = h(kind, { controls: true, "aria-label": field.name });
+  element.addEventListener("error", () => element.replaceWith(placard(new Placard(`This browser cannot play this ${kind}`, `${bytes(data.length)} in ${field.name}`), true)));
+  const url = source(element, data, mediaType(field.name));
+  signal.addEventListener("abort", () => URL.revokeObjectURL(url));
   return element;
 }
 
@@ -88,7 +94,7 @@ export async function onCard(reader, sample, field, { signal, size }) {
   if (kind === "svg") return svgFrame(await load(reader, sample, field, { limit: CARD_MEDIA, signal }), alt);
   if (kind === "audio" || kind === "video") {
     if (field.size > CARD_MEDIA) return h("div.excerpt", `${kind}, ${bytes(field.size)}: open to play`);
-    return media(kind, await load(reader, sample, field, { limit: CARD_MEDIA, signal }), field);
+    return media(kind, await load(reader, sample, field, { limit: CARD_MEDIA, signal }), field, signal);
   }
   if (kind === "npy") {
     const array = parseNpy(await load(reader, sample, field, { limit: CARD, signal }));
@@ -231,7 +237,7 @@ export function colourChoice(chosen, current = "gray") {
 }
 
 async function fullMedia(reader, sample, field, signal) {
-  return h("figure.wide", media(field.kind, await load(reader, sample, field, { limit: WHOLE, signal }), field));
+  return h("figure.wide", media(field.kind, await load(reader, sample, field, { limit: WHOLE, signal }), field, signal));
 }
 
 async function fullSvg(reader, sample, field, signal) {
