@@ -29,6 +29,7 @@ from shardtools.jobs.exchange.spill import remove_spill, spill_of
 from shardtools.jobs.lock import locked, read_holder
 from shardtools.jobs.options import RunOptions
 from shardtools.query.key_file import keys_url
+from shardtools.query.published import summary_url
 from shardtools.query.table_file import table_url
 from shardtools.shards.manifest import read_manifest
 from shardtools.shards.sidecar import sidecar_url
@@ -105,7 +106,7 @@ def _check_spec(spec: str) -> Destination:
 def _beside(destination: Destination) -> tuple[list[str], list[str]]:
     """Return the index files of a dataset, and what jobs have left, except what is beside its shards."""
     spec = destination.spec
-    index = [destination.manifest, table_url(spec), keys_url(spec), beside(spec, ".view.json")]
+    index = [destination.manifest, table_url(spec), keys_url(spec), summary_url(spec)]
     lock = beside(spec, ".lock")
     known = [url for url, stat in zip([*index, lock], known_stats([*index, lock]), strict=True) if stat is not None]
     found = [url for url in known if url != lock]

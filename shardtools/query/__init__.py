@@ -12,6 +12,7 @@ ask.py         a condition -> the table, for the shards that are as it says
 table.py       an open table: which shards it still describes, and the rows that a condition picks; of one on a server
                it has the columns that were asked for (partial_file.py)
 key_file.py    the file of keys: any key in a few kilobytes
+published.py   the summary and the page beside a dataset: for which shards
 sql.py         queries over tables
 describe.py    what a dataset is, in a few requests; histograms.py, examples.py and index_files.py are parts of it
 condition.py   one boolean expression -> the rows of samples for which it is true

@@ -16,12 +16,14 @@ import numpy as np
 
 from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import FieldError, JobError, OutputExistsError, ShardError, redact
+from shardtools.query.published import page_folder, summary_digest, summary_url
 from shardtools.shards.fields import kind_of
+from shardtools.shards.manifest import read_manifest
 from shardtools.shards.open_shard import OpenShard
 from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination
 from shardtools.storage import StorageOptions, get_storage, using
-from shardtools.urls import beside, folder_of, is_local, name_of, scheme_of
+from shardtools.urls import is_local, name_of, scheme_of
 from shardtools.viewer.about import about_dataset
 from shardtools.viewer.answers import answer_json
 from shardtools.viewer.server import page_bytes, page_names, with_meta
@@ -64,15 +66,16 @@ def publish(spec: str, options: StorageOptions, to: str | None = None, *, overwr
     if place.spec == "-" or place.is_auto:
         raise JobError("this is no dataset that can be published", fix="name shards, such as train-@10.tgz")
     name = name_of(place.spec)
-    folder = f"{folder_of(place.spec)}{name}.view/" if to is None else to.rstrip("/") + "/"
-    summary = beside(place.spec, ".view.json")
+    folder = page_folder(place.spec) if to is None else to.rstrip("/") + "/"
+    summary = summary_url(place.spec)
     with using(options):
         if not overwrite:
             _refuse(summary, f"{folder}index.html")
         dataset = ShardedDataset(place.spec, options)
         _check(dataset, place)
-        about = about_dataset(dataset, name)
-        about |= {"spec": name, "samples": len(dataset), "partial": False, "thumbnails": thumbnails(dataset)}
+        digest = summary_digest(read_manifest(place.manifest))  # first: what changes later is noticed
+        about = about_dataset(dataset, name) | {"spec": name, "digest": digest}
+        about |= {"samples": len(dataset), "partial": False, "thumbnails": thumbnails(dataset)}
         _write(summary, answer_json(about).body)
         source = f"../{quote(name, safe='@')}" if to is None else _address(place.spec)
         for file in page_names():

@@ -9,6 +9,8 @@ import time
 import pytest
 
 import shardtools as st
+from shardtools.query.published import summary_digest
+from shardtools.shards.manifest import read_manifest
 from tests.datasets import tar_bytes
 from tests.servers import wait_until
 from tests.viewer.browser import Browser
@@ -32,11 +34,12 @@ def large(site: Site) -> Site:
         "fields": {"txt": SHARDS * EACH},
         "shardlist": [{"url": f"large-{i:05d}.tar", **entry} for i in range(SHARDS)],
     }
-    (site.root / f"{NAME}.json").write_text(json.dumps(manifest, indent=1))
     thumbnail = base64.b64encode(png(48, 7) + bytes(3000)).decode()
+    (site.root / f"{NAME}.json").write_text(json.dumps(manifest, indent=1))
     view = {
         "format": "shardtools view",
         "version": 1,
+        "digest": summary_digest(read_manifest(str(site.root / f"{NAME}.json"))),
         "name": NAME,
         "samples": SHARDS * EACH,
         "shards": SHARDS,

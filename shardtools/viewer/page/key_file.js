@@ -1,5 +1,6 @@
 // The file of keys (NAME.keys): finds the index of any key by two small ranges. docs/formats.md describes it.
 
+import { hex } from "./blake2b.js";
 import { beside, readRange } from "./fetching.js";
 
 const MAGIC = "shardtools keys\u0002";
@@ -24,8 +25,8 @@ export function hashKey(bytes) {
   return hash;
 }
 
-/** The indices that may have a key, by the file of keys of a dataset; null if there is no such file for it. */
-export async function findInKeys(datasetUrl, key, samples, options) {
+/** The indices that may have a key, by the file of keys of a dataset; null if there is none for its shards as they are. */
+export async function findInKeys(datasetUrl, key, { samples, digest }, options) {
   const url = beside(datasetUrl, ".keys");
   let head;
   try {
@@ -37,6 +38,7 @@ export async function findInKeys(datasetUrl, key, samples, options) {
   const view = new DataView(head.buffer, head.byteOffset, HEAD);
   const count = Number(view.getBigUint64(16, true)), width = Number(view.getBigUint64(24, true));
   if (new TextDecoder("latin1").decode(head.subarray(0, 16)) !== MAGIC || count !== samples || (width !== 4 && width !== 8)) return null;
+  if (digest !== null && hex(head.subarray(32, 48)) !== digest) return null;
   const hash = hashKey(new TextEncoder().encode(key));
   const middle = Number((hash * BigInt(count)) >> 64n), spread = Math.ceil(4 * Math.sqrt(count)) + 8;
   const start = Math.max(0, middle - spread), stop = Math.min(count, middle + spread);

@@ -1,6 +1,6 @@
 // The first page of a dataset: what is in it, and what it was made of.
 
-import { bytes, count, cut, h, placard, short, visible } from "./dom.js";
+import { Placard, bytes, count, cut, h, placard, quoted, short, visible } from "./dom.js";
 import { card, fillCards } from "./cards.js";
 
 const CLASSES = 40;
@@ -9,6 +9,7 @@ const MOSAIC = 240;
 export async function showOverview(app) {
   const { reader } = app, about = reader.about();
   const parts = [
+    about.isStale && h("section", placard(stale(about.spec))),
     figures(about),
     about.description && h("p.description", visible(cut(String(about.description), 500))),
     about.thumbnails?.length ? mosaic(about.thumbnails) : firstSamples(app),
@@ -19,6 +20,10 @@ export async function showOverview(app) {
       section("Made by", history(about.history, app))),
   ];
   app.show(...parts);
+}
+
+function stale(spec) {
+  return new Placard("The summary was made before the dataset changed", "Its counts, histograms and pictures are left out. Make it again:", `htview --publish --overwrite ${quoted(spec)}`);
 }
 
 function section(title, ...content) {

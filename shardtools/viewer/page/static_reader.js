@@ -1,5 +1,6 @@
 // A dataset read by the page itself: manifest, sidecars and ranges of shards, with no program on the server.
 
+import { blake2b } from "./blake2b.js";
 import { Placard, bytes as sized, quoted } from "./dom.js";
 import { beside, checkedUrl, nameOf, readFile } from "./fetching.js";
 import { crc32 } from "./crc32.js";
@@ -59,6 +60,7 @@ function parseManifest(data, url) {
       shards: manifest.shardlist.map((shard) => ({
         url: checkedUrl(encodeName(String(shard.url)), url), samples: number(shard.nsamples, "nsamples"),
         size: Number.isSafeInteger(shard.filesize) ? shard.filesize : null,
+        name: lastPart(String(shard.url)), checksum: typeof shard.checksum === "string" ? shard.checksum : null,
       })),
       fields: isObject(manifest.fields) ? manifest.fields : {}, job: isObject(manifest.job) ? manifest.job : {},
       classes: Array.isArray(manifest.classes) ? manifest.classes : null, facts: manifest,
@@ -72,6 +74,17 @@ function parseManifest(data, url) {
 /** The name of a shard beside its manifest as a relative URL: "a#b.tar" is a name, not a fragment. */
 function encodeName(name) {
   return /^[a-z][a-z0-9+.-]*:/i.test(name) ? name : `./${name.split("/").map(encodeURIComponent).join("/")}`;
+}
+
+/** The name of a shard as the digests have it: not decoded. */
+const lastPart = (url) => (/^https?:/i.test(url) ? url.replace(/[?#].*$/s, "") : url).split("/").pop();
+
+/** The digest of the states of shards, as in the summary and the file of keys; null if the manifest does not say them all. */
+function digestOf(shards) {
+  if (shards.some(({ size, checksum }) => size === null || !checksum)) return null;
+  const states = shards.map(({ name, size, checksum, samples }) => `[${JSON.stringify(name)}, ${size}, ${JSON.stringify(checksum)}, ${samples}]`);
+  const text = `[${states.join(", ")}]`.replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return blake2b(new TextEncoder().encode(text));
 }
 
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
@@ -90,13 +103,23 @@ class StaticReader {
     this.url = url;
     this.spec = url;
     this.manifest = manifest;
-    this.view = view;
     this.can = { where: false, arrays: false, sql: false };
     this.first = new Float64Array(manifest.shards.length + 1); // index of each shard's first sample
     manifest.shards.forEach((shard, i) => (this.first[i + 1] = this.first[i] + shard.samples));
     this.samples = this.first[manifest.shards.length];
     this.opened = new Map();
+    this.isStale = view !== null && !this.isFor(view);
+    this.view = this.isStale ? null : view;
     this.held = []; // spans of tar files that were read last: {shard, start, stop, data}
+  }
+
+  get digest() {
+    return (this.hash ??= [digestOf(this.manifest.shards)])[0];
+  }
+
+  /** Whether a summary was made for the shards as they are. Old ones only have the number of samples. */
+  isFor(view) {
+    return typeof view.digest === "string" ? view.digest === this.digest : view.samples === null || view.samples === this.samples;
   }
 
   /** The summary of the dataset, as `NAME.view.json` has it; the manifest's part of it where there is no such file. */
@@ -110,9 +133,17 @@ class StaticReader {
       classes: classes && { field: "cls", values: classes.slice(0, 5000).map((name, value) => ({ value, name: String(name), count: null })), rest: Math.max(0, classes.length - 5000) },
       description: facts.description, license: facts.license, histograms: [], history: job, thumbnails: [], columns: [],
     };
-    if (!this.view || (this.view.samples !== null && this.view.samples !== this.samples)) return known;
+    if (!this.view) return { ...known, isStale: this.isStale };
     const described = Array.isArray(this.view.fields) ? this.view.fields.filter(isObject).map((field) => ({ ...field, name: String(field.name), kind: kindOf(String(field.name)) })) : known.fields;
-    return { ...known, ...this.view, fields: described, spec: this.url, samples: this.samples };
+    const { name, spec, samples, shards: all, description, license } = known; // what the manifest says now
+    return { ...known, ...this.view, name, spec, samples, shards: all, description, license, fields: described, classes: this.named(this.view.classes) };
+  }
+
+  /** Classes as they were counted, with the names that the manifest has now. */
+  named(classes) {
+    const names = this.manifest.classes;
+    if (!names || classes?.field !== "cls" || !Array.isArray(classes.values)) return classes;
+    return { ...classes, values: classes.values.filter(isObject).map((one) => ({ ...one, name: names[one.value] ?? one.name })) };
   }
 
   classNames() {
@@ -220,7 +251,7 @@ class StaticReader {
 
   /** The index of a key: by the file of keys, else in the sidecars of the first shards. */
   async find(key, signal) {
-    const rows = await findInKeys(this.url, key, this.samples, { signal });
+    const rows = await findInKeys(this.url, key, this, { signal });
     for (const index of rows ?? []) {
       if (index >= this.samples) continue;
       const number = this.shardOf(index);
