@@ -35,6 +35,8 @@ def show_result(program: str, result: JobResult, seconds: float, report: str | N
         parts.append(f"{format_count(resumed, 'shard')} there already")
     if counts.skipped:
         parts.append(f"{format_count(counts.skipped, 'sample')} skipped")
+    if result.unread:
+        parts.append(f"{format_count(result.unread, 'shard')} of the sources skipped")
     parts += [*more, *describe(current_incidents().counts())]
     tell(f"{redact(result.destination)}: {', '.join(parts)}", err=result.destination == "-")
     for table in result.tables:
@@ -63,7 +65,7 @@ def show_replaced(replaced: Replaced) -> None:
 
 def _show_skipped(program: str, result: JobResult, report: str | None, limit: int = 5) -> None:
     """Say on standard error what was skipped, the first few one by one."""
-    total = result.counts.skipped + len(result.failures)
+    total = result.counts.skipped + len(result.failures) + result.unread
     for entry, _ in zip(result.skipped(), range(limit), strict=False):
         text = entry.reason if entry.key is None else f"{entry.shard} [{entry.key}]: {entry.reason}"
         tell(f"{program}: skipped: {text}", err=True)

@@ -54,14 +54,20 @@ class JobResult:
         if self.counts.dropped:
             parts.append(f"{format_count(self.counts.dropped, 'sample')} dropped")
         if not self.is_whole:
-            failed = format_count(len(self.failures), "shard")
+            failed = format_count(len(self.failures) + self.unread, "shard")
             parts.append(f"{format_count(self.counts.skipped, 'sample')} and {failed} skipped")
         return f"JobResult({redact(self.destination)!r}: {', '.join(parts)})"
 
     @property
     def counts(self) -> Counts:
         """The sums over all shards."""
-        return sum((shard.counts for shard in self.shards), Counts(skipped=len(self.before), others=self.others))
+        before = Counts(skipped=len(self.before) - self.unread, others=self.others)
+        return sum((shard.counts for shard in self.shards), before)
+
+    @property
+    def unread(self) -> int:
+        """How many inputs were skipped as a whole, by a job whose outputs do not correspond to inputs."""
+        return sum(entry.key is None for entry in self.before)
 
     @property
     def filesize(self) -> int:
@@ -76,7 +82,7 @@ class JobResult:
     @property
     def is_whole(self) -> bool:
         """Whether nothing was skipped."""
-        return not self.failures and not self.counts.skipped
+        return not self.failures and not self.unread and not self.counts.skipped
 
     def skipped(self) -> Iterator[Skipped]:
         """Yield what was skipped, as noted in the sidecars of the outputs."""

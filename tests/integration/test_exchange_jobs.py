@@ -237,6 +237,7 @@ class TestShuffle:
         assert outcome.status == 1 and "in-2.tar" in outcome.err and not list(folder.glob("out-*"))
         outcome = shuffle(folder, "--seed", "1", "--on-error", "skip", SPEC, "out-@3.tar")
         assert outcome.status == 3 and "skipped: " in outcome.err and "in-2.tar" in outcome.err
+        assert "240 samples, " in outcome.out and "1 shard of the sources skipped" in outcome.out
         assert sum(len(shard) for shard in read(folder, "out-*.tar")) == 4 * SAMPLES
 
     def test_dry_run(self, folder: Path) -> None:
@@ -271,6 +272,17 @@ class TestShuffle:
         skip = ("--by", "cls", "--on-error", "skip", "--memory", "4MB", "-j", "1")
         assert sort(tmp_path, *skip, "x-@1.tar", "sorted-@1.tar").status == 3
         assert [key for key, _ in read(tmp_path, "sorted-*.tar")[0]] == ["large"]
+
+    def test_a_shard_that_ends_early_after_a_run_was_written(self, tmp_path: Path) -> None:
+        """It is skipped as a whole."""
+        broken = [{"key": "a", "bin": bytes(1 << 19)}, {"key": "b", "bin": bytes(9 << 20)}, {"key": "c", "bin": b"c"}]
+        written_dataset(tmp_path, "x-@2.tar", [broken, [{"key": "d", "bin": b"d"}]])
+        os.truncate(tmp_path / "x-0.tar", (1 << 19) + (9 << 20) + 4 * 512)
+        (tmp_path / "x-0.tar.index.npz").unlink()
+        outcome = shuffle(tmp_path, "--on-error", "skip", "--memory", "4MB", "-j", "1", "x-@2.tar", "out-@1.tar")
+        assert outcome.status == 3 and "1 sample, 10.2 kB in " in outcome.out
+        assert "1 shard of the sources skipped" in outcome.out and "sample skipped" not in outcome.out
+        assert [key for key, _ in read(tmp_path, "out-*.tar")[0]] == ["d"]
 
 
 class TestStopped:
@@ -312,6 +324,26 @@ class TestStopped:
             outcome.status == 1
             and "another script or function, or another version of the source, made this shard" in outcome.err
         )
+
+    def test_what_was_skipped_is_not_complete(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who resumes it is told what is missing, and without ``--on-error skip`` it fails."""
+        (tmp_path / "r.py").write_text(
+            "def reduce_samples(key, records):\n    1 / int(key)\n    return {'key': key, 'txt': ''}\n"
+        )
+        rows: list[Sample] = [{"key": "0", "cls": 0}, {"key": "1", "txt": "x"}, {"key": "2", "cls": 2}]
+        written_dataset(tmp_path, "x-@1.tar", [rows])
+        commands = [("--by", "cls:int", "x-@1.tar", "a-@1.tar"), ("-p", "r.py", "x-@1.tar", "b-@1.tar")]
+        for command in commands:
+            with monkeypatch.context() as patch:
+                patch.setattr("shardtools.jobs.exchange.exchange.write_plan", lambda *_: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    sort(tmp_path, "--on-error", "skip", *command)
+            assert sort(tmp_path, "--resume", *command).status == 1
+            assert sort(tmp_path, "--resume", "--on-error", "skip", *command).status == 3
+            before = snapshot(tmp_path)
+            again = sort(tmp_path, "--resume", "--on-error", "skip", *command)
+            assert again.status == 3 and "1 sample skipped" in again.out and snapshot(tmp_path) == before
+            assert sort(tmp_path, "--resume", *command).status == 1
 
     def test_what_an_earlier_attempt_has_left_is_removed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Runs of another grouping, which nobody continues, and drafts of the killed."""

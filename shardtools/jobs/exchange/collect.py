@@ -7,7 +7,7 @@ A task reads its shards one by one, and writes a run whenever it holds as many b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,23 +101,44 @@ class _Waiting:
         self.cut(0, 0)
 
 
+class _PartlyWrittenError(Exception):
+    """A shard is to be skipped, for this ``reason``, and some of its samples may be in a run already."""
+
+    def __init__(self, ordinal: int, reason: str):
+        super().__init__(reason)
+        self.ordinal = ordinal
+        self.reason = reason
+
+
 def collect(task: CollectTask) -> Collected:
     """Write the runs of some shards, and then the note that says they are complete.
+
+    If errors are skipped, a shard that cannot be read to its end is left out as a whole.
 
     Raises:
         ShardtoolsError: a shard or sample cannot be read, or a run cannot be written.
     """
     url, of = f"{task.prefix}.json", {"fingerprint": task.fingerprint, "shards": [list(shard) for shard in task.shards]}
-    if task.resume and (done := read_collected(url, of)) is not None:
+    if task.resume and (done := read_collected(url, of)) is not None and (task.on_error == "skip" or not done.skipped):
         return done
-    done = _Collector(task).run()
+    broken: dict[int, str] = {}
+    while True:
+        try:
+            done = _Collector(task, broken).run()
+        except _PartlyWrittenError as error:
+            broken[error.ordinal] = error.reason
+        else:
+            break
     write_collected(url, done, of)
     return done
 
 
 class _Collector:
-    def __init__(self, task: CollectTask):
+    """Collects the shards of a task, without those that are known to be ``broken``, by their ordinal, each with why."""
+
+    def __init__(self, task: CollectTask, broken: Mapping[int, str]):
         self._task = task
+        self._broken = broken
         self._waiting = _Waiting(share_of(task.budget))
         self._runs: list[Run] = []
         self._samples = self._bytes = self._content = self._others = 0
@@ -127,18 +148,27 @@ class _Collector:
     def run(self) -> Collected:
         for at, (ordinal, url) in enumerate(self._task.shards):
             chosen = self._task.chosen[at] if self._task.chosen else None
-            runs, parts, size = len(self._runs), len(self._waiting.parts), self._waiting.size
-            try:
-                if chosen is None or not chosen.is_nothing:
-                    self._read(ordinal, url, chosen)
-            except (ShardError, StorageError, SampleError) as error:
-                if self._task.on_error == "fail" or len(self._runs) > runs:
-                    raise
-                self._waiting.cut(parts, size)
-                self._skipped.append((url, None, str(error)))
+            if ordinal in self._broken:
+                self._skipped.append((url, None, self._broken[ordinal]))
+            elif chosen is None or not chosen.is_nothing:
+                self._read_or_skip(ordinal, url, chosen)
         self._flush()
         content, skipped = self._content % 2**64, tuple(self._skipped)
         return Collected(tuple(self._runs), self._samples, self._bytes, content, self._others, skipped, self._seen)
+
+    def _read_or_skip(self, ordinal: int, url: str, chosen: ShardChoice | None) -> None:
+        waiting, runs, others, skipped = self._waiting, len(self._runs), self._others, len(self._skipped)
+        parts, size = len(waiting.parts), waiting.size
+        try:
+            self._read(ordinal, url, chosen)
+        except (ShardError, StorageError, SampleError) as error:
+            if self._task.on_error == "fail":
+                raise
+            if len(self._runs) > runs:
+                raise _PartlyWrittenError(ordinal, str(error)) from error
+            waiting.cut(parts, size)
+            self._others = others
+            self._skipped[skipped:] = [(url, None, str(error))]
 
     def _read(self, ordinal: int, url: str, chosen: ShardChoice | None) -> None:
         orderer = Orderer(self._task.keying, ordinal)

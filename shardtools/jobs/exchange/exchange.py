@@ -38,7 +38,7 @@ from shardtools.shards.manifest import build_manifest, write_manifest
 from shardtools.spec import Destination
 from shardtools.storage import get_storage, together, using
 from shardtools.storage.stats import threads_for
-from shardtools.urls import beside, folder_of
+from shardtools.urls import beside, folder_of, identity
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def _run_alone(plan: ExchangePlan, terms: Terms, events: Events) -> JobResult:
     _note_job(plan)
     collected = _collect(plan, terms, events.on_collected)
     _check_chosen(plan, collected)
+    plan = _without_skipped(plan, collected)
     runs = tuple(run for part in collected for run in part.runs)
     if plan.destination.is_auto:
         samples, size = sum(part.samples for part in collected), sum(part.size for part in collected)
@@ -148,6 +149,15 @@ def _check_chosen(plan: ExchangePlan, collected: Sequence[Collected]) -> None:
         plan.chosen.check(seen, sum(part.samples for part in collected))
 
 
+def _without_skipped(plan: ExchangePlan, collected: Sequence[Collected]) -> ExchangePlan:
+    """Return the plan for what was not skipped: its outputs are not those of a job that skips something else.
+
+    A job that skips something does not know before it has read its inputs that its outputs are complete.
+    """
+    skipped = [[identity(url), key] for part in collected for url, key, _ in part.skipped]
+    return replace(plan, fingerprint=digest({"job": plan.fingerprint, "skipped": skipped})) if skipped else plan
+
+
 def _look_again(plan: ExchangePlan, destination: Destination, options: RunOptions) -> ExchangePlan:
     existing, replaced = look_at_destination(destination, plan.inputs, options)
     return replace(plan, destination=destination, existing=existing, replaced=replaced)
@@ -163,7 +173,10 @@ def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
     for index, (target, sidecar) in enumerate(zip(wanted, found, strict=True)):
         if sidecar is None or sidecar.job.get("fingerprint") != _fingerprint(plan, index, plan.destination):
             return None
-        results.append(shard_result("", 0, target.url, sidecar, resumed=True))
+        done = shard_result("", 0, target.url, sidecar, resumed=True)
+        if done.counts.skipped and options.on_error == "fail":
+            return None
+        results.append(done)
     remove(plan.replaced)
     return JobResult(plan.destination.spec, results, job=_job(plan))
 

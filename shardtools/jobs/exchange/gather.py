@@ -69,7 +69,7 @@ class OutputSamples:
 
 
 def gather(task: GatherTask) -> ShardResult:
-    """Write one output and return what became of it.
+    """Write one output and return what became of it; one with skipped groups is complete only if they still may be.
 
     Raises:
         DuplicateKeyError: two of its samples have one key, and the policy does not allow that.
@@ -78,7 +78,9 @@ def gather(task: GatherTask) -> ShardResult:
     """
     sidecar = earlier_sidecar(task.target)
     if sidecar is not None and is_own(sidecar, task.target, task.fingerprint):
-        return shard_result("", 0, task.target.url, sidecar, resumed=True)
+        done = shard_result("", 0, task.target.url, sidecar, resumed=True)
+        if task.policy.on_error == "skip" or not done.counts.skipped:
+            return done
     plan = read_plan(task.plan, task.job)
     output = find_samples(plan, *read_bounds(task.plan, plan, task.index))
     policy = task.policy
