@@ -14,7 +14,7 @@ from shardtools.cli.common import SKIPPED, tell
 from shardtools.cli.options import CommandLine, add_options, common_options
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
-from shardtools.errors import OutputBusyError, redact
+from shardtools.errors import JobError, OutputBusyError, SampleError, redact
 from shardtools.units import format_count, format_size
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def exchange_options(choice: Sequence[Callable[[Any], Any]] = CHOICE_OPTIONS) ->
 def exchange(what: Exchange, line: CommandLine, options: RunOptions) -> int:
     """Carry an exchange out, or show what it would do; return the exit status."""
     from shardtools.jobs.exchange.plan import fit_workers, plan_exchange
+    from shardtools.jobs.exchange.spill import has_job
     from shardtools.programs.exchanging import carry_out, steps
 
     plan = plan_exchange(line.sources, line.destination, what, options)
@@ -111,9 +112,10 @@ def exchange(what: Exchange, line: CommandLine, options: RunOptions) -> int:
             result = carry_out(plan, options, progress)
         except OutputBusyError:
             raise
-        except BaseException:
+        except BaseException as error:
             progress.close()
-            tell(f"{what.program}: the spill is kept for --resume; else delete {redact(plan.spill)}", err=True)
+            if not isinstance(error, JobError | SampleError) or has_job(plan.spill):
+                tell(f"{what.program}: the spill is kept for --resume; else delete {redact(plan.spill)}", err=True)
             raise
     if not line.quiet:
         empty = sum(not shard.counts.written for shard in result.shards)

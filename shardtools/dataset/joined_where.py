@@ -16,7 +16,7 @@ import numpy as np
 
 from shardtools.dataset.joined_tables import ask_tables
 from shardtools.errors import JobError
-from shardtools.query.condition import Condition, Seen, find_rows
+from shardtools.query.condition import Condition, Seen, find_rows, no_column
 from shardtools.query.conjuncts import conjuncts, is_true_of_nothing
 from shardtools.query.names import OWN, ColumnSource, find_source, list_columns
 from shardtools.query.values import Samples
@@ -58,7 +58,7 @@ def _sources(parts: Sequence[JoinPart], condition: Condition) -> list[tuple[int,
         source = find_source(column, fields)
         if source is None:
             there = f"there are {list_columns(fields)}"
-            raise JobError(f"the condition names {column}, but no sample has such a column", fix=there)
+            raise no_column(condition, column, there)
         owner = next((number for number, part in enumerate(parts) if source.field in part.names), 0)
         own = source if source.what in OWN else replace(source, field=parts[owner].names[source.field])
         found.append((owner, own))

@@ -28,7 +28,7 @@ def numbers_of(dataset: ShardedDataset, expression: str) -> Floats:
             datasets that are joined.
         StorageError, ShardError: a shard cannot be read.
     """
-    parsed = parse_condition(expression)
+    parsed = parse_condition(expression, "expression")
     if not isinstance(dataset, JoinedSamples):
         numbers = _find(dataset, parsed, dataset.chosen)
         return numbers if dataset.chosen is None else numbers[dataset.chosen]

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,13 @@ logger = logging.getLogger(__name__)
 BATCH = 64 << 20
 """The bytes of fields that are looked at together."""
 
-_FORM = "write it as in \"cls = 7 and json.width >= 512 and txt like '%dog%'\""
+TextKind = Literal["condition", "expression"]
+"""What errors call a text: an expression that is true or false, or one for a number."""
+
+_FORMS: dict[TextKind, str] = {
+    "condition": "write it as in \"cls = 7 and json.width >= 512 and txt like '%dog%'\"",
+    "expression": 'write it as in "json.width / json.height"',
+}
 
 _REFUSED = {
     "SUBQUERY": "a query",
@@ -55,6 +61,7 @@ class Condition:
     text: str
     columns: tuple[str, ...]
     sql: str
+    kind: TextKind = "condition"
 
     def sources(self, fields: Sequence[str]) -> dict[str, ColumnSource]:
         """Return where the columns come from, for samples that have ``fields``, without those that they do not have."""
@@ -69,7 +76,7 @@ class Condition:
         """
         [row] = connection.execute(f"DESCRIBE SELECT {self.sql} FROM {asked}").fetchall()
         if row[1] not in ("BOOLEAN", '"NULL"'):
-            raise JobError(f"the condition is of type {row[1]}, not true or false: {self.text}", fix=_FORM)
+            raise JobError(f"the condition is of type {row[1]}, not true or false: {self.text}", fix=_FORMS[self.kind])
 
     def needs_checksums(self, fields: Sequence[str]) -> bool:
         """Return whether it is about checksums of data."""
@@ -133,7 +140,7 @@ class Seen:
         for name in condition.columns:
             if name not in self.columns:
                 there = f"there are {list_columns(self.fields, self.paths)}"
-                raise JobError(f"the condition names {name}, but no sample has such a column", fix=there)
+                raise no_column(condition, name, there)
 
 
 @dataclass(frozen=True)
@@ -217,11 +224,17 @@ def draws(keys: Texts, seed: int) -> npt.NDArray[np.float64]:
     return (hashes >> np.uint64(11)) / np.float64(1 << 53)
 
 
-def parse_condition(text: str) -> Condition:
-    """Return the condition that is written in ``text``.
+def no_column(condition: Where, name: str, there: str) -> JobError:
+    """Return the error for a column of a condition that no sample has; ``there`` says which there are."""
+    kind = condition.kind if isinstance(condition, Condition) else "condition"
+    return JobError(f"the {kind} names {name}, but no sample has such a column", fix=there)
+
+
+def parse_condition(text: str, kind: TextKind = "condition") -> Condition:
+    """Return the condition, or expression for a number, that is written in ``text``.
 
     Raises:
-        JobError: it is not one boolean expression.
+        JobError: it is not one expression.
 
     >>> condition = parse_condition("cls == 7 and not json.a.b like 'x%'")
     >>> condition.columns
@@ -231,21 +244,21 @@ def parse_condition(text: str) -> Condition:
     shardtools.errors.JobError: the condition cannot be read: syntax error at or near "=", here: cls = ^= 7; ...
     """
     if not text.strip():
-        raise JobError("the condition is empty", fix=_FORM)
+        raise JobError(f"the {kind} is empty", fix=_FORMS[kind])
     head = "SELECT (\n"
     with session() as connection:
         [(answer,)] = connection.execute("SELECT json_serialize_sql(?)", [f"{head}{text}\n)"]).fetchall()
         tree = json.loads(answer)
         if tree["error"]:
             if tree.get("error_type") != "parser":
-                raise JobError(f"the condition is not one expression: {text}", fix=_FORM)
-            raise unreadable("condition", text, tree, len(head.encode()), _FORM)
+                raise JobError(f"the {kind} is not one expression: {text}", fix=_FORMS[kind])
+            raise unreadable(kind, text, tree, len(head.encode()), _FORMS[kind])
         [(empty,)] = connection.execute("SELECT json_serialize_sql('SELECT 1')").fetchall()
-        expression = _only_expression(text, tree["statements"], json.loads(empty)["statements"])
+        expression = _only_expression(kind, text, tree["statements"], json.loads(empty)["statements"])
         names: dict[str, str] = {}
-        _rename(text, expression, names)
+        _rename(kind, text, expression, names)
         [(sql,)] = connection.execute("SELECT json_deserialize_sql(?)", [json.dumps(tree)]).fetchall()
-    return Condition(text, tuple(names), sql.removeprefix("SELECT "))
+    return Condition(text, tuple(names), sql.removeprefix("SELECT "), kind)
 
 
 def unreadable(kind: str, text: str, tree: Mapping[str, Any], head: int, fix: str) -> JobError:
@@ -259,7 +272,7 @@ def unreadable(kind: str, text: str, tree: Mapping[str, Any], head: int, fix: st
     return JobError(what, fix=fix)
 
 
-def _only_expression(text: str, found: Sequence[Any], empty: Sequence[Any]) -> Any:
+def _only_expression(kind: TextKind, text: str, found: Sequence[Any], empty: Sequence[Any]) -> Any:
     """Return the expression of the statement ``SELECT expression``.
 
     Raises:
@@ -273,10 +286,10 @@ def _only_expression(text: str, found: Sequence[Any], empty: Sequence[Any]) -> A
             part["from_table"] = {**part["from_table"], "query_location": None, "query_location_length": None}
         if node == plain and not expression.get("alias"):
             return expression
-    raise JobError(f"the condition is not one expression: {text}", fix=_FORM)
+    raise JobError(f"the {kind} is not one expression: {text}", fix=_FORMS[kind])
 
 
-def _rename(text: str, node: Any, names: dict[str, str]) -> None:
+def _rename(kind: TextKind, text: str, node: Any, names: dict[str, str]) -> None:
     """Give each column within an expression a plain name, and collect them in ``names``.
 
     Raises:
@@ -284,16 +297,16 @@ def _rename(text: str, node: Any, names: dict[str, str]) -> None:
     """
     if isinstance(node, list):
         for part in node:
-            _rename(text, part, names)
+            _rename(kind, text, part, names)
     elif isinstance(node, dict):
-        kind = node.get("class")
-        if kind in _REFUSED:
-            raise JobError(f"the condition has {_REFUSED[kind]}, which it may not: {text}", fix=_FORM)
-        if kind == "COLUMN_REF":
+        what = node.get("class")
+        if what in _REFUSED:
+            raise JobError(f"the {kind} has {_REFUSED[what]}, which it may not: {text}", fix=_FORMS[kind])
+        if what == "COLUMN_REF":
             name = ".".join(node["column_names"])
             node["column_names"] = [names.setdefault(name, f"c{len(names)}")]
         for part in node.values():
-            _rename(text, part, names)
+            _rename(kind, text, part, names)
 
 
 def find_rows(condition: Where, samples: Samples) -> Answer:
@@ -369,7 +382,8 @@ def misfit(condition: Condition, message: str) -> JobError:
     """Return the error for a condition that DuckDB refuses, with the names that columns have for the user."""
     what = message.partition("\n")[0]
     what = re.sub(r"\bc([0-9]+)\b", lambda match: condition.columns[int(match[1])], what.partition(": ")[2] or what)
-    return JobError(f"the condition does not fit its columns: {what}, in: {condition.text}", fix="see docs/query.md")
+    what = f"the {condition.kind} does not fit its columns: {what}, in: {condition.text}"
+    return JobError(what, fix="see docs/query.md")
 
 
 def _asked(condition: Condition, columns: Columns, present: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from shardtools.query.condition import Condition
@@ -35,7 +36,8 @@ def conjuncts(condition: Condition) -> list[Condition]:
             alone = copy.deepcopy(tree)
             alone["statements"][0]["node"]["select_list"] = [part]
             [(sql,)] = connection.execute("SELECT json_deserialize_sql(?)", [json.dumps(alone)]).fetchall()
-            found.append(Condition(condition.text, tuple(names), f"CAST(({sql.removeprefix('SELECT ')}) AS BOOLEAN)"))
+            sql = f"CAST(({sql.removeprefix('SELECT ')}) AS BOOLEAN)"
+            found.append(replace(condition, columns=tuple(names), sql=sql))
     return found
 
 

@@ -669,6 +669,18 @@ class TestSort:
         outcome = sort(folder, "--by", "clas:int", "-j", "1", SPEC, "out-@4.tar")
         assert outcome.status == 1 and "the sample has no clas to sort by" in outcome.err
 
+    @pytest.mark.parametrize("place", ["default", "named"])
+    def test_a_spill_that_nobody_can_use_is_removed(self, place: str, tmp_path: Path) -> None:
+        """It is kept if a group was complete: a later run may skip the bad sample, or find it corrected."""
+        first: Sample = {"key": "a", "json": {"n": 1}, "bin": bytes(2 << 20)}
+        written_dataset(tmp_path, "x-@2.tar", [[first], [{"key": "b", "json": {"m": 1}}]])
+        more = ("--spill", "spill") if place == "named" else ()
+        for by, is_kept in (("json.nope", False), ("json.n", True)):
+            outcome = sort(tmp_path, "--by", by, "-j", "1", "--memory", "1MB", *more, "x-@2.tar", "out-@1.tar")
+            assert outcome.status == 1 and f"the sample has no {by} to sort by" in outcome.err
+            assert ("the spill is kept for --resume" in outcome.err) == is_kept
+            assert bool([*tmp_path.glob("**/job.json")]) == is_kept and not [*tmp_path.glob("**/*.lock")]
+
     def test_unique(self, folder: Path) -> None:
         done(sort(folder, "--by", "cls", "--unique", SPEC, "out-@2.tar"))
         first: dict[object, object] = {}

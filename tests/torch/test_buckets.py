@@ -167,9 +167,9 @@ def test_joined_datasets(dataset: Dataset, spec: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"bucket_by": "json.nope / 2"}, r"bucket_by: the condition names json\.nope, but no sample"),
-        ({"bucket_by": "key"}, "bucket_by: the condition does not fit its columns"),
-        ({"bucket_by": "json.width /"}, "bucket_by: the condition ends too early: json.width /"),
+        ({"bucket_by": "json.nope / 2"}, r"bucket_by: the expression names json\.nope, but no sample"),
+        ({"bucket_by": "key"}, "bucket_by: the expression does not fit its columns"),
+        ({"bucket_by": "json.width /"}, "bucket_by: the expression ends too early: json.width /"),
         ({"bucket_by": " "}, "bucket_by is empty"),
         ({"bucket_by": "cls", "buckets": 0}, "buckets=0 is neither"),
         ({"bucket_by": "cls", "buckets": [2, 1]}, r"buckets=\[2, 1\] is neither"),

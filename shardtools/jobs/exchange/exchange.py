@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shardtools import engine
-from shardtools.errors import CorruptError, LostWorkersError, redact
+from shardtools.errors import CorruptError, JobError, LostWorkersError, SampleError, redact
 from shardtools.jobs.exchange.boundaries import boundaries_url
 from shardtools.jobs.exchange.chain import runs_of
 from shardtools.jobs.exchange.collect import CollectTask, collect
@@ -22,7 +22,7 @@ from shardtools.jobs.exchange.gather import GatherTask, gather
 from shardtools.jobs.exchange.notes import Collected, GatherPlan, write_plan
 from shardtools.jobs.exchange.plan import ExchangePlan, count_outputs, look_at_destination
 from shardtools.jobs.exchange.planning import cut_runs, merge_runs, write_boundaries
-from shardtools.jobs.exchange.spill import is_private, make_private, remove_spill
+from shardtools.jobs.exchange.spill import GROUP, JOB, has_groups, is_private, make_private, remove_spill
 from shardtools.jobs.exchange.splits import Sampled
 from shardtools.jobs.exchange.terms import Terms, run_all
 from shardtools.jobs.lock import locked
@@ -110,8 +110,7 @@ def _run_alone(plan: ExchangePlan, terms: Terms, events: Events) -> JobResult:
     if is_private(plan.exchange.spill, options):
         make_private(plan.spill)
     _note_job(plan)
-    collected = _collect(plan, terms, events.on_collected)
-    _check_chosen(plan, collected)
+    collected = _first_pass(plan, terms, events.on_collected)
     plan = _without_skipped(plan, collected)
     runs = tuple(run for part in collected for run in part.runs)
     if plan.destination.is_auto:
@@ -130,14 +129,41 @@ def _run_alone(plan: ExchangePlan, terms: Terms, events: Events) -> JobResult:
     entries = [result.entry for result in results]
     write_manifest(plan.destination, build_manifest(plan.destination, entries, job, plan.facts))
     remove(plan.replaced)
-    noted = [f"{plan.spill}group-{index:06d}.json" for index in range(len(plan.groups))]
+    noted = _noted(plan, collected)
     noted += [boundaries_url(plan.spill, batch) for batch in range(len(gather_plan.cuts)) if gather_plan.outputs]
     if merge is not None:
         noted += [f"{run.url}{end}" for run in runs_of(chains) for end in ("", ".json")]
         noted += [f"{plan.spill}merge-{group:06d}.npz" for group in range(-(-len(runs) // merge.fan_in))]
-    remove_spill(plan.spill, [*(run.url for run in runs), *noted])
+    remove_spill(plan.spill, noted)
     before = [Skipped(redact(url), key, reason) for part in collected for url, key, reason in part.skipped]
     return JobResult(plan.destination.spec, results, before, sum(part.others for part in collected), job)
+
+
+def _first_pass(plan: ExchangePlan, terms: Terms, on_done: Callable[[Collected], None]) -> list[Collected]:
+    """Collect the samples of all groups. A spill that would be of no use to a later run is removed.
+
+    Raises:
+        ShardtoolsError: a shard or sample cannot be read, or has no order.
+        JobError: no sample has what the choice names.
+    """
+    try:
+        collected = _collect(plan, terms, on_done)
+    except SampleError:
+        if not has_groups(plan.spill):
+            remove_spill(plan.spill, [])
+        raise
+    try:
+        _check_chosen(plan, collected)
+    except JobError:
+        remove_spill(plan.spill, _noted(plan, collected))
+        raise
+    return collected
+
+
+def _noted(plan: ExchangePlan, collected: Sequence[Collected]) -> list[str]:
+    """Return the URLs of what the first pass has written."""
+    notes = [f"{plan.spill}{GROUP}{index:06d}.json" for index in range(len(plan.groups))]
+    return [*(run.url for part in collected for run in part.runs), *notes]
 
 
 def _check_chosen(plan: ExchangePlan, collected: Sequence[Collected]) -> None:
@@ -183,7 +209,7 @@ def _completed(plan: ExchangePlan, options: RunOptions) -> JobResult | None:
 
 def _note_job(plan: ExchangePlan) -> None:
     """Write into the spill what the job is, for a later run that resumes it."""
-    url = f"{plan.spill}job.json"
+    url = f"{plan.spill}{JOB}"
     with get_storage(url).create(url) as sink:
         sink.write(json.dumps({**_job(plan), "group_size": plan.group_size}).encode())
 
@@ -193,7 +219,7 @@ def _collect(plan: ExchangePlan, terms: Terms, on_done: Callable[[Collected], No
 
     Then only those that do so alone are skipped.
     """
-    named = [(f"group-{index:06d}", group) for index, group in enumerate(plan.groups)]
+    named = [(f"{GROUP}{index:06d}", group) for index, group in enumerate(plan.groups)]
     lost: dict[int, list[Collected]] = {}
     tasks = [_collect_task(plan, terms.options, name, group) for name, group in named]
     if terms.options.on_error == "fail":

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 
-from shardtools.errors import AccessError, RefusedError
+from shardtools.errors import AccessError, NotFoundError, RefusedError
 from shardtools.jobs.options import RunOptions
 from shardtools.storage import get_storage
 from shardtools.storage.files import os_errors
@@ -19,6 +19,12 @@ from shardtools.urls import absolute, folder_of, identity, is_local, path_of
 
 PREFIX = "shardtools-spill-"
 """The beginning of the names of folders that an exchange chooses, makes and removes by itself."""
+
+JOB = "job.json"
+"""What says which job a spill is of."""
+
+GROUP = "group-"
+"""The beginning of the names of what the first pass writes; the note that a group is complete ends in ``.json``."""
 
 _FIX = "delete it, or name another folder with --spill"
 
@@ -95,15 +101,41 @@ def _is_shared(folder: str) -> bool:
     return True
 
 
+def has_job(place: str) -> bool:
+    """Return whether the spill at ``place`` says which job it is of, as it does until it is removed.
+
+    Raises:
+        StorageError: it cannot be reached.
+    """
+    url = f"{place}{JOB}"
+    try:
+        get_storage(url).stat(url)
+    except NotFoundError:
+        return False
+    return True
+
+
+def has_groups(place: str) -> bool:
+    """Return whether the spill at ``place`` has a group that is complete, or may have one: it does not list.
+
+    Raises:
+        StorageError: it cannot be reached.
+    """
+    try:
+        return any(name.endswith(".json") for name in get_storage(place).list(f"{place}{GROUP}"))
+    except RefusedError:
+        return True
+
+
 def remove_spill(place: str, names: Iterable[str]) -> None:
     """Delete the spill at ``place``: the objects ``names``, and what earlier runs have left there."""
     if is_local(place) and os.path.basename(place.rstrip("/")).lstrip(".").startswith(PREFIX):
         shutil.rmtree(path_of(place), ignore_errors=True)
         return
     storage = get_storage(place)
-    known = {*names, f"{place}plan.npz", f"{place}job.json"}
+    known = {*names, f"{place}plan.npz", f"{place}{JOB}"}
     with suppress(RefusedError):  # it does not list
-        for name in ("group-", "merge-", "boundaries-"):
+        for name in (GROUP, "merge-", "boundaries-"):
             known |= set(storage.list(f"{place}{name}"))
     for _ in each(storage.delete, sorted(known)):
         pass
