@@ -30,7 +30,7 @@ from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.shards.foreign import dali, wids
 from shardtools.shards.indexing import index_shard
-from shardtools.shards.manifest import ShardEntry, build_manifest, find_manifest, write_manifest
+from shardtools.shards.manifest import Manifest, ShardEntry, build_manifest, find_manifest, write_manifest
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.sidecar import VALIDATOR, Sidecar, find_sidecar, sidecar_url, write_sidecar
 from shardtools.shards.table import ShardTable
@@ -203,12 +203,19 @@ def _write_manifest(sources: Sources, found: Sequence[Indexed]) -> None:
     except SpecError:
         return
     before = find_manifest(specs[0], [entry.url for entry in entries])
-    is_right = before is not None and before.counts == tuple(entry.nsamples for entry in entries)
-    if is_right and not any(shard.made for shard in found):
+    if before is not None and _is_right(before, entries) and not any(shard.made for shard in found):
         return
     job = {"program": "htindex", "sources": [redact(specs[0])]}
     with writing_index():
         write_manifest(destination, build_manifest(destination, entries, job, before.facts if before else None))
+
+
+def _is_right(manifest: Manifest, entries: Sequence[ShardEntry]) -> bool:
+    """Return whether a manifest has what sidecars have; that of another program need not have sizes or checksums."""
+    counts, sizes = tuple(one.nsamples for one in entries), tuple(one.filesize for one in entries)
+    known = zip(manifest.checksums or (), entries, strict=False)
+    is_same = all(checksum == one.checksum or not checksum.startswith("crc32:") for checksum, one in known)
+    return is_same and manifest.counts == counts and manifest.sizes in (None, sizes)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 import shardtools
+from shardtools.shards.manifest import read_manifest
 from shardtools.shards.sidecar import read_sidecar
 from tests import tars
 from tests.cli.command import Argument, Outcome, call, check_failure
-from tests.datasets import snapshot, write_dataset, write_shard
+from tests.datasets import snapshot, write_dataset, write_shard, written_dataset
 
 
 def index(folder: Path, *arguments: Argument) -> Outcome:
@@ -48,6 +49,20 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     content = snapshot(tmp_path)
     assert "2 sidecars made" in index(tmp_path, "--overwrite", spec).out
     assert snapshot(tmp_path) == content
+
+
+def test_a_shard_that_was_replaced_with_its_sidecar(tmp_path: Path) -> None:
+    """The manifest is made again, although it has the right numbers of samples: its size and checksum are others."""
+    spec = write_dataset(tmp_path, 2, 5)
+    index(tmp_path, spec)
+    written_dataset(tmp_path, "new-@1.tar", [[{"key": f"new{i}", "txt": "other"} for i in range(5)]])
+    for ending in ("tar", "tar.index.npz"):
+        os.replace(tmp_path / f"new-0.{ending}", tmp_path / f"in-1.{ending}")
+    assert "0 sidecars made" in index(tmp_path, spec).out
+    entry, sidecar = read_manifest(str(tmp_path / f"{spec}.json")), read_sidecar(str(tmp_path / "in-1.tar"), None)
+    assert sidecar is not None and entry.sizes is not None and entry.checksums is not None
+    assert (entry.sizes[1], entry.checksums[1]) == (sidecar.filesize, sidecar.checksum)
+    assert entry.fields == {"cls": 5, "txt": 10}
 
 
 def test_check_finds_what_is_wrong(tmp_path: Path) -> None:
