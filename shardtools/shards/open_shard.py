@@ -20,7 +20,7 @@ from shardtools.shards.members import IndexedShard
 from shardtools.shards.reader import ShardReader
 from shardtools.shards.samples import Record
 from shardtools.storage import ByteRange, StorageOptions, get_storage, using
-from shardtools.storage.files import os_errors
+from shardtools.storage.files import FileSink
 from shardtools.storage.local import LocalStorage
 from shardtools.storage.open_files import OpenFile, open_file
 from shardtools.storage.ranges import Spans, coalesce
@@ -85,9 +85,10 @@ class OpenShard:
             if self._file is not None:
                 return
             with tempfile.TemporaryFile() as file, ShardReader(self.indexed.url) as reader:
+                sink = FileSink(file.fileno(), self.indexed.url)
                 for block in reader:
-                    with os_errors(self.indexed.url):
-                        os.pwrite(file.fileno(), block.buffer, block.base)
+                    os.lseek(file.fileno(), block.base, os.SEEK_SET)  # between blocks may be some that have no samples
+                    sink.write(block.buffer)
                 self._file = OpenFile(os.dup(file.fileno()), self.indexed.url)
 
     def record(self, row: int) -> Record:

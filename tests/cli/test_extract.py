@@ -25,6 +25,8 @@ from PIL import Image
 import shardtools
 from shardtools.errors import CorruptError
 from shardtools.jobs.extraction.files import place_in
+from shardtools.jobs.extraction.formats import DEFAULT_FORMAT
+from shardtools.jobs.extraction.outputs import open_output
 from shardtools.shards.sidecar import read_sidecar, write_sidecar
 from tests import tars
 from tests.cli.command import Argument, Outcome, call, check_failure, path_of, run
@@ -720,3 +722,9 @@ def test_an_index_that_names_other_places(tmp_path: Path) -> None:
         )
     shown = call("d/i.json", "--at", "0", "-f", "txt", "--trust-index", cwd=tmp_path, program="htextract")
     assert shown.out == "new"
+
+
+def test_rows_that_were_lost_in_a_temporary_file() -> None:
+    """A file is not made of fewer rows than there were."""
+    with pytest.raises(CorruptError, match="rows that waited in a temporary file are lost"):
+        open_output(io.BytesIO(), DEFAULT_FORMAT).add(None, io.BytesIO(b"a\t1\n"), 8)

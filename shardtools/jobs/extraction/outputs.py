@@ -12,12 +12,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from shardtools.errors import JobError
+from shardtools.errors import CorruptError, JobError
 from shardtools.jobs.extraction.formats import RowFormat, Schema, encoder
 from shardtools.jobs.extraction.row_batches import RowBatch
 from shardtools.jobs.forward import ForwardFile
 from shardtools.sources.cells import ENTRY, MAX_EXACT_BYTES, ExactValues, dump_exact, parse_exact
 from shardtools.storage import Sink
+from shardtools.storage.files import os_errors
 
 
 class Output:
@@ -111,7 +112,8 @@ class _NpyOutput(Output):
     def add(self, schema: Schema, content: BinaryIO, size: int) -> None:
         self._schema = schema
         for piece in _pieces(content, size):
-            self._rows.write(piece)
+            with os_errors(tempfile.gettempdir()):
+                self._rows.write(piece)
 
     def finish(self) -> None:
         dtype, shape = self._schema or ("<f8", ())
@@ -122,14 +124,22 @@ class _NpyOutput(Output):
         head = io.BytesIO()
         np.lib.format.write_array_header_1_0(head, header)
         self._sink.write(head.getvalue())
-        self._rows.seek(0)
+        with os_errors(tempfile.gettempdir()):
+            self._rows.seek(0)
         for piece in _pieces(self._rows, size):
             self._sink.write(piece)
         self._rows.close()
 
 
 def _pieces(content: BinaryIO, size: int) -> Iterator[bytes]:
-    while size and (piece := content.read(min(size, 1 << 20))):
+    """Yield the first ``size`` bytes of a file of rows.
+
+    Raises:
+        CorruptError: it has fewer.
+    """
+    while size:
+        if not (piece := content.read(min(size, 1 << 20))):
+            raise CorruptError("rows that waited in a temporary file are lost", fix="run again, with another TMPDIR")
         size -= len(piece)
         yield piece
 
