@@ -17,8 +17,8 @@ class HubSync:
         self,
         other: str | Hub,
         *,
-        branches: Sequence[str] | None = None,
-        tags: Sequence[str] | None = None,
+        branches: str | Sequence[str] | None = None,
+        tags: str | Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> SyncResult:
         """Bring commits, tags and data of another place to this one, as far as they are missing here; see `push`."""
@@ -31,8 +31,8 @@ class HubSync:
         self,
         other: str | Hub,
         *,
-        branches: Sequence[str] | None = None,
-        tags: Sequence[str] | None = None,
+        branches: str | Sequence[str] | None = None,
+        tags: str | Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> SyncResult:
         """Bring commits, tags and data of this place to another one, as far as they are missing there.

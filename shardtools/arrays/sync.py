@@ -33,6 +33,7 @@ from shardtools.log.garbage import claim, id_of
 from shardtools.log.log import MAIN, Log, Snapshot, as_parent
 from shardtools.log.place import MARK
 from shardtools.log.versions import Branch, Tag
+from shardtools.shards.names import names_of
 from shardtools.storage import read_limited, read_optional
 
 _TOGETHER = 32
@@ -86,8 +87,8 @@ def sync(
     source: Log,
     target: Log,
     *,
-    branches: Iterable[str] | None = None,
-    tags: Iterable[str] | None = None,
+    branches: str | Iterable[str] | None = None,
+    tags: str | Iterable[str] | None = None,
     progress: Progress | None = None,
 ) -> SyncResult:
     """Bring what ``target`` lacks of the branches and tags of ``source``; nothing else of it is changed.
@@ -160,11 +161,11 @@ class _Wanted:
         return list(self._branches.values())
 
 
-def _choose(source: Log, branches: Iterable[str] | None, tags: Iterable[str] | None) -> _Wanted:
+def _choose(source: Log, branches: str | Iterable[str] | None, tags: str | Iterable[str] | None) -> _Wanted:
     wanted = _Wanted(source)
-    for name in _list(source, source.branches) if branches is None else branches:
+    for name in _list(source, source.branches) if branches is None else names_of(branches):
         wanted.add_branch(name)
-    for name in _list(source, source.tags) if tags is None else tags:
+    for name in _list(source, source.tags) if tags is None else names_of(tags):
         with source.place.using():
             tag = source.find_tag(name)
         if tag is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shardtools.cli.options import Function, add_options
+from shardtools.cli.options import Function, add_options, split_names
 from shardtools.errors import JobError
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ CHOICE_OPTIONS = [
     ),
     click.option("--drop", multiple=True, metavar="FIELD,...", help="Leave out these fields; may be repeated."),
     click.option(
-        "--rename", multiple=True, metavar="OLD=NEW", help="Give a field another name, as in JPG=jpg; may be repeated."
+        "--rename",
+        multiple=True,
+        metavar="OLD=NEW,...",
+        help="Give fields other names, as in JPG=jpg,TXT=txt; may be repeated.",
     ),
     LIMIT_OPTION,
     SAMPLE_OPTION,
@@ -90,17 +93,12 @@ class ChoiceLine:
             where=self.where,
             fields=self.field_names,
             drop=split_names(self.drop),
-            rename=dict(split_pairs("--rename", "OLD=NEW", self.rename)),
+            rename=dict(split_pairs("--rename", "OLD=NEW", split_names(self.rename))),
             limit=self.limit,
             sample=self.sample if isinstance(self.sample, float) else None,
             seed=self.seed,
             class_from=self.class_from,
         )
-
-
-def split_names(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return names that are separated by commas, or in several texts."""
-    return tuple(name for text in texts for name in text.split(",") if name)
 
 
 def split_pairs(option: str, form: str, texts: Iterable[str]) -> Pairs:

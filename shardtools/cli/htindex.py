@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import DIMENSIONS_OPTION, TABLE_OPTION, CommandLine, reading_options, refuse_options
+from shardtools.cli.options import (
+    DIMENSIONS_OPTION,
+    TABLE_OPTION,
+    CommandLine,
+    reading_options,
+    refuse_options,
+    split_names,
+)
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_table
 from shardtools.engine import current_incidents
@@ -65,15 +72,16 @@ _WHOLE = "an index describes whole shards; write those samples with htshuffle --
 @TABLE_OPTION
 @click.option(
     "-f",
+    "--fields",
     "--field",
     "fields",
     multiple=True,
-    metavar="FIELD[:N]",
-    help="With --table: a field, or a path such as json.width, whose values the table has; of a text the first N "
-    "characters. May be repeated.",
+    metavar="FIELD[:N],...",
+    help="With --table: fields, or paths such as json.width, whose values the table has; of a text the first N "
+    "characters. May be repeated.  [default: small fields]",
 )
 @DIMENSIONS_OPTION
-@refuse_options(_WHOLE, "--where", "--fields", "--drop", "--rename", "--limit", "--sample", "--seed")
+@refuse_options(_WHOLE, "--where", "--drop", "--rename", "--limit", "--sample", "--seed")
 @reading_options
 def main(
     line: CommandLine,
@@ -84,8 +92,8 @@ def main(
 ) -> None:
     """Write an index beside each shard of SRC, which says where its samples are, and a manifest."""
     if fields and not line.table:
-        raise click.UsageError("-f needs --table")
-    wanted = (fields or True) if line.table else False
+        raise click.UsageError(f"-f is for the columns of --table; {_WHOLE}")
+    wanted = (split_names(fields) or True) if line.table else False
     run_command("htindex", line, lambda: _index(line, check, export, output, wanted), resumes=False)
 
 

@@ -11,7 +11,7 @@ import click
 
 from shardtools.cli.choice_line import LIMIT_OPTION, SAMPLE_OPTION, WHERE_OPTION, split_pairs
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import CommandLine, Function, add_options, common_options, refuse_options
+from shardtools.cli.options import CommandLine, Function, add_options, common_options, refuse_options, split_names
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import JobError, redact
@@ -97,7 +97,7 @@ _OPTIONS = [
     click.option(
         "--as", "arrays", multiple=True, metavar="FIELD=ARRAY", help="Arrays: take FIELD from the rows of ARRAY."
     ),
-    click.option("--rename", multiple=True, metavar="OLD=NEW", help="Rename a field of files, as in jpeg=jpg."),
+    click.option("--rename", multiple=True, metavar="OLD=NEW,...", help="Rename fields of files, as in jpeg=jpg."),
     click.option("--shuffle", is_flag=True, help="Write the samples in a random order."),
     click.option(
         "--seed",
@@ -171,7 +171,7 @@ class UploadLine:
             key=self.key,
             include=self.include,
             exclude=self.exclude,
-            rename=split_pairs("--rename", "OLD=NEW", self.rename),
+            rename=split_pairs("--rename", "OLD=NEW", split_names(self.rename)),
             classes=self.class_from_folder,
             class_from=self.class_from,
             follow_links=self.follow_links,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -91,8 +91,8 @@ _TABLE_OPTIONS = [
         "--table-field",
         "table_fields",
         multiple=True,
-        metavar="FIELD[:N]",
-        help="With --table: a field, or a path such as json.width, whose values the table has; of a text the first N "
+        metavar="FIELD[:N],...",
+        help="With --table: fields, or paths such as json.width, whose values the table has; of a text the first N "
         "characters. May be repeated.  [default: small fields]",
     ),
     DIMENSIONS_OPTION,
@@ -198,7 +198,7 @@ class CommandLine:
             index=self.index,
             verify=self.verify,
             limits=_limits(self.maxima),
-            table=(self.table_fields or True) if self.table else False,
+            table=(split_names(self.table_fields) or True) if self.table else False,
             dimensions=self.dimensions,
         )
         options = naming(options, self.sources, self.destination, *named)
@@ -206,6 +206,11 @@ class CommandLine:
         context.with_resource(using(options.storage, counter=current_incidents().add))
         context.call_on_close(options.close)
         return options
+
+
+def split_names(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return names that are separated by commas, or in several texts."""
+    return tuple(name for text in texts for name in text.split(",") if name)
 
 
 def refuse_options(why: str, *names: str) -> Callable[[Function], Function]:

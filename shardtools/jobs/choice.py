@@ -10,6 +10,7 @@ from shardtools.errors import JobError
 from shardtools.query.condition import Condition, PickedRows, RandomShare, Seen, Where
 from shardtools.query.names import find_source
 from shardtools.shards.manifest import CLASS_FIELD
+from shardtools.shards.names import name_hint
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ class Choice:
     def _check_fields(self, fields: Collection[str]) -> None:
         for name in self.named_fields():
             if name not in fields:
-                raise JobError(f"no sample has the field {name}", fix=f"there are {', '.join(sorted(fields))}")
+                fix = name_hint(name, fields) or f"there are {', '.join(sorted(fields))}"
+                raise JobError(f"no sample has the field {name}", fix=fix)
 
     def named_fields(self) -> Iterator[str]:
         """Yield the fields that are named to be kept, left out or renamed."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from shardtools.errors import FieldError, SampleError, ShardtoolsError
 from shardtools.shards.fields import decode as decode_field
-from shardtools.shards.names import case_hint, is_special
+from shardtools.shards.names import is_special, name_hint
 
 Collate = Callable[[list[Any]], Any]
 
@@ -137,7 +137,7 @@ class Recipe:
         for name, value in zip(self.names, values, strict=True):
             if value is None:
                 url, key = self.name(raw.indexes[place])
-                fix = case_hint(name, self.known()) or "leave the field out, or skip such samples by on_error"
+                fix = name_hint(name, self.known()) or "leave the field out, or skip such samples by on_error"
                 raise SampleError(f"the sample has no field {name}", url=url, member=key, fix=fix)
         return values
 

@@ -72,7 +72,7 @@ def index(
     check: bool = False,
     export: Export | None = None,
     output: str | None = None,
-    table: bool | Sequence[str] = False,
+    table: bool | str | Sequence[str] = False,
     dimensions: bool = False,
     progress: bool = False,
     **keywords: Unpack[ReadKeywords],
@@ -129,7 +129,7 @@ def check_index(
     overwrite: bool,
     export: Export | None,
     output: str | None,
-    table: bool | Sequence[str] = False,
+    table: bool | str | Sequence[str] = False,
     dimensions: bool = False,
 ) -> None:
     """Raise if the options make no sense together.
@@ -151,7 +151,7 @@ def check_index(
         raise JobError("--output needs --export wids", fix="add --export wids, or leave out --output")
 
 
-def count_steps(sources: Sources, table: bool | Sequence[str]) -> int:
+def count_steps(sources: Sources, table: bool | str | Sequence[str]) -> int:
     """Return how often `index_shards` calls ``advance``: for each shard, and once more for its part of a table."""
     return len(sources.urls) * (1 if table is False else 2)
 
@@ -164,7 +164,7 @@ def index_shards(
     check: bool,
     export: Export | None,
     output: str | None,
-    table: bool | Sequence[str] = False,
+    table: bool | str | Sequence[str] = False,
     dimensions: bool = False,
 ) -> IndexResult:
     """Do what `index` does; ``advance`` is told of each shard's samples and bytes."""
@@ -204,7 +204,7 @@ def _elsewhere(options: RunOptions, error: PlaceRefusedError) -> RunOptions:
     return replace(options, storage=replace(options.storage, index=place))
 
 
-def _asked(specs: Sequence[str], table: bool | Sequence[str]) -> tuple[Asked, ...] | None:
+def _asked(specs: Sequence[str], table: bool | str | Sequence[str]) -> tuple[Asked, ...] | None:
     """Return what is to be in a table, None for the small fields.
 
     Raises:

@@ -59,7 +59,7 @@ class WriteKeywords(ReadKeywords, total=False):
     """
 
     resume: bool
-    table: bool | Sequence[str]
+    table: bool | str | Sequence[str]
     dimensions: bool
 
 

@@ -19,6 +19,7 @@ from shardtools.programs.choosing import ChoiceKeywords, choice_of
 from shardtools.programs.keywords import WriteKeywords, check_keywords
 from shardtools.programs.suggestions import with_suggestion
 from shardtools.query.table_file import Asked, parse_asked
+from shardtools.shards.names import names_of
 from shardtools.spec import parse_size, parts_of
 from shardtools.storage import StorageOptions, using
 from shardtools.storage.expansion import Sources, look_up
@@ -53,7 +54,7 @@ def run_options(
     index: str | None = None,
     verify: bool = False,
     limits: Limits = DEFAULT_LIMITS,
-    table: bool | Sequence[str] = False,
+    table: bool | str | Sequence[str] = False,
     dimensions: bool = False,
 ) -> RunOptions:
     """Return the options of a job. A cache has the same folder in any working folder. A cluster is not connected yet.
@@ -82,7 +83,7 @@ def run_options(
     )
 
 
-def _table_request(table: bool | Sequence[str], dimensions: bool) -> TableRequest | None:
+def _table_request(table: bool | str | Sequence[str], dimensions: bool) -> TableRequest | None:
     """Return what the table of a new dataset is to have, None for no table.
 
     Raises:
@@ -95,7 +96,7 @@ def _table_request(table: bool | Sequence[str], dimensions: bool) -> TableReques
     return TableRequest(asked_fields(table), dimensions)
 
 
-def asked_fields(table: bool | Sequence[str]) -> tuple[Asked, ...] | None:
+def asked_fields(table: bool | str | Sequence[str]) -> tuple[Asked, ...] | None:
     """Return which fields a user wants in a table, None for the small ones.
 
     Raises:
@@ -104,7 +105,7 @@ def asked_fields(table: bool | Sequence[str]) -> tuple[Asked, ...] | None:
     if isinstance(table, bool):
         return None
     try:
-        return parse_asked([table] if isinstance(table, str) else table)
+        return parse_asked(names_of(table))
     except ValueError as error:
         raise JobError(f"the fields of a table are wrong: {error}", fix="write them as cls, json or txt:200") from error
 

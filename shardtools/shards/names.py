@@ -70,10 +70,18 @@ def split_name(name: bytes) -> tuple[bytes, bytes] | None:
 def names_of(names: str | Iterable[str]) -> tuple[str, ...]:
     """Return names as a tuple; a single name may be a text.
 
+    Raises:
+        TypeError: they are something else.
+
     >>> names_of("cls"), names_of(["jpg", "cls"])
     (('cls',), ('jpg', 'cls'))
     """
-    return (names,) if isinstance(names, str) else tuple(names)
+    if isinstance(names, str):
+        return (names,)
+    found = tuple(names) if isinstance(names, Iterable) else (None,)
+    if not all(isinstance(name, str) for name in found):
+        raise TypeError(f"names are a text or a list of texts, not {names!r}")
+    return found
 
 
 def differ_in_case(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -88,12 +96,17 @@ def differ_in_case(names: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def case_hint(name: str, names: Iterable[str]) -> str | None:
-    """Return advice about a field that does not exist, if others of ``names`` differ from it only in case; else None.
+def name_hint(name: str, names: Iterable[str]) -> str | None:
+    """Return advice about a field that does not exist, if one of ``names``, or several of them, were meant; else None.
 
-    >>> case_hint("jpg", ["JPG", "cls"])
+    >>> name_hint("jpg", ["JPG", "cls"])
     'there is JPG, which differs only in case; ask for that, or htupload --rename JPG=jpg'
+    >>> name_hint("jpg,cls", ["jpg", "cls", "txt"])
+    "give several names as a list: ['jpg', 'cls']"
     """
+    names, parts = set(names), [part.strip() for part in name.split(",")]
+    if len(parts) > 1 and names.issuperset(parts):
+        return f"give several names as a list: {parts}"
     others = sorted(other for other in names if other != name and other.casefold() == name.casefold())
     if not others:
         return None

@@ -27,7 +27,7 @@ from shardtools.errors import FieldError, SampleError
 from shardtools.processors import processors
 from shardtools.shards.fields import decode as decode_field
 from shardtools.shards.fields import decode_by, extension, kind_of
-from shardtools.shards.names import case_hint
+from shardtools.shards.names import name_hint
 from shardtools.storage import follow, using
 from shardtools.types import Ints
 from shardtools.view.index_parts import is_basic, is_full, is_mask
@@ -166,7 +166,7 @@ class FieldView(Reducible):
         samples = indexes.tolist()
         if (missing := next((i for i, data in enumerate(values) if data is None), None)) is not None:
             key = self.dataset[samples[missing]]["key"]
-            fix = case_hint(self.field, self.dataset.known_fields) or "choose other samples"
+            fix = name_hint(self.field, self.dataset.known_fields) or "choose other samples"
             raise SampleError(f"sample {samples[missing]:,} has no {self.field}", member=key, fix=fix)
         options = self.dataset.options
         if len(values) < 4:

@@ -148,7 +148,7 @@ def test_branches_that_have_diverged(hub: st.Hub, other: st.Hub) -> None:
 
 
 def test_branches_of_one_name_that_began_elsewhere(hub: st.Hub, other: st.Hub) -> None:
-    hub.push(other, branches=["main"])
+    hub.push(other, branches="main")
     other.branch("try", "@3")
     with pytest.raises(ConflictError, match="try has diverged"):
         hub.push(other)
@@ -163,7 +163,7 @@ def test_some_branches_and_tags(hub: st.Hub, tmp_path: Path) -> None:
     hub.push(one)
     assert_same(hub, one)
     two = st.hub(str(tmp_path / "two"))
-    hub.push(two, branches=[], tags=["v1"])
+    hub.push(two, branches=[], tags="v1")
     assert (two.branches(), two.tags(), two.snapshot().number) == (["main"], ["v1"], 5)
     with pytest.raises(NotFoundError, match="there is no tag v2"):
         hub.push(two, tags=["v2"])

@@ -29,6 +29,7 @@ from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.report import Skipped
 from shardtools.jobs.script import function
 from shardtools.query.condition import Seen
+from shardtools.shards.names import name_hint
 from shardtools.storage import get_storage, using
 from shardtools.storage.expansion import SourceSpecs, look_up
 
@@ -99,7 +100,8 @@ class RowCollector:
         if self._unseen and self.samples:
             there = f"there are {', '.join(sorted(self._fields))}" if self._fields else "there are none"
             whose = "no sample" if self._what.limit is None else "no sample that was read"
-            raise JobError(f"{whose} has the field {min(self._unseen)}", fix=there)
+            name = min(self._unseen)
+            raise JobError(f"{whose} has the field {name}", fix=name_hint(name, self._fields) or there)
         if self._what.choice.where is not None and self.samples:
             self._seen.check(self._what.choice.where)
         with suppress(LimitReached):
