@@ -23,6 +23,9 @@ Packing = Literal["tar", "gzip", "zstd"]
 """How a shard is compressed; ``"tar"``: not at all."""
 
 GZIP_MAGIC = b"\x1f\x8b"
+GZIP_HEADER = GZIP_MAGIC + b"\x08\0\0\0\0\0\0\xff"
+"""How a ``.tgz`` of ours begins: deflate, no flags, no time, no extra flags, unknown system, whoever writes it."""
+
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = b"\x2a\x4d\x18"
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from shardtools.shards.columns import join
 from shardtools.shards.compression import crc32
+from shardtools.shards.entries import EntryFinder
 from shardtools.shards.headers import scan_headers
 from shardtools.shards.reader import Block, ShardReader, refuse_repeated
 from shardtools.shards.sidecar import Sidecar
@@ -26,22 +27,23 @@ JOB: Mapping[str, Any] = {"program": "htindex"}
 def index_shard(url: str, check: Callable[[], object] = lambda: None) -> Sidecar:
     """Return the sidecar of the shard at ``url``, which is read from its start to its end.
 
-    A packed shard gets no entry points: other programs write none. ``check`` is called often, and may raise.
+    A packed shard that shardtools wrote has entry points, which are found again. ``check`` is called often, and may
+    raise.
 
     Raises:
         DuplicateKeyError: a key is repeated after other samples.
         ShardError: the shard is damaged.
         StorageError: it cannot be read.
     """
-    tables, checksums = [], []
-    with ShardReader(url, measure=True) as reader:
+    tables, checksums, finder = [], [], EntryFinder()
+    with ShardReader(url, measure=True, watch=finder.take) as reader:
         for block in _blocks(reader):
             check()
             tables.append(block.table)
             checksums.append(checksums_of(block))
         size, checksum = reader.measured()
     table = replace(ShardTable.join(tables), crc32=join(checksums, np.uint32))
-    return Sidecar(size, checksum, table, np.empty((0, 2), np.int64), JOB, reader.packing)
+    return Sidecar(size, checksum, table, finder.entries(table), JOB, reader.packing)
 
 
 def quick_index(url: str) -> Sidecar:

@@ -18,7 +18,7 @@ from typing import Any
 from isal import isal_zlib
 
 from shardtools.errors import SpecError
-from shardtools.shards.compression import GZIP_MAGIC, Packing, crc32
+from shardtools.shards.compression import GZIP_HEADER, Packing, crc32
 from shardtools.urls import name_of
 
 ENTRY_EVERY = 256 << 10
@@ -35,9 +35,6 @@ _ZSTD_LEVEL = 3
 _WINDOW = 1 << 15
 _LAST_BLOCK = b"\x03\x00"
 """An empty deflate block, marked as the last one."""
-
-# Magic, deflate, no flags, no time, no extra flags, unknown system: the same bytes whoever writes them.
-_GZIP_HEADER = GZIP_MAGIC + b"\x08\0\0\0\0\0\0\xff"
 
 
 class Packer:
@@ -120,7 +117,7 @@ class GzipPacker(_EntryPacker):
         self._crc = 0
 
     def _header(self) -> bytes:
-        return _GZIP_HEADER
+        return GZIP_HEADER
 
     def _compress(self, data: memoryview) -> bytes:
         if self._deflate is None:

@@ -119,7 +119,7 @@ class ShardReader:
 
     ``stat`` describes the object that is read; ``packing`` says how it is packed, once the first block was read. With
     ``ahead`` the next block is read and scanned in a thread while the caller works on this one. With ``measure`` the
-    checksum of all bytes is taken, for `measured`.
+    checksum of all bytes is taken, for `measured`, and ``watch``, if it is given, is called with them.
 
     Raises, when made or while read:
         StorageError: the shard cannot be read.
@@ -127,10 +127,19 @@ class ShardReader:
         LimitError: a sample is larger than the options of storage allow (see `shardtools.limits`).
     """
 
-    def __init__(self, url: str, *, block_size: int = BLOCK_SIZE, ahead: bool = False, measure: bool = False):
+    def __init__(
+        self,
+        url: str,
+        *,
+        block_size: int = BLOCK_SIZE,
+        ahead: bool = False,
+        measure: bool = False,
+        watch: Callable[[memoryview], object] | None = None,
+    ):
         self.url = url
         self.packing: Packing = "tar"
         self._measure = measure
+        self._watch = watch
         self._block_size = max(block_size // BLOCK, 1) * BLOCK
         self._ahead = ahead
         self._limits = current_options().limits
@@ -148,7 +157,7 @@ class ShardReader:
         except BaseException:
             self._stream.close()
             raise
-        return CheckedStream(self._stream, self.url, checksum) if checksum or self._measure else None
+        return CheckedStream(self._stream, self.url, checksum, self._watch) if checksum or self._measure else None
 
     def measured(self) -> tuple[int, str]:
         """Return how many bytes the shard has as stored, and their checksum; once all blocks were read."""

@@ -9,6 +9,8 @@ with the checksums of their members (``members.py``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from shardtools.errors import CorruptError, StaleTableError
 from shardtools.shards.compression import crc32
 from shardtools.shards.sidecar import find_sidecar
@@ -20,20 +22,26 @@ _REST = 1 << 20
 class CheckedStream:
     """The bytes of a shard, whose checksum is computed while they are read.
 
-    ``size`` is the number of bytes so far. ``checksum`` is the expected one; None checks nothing.
+    ``size`` is the number of bytes so far. ``checksum`` is the expected one; None checks nothing. ``watch`` is called
+    with all bytes.
     """
 
-    def __init__(self, stream: Stream, url: str, checksum: str | None):
+    def __init__(
+        self, stream: Stream, url: str, checksum: str | None, watch: Callable[[memoryview], object] | None = None
+    ):
         self.size = 0
         self._stream = stream
         self._url = url
         self._expected = checksum
         self._crc = 0
+        self._watch = watch
 
     def readinto(self, buffer: memoryview, /) -> int:
         size = self._stream.readinto(buffer)
         self._crc = crc32(buffer[:size], self._crc)
         self.size += size
+        if self._watch is not None:
+            self._watch(buffer[:size])
         return size
 
     @property
