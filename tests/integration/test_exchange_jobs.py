@@ -117,7 +117,8 @@ class TestShuffle:
         assert counted(found) == EVERYTHING
         assert [key for key, _ in found] != [sample["key"] for sample in ALL]
         manifest = json.loads((folder / f"out-@{outputs}.{ending}.json").read_text())
-        assert manifest["nsamples"] == len(ALL) and manifest["job"]["seed"] == 1 and manifest["job"]["content"]
+        job = manifest["job"]
+        assert manifest["nsamples"] == len(ALL) and job["seed"] == 1 and job["content"] and job["sources"] == [SPEC]
         assert no_spill(folder)
         verified = done(call(f"out-@{outputs}.{ending}", "--keys", "--verify", cwd=folder, program="htextract"))
         assert verified.out.splitlines() == [key for key, _ in found]
@@ -142,8 +143,8 @@ class TestShuffle:
         assert found == {f"{'n' * 150}{i}.txt": (12345.5 + i, "somebody") for i in range(9)}
 
     def test_the_same_seed_is_the_same_order_for_everyone(self, folder: Path) -> None:
-        out = "out-@4.tgz"
-        done(shuffle(folder, "--seed", "5", "-j", "1", SPEC, f"a/{out}"))
+        out, source = "out-@4.tgz", f"{folder}/{SPEC}"  # as the manifest has it
+        done(shuffle(folder, "--seed", "5", "-j", "1", source, f"a/{out}"))
         expected = snapshot(folder / "a")
         ways: dict[str, list[str]] = {
             "threads": ["-j", "4"],
@@ -151,10 +152,10 @@ class TestShuffle:
             "processes": ["-c", "processes"],
         }
         for name, way in ways.items():
-            done(run("--seed", "5", *way, SPEC, f"{name}/{out}", cwd=folder, program="htshuffle"))
+            done(run("--seed", "5", *way, source, f"{name}/{out}", cwd=folder, program="htshuffle"))
             assert snapshot(folder / name) == expected, name
         with dask_cluster(workers=2) as cluster:
-            arguments = ("--seed", "5", "-c", cluster.address, f"{folder}/{SPEC}", f"{folder}/cluster/{out}")
+            arguments = ("--seed", "5", "-c", cluster.address, source, f"{folder}/cluster/{out}")
             done(run(*arguments, cwd=folder, program="htshuffle"))
         assert snapshot(folder / "cluster") == expected
         done(shuffle(folder, "--seed", "6", SPEC, f"b/{out}"))

@@ -82,7 +82,7 @@ def _with_table(result: JobResult, options: RunOptions) -> JobResult:
 
 def _job(plan: ExchangePlan) -> dict[str, Any]:
     choice = {} if plan.chosen is None else {"choice": plan.exchange.choice.facts()}
-    return {"program": plan.exchange.program, **plan.exchange.job, **choice}
+    return {"program": plan.exchange.program, "sources": list(plan.sources), **plan.exchange.job, **choice}
 
 
 def _run(plan: ExchangePlan, options: RunOptions, events: Events) -> JobResult:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shardtools.errors import AccessError, JobError, LimitError, NotFoundError, ShardError, SpecError
+from shardtools.errors import AccessError, JobError, LimitError, NotFoundError, ShardError, SpecError, redact
 from shardtools.jobs.choice import EVERYTHING, Choice, ChosenShards
 from shardtools.jobs.choosing import check_each, check_names, choose, fields_of_each
 from shardtools.jobs.exchange.cost import LOCAL, SERVICES, Services, Shape
@@ -64,6 +64,7 @@ class Exchange:
 class ExchangePlan:
     """What `run_exchange` will do: ``inputs`` in ``groups`` of ``group_size`` bytes, to ``destination``.
 
+    ``sources`` are the specs that name the inputs, as the manifest has them.
     It goes through ``spill``. ``budget`` is how many bytes of samples all tasks of a process hold together, ``share``
     how many each holds, about.
     ``collected`` is the fingerprint of the first pass, ``fingerprint`` that of the whole job. ``existing`` are the
@@ -72,6 +73,7 @@ class ExchangePlan:
     """
 
     exchange: Exchange
+    sources: tuple[str, ...]
     destination: Destination
     inputs: tuple[Input, ...]
     groups: tuple[tuple[int, ...], ...]
@@ -125,55 +127,76 @@ def plan_exchange(sources: SourceSpecs, destination: str, exchange: Exchange, op
     check_sendable(options, exchange.keying.script, exchange.policy.reduce)
     with using(options.storage):
         named = look_up(sources)
-        if any(part.spec == "-" for part in named.parts):
-            raise JobError("standard input cannot be put in another order", fix="name shards")
         manifests = find_manifests(named)
-        needs_sizes = exchange.shard_size is not None and Destination(destination).is_auto
-        inputs = look_at(named, manifests, options, exact=needs_sizes)
-        check_names(exchange.choice, named, manifests, options)
-        check_each(exchange.choice, fields_of_each(named, inputs))
-        if exchange.policy.merge in ("inner", "left") and len({entry.source for entry in inputs}) == 1:
-            what = f"--merge {exchange.policy.merge} needs several sources, and this is one"
-            raise JobError(what, fix="name each source as an argument of its own, not joined by ::; or --merge outer")
-        if exchange.keying.kind == "field":
-            _check_field(exchange.keying.field, exchange.choice, inputs, named, options)
+        inputs = _look_at(named, manifests, destination, exchange, options)
         target = _destination(destination, exchange, inputs)
         existing, replaced = look_at_destination(_expected(target, exchange, inputs, options), inputs, options)
         exchange = replace(exchange, choice=find_classes(exchange.choice, named, options))
         chosen = None if exchange.choice.is_everything else choose(exchange.choice, named, options)
-        budget = max(exchange.memory * 3 // 4, LEAST_BUDGET)
-        facts = {
-            "format": FORMAT,
-            "inputs": [[identity(entry.url), entry.source, entry.size, entry.validator] for entry in inputs],
-            "order": exchange.keying.facts(),
-            "combine": exchange.policy.facts() if exchange.combine else None,
-        }
-        if chosen is not None:
-            facts["chosen"] = chosen.facts()
-            inputs = tuple(
-                replace(entry, tar_size=0) if part.is_nothing else entry
-                for entry, part in zip(inputs, chosen.shards, strict=True)
-            )
-        whole = {"job": exchange.program, "same": exchange.policy.facts(), **facts}
-        spill = spill_of(destination, exchange.spill, options)
-        workers = expected_workers(options)
+        collected, fingerprint = _fingerprints(exchange, inputs, chosen)
+        inputs = _without_unread(inputs, chosen)
+        workers, budget = expected_workers(options), max(exchange.memory * 3 // 4, LEAST_BUDGET)
         group_size = _group_size(inputs, budget, workers)
         return ExchangePlan(
-            exchange,
-            target,
-            inputs,
-            _groups(inputs, group_size),
-            group_size,
-            spill,
-            budget,
-            workers.share(budget),
-            digest(facts),
-            digest(whole),
-            existing,
-            replaced,
-            _facts(exchange, manifests),
-            chosen,
+            exchange=exchange,
+            sources=tuple(map(redact, named.specs)),
+            destination=target,
+            inputs=inputs,
+            groups=_groups(inputs, group_size),
+            group_size=group_size,
+            spill=spill_of(destination, exchange.spill, options),
+            budget=budget,
+            share=workers.share(budget),
+            collected=collected,
+            fingerprint=fingerprint,
+            existing=existing,
+            replaced=replaced,
+            facts=_facts(exchange, manifests),
+            chosen=chosen,
         )
+
+
+def _look_at(
+    named: Sources,
+    manifests: Mapping[str, Manifest | None],
+    destination: str,
+    exchange: Exchange,
+    options: RunOptions,
+) -> tuple[Input, ...]:
+    """Return what is known of each input, after checking that they have what is asked for."""
+    if any(part.spec == "-" for part in named.parts):
+        raise JobError("standard input cannot be put in another order", fix="name shards")
+    needs_sizes = exchange.shard_size is not None and Destination(destination).is_auto
+    inputs = look_at(named, manifests, options, exact=needs_sizes)
+    check_names(exchange.choice, named, manifests, options)
+    check_each(exchange.choice, fields_of_each(named, inputs))
+    if exchange.policy.merge in ("inner", "left") and len({entry.source for entry in inputs}) == 1:
+        what = f"--merge {exchange.policy.merge} needs several sources, and this is one"
+        raise JobError(what, fix="name each source as an argument of its own, not joined by ::; or --merge outer")
+    if exchange.keying.kind == "field":
+        _check_field(exchange.keying.field, exchange.choice, inputs, named, options)
+    return inputs
+
+
+def _fingerprints(exchange: Exchange, inputs: Sequence[Input], chosen: ChosenShards | None) -> tuple[str, str]:
+    """Return the fingerprints of the first pass, and of the whole job."""
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "inputs": [[identity(entry.url), entry.source, entry.size, entry.validator] for entry in inputs],
+        "order": exchange.keying.facts(),
+        "combine": exchange.policy.facts() if exchange.combine else None,
+    }
+    if chosen is not None:
+        facts["chosen"] = chosen.facts()
+    return digest(facts), digest({"job": exchange.program, "same": exchange.policy.facts(), **facts})
+
+
+def _without_unread(inputs: tuple[Input, ...], chosen: ChosenShards | None) -> tuple[Input, ...]:
+    """Return the inputs; one of which nothing is wanted is not read, and takes no memory."""
+    if chosen is None:
+        return inputs
+    pairs = zip(inputs, chosen.shards, strict=True)
+    return tuple(replace(entry, tar_size=0) if part.is_nothing else entry for entry, part in pairs)
 
 
 def _facts(exchange: Exchange, manifests: Mapping[str, Manifest | None]) -> dict[str, Any]:
