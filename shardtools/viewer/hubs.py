@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shardtools.viewer.answers import BYTES, AskedError, HttpAnswer, Parameters
+from shardtools.viewer.neuroglancer import neuroglancer_state, why_not
+from shardtools.viewer.zarr_keys import ZarrVersions, fixed_version, zarr_path
 
 if TYPE_CHECKING:
     from shardtools.arrays.hub import Hub
@@ -31,6 +33,7 @@ class ShownHub:
 
     def __init__(self, hub: Hub):
         self.hub = hub
+        self.zarr = ZarrVersions(hub)
 
     def tree(self, asked: Parameters) -> list[dict[str, Any]]:
         """Return path, shape, type and chunks of each array of a ``version``.
@@ -102,6 +105,22 @@ class ShownHub:
         data = np.ascontiguousarray(found, found.dtype.newbyteorder("<")).tobytes()
         headers = {"X-Shape": ",".join(map(str, found.shape)), "X-Dtype": str(found.dtype)}
         return HttpAnswer(data, BYTES, headers=headers)
+
+    def elsewhere(self, asked: Parameters, root: str) -> dict[str, Any]:
+        """Return where a version of an array is a Zarr array below ``root``, and Neuroglancer's state for it.
+
+        Raises:
+            StorageError: the array cannot be read.
+        """
+        path = asked.required("path")
+        snapshot = self.hub.snapshot(asked.text("version") or None)
+        body = json.loads(self.hub.read_array(snapshot, path).document)
+        refused = why_not(body)
+        return {
+            "zarr": root + zarr_path(fixed_version(snapshot), path),
+            "state": None if refused else neuroglancer_state(body, path.rpartition("/")[2]),
+            "refused": refused,
+        }
 
 
 def _named(path: str, version: str) -> str:

@@ -1,11 +1,15 @@
 """The server of the page, on this machine only: http://127.0.0.1:PORT/TOKEN/.
 
     request -> is the host this machine? -> is the token right? -> a file of the page, or an answer of the API
+                                         -> or the secret?      -> a key of a Zarr store, for any program or site
 
 It is the standard library's: a connection has a thread, of which there are a bounded number. A page asks some dozens of
 small things at a time, for one person; nothing of a framework would be used. Other sites cannot ask it: a name that
-leads to 127.0.0.1 is refused by its Host header, and the token is not known to them. It only answers GET, from what it
-was started with: no address in a request is ever followed.
+leads to 127.0.0.1 is refused by its Host header, and the token is not known to them. It only reads, from what it was
+started with: no address in a request is ever followed.
+
+Arrays of hubs have a secret of their own, since it is handed to other programs and sites: to those who know it they are
+readable from any origin, and nothing else is.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import secrets
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler
 from importlib import resources
@@ -55,6 +60,18 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "X-Frame-Options": "DENY",
+}
+
+_SHARED = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Private-Network": "true",
+    "Access-Control-Expose-Headers": "Accept-Ranges, Content-Length, Content-Range",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "Range",
+    "Access-Control-Max-Age": "600",
 }
 
 
@@ -100,13 +117,22 @@ class ViewServer:
         """Return when the server has ended."""
         self._thread.join()
 
-    def answer(self, target: str) -> tuple[HttpAnswer, bool]:
-        """Return the answer to a request that is allowed, and whether it is a part of the page."""
+    def answer(self, target: str, method: str = "GET", wanted: str = "") -> tuple[HttpAnswer, bool]:
+        """Return the answer to a request that is allowed, and whether it is a part of the page.
+
+        ``wanted`` is its Range header, which only Zarr stores heed.
+        """
         path, _, query = target.partition("?")
         parts = path.split("/", 2)
-        if len(parts) < 3 or parts[0] or not hmac.compare_digest(parts[1].encode(), self.token.encode()):
-            return _refusal(403, "the token is not right; open the address that htview has printed"), False
+        if len(parts) < 3 or parts[0]:
+            return _wrong_token(), False
         name = unquote(parts[2], errors="replace")
+        if _same(parts[1], self.api.zarr_secret):
+            return self._zarr(name, method, wanted), False
+        if method != "GET":
+            return _refusal(501, "this server only answers GET"), False
+        if not _same(parts[1], self.token):
+            return _wrong_token(), False
         if name.startswith("api/"):
             try:
                 values = dict(parse_qsl(query, keep_blank_values=True, errors="replace", max_num_fields=50))
@@ -115,6 +141,12 @@ class ViewServer:
             return self.api.answer(name.removeprefix("api/"), values), False
         found = page_file(name or "index.html")
         return (found, True) if found is not None else (_refusal(404, "there is no such file"), False)
+
+    def _zarr(self, name: str, method: str, wanted: str) -> HttpAnswer:
+        if method == "OPTIONS":
+            return HttpAnswer(b"", BYTES, headers={**_SHARED, **_PREFLIGHT})
+        found = self.api.zarr(name, wanted, head=method == "HEAD")
+        return replace(found, headers={**found.headers, **_SHARED})
 
 
 class _Server(TCPServer):
@@ -169,8 +201,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif len(self.path) > LONGEST:
             self._send(_refusal(414, "the address is too long"), is_page=False)
         else:
-            answer, is_page = self.server.view.answer(self.path)
+            answer, is_page = self.server.view.answer(self.path, self.command, self.headers.get("Range", ""))
             self._send(answer, is_page=is_page)
+
+    do_HEAD = do_OPTIONS = do_GET
 
     def _send(self, answer: HttpAnswer, *, is_page: bool) -> None:
         self.send_response(answer.status)
@@ -180,10 +214,19 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**standard, **own, **answer.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer.body)
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: addresses have the token."""
+
+
+def _same(text: str, secret: str) -> bool:
+    return hmac.compare_digest(text.encode(), secret.encode())
+
+
+def _wrong_token() -> HttpAnswer:
+    return _refusal(403, "the token is not right; open the address that htview has printed")
 
 
 def _refusal(status: int, what: str) -> HttpAnswer:

@@ -4,6 +4,8 @@ import { commandPanel, cut, fill, h, placard, quoted, short, visible } from "./d
 import { autoRange, extent, layout, picture, plot } from "./draw.js";
 import { colourChoice, sliders } from "./value.js";
 
+const NEUROGLANCER = "https://neuroglancer-demo.appspot.com/";
+
 export async function showArrays(app, state) {
   const tree = await app.reader.tree(app.signal);
   const nav = h("nav.tree", { "aria-label": "Arrays" }, tree.length ? h("ul.plain", tree.slice(0, 5000).map((array) => h("li",
@@ -21,13 +23,14 @@ async function arrayView(app, array) {
     return [];
   });
   const names = versions.map((entry) => String(entry.version));
-  const shared = { index: leading(array.shape).map(() => 0), map: "gray", range: null };
-  const panels = h("div.versions"), elsewhere = h("div.elsewhere");
+  const shared = { index: leading(array.shape).map(() => 0), map: "gray", range: null, drawn: null, aim: () => {}, served: null };
+  const panels = h("div.versions"), elsewhere = h("div.elsewhere"), served = h("div.served");
   const shown = [names[0] ?? ""];
   const redraw = () => Promise.all([...panels.children].map((panel) => panel.draw()));
   const rebuild = () => {
     fill(panels, shown.map((version, i) => versionPanel(app, array, version, names, shared, (next) => ((shown[i] = next), rebuild()))));
     fill(elsewhere, commandPanel("For other programs", exports(app.reader.spec, array.path, shown[0])));
+    shared.served = showServed(app, array, shown, shared, served);
     return redraw();
   };
   const beside = h("button", { type: "button", "aria-pressed": "false", onclick: (event) => {
@@ -42,9 +45,38 @@ async function arrayView(app, array) {
     redraw();
   } }))));
   rebuild();
+  await shared.served;
   return [h("div.toolbar", h("h1", visible(array.path)), h("span.quiet", `${array.shape.join(" × ")} ${array.dtype}, chunks ${(array.chunks ?? []).join(" × ")}`), h("span.space"), names.length > 1 && beside),
     h("div.toolbar", sliders(leading(array.shape), shared.index, redraw), colourChoice((name) => ((shared.map = name), redraw())), contrast),
-    panels, elsewhere, log(versions)];
+    panels, elsewhere, served, log(versions)];
+}
+
+/** Show where other programs read the first of the versions, as long as htview runs. */
+async function showServed(app, array, shown, shared, place) {
+  const [version] = shown;
+  try {
+    const found = await app.reader.elsewhere({ path: array.path, version }, app.signal);
+    if (version !== shown[0]) return;
+    const link = h("a.button", { target: "_blank", rel: "noreferrer noopener" }, "Open in Neuroglancer");
+    shared.aim = () => found.state && link.setAttribute("href", neuroglancerLink(found, array.dtype, shared));
+    shared.aim();
+    const panel = commandPanel("As Zarr, while htview runs", [found.url, `import zarr; zarr.open_array(${JSON.stringify(found.url)}, mode="r")[...]`]);
+    panel.append(...(found.refused ? [h("p.note", `${found.refused}: there is no link to it.`)] : [h("p", link), h("p.note",
+      `The link gives the address above to the scripts of ${new URL(NEUROGLANCER).host}. Whoever has it can read all arrays here while htview runs, and nothing else. The browser may ask whether that site may reach this computer.`)]));
+    fill(place, panel);
+  } catch (error) {
+    if (error.name !== "AbortError" && version === shown[0]) fill(place, placard(error, true));
+  }
+}
+
+/** The address at which Neuroglancer shows what the page shows: the same picture, in the same range of colours. */
+function neuroglancerLink({ url, state }, dtype, { index, drawn }) {
+  const aimed = structuredClone(state), [layer] = aimed.layers;
+  layer.source.url = `${url}|zarr3:`;
+  index.forEach((at, axis) => (aimed.position[axis] = at + 0.5));
+  const range = drawn && (dtype.startsWith("float") ? drawn : [Math.floor(drawn[0]), Math.ceil(drawn[1])]);
+  if (range && range[0] < range[1] && (dtype.startsWith("float") || range.every(Number.isSafeInteger))) layer.shaderControls = { normalized: { range } };
+  return `${NEUROGLANCER}#!${encodeURIComponent(JSON.stringify(aimed))}`;
 }
 
 /** Lines that write references to the chunks of an array where they lie, or a copy, and the one that loads it in Python. */
@@ -68,7 +100,12 @@ function versionPanel(app, array, version, names, shared, chosen) {
       if (mine !== turn) return;
       const [least, greatest] = extent(slice.values), low = shared.range?.[0], high = shared.range?.[1];
       const auto = autoRange(slice);
-      fill(view, draw(slice, { map: shared.map, low: low ?? auto[0], high: high ?? auto[1] }));
+      const drawn = [low ?? auto[0], high ?? auto[1]];
+      fill(view, draw(slice, { map: shared.map, low: drawn[0], high: drawn[1] }));
+      if (panel === panel.parentNode?.firstChild) {
+        shared.drawn = drawn;
+        shared.aim();
+      }
       facts.textContent = `${slice.shape.join(" × ")} shown, ${short(least)} to ${short(greatest)}`;
     } catch (error) {
       if (error.name !== "AbortError" && mine === turn) fill(view, placard(error, true));

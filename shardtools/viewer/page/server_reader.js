@@ -114,6 +114,12 @@ class ServerReader {
     return (await this.ask("history", { path }, signal)).json();
   }
 
+  /** Where other programs read an array: {url} of it as Zarr, and {state} for Neuroglancer or why there is none, {refused}. */
+  async elsewhere({ path, version }, signal) {
+    const found = await (await this.ask("elsewhere", { path, version }, signal)).json();
+    return { ...found, url: new URL(found.zarr, location.href).href };
+  }
+
   /** A slice of an array, whose sides are at most `max`: {shape, dtype, values}. */
   async slice({ path, version, index, max = 1024 }, signal) {
     const answer = await this.ask("slice", { path, version, index: index.join(","), max }, signal);
