@@ -34,7 +34,7 @@ from shardtools.storage.ranges import coalesce
 from shardtools.types import Ints
 from shardtools.urls import beside, is_local
 
-MAGIC = b"shardtools keys\x02"
+MAGIC = b"shardtools keys\x03"
 HEAD = 64
 
 Hashes = npt.NDArray[np.uint64]
@@ -83,6 +83,7 @@ def code_lengths(blocks: Ints) -> Ints:
     >>> code_lengths(np.array([0, 31, 32, 33, 34, 1 << 30])).tolist()
     [0, 31, 32, 33, 33, 255]
     """
+    blocks = blocks.astype(np.int64)  # they may come in a type without a sign
     exponent = np.maximum(np.frexp(blocks.astype(np.float64))[1] - 5, 0).astype(np.int64)
     mantissa = -(-blocks >> exponent)
     codes: Ints = np.where(blocks < 32, blocks, 16 * exponent + mantissa)

@@ -17,7 +17,7 @@ from shardtools.query.table_file import ShardState
 from shardtools.reading import Dataset
 from shardtools.shards.columns import Texts
 from tests.cli.command import call
-from tests.datasets import write_dataset, written_dataset
+from tests.datasets import write_dataset, write_shard, written_dataset
 from tests.recording_server import RecordingServer, recording_server
 
 KEYS = [[f"dir/{shard}{row:03d}" for row in range(20 + shard)] for shard in range(5)] + [["ä/1", "\udcff", "dir/0003"]]
@@ -170,6 +170,15 @@ class TestFile:
         ds = shardtools.open(spec)
         assert ds._choosing.keys() is not None and ds["1/0007"]["cls"] == b"7"
 
+    def test_samples_of_all_sizes(self, tmp_path: Path) -> None:
+        sizes = [1, 15_000, 16_000, 70_000, 5_000_000, 20_000_000]
+        write_shard(tmp_path / "a-0.tar", [(f"{number}.bin", bytes(size)) for number, size in enumerate(sizes)])
+        shardtools.index(str(tmp_path / "a-@1.tar"), table=True)
+        ds = shardtools.open(str(tmp_path / "a-@1.tar"))
+        assert ds._choosing.keys() is not None
+        assert ds.rows_of([*ds.keys, "6"]).tolist() == [0, 1, 2, 3, 4, 5, -1]
+        assert len(ds["4"]["bin"]) == 5_000_000
+
     @pytest.mark.parametrize("samples", [0, 1, 300_000])
     def test_any_size(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
         """Sorted in memory and in files, and read in ranges much smaller than the file."""
@@ -216,7 +225,7 @@ class TestFile:
 
     def test_what_is_no_file_of_keys(self, tmp_path: Path) -> None:
         head = head_of(3, [])
-        before = head.replace(b"keys\x02", b"keys\x01") + b"\0" * 72  # the format that it had once
+        before = head.replace(b"keys\x03", b"keys\x01") + b"\0" * 72  # the format that it had once
         for data in (b"", before, head, head + b"\0" * 47, b"x" + head[1:] + b"\0" * 48):
             (tmp_path / "x.keys").write_bytes(data)
             with pytest.raises(CorruptError, match="not a file of keys"):

@@ -3,7 +3,7 @@
 import { hex } from "./blake2b.js";
 import { beside, readRange } from "./fetching.js";
 
-const MAGIC = "shardtools keys\u0002";
+const MAGIC = "shardtools keys\u0003";
 const HEAD = 64;
 const MASK = (1n << 64n) - 1n;
 
