@@ -116,3 +116,13 @@ ensure_axe() {
     quietly "$VENV/bin/python" -m pip install -q --no-deps --target "$share" axe-playwright-python==0.1.8 ||
         echo "pip could not install axe; the tests of the page's accessibility will be SKIPPED" >&2
 }
+
+# Neuroglancer's own client, which reads an array that htview serves: the files of a package whose needs are left out.
+# Its test is skipped without it.
+ensure_neuroglancer() {
+    local share=$VENV/share/neuroglancer
+    [[ -d $share/neuroglancer/static/client ]] && return
+    echo "installing Neuroglancer into $share"
+    quietly "$VENV/bin/python" -m pip install -q --no-deps --target "$share" neuroglancer==2.41.2 ||
+        echo "pip could not install Neuroglancer; the test with it will be SKIPPED" >&2
+}

@@ -126,12 +126,12 @@ def missing_programs() -> Sequence[str]:
 
 
 @contextmanager
-def running_browser() -> Iterator[Browser]:
-    """Start Chromium with a new, empty profile, and end it."""
+def running_browser(*more: str) -> Iterator[Browser]:
+    """Start Chromium with a new, empty profile and ``more`` flags, and end it."""
     options = webdriver.ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
     with tempfile.TemporaryDirectory(prefix="shardtools-chromium-", ignore_cleanup_errors=True) as profile:
-        for flag in (*FLAGS, f"user-data-dir={profile}"):
+        for flag in (*FLAGS, *more, f"user-data-dir={profile}"):
             options.add_argument(f"--{flag}")
         driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
         try:

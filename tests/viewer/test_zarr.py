@@ -13,7 +13,6 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import requests
-import tensorstore
 import xarray
 import zarr
 from zarr.codecs import BytesCodec, GzipCodec, TransposeCodec
@@ -87,6 +86,7 @@ class TestReaders:
                 assert np.array_equal(found["line"][...], served.hub.load(f"line:{version}")[...])
 
     def test_tensorstore_reads_chunks_shards_and_holes(self, served: Served) -> None:
+        tensorstore = pytest.importorskip("tensorstore")
         for name in ("deep/x", "shards", "holes"):
             store = {"driver": "zarr3", "kvstore": served.url("v1", name)}
             found = tensorstore.open(store).result().read().result()
