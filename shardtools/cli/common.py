@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 import click
 
+from shardtools.cli.companions import check_options
 from shardtools.engine import counting_incidents
 from shardtools.engine.notes import notes
 from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, printable
@@ -64,6 +65,7 @@ def run_command(program: str, line: Line, work: Callable[[], int], *, resumes: b
             stream.reconfigure(errors="backslashreplace")
     try:
         with results_apart(), counting_incidents():
+            check_options(program)
             status = work()
     except KeyboardInterrupt:
         tell(interrupted, err=True)

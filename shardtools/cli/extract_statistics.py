@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from shardtools.cli.common import tell
 from shardtools.cli.extracting import ExtractLine, count_up, end, write_lines
 from shardtools.cli.options import CommandLine
+from shardtools.errors import JobError
 
 if TYPE_CHECKING:
+    from shardtools.jobs.extraction.formats import FormatName, RowFormat
     from shardtools.jobs.extraction.statistics import ValueCounts
     from shardtools.jobs.options import RunOptions
 
@@ -23,16 +25,29 @@ def show_statistics(line: CommandLine, own: ExtractLine, options: RunOptions) ->
     from shardtools.programs.statistics import find_statistics
     from shardtools.shards.names import case_warnings
 
+    row_format = _row_format(own, "tsv", "jsonl")
     named = named_by(line.sources, options)
     with count_up(line, named, shows=False) as progress:
         found = find_statistics(named, own.decode, options, progress)
-    if own.row_format().name == "jsonl":
+    if row_format.name == "jsonl":
         write_lines(own.destination, options, [json.dumps(found.as_json(), ensure_ascii=False)])
     else:
         write_lines(own.destination, options, statistics_table(found))
     for warning in case_warnings(found.fields):
         tell(f"htextract: {warning}", err=True)
     return end(line, {"shards": len(found.samples), "samples": sum(found.samples)}, found.skipped)
+
+
+def _row_format(own: ExtractLine, *allowed: FormatName) -> RowFormat:
+    """Return how results are written.
+
+    Raises:
+        JobError: it is no format of such results.
+    """
+    chosen = own.row_format()
+    if chosen.name not in allowed:
+        raise JobError(f"this is not written as {chosen.name}", fix=f"give --format {' or '.join(allowed)}")
+    return chosen
 
 
 def show_counts(line: CommandLine, own: ExtractLine, options: RunOptions) -> int:
@@ -42,7 +57,7 @@ def show_counts(line: CommandLine, own: ExtractLine, options: RunOptions) -> int
     from shardtools.programs.running import named_by
     from shardtools.programs.statistics import count_values
 
-    row_format = own.row_format()
+    row_format = _row_format(own, "tsv", "csv", "jsonl")
     named = named_by(line.sources, options)
     with count_up(line, named, shows=False) as progress:
         found = count_values(named, own.count or "", own.choice(), options, progress)
@@ -73,7 +88,7 @@ def show_histogram(line: CommandLine, own: ExtractLine, options: RunOptions) -> 
     from shardtools.programs.running import named_by
     from shardtools.programs.statistics import count_values
 
-    row_format = own.row_format()
+    row_format = _row_format(own, "tsv", "jsonl")
     named = named_by(line.sources, options)
     with count_up(line, named, shows=False) as progress:
         found = count_values(named, own.histogram or "", own.choice(), options, progress, numbers=True)

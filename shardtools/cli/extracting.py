@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shardtools.cli.choice_line import ChoiceLine
@@ -42,12 +42,6 @@ class ExtractLine(ChoiceLine):
     at: int | None
     to: str | None
     trust_index: bool
-
-    @property
-    def given(self) -> Sequence[str]:
-        """The names of the options that were given, in their order; one sample is called ``key``."""
-        names = [member.name for member in fields(self) if getattr(self, member.name)]
-        return ["key" if name == "sample" and self.key is not None else name for name in names]
 
     @property
     def key(self) -> str | None:

@@ -11,7 +11,7 @@ import click
 from shardtools import __version__
 from shardtools.cli.array_line import ArrayLine, array_options, count
 from shardtools.cli.common import FAILED, run_command, tell
-from shardtools.errors import JobError, redact
+from shardtools.errors import redact
 from shardtools.units import format_size
 
 if TYPE_CHECKING:
@@ -303,8 +303,6 @@ def import_(
     """Copy SRC into PLACE as NAME: a Zarr directory, a .npy or .npz file, or a field of shards."""
 
     def work() -> None:
-        if field is None and resize is not None:
-            raise JobError("--resize is for images of shards", fix="give --field, too")
         with line.progress() as advance:
             if field is None:
                 done = line.hub().import_from(source, name, author=author, advance=advance)

@@ -10,6 +10,7 @@ import click
 
 from shardtools.cli.choice_line import CHOICE_OPTIONS, CLASS_OPTION, SAMPLE_OPTION
 from shardtools.cli.common import run_command, silence_stdout, tell
+from shardtools.cli.companions import refuse_beside
 from shardtools.cli.extracting import ExtractLine, count_up, end
 from shardtools.cli.options import CommandLine, Function, add_options, arg_option, reading_options
 from shardtools.engine import current_incidents
@@ -151,30 +152,32 @@ def _extract(line: CommandLine, own: ExtractLine) -> int:
 def _what(mode: str) -> Callable[[CommandLine, ExtractLine, RunOptions], int]:
     if mode == "rows":
         return _rows
-    if mode == "sample":
+    if mode == "--sample KEY or --at":
         from shardtools.cli.extract_sample import show_sample
 
         return show_sample
     from shardtools.cli import extract_statistics
 
     return {
-        "stats": extract_statistics.show_statistics,
-        "count": extract_statistics.show_counts,
-        "histogram": extract_statistics.show_histogram,
+        "--stats": extract_statistics.show_statistics,
+        "--count": extract_statistics.show_counts,
+        "--histogram": extract_statistics.show_histogram,
     }[mode]
 
 
 _PICKS = ("where", "limit", "sample", "seed")
-_OF_ROWS = ("fields", "drop", "rename", "keys", "script", "raw", "base64", "header", *_PICKS)
+_OF_ROWS = ("fields", "drop", "rename", "keys", "script", "assignments", "missing", "raw", "base64", "header", *_PICKS)
+_OF_JOBS = ("cluster", "wait", "jobs", "on_error", "report", "format", "output")
 _TAKES = {
-    "rows": (*_OF_ROWS, "output", "format"),
-    "stats": ("decode", "output", "format"),
-    "count": (*_PICKS, "output", "format"),
-    "histogram": (*_PICKS, "output", "format"),
-    "sample": ("fields", "to", "output"),
+    "rows": (*_OF_JOBS, *_OF_ROWS),
+    "--stats": (*_OF_JOBS, "decode"),
+    "--count": (*_OF_JOBS, *_PICKS),
+    "--histogram": (*_OF_JOBS, *_PICKS, "bins"),
+    "--sample KEY or --at": ("sample", "fields", "to", "output", "trust_index"),
 }
-_FREE = {*_OF_ROWS, "output", "format", "decode", "to"}
-"""The options that go with some of what may be asked for."""
+"""The options that go with what may be asked for, of those that do not go with all of it."""
+
+_QUERY = 'ask htquery, as in: htquery SRC "select count(*), sum(size.jpg) from samples where cls = 7"'
 
 
 def _mode(own: ExtractLine) -> str:
@@ -185,14 +188,12 @@ def _mode(own: ExtractLine) -> str:
     """
     asked = [name for name in ("stats", "count", "histogram") if getattr(own, name)]
     asked += ["sample"] * (own.key is not None or own.at is not None)
-    if len(asked) > 1 or (own.key is not None and own.at is not None):
+    if len(asked) > 1 or (own.sample is not None and own.at is not None):
         what = "--sample and --at" if len(asked) == 1 else " and ".join(f"--{name}" for name in asked)
         raise JobError(f"{what} cannot be used together", fix="ask for one thing at a time")
-    mode = asked[0] if asked else "rows"
-    if stray := next((name for name in own.given if name in _FREE - {*_TAKES[mode]}), None):
-        option = {"fields": "-f", "script": "-p", "output": "-o"}.get(stray, f"--{stray}")
-        what = "--sample or --at" if mode == "sample" else f"--{mode}"
-        raise JobError(f"{option} does not go with {'rows' if mode == 'rows' else what}", fix="leave it out")
+    mode = "rows" if not asked else "--sample KEY or --at" if asked == ["sample"] else f"--{asked[0]}"
+    stray = {name for names in _TAKES.values() for name in names} - {*_TAKES[mode]}
+    refuse_beside(mode, stray, dict.fromkeys(_PICKS, _QUERY) if mode == "--stats" else {})
     return mode
 
 

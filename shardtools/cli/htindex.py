@@ -91,8 +91,6 @@ def main(
     fields: tuple[str, ...],
 ) -> None:
     """Write an index beside each shard of SRC, which says where its samples are, and a manifest."""
-    if fields and not line.table:
-        raise click.UsageError(f"-f is for the columns of --table; {_WHOLE}")
     wanted = (split_names(fields) or True) if line.table else False
     run_command("htindex", line, lambda: _index(line, check, export, output, wanted), resumes=False)
 

@@ -9,6 +9,7 @@ import click
 
 from shardtools.cli.choice_line import ChoiceLine, choice_options
 from shardtools.cli.common import SKIPPED, run_command, tell
+from shardtools.cli.companions import refuse_beside
 from shardtools.cli.options import CommandLine, arg_option, common_options
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
@@ -65,6 +66,7 @@ def _map(line: CommandLine, chosen: ChoiceLine, script: str, assignments: tuple[
 
     options = line.run_options()
     if chosen.limit is not None and line.destination == "-":
+        refuse_beside("a trial run", ("cluster", "wait", "jobs", "overwrite", "resume", "table", "dry_run", "report"))
         return _try(line, options, chosen, read_script(script, assignments))
     plan = plan_map(line.sources, line.destination, read_script(script, assignments), options, chosen.choice())
     if line.dry_run:

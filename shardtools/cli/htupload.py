@@ -11,7 +11,7 @@ import click
 
 from shardtools.cli.choice_line import LIMIT_OPTION, SAMPLE_OPTION, WHERE_OPTION, split_pairs
 from shardtools.cli.common import SKIPPED, run_command, tell
-from shardtools.cli.options import CommandLine, Function, add_options, common_options, refuse_options, split_names
+from shardtools.cli.options import CommandLine, Function, add_options, making_options, refuse_options, split_names
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import JobError, redact
@@ -124,6 +124,8 @@ _OPTIONS = [
 
 _NO_FIELDS = "choose files with --include and --exclude, and fields of tables and arrays with --value, --file and --as"
 
+_NO_SIDECARS = "it is about sidecars that are read, and htupload reads none"
+
 
 @dataclass(frozen=True)
 class UploadLine:
@@ -195,7 +197,8 @@ class UploadLine:
 
 def _upload_options(command: Function) -> Function:
     command = add_options(command, "own", UploadLine, _OPTIONS, (WHERE_OPTION, SAMPLE_OPTION, LIMIT_OPTION))
-    return common_options(refuse_options(_NO_FIELDS, "--fields", "--drop")(command))
+    command = refuse_options(_NO_SIDECARS, "--index", "--verify")(command)
+    return making_options(refuse_options(_NO_FIELDS, "--fields", "--drop")(command))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)

@@ -11,7 +11,6 @@ import click
 from shardtools.cli.common import run_command, tell
 from shardtools.cli.options import add_options
 from shardtools.cli.storage_line import STORAGE_OPTIONS, VERBOSE_OPTION, VERSION_OPTION, StorageLine
-from shardtools.errors import JobError
 
 if TYPE_CHECKING:
     pass
@@ -76,8 +75,6 @@ def main(line: ViewLine) -> None:
 def _serve(line: ViewLine) -> int:
     from shardtools.programs.view import open_browser, serve
 
-    if line.to is not None or line.overwrite:
-        raise JobError("--to and --overwrite are for --publish", fix="give --publish, too")
     with serve(line.sources, line.run_options().storage, line.port) as server:
         tell(server.url)
         if line.opens:

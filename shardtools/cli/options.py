@@ -119,8 +119,6 @@ _STORAGE_OPTIONS = [
         help="A local folder that keeps what is read from servers, for the next time. It grows up to SIZE, such as "
         "500MB or 20GB.  [default SIZE: 10GB]",
     ),
-    INDEX_OPTION,
-    click.option("--verify", is_flag=True, help="Require that every shard has a sidecar and matches its checksum."),
     click.option(
         "--max",
         "maxima",
@@ -129,6 +127,10 @@ _STORAGE_OPTIONS = [
         help="Raise a size limit for data from outside, as in sample=16GB. KIND is sample, value (a decoded one), "
         "header (of a member), sidecar, manifest, index (of another program) or listing (of a folder).",
     ),
+]
+_SIDECAR_OPTIONS = [
+    INDEX_OPTION,
+    click.option("--verify", is_flag=True, help="Require that every shard has a sidecar and matches its checksum."),
 ]
 _DRY_OPTIONS = [
     click.option(
@@ -158,12 +160,12 @@ class CommandLine:
     retries: int
     timeout: float
     cache: str | None
-    index: str | None
-    verify: bool
     maxima: tuple[str, ...]
     report: str | None
     quiet: bool
     verbose: bool
+    index: str | None = None
+    verify: bool = False
     destination: str = ""
     resume: bool = False
     dry_run: bool = False
@@ -182,8 +184,6 @@ class CommandLine:
         from shardtools.programs.running import naming, run_options
         from shardtools.storage import using
 
-        if self.table_fields and not self.table:
-            raise click.UsageError("--table-field needs --table")
         options = run_options(
             cluster=self.cluster,
             jobs=self.jobs,
@@ -242,20 +242,26 @@ def arg_option(what: str) -> Callable[[Function], Function]:
 
 
 def common_options(command: Function) -> Function:
-    """Add the arguments and options that every command has that writes shards; it gets them as ``line``."""
+    """Add the arguments and options that every command has that reads and writes shards; it gets them as ``line``."""
+    groups = (_ARGUMENTS, _RUN_OPTIONS, _RESUME_OPTIONS, _TABLE_OPTIONS, _STORAGE_OPTIONS, _SIDECAR_OPTIONS)
+    return add_options(command, "line", CommandLine, *groups, _DRY_OPTIONS, _TELL_OPTIONS)
+
+
+def making_options(command: Function) -> Function:
+    """Add the arguments and options of a command that makes shards of something else; it gets them as ``line``."""
     groups = (_ARGUMENTS, _RUN_OPTIONS, _RESUME_OPTIONS, _TABLE_OPTIONS, _STORAGE_OPTIONS, _DRY_OPTIONS, _TELL_OPTIONS)
     return add_options(command, "line", CommandLine, *groups)
 
 
 def copying_options(command: Function) -> Function:
     """Add the arguments and options of a command that writes the shards that it reads; it gets them as ``line``."""
-    groups = (_ARGUMENTS, _RUN_OPTIONS, _RESUME_OPTIONS, _STORAGE_OPTIONS, _DRY_OPTIONS, _TELL_OPTIONS)
-    return add_options(command, "line", CommandLine, *groups)
+    groups = (_ARGUMENTS, _RUN_OPTIONS, _RESUME_OPTIONS, _STORAGE_OPTIONS, _SIDECAR_OPTIONS)
+    return add_options(command, "line", CommandLine, *groups, _DRY_OPTIONS, _TELL_OPTIONS)
 
 
 def reading_options(command: Function) -> Function:
     """Add the arguments and options that every command has that only reads shards; it gets them as ``line``."""
-    groups = (_ARGUMENTS[:1], _RUN_OPTIONS, _STORAGE_OPTIONS, _TELL_OPTIONS)
+    groups = (_ARGUMENTS[:1], _RUN_OPTIONS, _STORAGE_OPTIONS, _SIDECAR_OPTIONS, _TELL_OPTIONS)
     return add_options(command, "line", CommandLine, *groups)
 
 

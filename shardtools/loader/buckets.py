@@ -33,6 +33,9 @@ BLOCK = 1 << 16
 MOST = 1000
 """Buckets, at most."""
 
+BUCKETS = 8
+"""Buckets, unless there is another number."""
+
 
 @dataclass(frozen=True)
 class Buckets:
@@ -91,6 +94,8 @@ def check_buckets(by: str | None, buckets: int | Sequence[float]) -> None:
     if not is_right:
         what = f"buckets={buckets!r} is neither a number from 1 to {MOST:,} nor a list of rising edges"
         raise JobError(what, fix="give such as buckets=8, or buckets=[0.5, 1, 2]")
+    if by is None and not (isinstance(buckets, int) and buckets == BUCKETS):
+        raise JobError(f"buckets={buckets!r} needs bucket_by", fix="give bucket_by, or leave out buckets")
     if by is not None and not by.strip():
         raise JobError("bucket_by is empty", fix='give an expression, such as bucket_by="json.width / json.height"')
 

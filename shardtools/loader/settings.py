@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from shardtools.errors import JobError, ShardtoolsError
 from shardtools.loader.assemble import Collate
+from shardtools.loader.buckets import BUCKETS as BUCKETS
 from shardtools.loader.buckets import check_buckets
 from shardtools.loader.order import Shuffle
 from shardtools.loader.shard import SPECIAL
@@ -17,9 +18,6 @@ from shardtools.shards.names import is_special
 OnError = Literal["fail", "skip"] | Callable[[ShardtoolsError], object]
 
 Auto = Literal["auto"]
-
-BUCKETS = 8
-"""Buckets of ``bucket_by``."""
 
 MEMORY = 256_000_000
 """Bytes of samples that a process reads ahead, at most."""

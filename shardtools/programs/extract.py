@@ -241,6 +241,8 @@ def row_format(output: str, chosen: FormatName | None, *, header: bool, raw: boo
     if kind is None:
         what = f"the name {name} says no format"
         raise JobError(what, fix=f"give --format, or one of {', '.join(filter(None, _ENDINGS))}")
+    if header and kind not in ("tsv", "csv"):
+        raise JobError(f"--header does not go with {kind}", fix="leave it out; it is for tsv")
     if raw and kind in ("csv", "jsonl"):
         raise JobError(f"--raw does not go with {kind}", fix="use --base64, or parquet")
     binary: Binary = "raw" if raw else "base64" if base64 else "describe"

@@ -81,6 +81,9 @@ def upload(
     from shardtools.jobs.upload import UploadOptions, plan_upload
     from shardtools.sources.opening import SourceRules
 
+    for name in ("index", "verify"):
+        if keywords.get(name):
+            raise JobError(f"{name} is about sidecars that are read, and upload reads none", fix="leave it out")
     picks: ChoiceKeywords = {"where": where, "limit": limit, "sample": sample, "class_from": class_from}
     with called(upload, sources, destination, seed=seed, **picks, **keywords) as call:
         at_least("shard_count", shard_count, 1)

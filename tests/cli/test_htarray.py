@@ -134,7 +134,7 @@ def test_a_field_of_samples(place: Path) -> None:
     line = ("import", "--field", "png", "in-@2.tar", "hub")
     assert "--resize 4: not of the form HxW" in failing(place, *line, "i", "--resize", "4", status=2)
     assert "the array needs a name" in failing(place, *line, status=2)
-    assert "--resize is for images" in failing(place, "import", "--resize", "4x4", "x", "hub", "i", status=2)
+    assert "--resize needs --field" in failing(place, "import", "--resize", "4x4", "x", "hub", "i", status=2)
 
 
 def test_push_and_pull(place: Path) -> None:

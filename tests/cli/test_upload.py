@@ -131,7 +131,7 @@ def test_manifest_and_spec_agree_for_auto(folder: Path) -> None:
         (["in", "a-@100.tar"], "30 samples do not fill 100 shards; make fewer shards"),
         (["in", "a-@4.zip"], "not the name of a shard; end it with one of .tar"),
         (["in", "in/a-@4.tar"], "the output would lie in the folder that is uploaded"),
-        (["in", "a.tar", "--seed", "-1"], "-1 cannot be a seed"),
+        (["in", "a.tar", "--shuffle", "--seed", "-1"], "-1 cannot be a seed"),
         (["in", "a.tar", "--split", "train=1"], "{split} and --split go together"),
         (["in", "{split}.tar"], "{split} and --split go together"),
         (["in", "{split}.tar", "--split", "train=0.9,val=0.2"], "the shares of the splits add up to 1.1, not 1"),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
 
 import shardtools
+from shardtools.__main__ import PROGRAMS
+from shardtools.cli.companions import ALL, NEEDS
 from shardtools.errors import JobError
+from shardtools.loader.batches import ShardBatches
 from tests.cli.command import Argument, Outcome, call
 from tests.datasets import written_dataset
 
@@ -20,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("words")
     samples = [{"key": str(i), "cls": i % 2, "txt": f"text {i}", "json": {"n": i}} for i in range(6)]
     written_dataset(folder, SPEC, [samples[:3], samples[3:]])
+    (folder / "same.py").write_text("def process_sample(record):\n    return record\n")
     return folder
 
 
@@ -47,3 +54,76 @@ class TestNamesOfFields:
             shardtools.shuffle(folder / SPEC, tmp_path / "a-@1.tar", drop=5)  # type: ignore[arg-type]
         result = shardtools.shuffle(folder / SPEC, tmp_path / "a-@1.tar", fields=["cls", "txt"], table="cls")
         assert result.tables[0].columns == ("cls",)
+
+
+def commands() -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield each command and its options that need others."""
+    for program in PROGRAMS:
+        main = import_module(f"shardtools.cli.{program}").main
+        for command in [f"{program} {name}" for name in main.commands] if isinstance(main, click.Group) else [program]:
+            there = {option.name for option in _command(command).params}
+            rules = {**{name: others for name, others in ALL.items() if name in there}, **NEEDS.get(command, {})}
+            yield from ((command, name, others) for name, others in rules.items())
+
+
+def _command(name: str) -> click.Command:
+    program, _, inner = name.partition(" ")
+    main = import_module(f"shardtools.cli.{program}").main
+    found = main.commands[inner] if inner else main
+    assert isinstance(found, click.Command)
+    return found
+
+
+def typed(command: click.Command, name: str) -> list[str]:
+    """Return an option with a value, as it may be typed."""
+    [option] = [option for option in command.params if option.name == name]
+    if isinstance(option, click.Argument):
+        return ["x"]
+    if isinstance(option, click.Option) and option.is_flag:
+        return [option.opts[0]]
+    value = option.type.choices[-1] if isinstance(option.type, click.Choice) else "1"
+    return [option.opts[0], str(value)]
+
+
+class TestOptionsWithoutEffect:
+    @pytest.mark.parametrize(("name", "option", "others"), [*commands()])
+    def test_without_the_options_that_they_need(
+        self, folder: Path, name: str, option: str, others: tuple[str, ...]
+    ) -> None:
+        command, (program, *inner) = _command(name), name.split(" ")
+        line = [*inner, *typed(command, option)]
+        for needed in command.params:
+            if needed.required:
+                line += ["-p", "x"] if needed.name == "script" else ["x"]
+        said = do(folder, program, *line).error(2)
+        written = typed(command, option)[0]
+        assert said.startswith(f"{written} needs {typed(command, others[0])[0] if others != ('name',) else 'NAME'}")
+        assert said.endswith(f"or leave out {written}")
+
+    @pytest.mark.parametrize(
+        ("program", "line", "message"),
+        [
+            ("htextract", "--keys --raw IN", "--raw does not go with --keys; leave it out"),
+            ("htextract", "--at 1 --report x IN", "--report does not go with --sample KEY or --at; leave it out"),
+            ("htextract", "--at 1 --sample 0.5 IN", "--sample and --at cannot be used together; ask for one thing"),
+            ("htextract", "--sample 0.5 --to x IN", "--to does not go with rows; leave it out"),
+            ("htextract", "--stats --limit 3 IN", "--limit does not go with --stats; ask htquery, as in: htquery SRC"),
+            ("htextract", "--stats -o x.parquet IN", "this is not written as parquet; give --format tsv or jsonl"),
+            ("htextract", "-f cls --header -o x.jsonl IN", "--header does not go with jsonl; leave it out"),
+            ("htview", "--publish --port 80 IN", "--port does not go with --publish; leave it out"),
+            ("htmapper", "-p same.py --limit 1 --resume IN -", "--resume does not go with a trial run; leave it out"),
+        ],
+    )
+    def test_beside_others(self, folder: Path, program: str, line: str, message: str) -> None:
+        assert do(folder, program, *line.replace("IN", SPEC).split(" ")).error(2).startswith(message)
+
+    def test_sidecars_of_what_has_none(self, folder: Path, tmp_path: Path) -> None:
+        for option in ("--index=x", "--verify=x"):
+            outcome = do(folder, "htupload", option, SPEC, tmp_path / "a-@1.tar")
+            assert outcome.status == 2 and "it is about sidecars that are read" in outcome.err
+        with pytest.raises(JobError, match="verify is about sidecars"):
+            shardtools.upload(folder, tmp_path / "a-@1.tar", verify=True)
+
+    def test_buckets(self, folder: Path) -> None:
+        with pytest.raises(JobError, match=r"buckets=\[1, 2\] needs bucket_by; give bucket_by"):
+            ShardBatches(str(folder / SPEC), fields="cls", buckets=[1, 2])

@@ -122,7 +122,7 @@ def test_states_of_other_buckets(dataset: Dataset) -> None:
     for options, what in (
         ({"bucket_by": "json.width / 20"}, r"another bucket_by: json\.width / json\.height, not json\.width / 20"),
         ({"buckets": [1, 3]}, r"another edges of buckets: \[1\.0, 2\.0\], not \[1\.0, 3\.0\]"),
-        ({"bucket_by": None}, r"another bucket_by: json\.width / json\.height, not None"),
+        ({"bucket_by": None, "buckets": 8}, r"another bucket_by: json\.width / json\.height, not None"),
         ({"batch_size": 8}, "global batches of 4, not 8"),
     ):
         with pytest.raises(JobError, match=what):
