@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shardtools.errors import OutputExistsError
 from shardtools.jobs import lock as locks
+from shardtools.jobs.exchange.exchange import run_exchange
+from shardtools.jobs.exchange.keying import Keying
+from shardtools.jobs.exchange.plan import Exchange, plan_exchange
+from shardtools.jobs.options import RunOptions
+from shardtools.shards.sidecar import read_sidecar, write_sidecar
 from shardtools.storage import get_storage
 from tests.cli.command import Argument, Outcome, call, finish, run, start
 from tests.contract.faults import Fault, FaultyProxy
@@ -86,6 +93,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 SPEC = f"in-@{SHARDS}.tar"
+
+GONE = 1 << 30
+"""A process number that Linux never gives."""
 
 
 def shuffle(folder: Path, *arguments: Argument) -> Outcome:
@@ -247,6 +257,38 @@ class TestShuffle:
         assert "would write 5 shards to 3 shards" in outcome.out and "temporary data: about " in outcome.out
         assert str(folder) in outcome.out and "requests: about " in outcome.out and snapshot(folder) == before
 
+    @pytest.mark.parametrize("program", ["htshuffle", "htsort"])
+    def test_a_flipped_bit_anywhere_in_a_run(
+        self, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is an error, or the outputs are the right ones, if it is in what was read before."""
+        from shardtools.jobs.exchange import exchange
+
+        rows: list[Sample] = [{"key": f"{i:03d}", "cls": i % 3, "txt": "x"} for i in range(40)]
+        written_dataset(tmp_path, "x-@2.tar", [rows[:20], rows[20:]])
+        real, place = exchange.write_plan, 0.0
+
+        def damaging(url: str, plan: object) -> None:
+            real(url, plan)  # type: ignore[arg-type]
+            path = next(Path(url).parent.glob("group-000001-0000"))
+            data = bytearray(path.read_bytes())
+            data[int(place * len(data))] ^= 1
+            path.write_bytes(data)
+
+        how = ("--seed", "1") if program == "htshuffle" else ("--by", "cls:int")
+        done(call(*how, "-j", "2", "x-@2.tar", "right-@3.tar", cwd=tmp_path, program=program))
+        expected = [path.read_bytes() for path in sorted(tmp_path.glob("right-?.tar"))]
+        monkeypatch.setattr(exchange, "write_plan", damaging)
+        noticed = 0
+        for place in (0.1, *(0.9 + i / 300 for i in range(30))):  # most of it are the spans
+            outcome = call(*how, "-j", "2", "--overwrite", "x-@2.tar", "out-@3.tar", cwd=tmp_path, program=program)
+            if outcome.status == 0:
+                assert [path.read_bytes() for path in sorted(tmp_path.glob("out-?.tar"))] == expected, place
+            else:
+                assert "group-000001-0000: " in outcome.err and "damaged" in outcome.err
+                noticed += 1
+        assert noticed > 15
+
     def test_damage_in_the_spill_is_noticed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from shardtools.jobs.exchange import exchange
 
@@ -325,6 +367,62 @@ class TestStopped:
             outcome.status == 1
             and "another script or function, or another version of the source, made this shard" in outcome.err
         )
+
+    def stop_after_the_first_pass(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Path:
+        """Let a shuffle fail where it would plan its second pass; return its spill."""
+        with monkeypatch.context() as patch:
+            patch.setattr("shardtools.jobs.exchange.exchange.write_plan", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                shuffle(folder, *arguments, SPEC, "out/o-@2.tar")
+        [spill] = (folder / "out").glob(".shardtools-spill-*")
+        return spill
+
+    @pytest.mark.parametrize("left", ["of another seed", "in other groups", "cut off", "without a run"])
+    def test_runs_that_do_not_fit_are_made_again(
+        self, left: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done(shuffle(folder, "--seed", "1", SPEC, "right/o-@2.tar"))
+        seed, how = ("7" if left == "of another seed" else "1"), ("--memory", "1MB", "-j", "4")
+        spill = self.stop_after_the_first_pass(folder, monkeypatch, "--seed", seed, *how)
+        if left == "in other groups":
+            (spill / "job.json").unlink()
+        elif left == "cut off":
+            os.truncate(spill / "group-000001-0000", 5000)
+        elif left == "without a run":
+            (spill / "group-000001-0000").unlink()
+        done(shuffle(folder, "--seed", "1", "-j", "1", "--resume", SPEC, "out/o-@2.tar"))
+        assert snapshot(folder / "out") == snapshot(folder / "right")
+
+    @pytest.mark.parametrize(
+        ("what", "says"),
+        [
+            ("counts", "the outputs do not have as many samples as the inputs"),
+            ("content", "the samples that came out are not those that went in"),
+        ],
+    )
+    def test_an_output_that_is_not_what_it_was_made_of(self, what: str, says: str, folder: Path) -> None:
+        """What is kept of an earlier run is compared with the inputs, too."""
+        done(shuffle(folder, "--seed", "1", SPEC, "o-@2.tar"))
+        (folder / "o-@2.tar.json").unlink()
+        (folder / "o-1.tar.index.npz").unlink()
+        sidecar = read_sidecar(str(folder / "o-0.tar"), None)
+        assert sidecar is not None
+        job = dict(sidecar.job)
+        job |= {"counts": {**job["counts"], "read": 1}} if what == "counts" else {"content": "0" * 16}
+        write_sidecar(str(folder / "o-0.tar"), replace(sidecar, job=job))
+        outcome = shuffle(folder, "--seed", "1", "--resume", SPEC, "o-@2.tar")
+        assert outcome.status == 1 and says in outcome.err and not (folder / "o-@2.tar.json").exists()
+
+    def test_another_job_that_has_ended_meanwhile(self, folder: Path) -> None:
+        """Its outputs are not replaced by one that was planned when there were none."""
+        plan = plan_exchange(
+            f"{folder}/{SPEC}", f"{folder}/o-@2.tar", Exchange("htshuffle", Keying("random", 1)), RunOptions()
+        )
+        done(shuffle(folder, "--seed", "2", SPEC, "o-@2.tar"))
+        before = snapshot(folder)
+        with pytest.raises(OutputExistsError):
+            run_exchange(plan, RunOptions())
+        assert snapshot(folder) == before
 
     def test_what_was_skipped_is_not_complete(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who resumes it is told what is missing, and without ``--on-error skip`` it fails."""
@@ -521,9 +619,9 @@ class TestTwoAtOnce:
         assert not list(nginx.root.rglob("*lock*"))
 
     def leave_a_lock(self, folder: Path) -> Path:
-        """Leave what a killed job on another machine would."""
+        """Leave what a killed job on another machine would. No process here has its number."""
         lock = folder / "out-@4.tar.lock"
-        told = {"host": "elsewhere", "machine": "m", "pid": 1, "run": "r", "since": "2026-11-24T00:00:00", "beats": 3}
+        told = {"host": "elsewhere", "machine": "m", "pid": GONE, "run": "r", "since": "2026-11-24", "beats": 3}
         lock.write_text(json.dumps(told))
         return lock
 
@@ -556,7 +654,8 @@ class TestTwoAtOnce:
         other = threading.Thread(target=beat)
         other.start()
         try:
-            assert "process 1 on elsewhere" in shuffle(folder, "--seed", "1", "--resume", SPEC, "out-@4.tar").error()
+            outcome = shuffle(folder, "--seed", "1", "--resume", SPEC, "out-@4.tar")
+            assert f"process {GONE} on elsewhere" in outcome.error()
         finally:
             ended.set()
             other.join()

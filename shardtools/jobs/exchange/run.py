@@ -4,8 +4,8 @@
     a group: rows | members | orders | keys
 
 What is known of `GROUP` samples is together, so that one request reads what an output needs to know of its samples, and
-another one their spans. The directory says how much each group has, and is read once. All orders together, and some of
-them, at equal distances, are for those who plan.
+another one their spans. The directory, which is read once, says how much each group has, and has its CRC-32. All
+orders together, and some of them, at equal distances, are for those who plan.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -40,7 +41,7 @@ GROUP = 256
 """Samples in a group, except in the last one."""
 
 _END = np.dtype("<u8")
-_ENTRY = 4
+_ENTRY = 5
 _KEPT_BYTES = 1 << 26
 
 SAMPLED = 1024
@@ -139,7 +140,8 @@ class Run:
         if start == stop:
             first, last, start, stop = 0, 0, 0, 0
         rows = np.minimum(np.arange(first, last + 1) * GROUP, self.count)
-        places = ends[first : last + 1] @ np.array([1, 1, MEMBER.itemsize, 0]) + rows * ROW.itemsize + self._groups_at
+        sizes = np.array([1, 1, MEMBER.itemsize, 0, 0])
+        places = ends[first : last + 1] @ sizes + rows * ROW.itemsize + self._groups_at
         [body] = get_storage(self.url).read_ranges(self.url, [ByteRange(int(places[0]), int(places[-1]))])
         found = self._parse(body, np.diff(rows), ends[first : last + 1])
         low, high = start - first * GROUP, stop - first * GROUP
@@ -147,12 +149,13 @@ class Run:
         return RunTable(table, orders, found.places[low:high], found.sums[low:high])
 
     def _read_directory(self) -> Ints:
-        """Return where the orders, keys, members and spans of each group end, after a first row of zeros."""
+        """Return where the orders, keys, members and spans of each group end, and its CRC-32, after a row of zeros."""
         [body] = get_storage(self.url).read_ranges(self.url, [ByteRange(self._directory_at, self._sampled_at)])
         ends = np.zeros((len(body) // (_ENTRY * _END.itemsize) + 1, _ENTRY), np.int64)
         ends[1:] = np.frombuffer(body, _END).reshape(-1, _ENTRY)
         whole = [self.order_bytes, self.key_bytes, self.members, self.data_bytes]
-        if zlib.crc32(body) != self.checksum or (np.diff(ends, axis=0) < 0).any() or ends[-1].tolist() != whole:
+        rises = (np.diff(ends[:, :-1], axis=0) >= 0).all()
+        if zlib.crc32(body) != self.checksum or not rises or ends[-1, :-1].tolist() != whole:
             raise self._damaged()
         return ends
 
@@ -160,9 +163,10 @@ class Run:
         """Return the samples of consecutive groups with so many samples each; ``ends`` is their directory."""
         rows, members, orders, keys = [], [], [], []
         at = 0
-        for count, (order_bytes, key_bytes, member_count, _) in zip(
-            counts.tolist(), np.diff(ends, axis=0).tolist(), strict=True
+        for count, (order_bytes, key_bytes, member_count, _), checksum in zip(
+            counts.tolist(), np.diff(ends[:, :-1], axis=0).tolist(), ends[1:, -1].tolist(), strict=True
         ):
+            begin = at
             rows.append(np.frombuffer(body, ROW, count, at))
             at += rows[-1].nbytes
             members.append(np.frombuffer(body, MEMBER, member_count, at))
@@ -170,6 +174,8 @@ class Run:
             orders.append(np.frombuffer(body, np.uint8, order_bytes, at))
             keys.append(np.frombuffer(body, np.uint8, key_bytes, at + order_bytes))
             at += order_bytes + key_bytes
+            if zlib.crc32(memoryview(body)[begin:at]) != checksum:
+                raise self._damaged()
         row = join(rows, ROW)
         key_ends, order_ends = np.cumsum(row["key"], dtype=np.int64), np.cumsum(row["order"], dtype=np.int64)
         in_group = np.cumsum(counts) - 1
@@ -260,12 +266,16 @@ def write_run(url: str, samples: RunTable, spans: Iterable[Sequence[Any]]) -> Ru
     with get_storage(url).create(url) as sink:
         for some in spans:
             sink.writelines(some)
-        sink.writelines([np.ascontiguousarray(part).view(np.uint8).reshape(-1).data for part in tail if len(part)])
+        sink.writelines([_bytes_of(part) for part in tail if len(part)])
     return run
 
 
+def _bytes_of(column: npt.NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(column).view(np.uint8).reshape(-1).data
+
+
 def _groups(samples: RunTable) -> tuple[list[npt.NDArray[Any]], Ints]:
-    """Return the parts of the groups of a run, in order, and where what they hold ends; see `Run`."""
+    """Return the parts of the groups of a run, in order, and the directory after a row of zeros; see `Run`."""
     table, orders, keys = samples.table, samples.orders, samples.table.keys
     assert table.crc32 is not None
     rows = np.empty(len(samples), ROW)
@@ -282,7 +292,10 @@ def _groups(samples: RunTable) -> tuple[list[npt.NDArray[Any]], Ints]:
     columns = (with_zero(orders.ends), with_zero(keys.ends), table.first, with_zero(np.cumsum(table.spans)))
     ends = np.stack([column[bounds] for column in columns], axis=1)
     parts: list[npt.NDArray[Any]] = []
+    checksums = [0]
     for i, (low, high) in enumerate(pairwise(bounds.tolist())):
         (a, b), (c, d), (e, f) = zip(ends[i, :3].tolist(), ends[i + 1, :3].tolist(), strict=True)
-        parts += [rows[low:high], members[e:f], orders.data[a:b], keys.data[c:d]]
-    return parts, ends
+        group = [rows[low:high], members[e:f], orders.data[a:b], keys.data[c:d]]
+        checksums.append(reduce(lambda crc, part: zlib.crc32(_bytes_of(part), crc), group, 0))
+        parts += group
+    return parts, np.column_stack((ends, np.array(checksums, np.int64)))
