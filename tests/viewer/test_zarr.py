@@ -20,8 +20,11 @@ from zarr.codecs import BytesCodec, GzipCodec, TransposeCodec
 import shardtools as st
 from shardtools.programs.view import serve
 from shardtools.storage import StorageOptions
+from shardtools.viewer import zarr_keys
 from shardtools.viewer.server import ViewServer
 from tests.datasets import write_shard
+from tests.viewer.browser import Browser
+from tests.viewer.conftest import Site
 
 Array = np.ndarray[Any, Any]
 
@@ -117,6 +120,14 @@ class TestAnswers:
         answer = requests.head(url, timeout=20)
         assert (answer.status_code, answer.headers["Content-Length"], answer.content) == (200, str(len(data)), b"")
 
+    def test_giants_are_sent_in_ranges_only(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(zarr_keys, "LARGEST", 100)
+        url = served.url("v1", "line/c/0")
+        answer = requests.get(url, timeout=20)
+        assert answer.status_code == 413 and "ask for ranges" in answer.json()["error"]
+        assert requests.get(url, headers={"Range": "bytes=0-99"}, timeout=20).status_code == 206
+        assert requests.head(url, timeout=20).headers["Content-Length"] == "1200"
+
     def test_404_is_for_keys_that_there_are_not(self, served: Served) -> None:
         for path in ("holes/c/0", "nothing/zarr.json", "line/c/99", "line", "", "line/.zarray"):
             for method in ("GET", "HEAD"):
@@ -185,6 +196,35 @@ class TestSafe:
         for path in ("api/datasets", "index.html"):
             for method in ("HEAD", "OPTIONS"):
                 assert requests.request(method, served.server.url + path, timeout=20).status_code == 501
+
+
+FETCH = """
+const [url, range, done] = arguments;
+fetch(url, range ? {headers: {Range: range}} : {}).then(
+  async (answer) => done([answer.status, answer.headers.get("Content-Range"), (await answer.arrayBuffer()).byteLength]),
+  (error) => done([error.name]));
+"""
+
+
+def test_a_page_of_another_origin_reads_arrays_and_nothing_else(browser: Browser, site: Site, served: Served) -> None:
+    browser.driver.get(site.page)  # of this computer, too: Chromium asks its user before others reach it
+    fetch = browser.driver.execute_async_script
+    assert fetch(FETCH, served.url("v1", "line/c/0"), "bytes=0-9") == [206, "bytes 0-9/1200", 10]
+    assert fetch(FETCH, served.url("v1", "line/c/0"), "bytes=-4") == [206, "bytes 1196-1199/1200", 4]  # a preflight
+    assert fetch(FETCH, served.url("v1", "holes/c/0"), "")[0] == 404
+    for path in ("api/datasets", "api/1/tree", "index.html"):
+        assert fetch(FETCH, served.server.url + path, "") == ["TypeError"]
+    assert fetch(FETCH, served.url("v1", "line/c/0").replace("/1/v1", "x/1/v1"), "") == ["TypeError"]
+
+
+def test_the_page_shows_the_address_and_a_line_that_reads_it(browser: Browser, served: Served) -> None:
+    browser.open(f"{served.server.url}#of=1&arrays/{quote('ä b%/c', safe='')}")
+    browser.wait(lambda: browser.all(".served code"), "the address")
+    url, line = browser.texts(".served code")
+    assert url.startswith(f"{served.root}1/main@") and f'open_array("{url}"' in line
+    [expression] = line.split("; ")[1:]
+    assert np.array_equal(eval(expression, {"zarr": zarr}), VALUES["ä b%/c"][0])
+    assert "does not read float64" in browser.one(".served .note").text and not browser.all(".served a")
 
 
 def test_what_neuroglancer_does_not_read_is_said(served: Served) -> None:
