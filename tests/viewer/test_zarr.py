@@ -224,6 +224,12 @@ def test_the_page_shows_the_address_and_a_line_that_reads_it(browser: Browser, s
     assert url.startswith(f"{served.root}1/main@") and f'open_array("{url}"' in line
     [expression] = line.split("; ")[1:]
     assert np.array_equal(eval(expression, {"zarr": zarr}), VALUES["ä b%/c"][0])
+    browser.run(
+        "const box = document.querySelector('.versions select'); box.value = 'v1';"
+        "box.dispatchEvent(new Event('change', {bubbles: true}))"
+    )
+    browser.wait(lambda: browser.texts(".served code")[0].startswith(f"{served.root}1/v1/"), "the address of a tag")
+    assert browser.texts(".elsewhere code")[2].endswith('.load("ä b%/c:v1")[...]')
     assert "does not read float64" in browser.one(".served .note").text and not browser.all(".served a")
 
 

@@ -23,12 +23,14 @@ async function arrayView(app, array) {
     return [];
   });
   const names = versions.map((entry) => String(entry.version));
+  const { branches, tags } = await app.reader.versions(app.signal);
+  const choices = Object.entries({ "commits of main": names, tags, branches: branches.filter((name) => name !== "main") });
   const shared = { index: leading(array.shape).map(() => 0), map: "gray", range: null, drawn: null, aim: () => {}, served: null };
   const panels = h("div.versions"), elsewhere = h("div.elsewhere"), served = h("div.served");
   const shown = [names[0] ?? ""];
   const redraw = () => Promise.all([...panels.children].map((panel) => panel.draw()));
   const rebuild = () => {
-    fill(panels, shown.map((version, i) => versionPanel(app, array, version, names, shared, (next) => ((shown[i] = next), rebuild()))));
+    fill(panels, shown.map((version, i) => versionPanel(app, array, version, choices, shared, (next) => ((shown[i] = next), rebuild()))));
     fill(elsewhere, commandPanel("For other programs", exports(app.reader.spec, array.path, shown[0])));
     shared.served = showServed(app, array, shown, shared, served);
     return redraw();
@@ -89,9 +91,10 @@ function exports(place, path, version) {
 /** The axes of an array that sliders choose along: all but those of its pictures, or of its line. */
 const leading = (shape) => layout(shape)?.leading ?? [];
 
-function versionPanel(app, array, version, names, shared, chosen) {
+function versionPanel(app, array, version, choices, shared, chosen) {
   const view = h("figure.pixels"), facts = h("p.note", "\u00a0");
-  const panel = h("section.panel", names.length > 0 && h("label.choice", "version", h("select", { onchange: (event) => chosen(event.target.value) }, names.map((name) => h("option", { value: name, selected: name === version }, visible(cut(name, 40)))))), view, facts);
+  const groups = choices.map(([label, names]) => names.length > 0 && h("optgroup", { label }, names.slice(0, 500).map((name) => h("option", { value: name, selected: name === version }, visible(cut(name, 40))))));
+  const panel = h("section.panel", groups.some(Boolean) && h("label.choice", "version", h("select", { onchange: (event) => chosen(event.target.value) }, groups)), view, facts);
   let turn = 0;
   panel.draw = async () => {
     const mine = (turn += 1);

@@ -114,6 +114,11 @@ class ServerReader {
     return (await this.ask("history", { path }, signal)).json();
   }
 
+  /** The names of {branches, tags}. */
+  async versions(signal) {
+    return (await this.ask("versions", {}, signal)).json();
+  }
+
   /** Where other programs read an array: {url} of it as Zarr, and {state} for Neuroglancer or why there is none, {refused}. */
   async elsewhere({ path, version }, signal) {
     const found = await (await this.ask("elsewhere", { path, version }, signal)).json();
