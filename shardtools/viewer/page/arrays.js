@@ -64,7 +64,7 @@ async function showServed(app, array, shown, shared, place) {
     shared.aim();
     const panel = commandPanel("As Zarr, while htview runs", [found.url, `import zarr; zarr.open_array(${JSON.stringify(found.url)}, mode="r")[...]`]);
     panel.append(...(found.refused ? [h("p.note", `${found.refused}: there is no link to it.`)] : [h("p", link), h("p.note",
-      `The link gives the address above to the scripts of ${new URL(NEUROGLANCER).host}. Whoever has it can read all arrays here while htview runs, and nothing else. The browser may ask whether that site may reach this computer.`)]));
+      `The link gives the address above to the scripts of ${new URL(NEUROGLANCER).host}. Whoever has it can read all arrays here while htview runs, and nothing else. The browser may ask whether that site may reach this computer: allow it, or nothing is shown.`)]));
     fill(place, panel);
   } catch (error) {
     if (error.name !== "AbortError" && version === shown[0]) fill(place, placard(error, true));
