@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shardtools.cli.numbers import Share, Whole
 from shardtools.cli.options import Function, add_options, split_names
 from shardtools.errors import JobError
 
@@ -22,15 +23,15 @@ WHERE_OPTION = click.option(
     "DuckDB's SQL of fields, paths of JSON fields, key, row, shard, and size.FIELD.",
 )
 LIMIT_OPTION = click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N of the samples that are chosen."
+    "--limit", type=Whole(min=1), metavar="N", help="Only the first N of the samples that are chosen."
 )
 SAMPLE_OPTION = click.option(
     "--sample",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=Share(),
     metavar="SHARE",
     help="Only this share of the samples, such as 0.01. It depends on --seed and their keys alone.",
 )
-SEED_OPTION = click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of --sample.  [default: 0]")
+SEED_OPTION = click.option("--seed", type=Whole(min=0), metavar="N", help="Seed of --sample.  [default: 0]")
 CLASS_OPTION = click.option(
     "--class-from",
     metavar="FIELD",

@@ -11,6 +11,7 @@ import click
 
 from shardtools.cli.choice_line import CHOICE_OPTIONS, ChoiceLine
 from shardtools.cli.common import SKIPPED, tell
+from shardtools.cli.numbers import Whole
 from shardtools.cli.options import CommandLine, add_options, common_options
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
@@ -42,9 +43,7 @@ _OPTIONS = [
     click.option(
         "--shard-size", metavar="SIZE", help="With @auto: about how many bytes of tar file a shard has, such as 500MB."
     ),
-    click.option(
-        "--shard-count", type=click.IntRange(min=1), metavar="N", help="With @auto: a shard has at most N samples."
-    ),
+    click.option("--shard-count", type=Whole(min=1), metavar="N", help="With @auto: a shard has at most N samples."),
     click.option(
         "--on-duplicate",
         type=click.Choice(["error", "keep", "rename", "first", "last"]),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +11,7 @@ from shardtools.cli.choice_line import CHOICE_OPTIONS, CLASS_OPTION, SAMPLE_OPTI
 from shardtools.cli.common import run_command, silence_stdout, tell
 from shardtools.cli.companions import refuse_beside
 from shardtools.cli.extracting import ExtractLine, count_up, end
+from shardtools.cli.numbers import ShareOrKey, Whole
 from shardtools.cli.options import CommandLine, Function, add_options, arg_option, reading_options
 from shardtools.engine import current_incidents
 from shardtools.engine.incidents import describe
@@ -53,20 +53,6 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 """
 
 
-class ShareOrKey(click.ParamType[float | str]):
-    """A share, written with a decimal point, or a key, the last part of which has none."""
-
-    name = "sample"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        """Return a number for a share, and a text for a key."""
-        if isinstance(value, str) and not re.fullmatch(r"[0-9]*\.[0-9]+", value):
-            return value
-        if not 0 < float(value) <= 1:
-            self.fail(f"{value} is not a share, which is a number from 0 to 1.", param, ctx)
-        return float(value)
-
-
 _CHOICE_OPTIONS = [option for option in CHOICE_OPTIONS if option not in (SAMPLE_OPTION, CLASS_OPTION)]
 _OPTIONS = [
     click.option("--keys", is_flag=True, help="Write only the keys."),
@@ -105,7 +91,7 @@ _OPTIONS = [
         help="Show how the numbers in a field, or at a path such as json.score, are distributed.",
     ),
     click.option(
-        "--bins", type=click.IntRange(min=1), default=20, metavar="N", show_default=True, help="Bars of the histogram."
+        "--bins", type=Whole(min=1), default=20, metavar="N", show_default=True, help="Bars of the histogram."
     ),
     click.option(
         "--sample",
@@ -114,7 +100,7 @@ _OPTIONS = [
         help="Show the sample with this key. Or, since no key has a dot: take only this share of the samples, such as "
         "0.01, which depends on --seed and their keys alone.",
     ),
-    click.option("--at", type=int, metavar="N", help="Show the sample with this number, counted from 0."),
+    click.option("--at", type=Whole(), metavar="N", help="Show the sample with this number, counted from 0."),
     click.option(
         "--to", metavar="DIR", help="With --sample or --at: write the sample's fields as files into this folder."
     ),

@@ -7,6 +7,7 @@ import click
 from shardtools.cli.choice_line import CHOICE_OPTIONS, SEED_OPTION
 from shardtools.cli.common import run_command
 from shardtools.cli.exchanging import ExchangeLine, exchange, exchange_options
+from shardtools.cli.numbers import Whole
 from shardtools.cli.options import CommandLine
 
 EPILOG = """\b
@@ -28,7 +29,7 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 
 _SEED = click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     metavar="N",
     help="Seed of the random order, and of --sample.  [default: a random one, which is shown]",
 )

@@ -11,6 +11,7 @@ import click
 
 from shardtools.cli.choice_line import LIMIT_OPTION, SAMPLE_OPTION, WHERE_OPTION, split_pairs
 from shardtools.cli.common import SKIPPED, run_command, tell
+from shardtools.cli.numbers import Whole
 from shardtools.cli.options import CommandLine, Function, add_options, making_options, refuse_options, split_names
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
@@ -101,7 +102,7 @@ _OPTIONS = [
     click.option("--shuffle", is_flag=True, help="Write the samples in a random order."),
     click.option(
         "--seed",
-        type=int,
+        type=Whole(),
         default=0,
         metavar="N",
         show_default=True,
@@ -116,9 +117,7 @@ _OPTIONS = [
     click.option(
         "--shard-size", metavar="SIZE", help="With @auto: a shard has at most SIZE bytes of tar file, such as 500MB."
     ),
-    click.option(
-        "--shard-count", type=click.IntRange(min=1), metavar="N", help="With @auto: a shard has at most N samples."
-    ),
+    click.option("--shard-count", type=Whole(min=1), metavar="N", help="With @auto: a shard has at most N samples."),
 ]
 
 

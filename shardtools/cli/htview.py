@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.common import run_command, tell
+from shardtools.cli.numbers import Whole
 from shardtools.cli.options import add_options
 from shardtools.cli.storage_line import STORAGE_OPTIONS, VERBOSE_OPTION, VERSION_OPTION, StorageLine
 
@@ -32,7 +33,7 @@ Exit status: 0 done, 1 failed, 2 usage, 130 interrupted.
 """
 
 _OPTIONS = [
-    click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="The port.  [default: any]"),
+    click.option("--port", type=Whole(0, 65535), default=0, metavar="N", help="The port.  [default: any]"),
     click.option("--open", "opens", is_flag=True, help="Open the page in the browser."),
     click.option("--publish", is_flag=True, help="Write a page beside the dataset, which needs no htview, and end."),
     click.option("--to", metavar="URL", help="With --publish: the folder for the page.  [default: NAME.view]"),

@@ -107,11 +107,12 @@ def _cut(text: str, room: int) -> str:
 def _values(histograms: Sequence[Histogram]) -> list[str]:
     if not histograms:
         return []
-    head = ["column", "values", "without", "smallest", "largest"]
-    rows = [
-        [printable(one.column), f"{one.count:,}", f"{one.other:,}", _number(one.low), _number(one.high)]
-        for one in histograms
-    ]
+    odd = any(one.not_finite for one in histograms)
+    head = ["column", "values", "without", *["NaN or inf"] * odd, "smallest", "largest"]
+    rows = []
+    for one in histograms:
+        counts = [one.count, one.other - one.not_finite, *[one.not_finite] * odd]
+        rows.append([printable(one.column), *(f"{n:,}" for n in counts), _number(one.low), _number(one.high)])
     lines = aligned([head, *rows])
     used = max(map(len, lines))
     bars = ["", *(_sparkline(one.bins) for one in histograms)]

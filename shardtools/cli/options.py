@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from shardtools import __version__
+from shardtools.cli.numbers import Seconds, Whole
 from shardtools.engine import WAIT_SECONDS, current_incidents
 from shardtools.errors import SpecError
 from shardtools.urls import at_home
@@ -37,7 +38,7 @@ _RUN_OPTIONS = [
     ),
     click.option(
         "--wait",
-        type=click.FloatRange(min=0),
+        type=Seconds(min=0),
         default=WAIT_SECONDS,
         metavar="SECONDS",
         show_default=True,
@@ -46,7 +47,7 @@ _RUN_OPTIONS = [
     click.option(
         "-j",
         "--jobs",
-        type=click.IntRange(min=1),
+        type=Whole(min=1),
         metavar="N",
         help="Work on N shards at a time.  [default: the number of processors]",
     ),
@@ -62,7 +63,7 @@ _RESUME_OPTIONS = [
 PATIENCE_OPTIONS = [
     click.option(
         "--retries",
-        type=click.IntRange(min=0),
+        type=Whole(min=0),
         default=5,
         metavar="N",
         show_default=True,
@@ -70,7 +71,7 @@ PATIENCE_OPTIONS = [
     ),
     click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Seconds(min=0, min_open=True),
         default=60.0,
         metavar="SECONDS",
         show_default=True,

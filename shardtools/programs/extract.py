@@ -15,6 +15,7 @@ from shardtools.programs.choosing import ChoiceKeywords, choice_of
 from shardtools.programs.keywords import READ, ReadKeywords, check_keywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
 from shardtools.programs.running import CallKeywords, Specs, UserCode, called, choice, named_by, read_code, run_options
+from shardtools.shards.names import KEY_FIELD
 from shardtools.urls import at_home, name_of
 
 if TYPE_CHECKING:
@@ -214,6 +215,8 @@ def extract_options(chosen: Choice, code: Code | None, missing: Missing, how: Ro
     fields = chosen.fields
     if len(set(fields)) < len(fields):
         raise JobError("a field is given twice with -f", fix="give each field once")
+    if KEY_FIELD in fields:
+        raise JobError("key is no field, and each row begins with the key", fix="leave it out of -f; or use --keys")
     if fields and code is not None:
         raise JobError("-f and -p cannot be used together", fix="choose one of them")
     if chosen.drop and code is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardtools.query.duck import identifier
 from shardtools.query.table import DatasetTable
@@ -24,8 +24,8 @@ class Histogram:
     """How the ``count`` finite values of a column are spread between ``low`` and ``high``, both of which occur.
 
     ``bins`` counts them in intervals of one length; of a few whole numbers each has a bin of its own, whose length is
-    ``step``. ``other`` counts the samples whose value is null, infinite or no number. Without values ``low`` and
-    ``high`` are None, and there are no bins.
+    ``step``. ``other`` counts the samples whose value is null, infinite or NaN, ``not_finite`` those with a
+    value. Without finite values ``low`` and ``high`` are None, and there are no bins.
     """
 
     column: str
@@ -36,6 +36,7 @@ class Histogram:
     high: float | None
     step: float
     bins: tuple[int, ...]
+    not_finite: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ def find_histograms(table: DatasetTable) -> tuple[Histogram, ...]:
     if not names:
         return ()
     asked = ", ".join(
-        f"{call} FILTER (isfinite({value}))"
+        f"{call} FILTER ({test}isfinite({value}))"
         for value in map(_float, names)
-        for call in ("count(*)", f"min({value})", f"max({value})")
+        for call, test in (("count(*)", ""), (f"min({value})", ""), (f"max({value})", ""), ("count(*)", "NOT "))
     )
     with _damages(table):
         [row] = table.cursor().execute(f"SELECT {asked} FROM {table.source_of(names)}").fetchall()
     return tuple(
-        _histogram(table, name, kinds[name], row[3 * at], row[3 * at + 1], row[3 * at + 2])
+        replace(_histogram(table, name, kinds[name], *row[4 * at : 4 * at + 3]), not_finite=row[4 * at + 3])
         for at, name in enumerate(names)
     )
 

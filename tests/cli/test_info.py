@@ -53,6 +53,16 @@ def test_text(folder: Path) -> None:
         assert line in lines, outcome.out
 
 
+def test_values_that_are_not_finite(tmp_path: Path) -> None:
+    values = (b"1.5", b"1e999", b"NaN", b"null", b"2.5")
+    samples = [{"key": str(i), "json": b'{"x": %s}' % value, "cls": 3} for i, value in enumerate(values)]
+    written_dataset(tmp_path, "n-@1.tar", [samples])
+    st.index(str(tmp_path / "n-@1.tar"), table=True)
+    lines = words(info(tmp_path, "n-@1.tar"))
+    assert ["column", "values", "without", "NaN", "or", "inf", "smallest", "largest"] in lines
+    assert ["json.x", "2", "1", "2", "1.5", "2.5"] in [line[:6] for line in lines]
+
+
 def test_what_made_it(folder: Path) -> None:
     outcome = info(folder, "e-@2.tar")
     assert ["made", "by", "htmapper"] in words(outcome) and ["from", str(folder / "d-@2.tar")] in words(outcome)

@@ -85,6 +85,39 @@ def typed(command: click.Command, name: str) -> list[str]:
     return [option.opts[0], str(value)]
 
 
+class TestValues:
+    """What is said of a value says what is accepted."""
+
+    @pytest.mark.parametrize(
+        ("program", "line", "message"),
+        [
+            ("htextract", "--sample 50% --keys IN", "50% is not a share, which is a number from 0 to 1, such as 0.01."),
+            ("htshuffle", "--sample half IN out.tar", "half is not a share, which is a number from 0 to 1"),
+            ("htextract", "--histogram cls --bins x IN", "'--bins': x is not a whole number of 1 or more."),
+            ("htextract", "--at 1.5 IN", "'--at': 1.5 is not a whole number."),
+            ("htview", "--port 99999 IN", "'--port': 99999 is not a whole number from 0 to 65535."),
+            ("htcp", "--timeout 1m IN out-@2.tar", "'--timeout': 1m is not a number of seconds, such as 0.5 or 60."),
+            ("htcp", "--timeout 0 IN out-@2.tar", "'--timeout': 0 is not a number of seconds"),
+        ],
+    )
+    def test_numbers(self, folder: Path, program: str, line: str, message: str) -> None:
+        outcome = do(folder, program, *line.replace("IN", SPEC).split(" "))
+        assert outcome.status == 2 and message in outcome.err
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("-f json.n", 'the field json.n; htquery shows such columns: htquery SRC "select key, json.n from'),
+            ("-f size.txt", 'the field size.txt; htquery shows such columns: htquery SRC "select key, size.txt from'),
+            ("-f CLS", "no sample has the field CLS; there is cls, which differs only in case"),
+            ("-f key", "key is no field, and each row begins with the key; leave it out of -f; or use --keys"),
+            ("--count size.txt", 'htquery counts such columns: htquery SRC "select size.txt, count(*) from samples '),
+        ],
+    )
+    def test_columns_that_are_no_fields(self, folder: Path, line: str, message: str) -> None:
+        assert message in do(folder, "htextract", *line.split(" "), SPEC).error(2)
+
+
 class TestOptionsWithoutEffect:
     @pytest.mark.parametrize(("name", "option", "others"), [*commands()])
     def test_without_the_options_that_they_need(

@@ -19,6 +19,7 @@ from shardtools.jobs.choosing import choose
 from shardtools.jobs.extraction.ahead import PARTS, ReadAhead
 from shardtools.jobs.extraction.extract_shard import EXTRACT, ExtractOptions, ExtractTask, LimitReached, extract_shard
 from shardtools.jobs.extraction.extracted import ExtractedRows, Waiting
+from shardtools.jobs.extraction.lacking import query_hint
 from shardtools.jobs.extraction.outputs import Output, open_output
 from shardtools.jobs.extraction.shared_spill import shared_spill
 from shardtools.jobs.extraction.spill import Spill, sweep
@@ -101,7 +102,8 @@ class RowCollector:
             there = f"there are {', '.join(sorted(self._fields))}" if self._fields else "there are none"
             whose = "no sample" if self._what.limit is None else "no sample that was read"
             name = min(self._unseen)
-            raise JobError(f"{whose} has the field {name}", fix=name_hint(name, self._fields) or there)
+            fix = name_hint(name, self._fields) or query_hint(name, self._fields) or there
+            raise JobError(f"{whose} has the field {name}", fix=fix)
         if self._what.choice.where is not None and self.samples:
             self._seen.check(self._what.choice.where)
         with suppress(LimitReached):

@@ -6,6 +6,18 @@ from collections.abc import Collection
 
 from shardtools.errors import JobError
 from shardtools.query.json_values import PathValue
+from shardtools.query.names import find_source
+
+
+def query_hint(name: str, fields: Collection[str]) -> str | None:
+    """Return advice about the column ``name``, which is none of the ``fields``; None if it is no column either.
+
+    >>> query_hint("jpg.width", ["jpg"])
+    'htquery shows such columns: htquery SRC "select key, jpg.width from samples"'
+    """
+    if find_source(name, [*fields]) is None:
+        return None
+    return f'htquery shows such columns: htquery SRC "select key, {name} from samples"'
 
 
 def no_value(name: str, fields: Collection[str], instead: Collection[PathValue]) -> JobError:
@@ -19,6 +31,9 @@ def no_value(name: str, fields: Collection[str], instead: Collection[PathValue])
     objects = {column for found in instead if found.what == "an object" for column in found.near}
     near = {column for found in instead for column in found.near}
     there = f"there are {', '.join([*sorted(fields), *sorted(near)]) or 'none'}"
+    if (source := find_source(name, [*fields])) is not None and source.what not in ("value", "path"):
+        query = f"select {name}, count(*) from samples group by all"
+        return JobError(f"{name} is no field", fix=f'htquery counts such columns: htquery SRC "{query}"')
     kinds = sorted({found.what for found in instead} - {""})
     if not kinds:
         return JobError(f"no sample has the field {name}", fix=there)
