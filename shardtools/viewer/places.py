@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from shardtools.dataset.joined import JoinedSamples
 from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import JobError, ShardtoolsError, redact
-from shardtools.storage import StorageOptions
+from shardtools.storage import StorageOptions, using
+from shardtools.storage.stats import stat_all
 from shardtools.urls import name_of
 from shardtools.viewer.asking import Asking
 from shardtools.viewer.hubs import ShownHub
@@ -51,7 +52,10 @@ def open_place(source: str | ShardedDataset | Hub, options: StorageOptions, cach
     if isinstance(source, ShardedDataset):
         return _shown(source, cache)
     if names_shards(source):
-        return _shown(ShardedDataset(source, options), cache)
+        dataset = ShardedDataset(source, options)
+        with using(options):
+            stat_all([dataset.urls[0], dataset.urls[-1]])
+        return _shown(dataset, cache)
     hub = open_hub(
         source, cache=options.caches or None, retries=options.retries, timeout=options.timeout, limits=options.limits
     )

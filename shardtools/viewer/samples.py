@@ -188,7 +188,7 @@ def _member_of(shard: OpenShard, row: int, name: str) -> int | None:
 
 
 def _sample(shard: OpenShard, index: int, number: int, row: int) -> dict[str, Any]:
-    table = shard.table
+    table, checksums = shard.table, shard.indexed.checksums
     first, last = int(table.first[row]), int(table.first[row + 1])
     fields = [
         {
@@ -196,6 +196,7 @@ def _sample(shard: OpenShard, index: int, number: int, row: int) -> dict[str, An
             "kind": kind_of(name),
             "offset": int(table.offset[member]),
             "size": int(table.size[member]),
+            "crc32": None if checksums is None else int(checksums[member]),
             "member": member,
         }
         for member in range(first, min(last, first + _FIELDS))

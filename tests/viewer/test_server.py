@@ -6,6 +6,7 @@ import io
 import json
 import os
 import socket
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPResponse
@@ -135,6 +136,7 @@ class TestSamples:
         ]
         assert page["samples"][1]["shard"] == "train-1.tar"
         texts = {field["name"]: field.get("text") for field in page["samples"][1]["fields"]}
+        assert {field["name"]: field["crc32"] for field in page["samples"][1]["fields"]}["cls"] == zlib.crc32(b"1")
         assert texts["cls"] == "1" and json.loads(texts["json"])["name"] == "ä<script>" and texts["jpg"] is None
         assert browser.json("0/samples", at=10**15)["samples"] == []
 
@@ -333,6 +335,12 @@ def test_a_dataset_on_nginx_is_read_by_few_ranges(folder: Path, nginx: NginxServ
         assert browser.json("0/samples", where="cls = 2", thumbs="jpg")["total"] == 4
         pictures = pool.map(lambda i: browser.get("api/0/thumb", index=i, field="jpg")[1], range(1, 9))
         assert all(data.startswith(b"\xff\xd8") for data in pictures)
+
+
+def test_shards_that_are_not_there_are_not_served(folder: Path) -> None:
+    for name, missing in (("nope-@2.tar", "nope-0.tar"), ("train-@4.tar", "train-3.tar")):
+        with pytest.raises(st.ShardtoolsError, match=missing):
+            serve([str(folder / "train-@3.tar"), str(folder / name)], StorageOptions())
 
 
 def test_a_program_shows_datasets_and_hubs(folder: Path) -> None:
