@@ -246,7 +246,18 @@ class TestSafe:
     @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         some.sampled_from(
-            ["datasets", "sql", "0/about", "0/samples", "0/field", "0/thumb", "0/array", "1/slice", "9/x"]
+            [
+                "datasets",
+                "sql",
+                "0/about",
+                "0/samples",
+                "0/field",
+                "0/thumb",
+                "0/array",
+                "1/slice",
+                "1/elsewhere",
+                "9/x",
+            ]
         ),
         some.dictionaries(
             some.sampled_from(

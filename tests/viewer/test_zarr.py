@@ -15,6 +15,8 @@ import pytest
 import requests
 import xarray
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as some
 from zarr.codecs import BytesCodec, GzipCodec, TransposeCodec
 
 import shardtools as st
@@ -41,6 +43,8 @@ VALUES: dict[str, tuple[Array, dict[str, Any]]] = {
     "flags": (np.array([True, False] * 5), {}),
     "texts": (np.array(["a", "ä" * 9, ""], dtype=object), {"dtype": "str"}),
 }
+
+PARTS = ["1", "v1", "main@3", "@2", "@", "main", "line", "c", "0", "zarr.json", "..", "deep", "\0", "1@1@1"]
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,17 @@ class TestSafe:
             connection.request("GET", f"/{secret}/{path}")  # as it is: requests would resolve the dots
             assert connection.getresponse().status in (404, 410), path
             connection.close()
+
+    @settings(max_examples=40, deadline=None)
+    @given(some.lists(some.one_of(some.text(max_size=8), some.sampled_from(PARTS)), max_size=5), some.text(max_size=12))
+    def test_odd_requests_have_answers(self, served: Served, parts: list[str], wanted: str) -> None:
+        path = "/".join(quote(part.encode("utf-8", "surrogatepass"), safe="") for part in parts)
+        heads = {"Range": wanted.encode("latin-1", "replace").decode("latin-1").replace("\r", "").replace("\n", "")}
+        connection = HTTPConnection("127.0.0.1", served.server.port, timeout=20)
+        connection.request("GET", f"/{served.server.api.zarr_secret}/{path}", headers=heads)
+        answer = connection.getresponse()
+        assert answer.status in (200, 206, 400, 404, 410, 416) and answer.read() is not None
+        connection.close()
 
     def test_only_reading_at_this_machines_own_name(self, served: Served) -> None:
         url = served.url("v1", "line/zarr.json")
