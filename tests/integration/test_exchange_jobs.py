@@ -30,7 +30,7 @@ from shardtools.jobs.options import RunOptions
 from shardtools.shards.sidecar import read_sidecar, write_sidecar
 from shardtools.storage import get_storage
 from tests.cli.command import Argument, Outcome, call, finish, run, start
-from tests.contract.faults import Fault, FaultyProxy
+from tests.contract.faults import Fault, FaultyProxy, plain_server
 from tests.dask_cluster import dask_cluster
 from tests.datasets import members, snapshot, tar_bytes, write_shard, written_dataset
 from tests.servers import NginxServer, wait_until
@@ -423,6 +423,27 @@ class TestStopped:
         with pytest.raises(OutputExistsError):
             run_exchange(plan, RunOptions())
         assert snapshot(folder) == before
+
+    def test_a_source_of_which_no_version_is_known(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It may have changed though it is as large as before: neither runs nor outputs of before are believed."""
+        with plain_server() as server:
+            server.etag, url = None, f"{server.url}in.tar"
+
+            def again(*options: str) -> Outcome:
+                return sort(tmp_path, *options, url, "o-@1.tar")
+
+            server.objects["in.tar"] = tar_bytes([("a.txt", b"1"), ("b.txt", b"1")])
+            with monkeypatch.context() as patch:
+                patch.setattr("shardtools.jobs.exchange.exchange.write_plan", lambda *_: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    again()
+            server.objects["in.tar"] = tar_bytes([("a.txt", b"2"), ("b.txt", b"2")])
+            done(again("--resume"))
+            assert members(tmp_path / "o-0.tar") == [("a.txt", b"2"), ("b.txt", b"2")]
+            assert "1 shard there already" in done(again("--resume")).out
+            server.objects["in.tar"] = tar_bytes([("a.txt", b"3"), ("b.txt", b"3")])
+            outcome = again("--resume")
+            assert outcome.status == 1 and "another version of the source, made this shard" in outcome.err
 
     def test_what_was_skipped_is_not_complete(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who resumes it is told what is missing, and without ``--on-error skip`` it fails."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Outcome, call, run
-from tests.datasets import members, parts_of, sample_files, snapshot, write_dataset, write_shard
+from tests.contract.faults import plain_server
+from tests.datasets import members, parts_of, sample_files, snapshot, tar_bytes, write_dataset, write_shard
 from tests.servers import nginx_server
 
 COUNTING = """
@@ -211,3 +212,15 @@ def test_over_http(folder: Path) -> None:
         assert outputs(folder) == before
         sources = json.loads(before[f"{OUT}.json"])["job"]["sources"]
         assert sources == [f"{server.url}{SPEC}"]
+
+
+def test_a_source_of_which_the_server_tells_no_version(folder: Path) -> None:
+    """It may have changed though it is as large as before, so its output is made again."""
+    with plain_server() as server:
+        server.etag = None
+        server.objects["in.tar"] = tar_bytes([("a.cls", b"1")])
+        command = ("-p", "job.py", "--resume", f"{server.url}in.tar", "one.tar")
+        assert call(*command, cwd=folder).status == 0
+        server.objects["in.tar"] = tar_bytes([("a.cls", b"2")])
+        assert call(*command, cwd=folder).status == 0
+    assert members(folder / "one.tar") == [("a.cls", b"2")]

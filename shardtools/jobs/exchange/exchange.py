@@ -111,7 +111,7 @@ def _run_alone(plan: ExchangePlan, terms: Terms, events: Events) -> JobResult:
         make_private(plan.spill)
     _note_job(plan)
     collected = _first_pass(plan, terms, events.on_collected)
-    plan = _without_skipped(plan, collected)
+    plan = _as_collected(plan, collected)
     runs = tuple(run for part in collected for run in part.runs)
     if plan.destination.is_auto:
         samples, size = sum(part.samples for part in collected), sum(part.size for part in collected)
@@ -124,7 +124,7 @@ def _run_alone(plan: ExchangePlan, terms: Terms, events: Events) -> JobResult:
     _compare(plan, collected, results)
     job = _job(plan)
     if plan.exchange.policy.keeps_all:
-        job["content"] = f"{sum(part.content for part in collected) % 2**64:016x}"
+        job["content"] = f"{_content(collected):016x}"
     terms.check()
     entries = [result.entry for result in results]
     write_manifest(plan.destination, build_manifest(plan.destination, entries, job, plan.facts))
@@ -175,13 +175,23 @@ def _check_chosen(plan: ExchangePlan, collected: Sequence[Collected]) -> None:
         plan.chosen.check(seen, sum(part.samples for part in collected))
 
 
-def _without_skipped(plan: ExchangePlan, collected: Sequence[Collected]) -> ExchangePlan:
-    """Return the plan for what was not skipped: its outputs are not those of a job that skips something else.
+def _as_collected(plan: ExchangePlan, collected: Sequence[Collected]) -> ExchangePlan:
+    """Return the plan with the fingerprint of what was really collected.
 
-    A job that skips something does not know before it has read its inputs that its outputs are complete.
+    That is without what was skipped, and with what is in inputs of which the storage tells no version. So a job that
+    has such does not know before it has read its inputs that its outputs are complete.
     """
-    skipped = [[identity(url), key] for part in collected for url, key, _ in part.skipped]
-    return replace(plan, fingerprint=digest({"job": plan.fingerprint, "skipped": skipped})) if skipped else plan
+    found: dict[str, Any] = {}
+    if skipped := [[identity(url), key] for part in collected for url, key, _ in part.skipped]:
+        found["skipped"] = skipped
+    if not all(entry.validator for entry in plan.inputs):
+        found["content"] = _content(collected)
+    return replace(plan, fingerprint=digest({"job": plan.fingerprint, **found})) if found else plan
+
+
+def _content(collected: Sequence[Collected]) -> int:
+    """Return the hash of all samples."""
+    return sum(part.content for part in collected) % 2**64
 
 
 def _look_again(plan: ExchangePlan, destination: Destination, options: RunOptions) -> ExchangePlan:
@@ -247,7 +257,7 @@ def _collect_task(plan: ExchangePlan, options: RunOptions, name: str, group: Seq
         plan.collected,
         options.on_error,
         bool(plan.exchange.policy.merge) or plan.exchange.policy.on_duplicate != "error",
-        options.resume,
+        options.resume and all(plan.inputs[i].validator for i in group),
         len(plan.groups) < (options.jobs or processors()),
         plan.exchange.policy.reduce if plan.exchange.combine else None,
         () if plan.chosen is None else tuple(plan.chosen.shards[i] for i in group),
@@ -305,7 +315,7 @@ def _compare(plan: ExchangePlan, collected: Sequence[Collected], results: Sequen
     if not plan.exchange.policy.keeps_all:
         return
     content = sum(int(result.content or "0", 16) for result in results) % 2**64
-    if content != sum(part.content for part in collected) % 2**64:
+    if content != _content(collected):
         what = "the samples that came out are not those that went in"
         raise CorruptError(
             what, url=plan.destination.spec, fix="run again with --overwrite; see whether the disk is sound"
