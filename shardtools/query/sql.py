@@ -20,6 +20,7 @@ from shardtools.errors import JobError
 from shardtools.query.changed import ChangedShards, unite
 from shardtools.query.condition import unreadable
 from shardtools.query.duck import connect, identifier
+from shardtools.query.misnamed import explain_names
 from shardtools.query.table import DatasetTable
 from shardtools.types import Ints
 
@@ -84,7 +85,7 @@ def start_sql(query: str, tables: Mapping[str, ChosenRows]) -> tuple[DuckDBPyCon
             wanted = tuple(one for one in wanted if one.lower() in read.columns or one in place)
         source = rows.source(connection, number, wanted)
         connection.execute(f"CREATE TEMP VIEW {identifier(name)} AS {source}")
-    with sql_errors(query):
+    with sql_errors(query, {name: rows.table.columns for name, rows in tables.items()}):
         return connection, connection.sql(read.sql)
 
 
@@ -93,16 +94,17 @@ def _end(tables: Sequence[ChosenRows]) -> None:
 
 
 @contextmanager
-def sql_errors(query: str) -> Iterator[None]:
-    """A context in which what DuckDB raises becomes a `JobError`."""
+def sql_errors(query: str, tables: Mapping[str, Sequence[str]] | None = None) -> Iterator[None]:
+    """A context in which what DuckDB raises becomes a `JobError`; ``tables`` have the columns that may be meant."""
     import duckdb
 
     try:
         yield
     except duckdb.Error as error:
         first = " ".join(str(error).partition("\n\n")[0].split())
-        what = first.partition(": ")[2] or first
-        raise JobError(f"the query cannot be run: {what}", fix="see docs/query.md") from error
+        plain = first.partition(": ")[2] or first, "see docs/query.md"
+        what, fix = explain_names(first, query, tables or {}) or plain
+        raise JobError(f"the query cannot be run: {what}", fix=fix) from error
 
 
 @dataclass(frozen=True)
