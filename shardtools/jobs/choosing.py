@@ -22,6 +22,7 @@ from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.query.ask import ask_table
 from shardtools.query.condition import PickedRows, Seen, find_rows
+from shardtools.query.conjuncts import conjuncts, is_true_of_nothing
 from shardtools.query.names import find_source
 from shardtools.shards.manifest import CLASS_FIELD, Manifest
 from shardtools.shards.reader import Block
@@ -155,16 +156,20 @@ def fields_of_each(sources: Sources, inputs: Sequence[Input]) -> dict[str, Colle
 
 
 def check_each(choice: Choice, fields: Mapping[str, Collection[str] | None]) -> None:
-    """Raise if one of several specs has none of the fields of a condition, which would leave all of it out.
+    """Raise if a condition would leave out all of one of several specs, for want of fields that it has not.
+
+    That is so if a part of it, between AND, has none of its columns there, and is not true of nulls.
 
     Raises:
-        JobError: it has none.
+        JobError: it would.
     """
-    columns = () if choice.where is None else choice.where.columns
-    for spec, there in fields.items() if len(fields) > 1 and columns else ():
-        if there and not any(find_source(name, [*there]) for name in columns):
-            what = f"the condition is about {', '.join(columns)}, which no sample of this source has"
-            raise JobError(what, url=spec, fix="choose from the other source first: htshuffle --no-shuffle --where")
+    parts = [] if choice.where is None or len(fields) < 2 else conjuncts(choice.where)
+    parts = [part for part in parts if part.columns and not is_true_of_nothing(part)]
+    for spec, there in fields.items():
+        for part in parts if there else ():
+            if not any(find_source(name, [*(there or ())]) for name in part.columns):
+                what = f"the condition is about {', '.join(part.columns)}, which no sample of this source has"
+                raise JobError(what, url=spec, fix="choose from the other source first: htshuffle --no-shuffle --where")
 
 
 class ChosenBlocks:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from shardtools.query.condition import Condition
+from shardtools.query.condition import Condition, misfit
 from shardtools.query.duck import session
 
 
@@ -44,14 +44,22 @@ def conjuncts(condition: Condition) -> list[Condition]:
 def is_true_of_nothing(condition: Condition) -> bool:
     """Return whether a condition is true where all of its columns are null.
 
+    Raises:
+        JobError: it cannot be computed, whatever its columns are.
+
     >>> from shardtools.query.condition import parse_condition
     >>> [is_true_of_nothing(parse_condition(text)) for text in ("cls = 7", "cls is null")]
     [False, True]
     """
     nulls = ", ".join(f"NULL AS c{number}" for number in range(len(condition.columns))) or "NULL AS c0"
+    import duckdb
+
     with session() as connection:
-        [(answer,)] = connection.execute(f"SELECT CAST({condition.sql} AS BOOLEAN) FROM (SELECT {nulls})").fetchall()
-    return answer is True
+        try:
+            found = connection.execute(f"SELECT CAST({condition.sql} AS BOOLEAN) FROM (SELECT {nulls})").fetchall()
+        except duckdb.Error as error:
+            raise misfit(condition, str(error)) from error
+    return bool(found[0][0])
 
 
 def _operands(node: Any) -> Iterator[Any]:

@@ -656,9 +656,14 @@ def test_a_condition_about_one_of_several_sources(places: list[Path], tmp_path: 
     script.write_text("def process_sample(record):\n    return record\n")
     more = ("-p", str(script)) if program == "htmapper" else ()
     sources = (str(places[1] / SPEC), str(tmp_path / "other-@1.tar"))
-    failed = run(program, *more, "--where", "cls = 1", *sources, str(tmp_path / "out-@5.tar")).error(2)
-    assert "other-@1.tar: the condition is about cls, which no sample of this source has; choose from" in failed
+    target = str(tmp_path / "out-@5.tar")
+    for condition in ("cls = 1", "cls = 1 and (cap = 'x' or txt is null)"):
+        failed = run(program, *more, "--where", condition, *sources, target).error(2)
+        assert "other-@1.tar: the condition is about cls, which no sample of this source has; choose from" in failed
+    failed = run(program, *more, "--where", "cls = 1 or 'x'::int = 1", *sources, target).error(2)
+    assert "the condition does not fit its columns: Could not convert string 'x' to INT32" in failed
     assert not list(tmp_path.glob("out*")) and not list(tmp_path.glob(".shardtools*"))
+    assert run(program, *more, "--where", "cls is null or cls = 1", *sources, target).status == 0
 
 
 def test_a_condition_about_one_of_several_parts(places: list[Path], tmp_path: Path) -> None:
