@@ -11,7 +11,9 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -29,6 +31,8 @@ from shardtools.storage import ByteRange
 from shardtools.storage.files import FileSink, storage_error
 from shardtools.storage.local import LocalStorage
 from tests.contract.suite import OBJECT, Boom, FolderPlace, StorageContract
+
+T = TypeVar("T")
 
 
 class TestPaths(StorageContract):
@@ -209,6 +213,33 @@ def test_a_file_that_is_written_over_in_place_has_changed(local: LocalStorage, t
         assert stream.readinto(buffer) == 4
         with pytest.raises(ChangedError):
             stream.readinto(buffer)
+
+
+class WritingBetween(list[T]):
+    """A list after whose first item somebody writes to a file in place."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[T]:
+        first, *others = super().__iter__()
+        yield first
+        with self.path.open("r+b") as file:
+            file.write(b"other")
+        os.utime(self.path, (1e9, 1e9))  # the clock of the file system may be coarse
+        yield from others
+
+
+@pytest.mark.parametrize("into", [False, True])
+def test_a_file_that_is_written_over_between_two_ranges_has_changed(
+    local: LocalStorage, tmp_path: Path, into: bool
+) -> None:
+    WritingBetween.path = path = tmp_path / "x"
+    path.write_bytes(OBJECT)
+    with pytest.raises(ChangedError, match=r"x: the file was written to while it was read"):
+        if into:
+            local.read_into(str(path), WritingBetween([0, 10]), [memoryview(bytearray(5)) for _ in range(2)])
+        else:
+            local.read_ranges(str(path), WritingBetween([ByteRange(0, 5), ByteRange(10, 15)]))
 
 
 @pytest.mark.parametrize("url", ["", "file://", "a\0b", "d/", "d/..", "/"])
