@@ -24,15 +24,19 @@ Examples:
   htrm --yes train-@1000.tgz           does not ask
   htrm --dry-run -v train-@1000.tgz    shows each file, and removes nothing
 
-All that belongs to the dataset is removed: shards, sidecars, manifest, table and file of keys, and what unfinished
-jobs to it have left. Other files stay, and other datasets in the same folder. A dataset that shares shards with another
-is not removed, nor one that htshuffle, htsort or htcp is writing.
+All that belongs to the dataset is removed: shards, sidecars, manifest, table and file of keys, the summary and page
+that htview --publish has written beside it, and what unfinished jobs to it have left. Other files stay, pages in other
+places, and other datasets in the same folder. A dataset that shares shards with another is not removed, nor one that
+htshuffle, htsort or htcp is writing.
 
 The manifest goes first, so that nobody takes the rest for a whole dataset. What was interrupted is completed by the
 same command. If the answer is no, the exit status is 1.
 
 Exit status: 0 done, 1 failed, 2 usage, 130 interrupted.
 """
+
+_KEPT = 5
+"""So many files that stay are named."""
 
 _OPTIONS = [
     click.option("-y", "--yes", is_flag=True, help="Do not ask."),
@@ -109,9 +113,15 @@ def _lines(removal: Removal, verbose: bool) -> Iterator[str]:
         format_count(len(removal.sidecars), "sidecar"),
         format_count(len(removal.index), "file") + " of manifest, table and keys",
     ]
+    if removal.published:
+        parts.append(f"{format_count(len(removal.published), 'file')} of summary and page")
     if removal.left or removal.spill:
         parts.append(f"{format_count(len(removal.left) + bool(removal.spill), 'leftover')} of unfinished jobs")
     yield f"{redact(removal.spec)}: {', '.join(parts)}"
     if verbose:
         for url in (*removal.files, *([removal.spill] if removal.spill else [])):
             yield f"  {redact(url)}"
+    for url in removal.kept[:_KEPT]:
+        yield f"stays, for htview has not written it: {redact(url)}"
+    if len(removal.kept) > _KEPT:
+        yield f"... and {len(removal.kept) - _KEPT:,} more stay"

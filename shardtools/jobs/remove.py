@@ -1,7 +1,7 @@
 """htrm as a function: remove a dataset, with all files that lie beside its shards.
 
     spec -> what there is of it, by listings -> is any of it of another dataset? -> Removal
-    lock -> manifest -> table, keys -> each sidecar, then its shard -> what jobs have left -> lock
+    lock -> manifest -> table, keys -> summary, page -> each sidecar, then its shard -> what jobs have left -> lock
 
 The manifest goes first: from then on nobody takes what is left for a whole dataset. A removal that was stopped is
 completed by the next one, since the spec alone says which files belong to the dataset.
@@ -25,12 +25,11 @@ from shardtools.errors import (
     SpecError,
     redact,
 )
+from shardtools.jobs.beside import delete_all, delete_published, find_beside
 from shardtools.jobs.exchange.spill import remove_spill, spill_of
 from shardtools.jobs.lock import locked, read_holder
 from shardtools.jobs.options import RunOptions
-from shardtools.query.key_file import keys_url
-from shardtools.query.published import summary_url
-from shardtools.query.table_file import table_url
+from shardtools.query.published import page_folder, page_names, summary_url
 from shardtools.shards.manifest import read_manifest
 from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination
@@ -42,29 +41,31 @@ from shardtools.urls import beside, folder_of, is_local, name_of, path_of, split
 
 _FIX = "give one spec, such as train-@1000.tgz"
 _NUMBERED = re.compile(r"(.*?)([0-9]+)([^0-9]*)", re.DOTALL)
-_EXTRA = re.compile(r"\.(?:[0-9]+\.parquet|part-[0-9]{6,}\.(?:arrow|parquet))")
 
 
 @dataclass(frozen=True)
 class Removal:
     """The files of the dataset ``spec`` that there are; ``size`` is the bytes of its shards, None if unknown.
 
-    ``index`` has manifest, table and file of keys, ``left`` what jobs have left that did not end, and ``spill`` the
-    folder with the data of such a shuffle or sort, None if there is none.
+    ``index`` has manifest, table and file of keys, ``published`` the summary and the page. ``left`` is what jobs have
+    left that did not end, and ``spill`` the folder with the data of such a shuffle or sort, None if there is none.
+    ``kept`` are files in the folder of the page that htview has not written; they stay.
     """
 
     spec: str
     shards: tuple[str, ...]
     sidecars: tuple[str, ...]
     index: tuple[str, ...]
+    published: tuple[str, ...]
     left: tuple[str, ...]
+    kept: tuple[str, ...]
     spill: str | None
     size: int | None
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The URLs of all files."""
-        return (*self.index, *self.shards, *self.sidecars, *self.left)
+        """The URLs of all files that go."""
+        return (*self.index, *self.published, *self.shards, *self.sidecars, *self.left)
 
 
 def plan_removal(spec: str) -> Removal:
@@ -82,16 +83,30 @@ def plan_removal(spec: str) -> Removal:
     stats = known_stats([*urls, *beside_them])
     shards = [url for url, stat in zip(urls, stats, strict=False) if stat is not None]
     sidecars = [url for url, stat in zip(beside_them, stats[len(urls) :], strict=True) if stat is not None]
-    index, left = _beside(destination)
-    left += _drafts([*urls, *beside_them, *index, destination.manifest])
+    files = find_beside(destination)
+    index = [*([files.manifest] if files.manifest else []), *files.index]
+    left = [*files.parts, *([files.lock] if files.lock else [])]
+    left += _drafts([*urls, *beside_them, *files.index, destination.manifest, summary_url(destination.spec)])
+    folder = page_folder(destination.spec)
+    published = (*_drafts([folder + name for name in page_names()]), *files.published)
     spill = _spill(destination)
-    if not (shards or sidecars or index or left or spill):
+    if not (shards or sidecars or index or published or left or spill):
         raise NotFoundError("there is no such dataset", url=destination.spec, fix="check the name")
     _refuse_shared(destination, shards)
     sizes = [stat.size for stat in stats[: len(urls)] if stat is not None]
     known = [size for size in sizes if size is not None]
     size = sum(known) if len(known) == len(sizes) else None
-    return Removal(destination.spec, tuple(shards), tuple(sidecars), tuple(index), tuple(left), spill, size)
+    return Removal(
+        destination.spec,
+        tuple(shards),
+        tuple(sidecars),
+        tuple(index),
+        published,
+        tuple(left),
+        files.others,
+        spill,
+        size,
+    )
 
 
 def _check_spec(spec: str) -> Destination:
@@ -101,31 +116,6 @@ def _check_spec(spec: str) -> Destination:
     if destination.is_auto:
         raise SpecError("@auto is for outputs only", url=spec, fix="give the number of shards, as in @1000")
     return destination
-
-
-def _beside(destination: Destination) -> tuple[list[str], list[str]]:
-    """Return the index files of a dataset, and what jobs have left, except what is beside its shards."""
-    spec = destination.spec
-    index = [destination.manifest, table_url(spec), keys_url(spec), summary_url(spec)]
-    lock = beside(spec, ".lock")
-    known = [url for url, stat in zip([*index, lock], known_stats([*index, lock]), strict=True) if stat is not None]
-    found = [url for url in known if url != lock]
-    extra: list[str] = []
-    try:
-        listed = get_storage(spec).list(beside(spec, "."))
-    except RefusedError:  # it does not list: the numbers are those that there may be
-        numbers = [table_url(spec, number) for number in range(1, _TABLES)]
-        numbers += [beside(spec, f".part-{number:06d}.arrow") for number in range(destination.count or 0)]
-        listed = [url for url, stat in zip(numbers, known_stats(numbers), strict=True) if stat is not None]
-    start = unquote(name_of(spec))
-    extra = [url for url in listed if _EXTRA.fullmatch(unquote(name_of(url)).removeprefix(start))]
-    tables = [url for url in extra if ".part-" not in unquote(name_of(url)).removeprefix(start)]
-    parts = [url for url in extra if url not in tables]
-    return [*found, *tables], [*parts, *(url for url in known if url == lock)]
-
-
-_TABLES = 20
-"""So many files of a table are looked for where the server does not list."""
 
 
 def _drafts(urls: Sequence[str]) -> list[str]:
@@ -204,18 +194,19 @@ def remove_dataset(removal: Removal) -> None:
     """
     lock = beside(removal.spec, ".lock")
     with locked(lock, take_over=True):
-        _delete(removal.index[:1])  # the manifest, if there is one
-        _delete(removal.index[1:])
+        delete_all(removal.index[:1])  # the manifest, if there is one
+        delete_all(removal.index[1:])
+        delete_published(removal.spec, removal.published)
         described = {sidecar_url(url) for url in removal.shards}.intersection(removal.sidecars)
-        _delete(removal.shards, described)
-        _delete([url for url in removal.sidecars if url not in described])
-        _delete([url for url in removal.left if url != lock])
+        _delete_shards(removal.shards, described)
+        delete_all(url for url in removal.sidecars if url not in described)
+        delete_all(url for url in removal.left if url != lock)
         if removal.spill is not None:
             remove_spill(removal.spill, ())
 
 
-def _delete(urls: Iterable[str], sidecars: Collection[str] = ()) -> None:
-    """Delete files, many at a time, each after its sidecar, if that is one of ``sidecars``."""
+def _delete_shards(urls: Iterable[str], sidecars: Collection[str]) -> None:
+    """Delete shards, many at a time, each after its sidecar, if that is one of ``sidecars``."""
 
     def delete(url: str) -> None:
         if (sidecar := sidecar_url(url)) in sidecars:

@@ -6,7 +6,7 @@
 Shards 12 to 19 belong to the old dataset, as its manifest says. They are removed when the new dataset is complete:
 
     first shard replaced -> old manifest retired: now only a list of names, which describes no dataset
-    new manifest written -> old shards removed -> retired manifest removed
+    new manifest written -> old shards removed, with table, keys, summary and page -> retired manifest removed
 
 The job may be killed at any moment: the retired manifest says what the next job has to remove. Specs with another
 number of digits have no file in common, and do not affect each other.
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from shardtools.errors import JobError, LimitError, NotFoundError, OutputExistsError
+from shardtools.jobs.beside import delete_all, delete_published, find_beside
 from shardtools.jobs.options import RunOptions, check_outputs, list_outputs, refuse_existing
 from shardtools.json_text import parse_json
 from shardtools.shards.sidecar import sidecar_url
@@ -34,10 +35,15 @@ _RETIRED = "shardtools-replaced"
 
 @dataclass(frozen=True)
 class Replaced:
-    """What a job has to remove: ``shards`` of other datasets that it replaces, and the ``manifests`` of these."""
+    """What a job has to remove: ``shards`` of other datasets that it replaces, and what lies beside the ``specs``."""
 
     shards: tuple[str, ...] = ()
-    manifests: tuple[str, ...] = ()
+    specs: tuple[str, ...] = ()
+
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """The manifests of the datasets."""
+        return tuple(Destination(spec).manifest for spec in self.specs)
 
 
 NOTHING_REPLACED = Replaced()
@@ -47,7 +53,6 @@ NOTHING_REPLACED = Replaced()
 class _ShardNames:
     """A manifest of the same pattern: the ``names`` of its shards, and whether it is ``retired``."""
 
-    url: str
     names: frozenset[str]
     retired: bool
 
@@ -90,15 +95,16 @@ def find_replaced(
             raise _unknown([following])
         return NOTHING_REPLACED
     numbers, others = _look(destination, pattern, listed)
-    found = [manifest for digits in others if (manifest := _read(Destination(f"{before}@{digits}{after}").manifest))]
-    old = [manifest for manifest in found if options.overwrite or manifest.retired]
+    specs = [f"{before}@{digits}{after}" for digits in others]
+    found = {spec: manifest for spec in specs if (manifest := _read(Destination(spec).manifest))}
+    old = {spec: manifest for spec, manifest in found.items() if options.overwrite or manifest.retired}
     shards = [destination.url(number) for number in sorted(numbers)]
-    named = {url for url in shards if any(_name(url) in manifest.names for manifest in found)}
+    named = {url for url in shards if any(_name(url) in manifest.names for manifest in found.values())}
     if options.overwrite and (unknown := [url for url in shards if url not in named]):
         raise _unknown(unknown)
-    ours = tuple(url for url in shards if any(_name(url) in manifest.names for manifest in old))
+    ours = tuple(url for url in shards if any(_name(url) in manifest.names for manifest in old.values()))
     _refuse_sources(sources, ours)
-    return Replaced(ours, tuple(manifest.url for manifest in old))
+    return Replaced(ours, tuple(old))
 
 
 def _is_listed(destination: Destination, before: str, after: str) -> bool:
@@ -144,7 +150,7 @@ def _read(url: str) -> _ShardNames | None:
         own = frozenset(unquote(name) for name in names if "/" not in name)
     except (NotFoundError, LimitError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return _ShardNames(url, own, retired)
+    return _ShardNames(own, retired)
 
 
 def _unknown(urls: Sequence[str]) -> OutputExistsError:
@@ -174,16 +180,17 @@ def retire(url: str) -> None:
 
 
 def remove(replaced: Replaced) -> None:
-    """Remove the shards with their sidecars, and then the manifests that say that they are to be removed."""
-    if not replaced.manifests:
-        return
-    storage = get_storage(replaced.manifests[0])
+    """Remove the shards with their sidecars, what lies beside them, and then the manifests that say that this goes."""
 
     def delete(url: str) -> None:
+        storage = get_storage(url)
         storage.delete(sidecar_url(url))
         storage.delete(url)
 
     for _ in each(delete, replaced.shards):
         pass
-    for url in replaced.manifests:
-        storage.delete(url)
+    for spec in replaced.specs:
+        files = find_beside(Destination(spec))
+        delete_all([*files.index, *files.parts])
+        delete_published(spec, files.published)
+    delete_all(replaced.manifests)

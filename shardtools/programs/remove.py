@@ -17,9 +17,10 @@ def remove(
 ) -> Removal:
     """Remove the dataset ``source``, with its index files, and return what was removed. Nothing is asked.
 
-    With its shards go sidecars, manifest, table, file of keys, and what jobs to this dataset have left that did not
-    end. Other files stay, and other datasets in the same folder. ``dry_run`` removes nothing. ``retries``: how often in
-    a row to try again when a server fails. ``timeout``: how many seconds to wait for the next bytes.
+    With its shards go sidecars, manifest, table, file of keys, the summary and page beside it, and what jobs to this
+    dataset have left that did not end. Other files stay, and other datasets in the same folder. ``dry_run`` removes
+    nothing. ``retries``: how often in a row to try again when a server fails. ``timeout``: how many seconds to wait for
+    the next bytes.
 
     Raises:
         SpecError: the source is not one dataset.

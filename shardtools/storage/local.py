@@ -322,7 +322,7 @@ def find_drafts(folder: str, names: Iterable[str]) -> list[str]:
     with os_errors(folder):
         try:
             found = os.listdir(folder)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
     matches = ((name, _DRAFT.fullmatch(name)) for name in found)
     return sorted(os.path.join(folder, name) for name, match in matches if match and match[1] in wanted)

@@ -16,7 +16,17 @@ import numpy as np
 
 from shardtools.dataset.sharded import ShardedDataset
 from shardtools.errors import FieldError, JobError, OutputExistsError, ShardError, redact
-from shardtools.query.published import page_folder, summary_digest, summary_url
+from shardtools.query.published import (
+    INDEX,
+    find_page,
+    page_bytes,
+    page_folder,
+    page_index,
+    page_names,
+    relative_source,
+    summary_digest,
+    summary_url,
+)
 from shardtools.shards.fields import kind_of
 from shardtools.shards.manifest import read_manifest
 from shardtools.shards.open_shard import OpenShard
@@ -26,7 +36,6 @@ from shardtools.storage import StorageOptions, get_storage, using
 from shardtools.urls import is_local, name_of, scheme_of
 from shardtools.viewer.about import about_dataset
 from shardtools.viewer.answers import answer_json
-from shardtools.viewer.server import page_bytes, page_names, with_meta
 from shardtools.viewer.thumbs import draw
 
 PICTURES = 240
@@ -70,18 +79,15 @@ def publish(spec: str, options: StorageOptions, to: str | None = None, *, overwr
     summary = summary_url(place.spec)
     with using(options):
         if not overwrite:
-            _refuse(summary, f"{folder}index.html")
+            _refuse(summary, folder + INDEX)
         dataset = ShardedDataset(place.spec, options)
         _check(dataset, place)
         digest = summary_digest(read_manifest(place.manifest))  # first: what changes later is noticed
         about = about_dataset(dataset, name) | {"spec": name, "digest": digest}
         about |= {"samples": len(dataset), "partial": False, "thumbnails": thumbnails(dataset)}
         _write(summary, answer_json(about).body)
-        source = f"../{quote(name, safe='@')}" if to is None else _address(place.spec)
-        for file in page_names():
-            data = page_bytes(file)
-            _write(folder + file, with_meta(data, "shardtools-src", source) if file == "index.html" else data)
-    page = f"{folder}index.html"
+        _write_page(folder, relative_source(place.spec) if to is None else _address(place.spec), place.spec)
+    page = folder + INDEX
     return Published(redact(page), redact(summary), None if is_local(page) else _address(page))
 
 
@@ -105,6 +111,17 @@ def _check(dataset: ShardedDataset, place: Destination) -> None:
 def _need(url: str, fix: str) -> None:
     if not get_storage(url).exists(url):
         raise JobError("it does not exist, and a page needs it", url=url, fix=fix)
+
+
+def _write_page(folder: str, source: str, spec: str) -> None:
+    """Write the page, and delete the files that only an earlier version of it had."""
+    there = find_page(folder, spec).files
+    names = page_names()
+    for name in names:
+        _write(folder + name, page_index(source) if name == INDEX else page_bytes(name))
+    for url in there:
+        if name_of(url) not in names:
+            get_storage(url).delete(url)
 
 
 def _refuse(*urls: str) -> None:

@@ -23,8 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler
-from importlib import resources
-from importlib.resources.abc import Traversable
 from socketserver import TCPServer
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +30,7 @@ from urllib.parse import parse_qsl, unquote
 
 from shardtools import __version__
 from shardtools.errors import JobError
+from shardtools.query.published import INDEX, page_bytes, page_names, with_meta
 from shardtools.urls import media_type
 from shardtools.viewer.answers import BYTES, HttpAnswer, answer_json
 from shardtools.viewer.api import Api
@@ -48,7 +47,6 @@ LONGEST = 32 << 10
 """Characters of an address at most."""
 
 _NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_FILE = re.compile(r"[a-z0-9][a-z0-9_-]*\.(?:html|css|js)")
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
     "connect-src 'self'; frame-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -139,7 +137,7 @@ class ViewServer:
             except ValueError:
                 return _refusal(400, "there are too many parameters"), False
             return self.api.answer(name.removeprefix("api/"), values), False
-        found = page_file(name or "index.html")
+        found = page_file(name or INDEX)
         return (found, True) if found is not None else (_refusal(404, "there is no such file"), False)
 
     def _zarr(self, name: str, method: str, wanted: str) -> HttpAnswer:
@@ -239,36 +237,4 @@ def page_file(name: str) -> HttpAnswer | None:
     if name not in page_names():
         return None
     data = page_bytes(name)
-    return HttpAnswer(
-        with_meta(data, "shardtools-api", "api/") if name == "index.html" else data, media_type(name) or BYTES
-    )
-
-
-def page_names() -> list[str]:
-    """Return the names of the files of the page, ``index.html`` last."""
-    names = [file.name for file in _page().iterdir() if _FILE.fullmatch(file.name)]
-    return sorted(names, key=lambda name: (name == "index.html", name))
-
-
-def page_bytes(name: str) -> bytes:
-    """Return the bytes of a file of the page."""
-    return (_page() / name).read_bytes()
-
-
-def _page() -> Traversable:
-    return resources.files("shardtools.viewer") / "page"
-
-
-def with_meta(page: bytes, name: str, content: str) -> bytes:
-    """Return a page with one more ``<meta>``, after that of the encoding.
-
-    >>> with_meta(b'<meta charset="utf-8"><title>', "a", 'b"c')
-    b'<meta charset="utf-8">\\n<meta name="a" content="b&quot;c"><title>'
-    """
-    from html import escape
-
-    first = b'<meta charset="utf-8">'
-    head, found, rest = page.partition(first)
-    if not found:
-        raise ValueError("the page has no encoding")
-    return head + found + f'\n<meta name="{escape(name)}" content="{escape(content)}">'.encode() + rest
+    return HttpAnswer(with_meta(data, "shardtools-api", "api/") if name == INDEX else data, media_type(name) or BYTES)

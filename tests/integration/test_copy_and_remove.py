@@ -17,6 +17,7 @@ from shardtools.errors import CorruptError, JobError, NotFoundError, OutputBusyE
 from shardtools.jobs.exchange.spill import spill_of
 from shardtools.jobs.lock import locked
 from shardtools.jobs.options import RunOptions
+from shardtools.query.published import page_names
 from shardtools.storage import get_storage
 from tests.backends import BACKENDS, running
 from tests.cli.command import Argument, Outcome, call, check_failure
@@ -67,13 +68,55 @@ class TestRemove:
         for name in {*others, "d-@3.tgz.1.parquet", "d-@3.tgz.part-000002.arrow"}:
             with get_storage(place).create(f"{place}/{name}") as sink:
                 sink.write(b"{}")
+        elsewhere = f"{place}/elsewhere"
+        for to in (None, elsewhere):
+            st.publish(spec, to, overwrite=True)
+        with get_storage(place).create(f"{place}/d-@3.tgz.view/notes.html") as sink:
+            sink.write(b"mine")
         removed = st.remove(spec, dry_run=True)
-        assert len(removed.files) == 11 and len(names(place)) == 11 + len(others)
+        assert len(removed.files) == 11 + 1 + len(page_names()) and len(names(place)) == 12 + len(others)
         assert removed.size == sum(path.stat().st_size for path in original.glob("d-?.tgz"))
         assert st.remove(spec) == removed
         assert names(place) == others
+        assert removed.kept == (f"{place}/d-@3.tgz.view/notes.html",)
+        assert names(f"{place}/d-@3.tgz.view") == {"notes.html"}
+        assert names(elsewhere) == set(page_names())
         with pytest.raises(NotFoundError):
             st.remove(spec)
+
+    def test_a_page_where_nothing_is_listed(self, original: Path, tmp_path: Path) -> None:
+        """Its index.html names its files, so that those of another version go, too; it goes last."""
+        with recording_server(tmp_path / "server") as server:
+            put(original, str(server.root))
+            spec = f"{server.url}d-@3.tgz"
+            st.publish(spec)
+            page = server.root / "d-@3.tgz.view"
+            index = page / "index.html"
+            index.write_bytes(index.read_bytes().replace(b'files" content="', b'files" content="older.js '))
+            (page / "older.js").touch()
+            (page / "mine.js").touch()
+            st.remove(spec)
+            deleted = [request.path for request in server.requests() if request.method == "DELETE"]
+        assert [path.name for path in page.iterdir()] == ["mine.js"]
+        of_page = [path for path in deleted if ".view/" in path and ".view/." not in path]
+        assert (len(of_page), of_page[-1]) == (len(page_names()) + 1, "/d-@3.tgz.view/index.html")
+
+    def test_a_page_that_was_written_in_part(self, original: Path, tmp_path: Path) -> None:
+        """Without its index.html, by an interrupted publication or removal; and another's folder of this name."""
+        spec = put(original, str(tmp_path))
+        st.publish(spec)
+        page = tmp_path / "d-@3.tgz.view"
+        (page / "index.html").unlink()
+        (page / ".main.js.0123456789abcdef.tmp").touch()
+        st.remove(spec)
+        assert list(tmp_path.iterdir()) == []
+        put(original, str(tmp_path))
+        page.mkdir()
+        (page / "index.html").write_text("another's")
+        (page / "main.js").write_text("another's")
+        outcome = remove(tmp_path, "--yes", "d-@3.tgz")
+        assert f"stays, for htview has not written it: {page}/main.js\n" in outcome.out
+        assert {path.name for path in tmp_path.rglob("*")} == {page.name, "index.html", "main.js"}
 
     @pytest.mark.parametrize("gone", range(9))
     def test_a_removal_that_was_stopped_is_completed(self, original: Path, tmp_path: Path, gone: int) -> None:

@@ -72,6 +72,20 @@ def test_with_fewer_or_more_shards(program: str, where: str, folder: Path, nginx
     assert outputs(root) == parts(OLD)
 
 
+@pytest.mark.parametrize("where", ["disk", "server"])
+def test_table_keys_summary_and_page_go_too(where: str, folder: Path, nginx: NginxServer) -> None:
+    root, place = (folder, "") if where == "disk" else (nginx.root, nginx.url)
+    done(make(folder, "htmapper", OLD, place))
+    old = f"{place or f'{folder}/'}out-@{OLD:06d}.tar"
+    st.index(old, table=True)
+    st.publish(old)
+    page = root / f"out-@{OLD:06d}.tar.view"
+    (page / "notes.txt").touch()
+    assert len(outputs(root)) > len(parts(OLD)) + 25
+    done(make(folder, "htmapper", NEW, place, "--overwrite"))
+    assert outputs(root) == parts(NEW) | {f"{page.name}/", f"{page.name}/notes.txt"}
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("where", ["disk", "server"])
 def test_a_shard_that_nobody_knows_of(program: str, where: str, folder: Path, nginx: NginxServer) -> None:

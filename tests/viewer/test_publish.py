@@ -16,10 +16,10 @@ from PIL import Image
 
 import shardtools as st
 from shardtools.programs.view import serve
+from shardtools.query.published import page_names
 from shardtools.storage import StorageOptions, get_storage
 from shardtools.viewer import publish as publishing
 from shardtools.viewer.publish import thumbnails
-from shardtools.viewer.server import page_names
 from tests.cli.command import call
 from tests.gcs_servers import gcs_emulator
 from tests.gcs_servers import use_environment as use_gs_environment
@@ -71,7 +71,7 @@ def test_a_dataset_on_nginx_is_published_once(shards: Path, nginx: NginxServer, 
         st.publish(f"{nginx.url}train-@2.tar")
     assert st.publish(f"{nginx.url}train-@2.tar", overwrite=True).link == done.out.strip()
     st.remove(f"{nginx.url}train-@2.tar")
-    assert not list(nginx.root.glob("*.view.json"))  # the summary goes with the dataset
+    assert not [path for path in nginx.root.rglob("*") if path.is_file()]  # summary and page go with the dataset
 
 
 def test_a_bucket_is_served_and_gives_out_the_page(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
