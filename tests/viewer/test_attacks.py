@@ -140,6 +140,6 @@ class TestLimits:
             file.truncate(file.tell() + 1024)
         st.index(str(site.root / "huge.tar"))
         browser.open(site.view("huge.tar", "#sample=0"))
-        browser.wait_text("The first 4.1 KB of 83.9 MB")
-        browser.wait_text("The first 262 KB of 157 MB")
+        browser.wait_text("The first 4.1 kB of 83.9 MB")
+        browser.wait_text("The first 262 kB of 157 MB")
         assert not browser.all("section.field button")

@@ -113,7 +113,12 @@ class TestSql:
 
     def test_an_error(self, browser: Browser, server: ViewServer) -> None:
         browser.open(f"{server.url}#sql={quote('select nothing from samples')}")
-        assert "nothing" in browser.one("main .placard").text
+        assert "nothing" in browser.one(".answer .placard").text
+        box = browser.one("#query")
+        assert box.get_attribute("value") == "select nothing from samples"
+        box.clear()
+        box.send_keys("select 7 as n", Keys.CONTROL, Keys.ENTER)
+        browser.wait(lambda: browser.texts(".answer td") == ["7"], "the answer")
 
 
 def test_compare(browser: Browser, server: ViewServer) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -104,9 +106,21 @@ class TestFind:
         assert browser.texts(".card h3 a") == [f"k{i:03d}" for i in range(2, 120, 3)]
 
     def test_what_is_not_there(self, browser: Browser, site: Site) -> None:
-        browser.open(site.view("animals-@2.tar"))
+        browser.open(site.view("animals-@2.tar", "#at=0"))
         browser.find("k999")
         browser.wait_text("There is no sample “k999”")
+        assert len(browser.all(".card")) == 48
+        browser.press(Keys.ARROW_RIGHT)  # the keys are the page's again
+        assert browser.run("return document.activeElement.textContent") == "k000"
+
+    def test_out_of_range(self, browser: Browser, site: Site) -> None:
+        for fragment, said in (
+            ("#sample=x", "index x is out of range: the dataset has 120 samples"),
+            ("#sample=120", "index 120 is out of range: the dataset has 120 samples"),
+            ("#at=1000", "There are 120 samples."),
+        ):
+            browser.open(site.view("animals-@2.tar", fragment))
+            assert said in browser.text()
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +182,7 @@ def test_keyboard(browser: Browser, site: Site) -> None:
     browser.wait_ready()
     browser.press(Keys.ESCAPE)
     browser.wait(lambda: browser.hash() == "#at=0", "the grid")
+    browser.wait(lambda: browser.run("return document.activeElement.textContent") == "k002", "the focus where it was")
     browser.press("/")
     assert browser.run("return document.activeElement.id") == "find-text"
 
@@ -218,6 +233,17 @@ def test_a_bad_sample_spoils_its_own_card(browser: Browser, site: Site) -> None:
     assert browser.texts(".card .placard strong") == ["The data of this field are damaged"]
     assert "damaged" in browser.texts(".card")[3]
     assert browser.run(PICTURES)[:6] == [24] * 6
+
+
+def test_a_dataset_that_was_replaced_is_read_anew(browser: Browser, site: Site, tmp_path: Path) -> None:
+    """Nothing of it is taken from what the browser keeps."""
+    for samples in (9, 4):
+        write_shard(tmp_path / "in-0.tar", [(f"r{i}.txt", b"one of %d" % samples) for i in range(samples)])
+        st.sort(str(tmp_path / "in-0.tar"), str(site.root / "again-@1.tar"), overwrite=True)
+        os.utime(site.root / "again-@1.tar.json", (samples, samples))  # so old that a browser keeps it for long
+        browser.open(site.view("again-@1.tar", "#at=0"))
+        browser.wait(lambda samples=samples: f"one of {samples}" in browser.text(), "the texts")  # type: ignore[misc]
+        assert len(browser.all(".card")) == samples
 
 
 def test_phone_and_dark(browser: Browser, site: Site) -> None:

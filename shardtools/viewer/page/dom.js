@@ -92,7 +92,7 @@ export const plural = (number, noun) => `${count(number)} ${noun}${number === 1 
 /** 24000000 as "24 MB". */
 export function bytes(size) {
   if (!Number.isFinite(size)) return "unknown";
-  const units = ["B", "KB", "MB", "GB", "TB", "PB"];
+  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
   let unit = 0;
   while (size >= 1000 && unit < units.length - 1) {
     size /= 1000;

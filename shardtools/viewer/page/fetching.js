@@ -11,7 +11,8 @@ export function checkedUrl(text, base) {
     throw new Placard("This is not an address", String(text).slice(0, 200));
   }
   if (url.protocol !== "http:" && url.protocol !== "https:") {
-    throw new Placard(`A browser cannot read ${url.protocol} addresses`, "htview can: it serves this page with a proxy.", `htview ${quoted(text)}`);
+    const can = ["s3:", "gs:", "hf:", "file:"].includes(url.protocol);
+    throw new Placard(`A browser cannot read ${url.protocol} addresses`, can ? "htview can: it serves this page with a proxy." : "", can ? `htview ${quoted(text)}` : "");
   }
   return url.href;
 }
@@ -33,17 +34,21 @@ export function nameOf(url) {
   }
 }
 
+/** The command that shows the dataset of a file. */
+const command = (url) => `htview ${quoted(url.replace(/(\.view)?\.json|\.index\.npz|\.keys/, ""))}`;
+
 async function request(url, options) {
   let response;
   try {
-    response = await fetch(url, { credentials: "omit", referrerPolicy: "no-referrer", ...options });
+    // no-cache: the browser asks whether what it keeps is still the one.
+    response = await fetch(url, { credentials: "omit", referrerPolicy: "no-referrer", cache: "no-cache", ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     const origin = new URL(url).origin;
     const why = origin === location.origin
       ? `${url}: no answer.`
       : `${url}: no answer, or ${origin} does not allow other pages to read it (CORS). docs/viewer.md says what to set there.`;
-    throw new Placard("The server cannot be reached from here", why, "htview SPEC");
+    throw new Placard("The server cannot be reached from here", why, command(url));
   }
   if (response.ok) return response;
   const what = { 401: "needs a login", 403: "may not be read", 404: "does not exist", 416: "is shorter than expected" };
@@ -61,12 +66,12 @@ export async function readFile(url, { limit, optional = false, signal } = {}) {
     if (optional && (error.status === 404 || error.status === 403)) return null;
     throw error;
   }
-  return collect(response, limit, `${nameOf(url)} is too large for a page`);
+  return collect(response, limit, `${nameOf(url)} is too large for a page`, url);
 }
 
 /** The bytes of a response, which may not be more than `limit`. */
-async function collect(response, limit, title) {
-  const tooLarge = () => new Placard(title, `At most ${sized(limit)} are read.`, "htview SPEC");
+async function collect(response, limit, title, url) {
+  const tooLarge = () => new Placard(title, `At most ${sized(limit)} are read.`, command(url));
   if (Number(response.headers.get("Content-Length")) > limit) {
     await response.body.cancel();
     throw tooLarge();
@@ -104,9 +109,9 @@ export async function readRange(url, start, stop, { signal } = {}) {
   const whole = response.status === 200;
   if (whole && !(start === 0 && Number(response.headers.get("Content-Length")) === stop)) {
     await response.body.cancel();
-    throw new Placard("This server sends no ranges", `${url}: it answered with the whole file.`, "htview SPEC");
+    throw new Placard("This server sends no ranges", `${url}: it answered with the whole file.`, command(url));
   }
-  const data = await collect(response, stop - start, "The server sent more than was asked for");
+  const data = await collect(response, stop - start, "The server sent more than was asked for", url);
   if (data.length !== stop - start) {
     throw new Placard(`${nameOf(url)} ends too early`, `Bytes ${start} to ${stop} were asked for, ${data.length} came.`);
   }

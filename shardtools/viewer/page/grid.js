@@ -13,16 +13,22 @@ export async function showGrid(app, state) {
   const waiting = h("div.cards", { vars: { "--card": SIZES[app.settings.zoom] }, "aria-hidden": "true" },
     Array.from({ length: COUNT }, () => h("article.card.waiting", h("div.visual"), h("h3", "\u00a0"), h("div.lines", h("p", "\u00a0")))));
   if (!app.main.querySelector(".cards:not(.strip)")) app.show(h("div.toolbar", "\u00a0"), waiting);
-  const size = app.settings.zoom > 2 ? 512 : 256, thumbs = app.settings.visual || drawnLarge(app);
+  const size = sizeOf(app.settings.zoom), thumbs = app.settings.visual || drawnLarge(app);
   const page = await app.reader.rows({ at, count: COUNT, where: state.where ?? "", thumbs, size, signal: app.signal });
+  if (page.total !== null && at >= page.total) page.samples = [];
   const options = { where: state.where, visual: app.settings.visual || null, lines: app.settings.lines, size };
   const cards = page.samples.map((sample) => card(app, sample, options));
   const box = h("div.cards", { vars: { "--card": SIZES[app.settings.zoom] } }, cards.map(({ element }) => element));
-  app.show(toolbar(app, state, page, at, box), page.samples.length ? box : h("p.empty", "No sample matches."), pager(app, state, page, at));
+  app.show(toolbar(app, state, page, at, box), page.samples.length ? box : h("p.empty", page.total ? `There are ${plural(page.total, "sample")}.` : "No sample matches."), pager(app, state, page, at));
   app.say(page.samples.length ? `${plural(page.samples.length, "sample")} from ${count(page.at)}` : "No sample matches");
   keys(app, state, page, at, box);
+  cards.find(({ sample }) => sample.index === app.settings.seen)?.element.querySelector("a").focus();
+  app.settings.seen = null;
   await fillCards(app, cards);
 }
+
+/** The side of thumbnails, in pixels. */
+const sizeOf = (zoom) => (zoom > 2 ? 512 : 256);
 
 /** The field that most cards draw large, "" if a server makes no small picture of it. */
 function drawnLarge(app) {
@@ -65,8 +71,10 @@ function pager(app, state, page, at) {
 
 function zoom(app, box) {
   const by = (step) => () => {
+    const before = app.settings.zoom;
     app.set({ zoom: Math.max(0, Math.min(SIZES.length - 1, app.settings.zoom + step)) });
     box.style.setProperty("--card", SIZES[app.settings.zoom]);
+    if (sizeOf(before) !== sizeOf(app.settings.zoom)) app.refresh();
   };
   app.keys.set("+", by(1)).set("=", by(1)).set("-", by(-1));
   return h("span.zoom", { role: "group", "aria-label": "Size of the cards" }, h("button", { type: "button", "aria-label": "Smaller", onclick: by(-1) }, "−"), h("button", { type: "button", "aria-label": "Larger", onclick: by(1) }, "+"));

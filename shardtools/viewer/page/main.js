@@ -145,7 +145,11 @@ function tabs(current) {
 async function find(text) {
   text = text.trim();
   const field = byId("find-text"), { reader } = app;
-  if (!text) return;
+  field.blur(); // the keys are for the page again
+  if (!text) {
+    app.go({ of: app.of, at: 0 });
+    return;
+  }
   const number = /^#?([\d,_]+)$/.exec(text);
   const digits = number && number[1].replace(/[,_]/g, "");
   if (number && (text.startsWith("#") || !/^0\d/.test(digits))) {
@@ -164,7 +168,9 @@ async function find(text) {
   try {
     app.go({ of: app.of, sample: await reader.find(text.replace(/^key:/, ""), app.signal) });
   } catch (error) {
-    if (error.name !== "AbortError") app.show(placard(error));
+    if (error.name === "AbortError") return;
+    app.main.querySelector(":scope > .placard")?.remove();
+    app.main.prepend(placard(error));
   } finally {
     field.removeAttribute("aria-busy");
   }

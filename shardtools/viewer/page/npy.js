@@ -14,7 +14,7 @@ function fail(what) {
 
 /** The header of an .npy file: {shape, dtype, fortran, offset, size}, with the number of its elements as size. */
 export function npyHeader(data) {
-  if (data.length < 10 || data[0] !== 0x93 || String.fromCharCode(...data.subarray(1, 6)) !== "NUMPY") fail("It does not begin like an .npy file.");
+  if (data.length < 12 || data[0] !== 0x93 || String.fromCharCode(...data.subarray(1, 6)) !== "NUMPY") fail("It does not begin like an .npy file.");
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   const wide = data[6] >= 2;
   const offset = (wide ? 12 + view.getUint32(8, true) : 10 + view.getUint16(8, true));
@@ -75,6 +75,15 @@ function dtypeName(code) {
 
 /** The arrays in an .npz file, by name; more than `limit` bytes are refused. */
 export async function parseNpz(data, limit) {
+  try {
+    return await unpackNpz(data, limit);
+  } catch (error) {
+    if (error instanceof RangeError) fail("An offset in it leads out of it.");
+    throw error;
+  }
+}
+
+async function unpackNpz(data, limit) {
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   const arrays = {};
   let total = 0;

@@ -12,7 +12,7 @@ export async function showOverview(app) {
     about.isStale && h("section", placard(stale(about.spec))),
     figures(about),
     about.description && h("p.description", visible(cut(String(about.description), 500))),
-    about.thumbnails?.length ? mosaic(about.thumbnails) : firstSamples(app),
+    about.thumbnails?.length ? mosaic(about.thumbnails, app) : firstSamples(app),
     h("div.columns",
       about.fields.length > 0 && section("Fields", fieldTable(about)),
       about.classes?.values?.length > 0 && section("Classes", classBars(about.classes, app)),
@@ -31,7 +31,8 @@ function section(title, ...content) {
 }
 
 function figures(about) {
-  const pairs = [["samples", count(about.samples)], ["shards", count(about.shards)], ["bytes", bytes(about.bytes)]];
+  const pairs = [["samples", count(about.samples)], [about.shards === 1 ? "shard" : "shards", count(about.shards)]];
+  if (about.bytes !== null) pairs.push(["bytes", bytes(about.bytes)]);
   if (about.samples && about.bytes) pairs.push(["a sample", bytes(about.bytes / about.samples)]);
   if (about.license) pairs.push(["license", visible(cut(String(about.license), 30))]);
   return h("dl.figures", pairs.map(([name, value]) => h("div", h("dd", value), h("dt", name))));
@@ -95,9 +96,12 @@ function history(job, app) {
   return render(Object.fromEntries(entries));
 }
 
-function mosaic(thumbnails) {
+function mosaic(thumbnails, app) {
   const pictures = thumbnails.slice(0, MOSAIC).filter(({ index, data }) => Number.isSafeInteger(index) && /^[A-Za-z0-9+/]+=*$/.test(data ?? ""));
-  return h("nav.mosaic", { "aria-label": "Samples from all over the dataset" }, pictures.map(({ index, data }) => {
+  const most = 4 * Math.max(4, Math.floor(app.main.clientWidth / 60)); // as many as four rows have
+  const step = Math.max(1, pictures.length / most);
+  return h("nav.mosaic", { "aria-label": "Samples from all over the dataset" }, Array.from({ length: Math.floor(pictures.length / step) }, (_, i) => {
+    const { index, data } = pictures[Math.floor(i * step)];
     const type = data.startsWith("UklG") ? "webp" : data.startsWith("iVBO") ? "png" : "jpeg";
     return h("a", { href: `#sample=${index}`, "aria-label": `Sample ${count(index)}` }, h("img", { alt: "", src: `data:image/${type};base64,${data}`, loading: "lazy", decoding: "async" }));
   }));

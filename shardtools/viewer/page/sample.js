@@ -8,9 +8,10 @@ import { inFull } from "./value.js";
 const DOWNLOAD = 64 << 20;
 
 export async function showSample(app, state) {
-  const index = Number(state.sample);
-  const page = await app.reader.rows({ at: index, count: 1, signal: app.signal });
+  const index = Number(state.sample), isIndex = Number.isSafeInteger(index) && index >= 0;
+  const page = isIndex ? await app.reader.rows({ at: index, count: 1, signal: app.signal }) : { samples: [] };
   const sample = page.samples[0];
+  app.settings.seen = index;
   if (!sample || sample.index !== index) {
     app.show(placard(new RangeError(`index ${state.sample} is out of range: the dataset has ${count(app.reader.samples)} samples`)));
     return;

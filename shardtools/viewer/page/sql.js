@@ -1,6 +1,6 @@
 // A question in SQL: the answer as a table, and as cards where it has a column `index` or `key`.
 
-import { cut, h, plural, short, visible } from "./dom.js";
+import { cut, fill, h, placard, plural, short, visible } from "./dom.js";
 import { card, fillCards } from "./cards.js";
 
 const CARDS = 48;
@@ -15,7 +15,15 @@ export async function showSql(app, state) {
   const answer = h("div.answer", query && h("div.waiting"));
   app.show(h("div.query", box, h("button.primary", { type: "button", onclick: run }, "Run"), h("span.quiet", "Ctrl+Enter")), answer);
   if (!query) return;
-  const result = await app.reader.sql(query, app.signal);
+  try {
+    await showAnswer(app, await app.reader.sql(query, app.signal), answer);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    fill(answer, placard(error)); // the question stays
+  }
+}
+
+async function showAnswer(app, result, answer) {
   const names = result.columns.map((column) => column.name);
   answer.replaceChildren();
   const indices = await indicesOf(app, names, result.rows);
