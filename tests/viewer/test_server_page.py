@@ -164,6 +164,13 @@ def test_arrays(browser: Browser, server: ViewServer, tmp_path: Path, monkeypatc
     browser.wait(
         lambda: [text.endswith("7 to 7") for text in browser.texts(".versions .note")] == [True, False], "both"
     )
+    browser.wait(lambda: "beside=" in browser.hash() and "index=2" in browser.hash(), "an address that can be sent")
+    browser.open(f"{server.url}{browser.hash()}")
+    browser.wait(
+        lambda: [text.endswith("7 to 7") for text in browser.texts(".versions .note")] == [True, False], "both again"
+    )
+    browser.open(f"{server.url}#of=2&arrays/nope")
+    assert "There is no array “nope”" in browser.text()
 
 
 def test_keyboard(browser: Browser, server: ViewServer) -> None:

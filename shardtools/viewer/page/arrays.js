@@ -12,12 +12,12 @@ export async function showArrays(app, state) {
     h("a", { href: app.link({ arrays: array.path }), "aria-current": array.path === state.arrays ? "page" : null }, visible(cut(array.path, 120))),
     h("span.quiet", `${(array.shape ?? []).join(" × ")} ${array.dtype ?? ""}`)))) : h("p.empty", "There is no array."));
   const chosen = tree.find((array) => array.path === state.arrays);
-  const detail = h("div.detail", chosen ? h("div.waiting") : h("p.quiet", tree.length ? "Choose an array." : ""));
+  const detail = h("div.detail", chosen ? h("div.waiting") : state.arrays ? placard(new RangeError(`There is no array “${state.arrays}”`)) : h("p.quiet", tree.length ? "Choose an array." : ""));
   app.show(h("div.arrays", nav, detail));
-  if (chosen) fill(detail, await arrayView(app, chosen));
+  if (chosen) fill(detail, await arrayView(app, chosen, state));
 }
 
-async function arrayView(app, array) {
+async function arrayView(app, array, state) {
   const versions = await app.reader.history(array.path, app.signal).catch((error) => {
     if (error.name === "AbortError") throw error;
     return [];
@@ -25,20 +25,32 @@ async function arrayView(app, array) {
   const names = versions.map((entry) => String(entry.version));
   const { branches, tags } = await app.reader.versions(app.signal);
   const choices = Object.entries({ "commits of main": names, tags, branches: branches.filter((name) => name !== "main") });
-  const shared = { index: leading(array.shape).map(() => 0), map: "gray", range: null, drawn: null, aim: () => {}, served: null };
+  const shared = { index: leading(array.shape).map((size, axis) => Math.min(size - 1, Number(state.index?.split(",")[axis]) || 0)), map: "gray", range: null, drawn: null, aim: () => {}, served: null };
   const panels = h("div.versions"), elsewhere = h("div.elsewhere"), served = h("div.served");
-  const shown = [names[0] ?? ""];
+  const shown = [state.version ?? names[0] ?? "", ...(state.beside ? [state.beside] : [])];
   const redraw = () => Promise.all([...panels.children].map((panel) => panel.draw()));
+  let timer;
+  const note = () => { // browsers bear few changes of the address in a second
+    clearTimeout(timer);
+    timer = setTimeout(address, 200);
+  };
+  const address = () => {
+    if (app.signal.aborted) return;
+    const index = shared.index.some(Boolean) ? shared.index.join(",") : undefined;
+    history.replaceState(null, "", app.link({ arrays: array.path, version: shown[0] === names[0] ? undefined : shown[0], beside: shown[1], index }));
+    app.main.dataset.ready = location.hash;
+  };
   const rebuild = () => {
-    fill(panels, shown.map((version, i) => versionPanel(app, array, version, choices, shared, (next) => ((shown[i] = next), rebuild()))));
+    fill(panels, shown.map((version, i) => versionPanel(app, array, version, choices, shared, (next) => ((shown[i] = next), note(), rebuild()))));
     fill(elsewhere, commandPanel("For other programs", exports(app.reader.spec, array.path, shown[0])));
     shared.served = showServed(app, array, shown, shared, served);
     return redraw();
   };
-  const beside = h("button", { type: "button", "aria-pressed": "false", onclick: (event) => {
+  const beside = h("button", { type: "button", "aria-pressed": String(shown.length > 1), onclick: (event) => {
     if (shown.length > 1) shown.pop();
     else shown.push(names[1] ?? names[0] ?? "");
     event.currentTarget.setAttribute("aria-pressed", shown.length > 1);
+    note();
     rebuild();
   } }, "Two versions");
   const contrast = h("span.contrast", ["low", "high"].map((side, i) => h("label.choice", side, h("input", { type: "number", step: "any", placeholder: "auto", "aria-label": `${side} end of the colours`, onchange: (event) => {
@@ -49,7 +61,7 @@ async function arrayView(app, array) {
   rebuild();
   await shared.served;
   return [h("div.toolbar", h("h1", visible(array.path)), h("span.quiet", `${array.shape.join(" × ")} ${array.dtype}, chunks ${(array.chunks ?? []).join(" × ")}`), h("span.space"), names.length > 1 && beside),
-    h("div.toolbar", sliders(leading(array.shape), shared.index, redraw), colourChoice((name) => ((shared.map = name), redraw())), contrast),
+    h("div.toolbar", sliders(leading(array.shape), shared.index, () => (note(), redraw())), colourChoice((name) => ((shared.map = name), redraw())), contrast),
     panels, elsewhere, served, log(versions)];
 }
 

@@ -80,7 +80,7 @@ function readState() {
       text = value;
     }
     if (name.startsWith("arrays")) state.arrays = decodeURIComponent(name.slice("arrays/".length).replace(/%(?![0-9a-f]{2})/gi, "%25"));
-    else if (["at", "where", "sample", "compare", "sql", "of", "key"].includes(name)) state[name] = text;
+    else if (["at", "where", "sample", "compare", "sql", "of", "key", "version", "beside", "index"].includes(name)) state[name] = text;
   }
   return state;
 }
