@@ -9,7 +9,6 @@ can reach nothing but the columns.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from shardtools.errors import JobError
 from shardtools.query.duck import session
 from shardtools.query.key_file import hash_keys
 from shardtools.query.names import SHOWN, ColumnSource, content_of, find_source, list_columns
+from shardtools.query.sql_tree import nodes_of, parse, to_sql
 from shardtools.query.values import ColumnLoader, Columns, Samples
 from shardtools.shards.columns import Texts
 from shardtools.types import Ints
@@ -247,17 +247,15 @@ def parse_condition(text: str, kind: TextKind = "condition") -> Condition:
         raise JobError(f"the {kind} is empty", fix=_FORMS[kind])
     head = "SELECT (\n"
     with session() as connection:
-        [(answer,)] = connection.execute("SELECT json_serialize_sql(?)", [f"{head}{text}\n)"]).fetchall()
-        tree = json.loads(answer)
+        tree = parse(connection, f"{head}{text}\n)")
         if tree["error"]:
             if tree.get("error_type") != "parser":
                 raise JobError(f"the {kind} is not one expression: {text}", fix=_FORMS[kind])
             raise unreadable(kind, text, tree, len(head.encode()), _FORMS[kind])
-        [(empty,)] = connection.execute("SELECT json_serialize_sql('SELECT 1')").fetchall()
-        expression = _only_expression(kind, text, tree["statements"], json.loads(empty)["statements"])
-        names: dict[str, str] = {}
-        _rename(kind, text, expression, names)
-        [(sql,)] = connection.execute("SELECT json_deserialize_sql(?)", [json.dumps(tree)]).fetchall()
+        empty = parse(connection, "SELECT 1")
+        expression = _only_expression(kind, text, tree["statements"], empty["statements"])
+        names = _rename(kind, text, expression)
+        sql = to_sql(connection, tree)
     return Condition(text, tuple(names), sql.removeprefix("SELECT "), kind)
 
 
@@ -289,24 +287,20 @@ def _only_expression(kind: TextKind, text: str, found: Sequence[Any], empty: Seq
     raise JobError(f"the {kind} is not one expression: {text}", fix=_FORMS[kind])
 
 
-def _rename(kind: TextKind, text: str, node: Any, names: dict[str, str]) -> None:
-    """Give each column within an expression a plain name, and collect them in ``names``.
+def _rename(kind: TextKind, text: str, expression: Any) -> dict[str, str]:
+    """Give each column within an expression a plain name; return these by their own names.
 
     Raises:
         JobError: there is something else than columns, constants, and functions of these.
     """
-    if isinstance(node, list):
-        for part in node:
-            _rename(kind, text, part, names)
-    elif isinstance(node, dict):
-        what = node.get("class")
-        if what in _REFUSED:
+    names: dict[str, str] = {}
+    for node in nodes_of(expression):
+        if (what := node.get("class")) in _REFUSED:
             raise JobError(f"the {kind} has {_REFUSED[what]}, which it may not: {text}", fix=_FORMS[kind])
         if what == "COLUMN_REF":
             name = ".".join(node["column_names"])
             node["column_names"] = [names.setdefault(name, f"c{len(names)}")]
-        for part in node.values():
-            _rename(kind, text, part, names)
+    return names
 
 
 def find_rows(condition: Where, samples: Samples) -> Answer:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from shardtools.query.condition import Condition, misfit
 from shardtools.query.duck import session
+from shardtools.query.sql_tree import columns_of, parse, to_sql
 
 
 def conjuncts(condition: Condition) -> list[Condition]:
@@ -23,20 +23,17 @@ def conjuncts(condition: Condition) -> list[Condition]:
     [('a',), ('b', 'c'), ('b', 'a')]
     """
     with session() as connection:
-        [(answer,)] = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT {condition.sql}"]).fetchall()
-        tree = json.loads(answer)
+        tree = parse(connection, f"SELECT {condition.sql}")
         [expression] = tree["statements"][0]["node"]["select_list"]
         parts = list(_operands(expression))
         if len(parts) == 1:
             return [condition]
         found = []
         for part in parts:
-            names: dict[str, str] = {}
-            _renumber(part, condition, names)
+            names = _renumber(part, condition)
             alone = copy.deepcopy(tree)
             alone["statements"][0]["node"]["select_list"] = [part]
-            [(sql,)] = connection.execute("SELECT json_deserialize_sql(?)", [json.dumps(alone)]).fetchall()
-            sql = f"CAST(({sql.removeprefix('SELECT ')}) AS BOOLEAN)"
+            sql = f"CAST(({to_sql(connection, alone).removeprefix('SELECT ')}) AS BOOLEAN)"
             found.append(replace(condition, columns=tuple(names), sql=sql))
     return found
 
@@ -70,14 +67,10 @@ def _operands(node: Any) -> Iterator[Any]:
         yield from _operands(child)
 
 
-def _renumber(node: Any, condition: Condition, names: dict[str, str]) -> None:
-    """Number the columns within an expression anew, and collect their names."""
-    if isinstance(node, list):
-        for part in node:
-            _renumber(part, condition, names)
-    elif isinstance(node, dict):
-        if node.get("class") == "COLUMN_REF":
-            name = condition.columns[int(node["column_names"][0][1:])]
-            node["column_names"] = [names.setdefault(name, f"c{len(names)}")]
-        for part in node.values():
-            _renumber(part, condition, names)
+def _renumber(expression: Any, condition: Condition) -> dict[str, str]:
+    """Number the columns within an expression anew, and return these numbers by name."""
+    names: dict[str, str] = {}
+    for node in columns_of(expression):
+        name = condition.columns[int(node["column_names"][0][1:])]
+        node["column_names"] = [names.setdefault(name, f"c{len(names)}")]
+    return names

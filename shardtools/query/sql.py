@@ -7,7 +7,6 @@ A file that may be read may be written as well, as far as DuckDB knows. So only 
 
 from __future__ import annotations
 
-import json
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from shardtools.query.changed import ChangedShards, unite
 from shardtools.query.condition import unreadable
 from shardtools.query.duck import connect, identifier
 from shardtools.query.misnamed import explain_names
+from shardtools.query.sql_tree import Node, columns_of, parse, to_sql
 from shardtools.query.table import DatasetTable
 from shardtools.types import Ints
 
@@ -124,8 +124,7 @@ def _read_query(connection: DuckDBPyConnection, query: str, columns: Collection[
     Raises:
         JobError: it is not one query.
     """
-    [(answer,)] = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
-    tree = json.loads(answer)
+    tree = parse(connection, query)
     if tree["error"]:
         if tree.get("error_type") == "parser":
             raise unreadable("query", query, tree, 0, _FORM)
@@ -135,8 +134,7 @@ def _read_query(connection: DuckDBPyConnection, query: str, columns: Collection[
     _join_names(tree, columns)
     found = _QueryNames()
     found.add(tree["statements"])
-    [(sql,)] = connection.execute("SELECT json_deserialize_sql(?)", [json.dumps(tree)]).fetchall()
-    return _Query(str(sql), found.columns(columns))
+    return _Query(to_sql(connection, tree), found.columns(columns))
 
 
 _ANY = {"STAR", "POSITIONAL_REFERENCE", "SHOW_REF", "PIVOT", "NATURAL"}
@@ -180,18 +178,12 @@ class _QueryNames:
         return None if unknown or self.kinds & _ANY or self.used & self.tables else frozenset(self.texts & set(columns))
 
 
-def _join_names(node: Any, columns: Collection[str]) -> None:
+def _join_names(tree: Node, columns: Collection[str]) -> None:
     """Join the parts of names that are columns: ``json.width``, also after the name of a table."""
-    if isinstance(node, list):
-        for part in node:
-            _join_names(part, columns)
-    elif isinstance(node, dict):
-        if node.get("class") == "COLUMN_REF":
-            names = node["column_names"]
-            for first in (0, 1):
-                joined = ".".join(names[first:])
-                if joined.lower() in columns:
-                    node["column_names"] = [*names[:first], joined]
-                    break
-        for part in node.values():
-            _join_names(part, columns)
+    for node in columns_of(tree):
+        names = node["column_names"]
+        for first in (0, 1):
+            joined = ".".join(names[first:])
+            if joined.lower() in columns:
+                node["column_names"] = [*names[:first], joined]
+                break
