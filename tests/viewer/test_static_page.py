@@ -246,6 +246,21 @@ def test_a_dataset_that_was_replaced_is_read_anew(browser: Browser, site: Site, 
         assert len(browser.all(".card")) == samples
 
 
+def test_a_published_page(browser: Browser, site: Site) -> None:
+    """Beside the dataset, and in a folder of another origin."""
+    spec = f"{site.data}shown-@2.tgz"
+    st.copy(f"{site.data}animals-@2.tgz", spec)
+    beside = st.publish(spec).link
+    apart = st.publish(spec, to=f"{site.data}pages/animals", overwrite=True).link
+    assert beside is not None and apart is not None
+    for link in (beside, apart.replace("127.0.0.1", "localhost")):
+        browser.open(link)
+        assert browser.texts(".figures dd")[:2] == ["120", "2"] and len(browser.all(".mosaic img")) > 20
+        browser.open(f"{link}#at=48")
+        assert browser.run(PICTURES)[:8] == [24] * 8
+        assert browser.texts(".card h3 a")[0] == "k048"
+
+
 def test_phone_and_dark(browser: Browser, site: Site) -> None:
     colours = []
     for dark in (False, True):
