@@ -97,7 +97,7 @@ class Choosing:
             with using(shards.options):
                 self._table = None if (spec := self._one_spec()) is None else find_table(spec)
                 if self._table is not None:
-                    self._fresh = fresh_in(self._table, shards.urls, shards.counts, shards.checksums)
+                    self._fresh = fresh_in(self._table, shards.urls, shards.counts, shards.checksums, shards.validators)
             self._looked = True
         return None if self._table is None or not self._fresh else (self._table, self._fresh)
 

@@ -47,7 +47,7 @@ class ShardSet:
     """The shards that ``spec`` names. It can be pickled, without its connections, and may be used by many threads.
 
     ``ends[i]`` is the number of samples in shards 0 to i. ``ends`` is None until known; `known_ends` computes it.
-    ``sizes`` and ``checksums`` are those of the shards as stored; None if the manifest does not say.
+    ``sizes``, ``checksums`` and ``validators`` are those of the shards as stored; None if the manifest does not say.
     """
 
     def __init__(self, spec: str | Sequence[str], options: StorageOptions, *, trust_index: bool = False):
@@ -57,6 +57,7 @@ class ShardSet:
         self._classes: list[str] | None = None
         self.sizes: tuple[int, ...] | None = None
         self.checksums: tuple[str, ...] | None = None
+        self.validators: tuple[str | None, ...] | None = None
         self._counted_by = "the manifest"
         with using(self.options):
             index = wids.read_index(spec, trusted=trust_index) if wids.is_index(spec) else None
@@ -77,8 +78,8 @@ class ShardSet:
         self._seen_fields: frozenset[str] = frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("options", "urls", "counts", "sizes", "checksums", "ends", "_fields", "_classes", "_counted_by")
-        return {name: self.__dict__[name] for name in names}
+        names = ("options", "urls", "counts", "sizes", "checksums", "validators", "ends")
+        return {name: self.__dict__[name] for name in (*names, "_fields", "_classes", "_counted_by")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -92,6 +93,7 @@ class ShardSet:
         specs = [spec] if isinstance(spec, str) else list(spec)
         if len(specs) == 1 and (manifest := find_manifest(specs[0], self.urls)) is not None:
             self._classes, self.sizes, self.checksums = manifest.classes, manifest.sizes, manifest.checksums
+            self.validators = manifest.validators
             return list(manifest.counts), tuple(manifest.fields) if manifest.fields else None
         if (counts := self._tables.energon.counts()) is not None:
             self._counted_by = INFO

@@ -100,12 +100,11 @@ def _index(task: IndexTask) -> Indexed:
     if there is not None:
         _compare(url, there, found)
         return Indexed(url, _entry(url, there))
-    _write(url, found, stat)
-    return Indexed(url, _entry(url, found), made=True)
+    return Indexed(url, _entry(url, _write(url, found, stat)), made=True)
 
 
-def _write(url: str, sidecar: Sidecar, stat: Stat) -> None:
-    """Write a sidecar, which notes the validator of its shard if it does not lie beside it.
+def _write(url: str, sidecar: Sidecar, stat: Stat) -> Sidecar:
+    """Write a sidecar, which notes the validator of its shard if it does not lie beside it; return it.
 
     Raises:
         PlaceRefusedError: nothing may be written beside the shard.
@@ -116,10 +115,12 @@ def _write(url: str, sidecar: Sidecar, stat: Stat) -> None:
         sidecar = replace(sidecar, job={**sidecar.job, VALIDATOR: stat.validator})
     with writing_index():
         write_sidecar(home, sidecar)
+    return sidecar
 
 
 def _entry(url: str, sidecar: Sidecar) -> ShardEntry:
-    return ShardEntry(url, len(sidecar), sidecar.filesize, sidecar.checksum, sidecar.table.count_fields())
+    fields, validator = sidecar.table.count_fields(), sidecar.job.get(VALIDATOR)
+    return ShardEntry(url, len(sidecar), sidecar.filesize, sidecar.checksum, fields, validator)
 
 
 def _compare(url: str, there: Sidecar, found: Sidecar) -> None:

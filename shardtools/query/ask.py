@@ -15,7 +15,7 @@ from shardtools.errors import CorruptError, SpecError
 from shardtools.query.condition import Condition, PickedRows
 from shardtools.query.table import DatasetTable, fresh_shards, open_table
 from shardtools.query.table_file import ShardState
-from shardtools.shards.manifest import Manifest, find_manifest
+from shardtools.shards.manifest import find_manifest
 from shardtools.spec import Destination
 from shardtools.storage.index_place import homes_of
 from shardtools.storage.stats import stat_all
@@ -68,11 +68,16 @@ def find_table(spec: str) -> DatasetTable | None:
 
 
 def fresh_in(
-    table: DatasetTable, urls: Sequence[str], counts: Sequence[int] | None, checksums: Sequence[str] | None
+    table: DatasetTable,
+    urls: Sequence[str],
+    counts: Sequence[int] | None,
+    checksums: Sequence[str] | None,
+    validators: Sequence[str | None] | None,
 ) -> list[int]:
     """Return the numbers of the shards at ``urls`` that are as a table says.
 
-    Their numbers of samples and checksums are those of the manifest, None for unknown; their sizes are asked for.
+    Their numbers of samples, checksums and validators are those of the manifest, None for unknown; storage is asked for
+    their sizes, and whether they still have these validators.
 
     Raises:
         StorageError: a shard is not there.
@@ -82,12 +87,16 @@ def fresh_in(
         return []
     counts = counts or [shard.samples for shard in was]
     checksums = checksums or [shard.checksum for shard in was]
-    sizes = [stat.size for stat in stat_all(urls)]
+    stats = stat_all(urls)
+    sizes = [stat.size for stat in stats]
     now = [
         ShardState(shard.name, shard.filesize if size is None else size, checksum, count)
         for shard, size, checksum, count in zip(was, sizes, checksums, counts, strict=True)
     ]
-    return fresh_shards(table.facts, now)
+    fresh = fresh_shards(table.facts, now)
+    if validators is None:
+        return fresh
+    return [number for number in fresh if validators[number] in (None, stats[number].validator or validators[number])]
 
 
 def rows_in(table: DatasetTable, condition: Condition, shards: Sequence[int]) -> dict[int, Ints] | None:
@@ -114,9 +123,10 @@ def ask_table(specs: Sequence[str], urls: Sequence[str], condition: Condition | 
     """
     if condition is None or len(specs) != 1 or (table := find_table(specs[0])) is None:
         return TableAnswer({})
-    manifest: Manifest | None = find_manifest(specs[0], urls)
-    counts, checksums = (None, None) if manifest is None else (manifest.counts, manifest.checksums)
-    fresh = fresh_in(table, urls, counts, checksums)
+    if (manifest := find_manifest(specs[0], urls)) is None:
+        fresh = fresh_in(table, urls, None, None, None)
+    else:
+        fresh = fresh_in(table, urls, manifest.counts, manifest.checksums, manifest.validators)
     rows = rows_in(table, condition, fresh)
     if rows is None:
         return TableAnswer({})

@@ -17,7 +17,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -55,13 +55,17 @@ _SPECS = 64
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """The entry of one shard; ``filesize`` is in bytes, ``fields`` counts samples by field."""
+    """The entry of one shard; ``filesize`` is in bytes, ``fields`` counts samples by field.
+
+    ``validator`` is what storage said of the shard, for a manifest that does not lie beside it.
+    """
 
     url: str
     nsamples: int
     filesize: int
     checksum: str
     fields: Mapping[str, int]
+    validator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Manifest:
 
     ``sizes`` are the bytes of the shards as stored, ``checksums`` those of these bytes, and ``fields`` says how many
     samples have each field; each is None if the manifest does not say. ``facts`` are true of the samples in any
-    dataset, ``job`` describes the job that wrote this one.
+    dataset, ``job`` describes the job that wrote this one. ``validators`` are what storage said of the shards when they
+    were looked at, None for unknown; of a manifest beside its shards, none is used.
     """
 
     url: str
@@ -81,6 +86,7 @@ class Manifest:
     facts: Mapping[str, Any] = field(default_factory=dict)
     job: Mapping[str, Any] = field(default_factory=dict)
     checksums: tuple[str, ...] | None = None
+    validators: tuple[str | None, ...] | None = None
 
     @property
     def classes(self) -> list[str] | None:
@@ -110,6 +116,7 @@ def build_manifest(
                 "nsamples": shard.nsamples,
                 "filesize": shard.filesize,
                 "checksum": shard.checksum,
+                **({"validator": shard.validator} if shard.validator is not None else {}),
             }
             for shard in shards
         ],
@@ -162,6 +169,7 @@ def _parse(url: str, data: Any) -> Manifest:
     names, counts = [], []
     sizes: list[Any] = []
     checksums: list[Any] = []
+    validators: list[Any] = []
     for index, entry in enumerate(data["shardlist"]):
         if not isinstance(entry, dict) or not isinstance(entry.get("url"), str):
             raise _damaged(url, f"shard {index} has no url")
@@ -171,6 +179,7 @@ def _parse(url: str, data: Any) -> Manifest:
         counts.append(entry["nsamples"])
         sizes.append(entry.get("filesize"))
         checksums.append(entry.get("checksum"))
+        validators.append(entry.get("validator"))
     if not _is_count(sum(counts)):
         raise _damaged(url, "it has more samples than can be counted")
     fields, job = data.get("fields"), data.get("job", {})
@@ -186,7 +195,8 @@ def _parse(url: str, data: Any) -> Manifest:
         raise _damaged(url, f"it is nested more than {_DEEPEST} levels deep")
     known = tuple(sizes) if all(map(_is_count, sizes)) else None
     summed = tuple(checksums) if all(isinstance(checksum, str) for checksum in checksums) else None
-    return Manifest(url, tuple(names), tuple(counts), known, fields or None, facts, job, summed)
+    seen = tuple(validator if isinstance(validator, str) else None for validator in validators)
+    return Manifest(url, tuple(names), tuple(counts), known, fields or None, facts, job, summed, seen)
 
 
 def _is_count(value: object) -> bool:
@@ -219,10 +229,13 @@ def find_manifest(spec: str, urls: Sequence[str]) -> Manifest | None:
         StorageError: the storage cannot be reached.
     """
     try:
-        homes = homes_of(Destination(spec).spec)
+        spec = Destination(spec).spec
     except SpecError:
         return None
-    return next(filter(None, (_manifest_at(home, urls) for home in homes)), None)
+    for home in homes_of(spec):
+        if (manifest := _manifest_at(home, urls)) is not None:
+            return manifest if home != spec else replace(manifest, validators=None)
+    return None
 
 
 def _manifest_at(home: str, urls: Sequence[str]) -> Manifest | None:

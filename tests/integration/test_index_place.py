@@ -164,10 +164,12 @@ def test_shards_that_were_replaced(public: NginxServer, home: Path, tmp_path: Pa
 
 
 def test_shards_that_were_replaced_by_some_of_the_same_size(tmp_path: Path) -> None:
-    """Their sidecars in a place are not used, and htindex makes them again."""
+    """Their sidecars in a place are not used, nor what the table there says, and htindex makes them again."""
     spec, place = str(tmp_path / "in-@2.tar"), str(tmp_path / "place")
     write_dataset(tmp_path, 2, 5)
-    assert [st.index(spec, index=place).made, st.index(spec, index=place).made] == [2, 0]
+    assert [st.index(spec, index=place, table=True).made, st.index(spec, index=place).made] == [2, 0]
+    text = "key like '1/%'"
+    assert len(st.open(spec, index=place).where(text)) == 5
     before = (tmp_path / "in-0.tar").stat().st_size
     for shard in range(2):
         write_shard(tmp_path / f"in-{shard}.tar", sample_files(shard + 7, 5))
@@ -176,7 +178,10 @@ def test_shards_that_were_replaced_by_some_of_the_same_size(tmp_path: Path) -> N
     assert [record["__key__"] for record in st.open(spec, index=place)] == keys
     assert sum(st.stats(spec, index=place).samples) == 10
     assert sorted(row["key"] for row in st.extract(spec, fields=["cls"], index=place)) == keys
-    assert [st.index(spec, index=place).made, st.index(spec, index=place).made] == [2, 0]
+    assert not len(st.open(spec, index=place).where(text)) and len(st.open(spec, index=place).where("key > '6'")) == 10
+    assert [row["key"] for row in st.extract(spec, where="key > '8'", index=place)] == keys[5:]
+    assert [st.index(spec, index=place, table=True).made, st.index(spec, index=place).made] == [2, 0]
+    assert len(st.open(spec, index=place).where("key > '8'")) == 5
     assert [record["__key__"] for record in st.open(spec, index=place)] == keys
 
 
