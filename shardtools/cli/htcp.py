@@ -27,9 +27,9 @@ Examples:
   htcp -c scheduler:8786 http://host/train-@1000.tar s3://bucket/train-@1000.tar
   htcp --dry-run train-@1000.tgz /backup/train-@1000.tgz
 
-A copy has the same shards, byte for byte, and the index files that the source has: sidecars, table, file of keys and
-manifest, with other names of shards where DST has others. For another number of shards use htshuffle --no-shuffle; for
-another packing, too.
+A copy has the same shards, byte for byte, and the index files that the source has: sidecars, table, file of keys,
+manifest, and the summary and page that htview --publish has written beside it, with other names where DST has others.
+For another number of shards use htshuffle --no-shuffle; for another packing, too.
 
 Each shard that is read is compared with the checksum in its sidecar, or in the manifest. What has arrived is compared
 with what was sent: by the checksums of S3 and Google Cloud Storage, and elsewhere by reading it back, which costs one
@@ -89,6 +89,8 @@ def _index_files(plan: CopyPlan) -> str:
     names = ["manifest"] if plan.manifest is not None else []
     names += ["table"] if any(file.source.endswith(".parquet") for file in plan.files) else []
     names += ["keys"] if any(file.source.endswith(".keys") for file in plan.files) else []
+    names += ["summary"] if any(file.source.endswith(".view.json") for file in plan.files) else []
+    names += ["page"] if any(file.source.endswith(".view/index.html") for file in plan.files) else []
     return f"with {', '.join(names)}" if names else "without a manifest"
 
 

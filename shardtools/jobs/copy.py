@@ -2,6 +2,7 @@
 
     shards of the source -> one CopyTask each -> engine -> ShardResults
     table, file of keys  -> one FileTask each -> engine    if they fit; with other names of shards, if these differ
+    summary, page        -> one FileTask each -> engine    see copy_published.py
     manifest, with other names -> written last
 
 It is the same dataset: as many shards, with the same samples, packed in the same way.
@@ -12,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from shardtools import engine
 from shardtools.errors import CorruptError, JobError, NotFoundError, OutputExistsError, SpecError, redact
+from shardtools.jobs.beside import find_beside
 from shardtools.jobs.copy_file import CopyTask, FileTask, copy_file, copy_shard
+from shardtools.jobs.copy_published import published_files
 from shardtools.jobs.lock import locked
 from shardtools.jobs.options import RunOptions
 from shardtools.jobs.ordered import run_in_order
@@ -24,6 +28,7 @@ from shardtools.jobs.report import JobResult, report_failure, write_report
 from shardtools.jobs.target import ShardResult, targets
 from shardtools.json_text import parse_json
 from shardtools.query.key_file import KeyFile, digest_of, keys_url
+from shardtools.query.published import INDEX, page_folder
 from shardtools.query.renamed import UNCHANGED, Splice, rename_in_keys, rename_in_table, renamed
 from shardtools.query.table_file import ShardState, TableFacts, read_facts, table_url
 from shardtools.shards.manifest import Manifest, read_manifest, write_manifest
@@ -32,8 +37,7 @@ from shardtools.spec import Destination
 from shardtools.storage import get_storage, read_limited, using
 from shardtools.storage.expansion import SourceSpecs, look_up
 from shardtools.storage.index_place import homes_of
-from shardtools.storage.stats import known_stats
-from shardtools.urls import beside, folder_of, name_of
+from shardtools.urls import beside, folder_of, identity, name_of
 
 _OTHER = "htshuffle --no-shuffle writes other shards of the same samples"
 
@@ -78,9 +82,9 @@ def plan_copy(sources: SourceSpecs, destination: str, options: RunOptions) -> Co
         existing, replaced = look_at_outputs(target, urls, options)
         source = _dataset(spec)
         manifest = None if source is None else _manifest(source, urls)
-        files, notes = ([], []) if source is None else _index_files(source, target, urls, manifest)
-        old = [table_url(target.spec), keys_url(target.spec)]
-        there = [url for url, stat in zip(old, known_stats(old), strict=True) if stat is not None]
+        files, notes = ([], []) if source is None else _files(spec, source, target, urls, manifest)
+        beside_it = find_beside(target)
+        there = [*beside_it.index, *beside_it.published]
         if there and not (options.overwrite or options.resume):
             fix = "use --resume to continue the job, or --overwrite to replace"
             raise OutputExistsError("the output exists", url=there[0], fix=fix)
@@ -106,10 +110,19 @@ def plan_copy(sources: SourceSpecs, destination: str, options: RunOptions) -> Co
             None if manifest is None else sum(manifest.counts),
             existing,
             replaced,
-            tuple(url for url in there if url not in {file.target for file in files}),
+            _obsolete(target, there, files),
             tuple(notes),
             {"program": "htcp", "sources": [redact(spec)]},
         )
+
+
+def _obsolete(target: Destination, there: Sequence[str], files: Sequence[FileTask]) -> tuple[str, ...]:
+    """Return the files beside the destination that a copy leaves without use; a page stays, if none is copied."""
+    folder = page_folder(target.spec)
+    copied = {unquote(identity(file.target)) for file in files}
+    keeps_page = unquote(identity(folder + INDEX)) not in copied
+    left = [url for url in there if unquote(identity(url)) not in copied]
+    return tuple(url for url in left if not (keeps_page and url.startswith(folder)))
 
 
 def _check_alike(urls: Sequence[str], target: Destination) -> None:
@@ -161,6 +174,15 @@ def _with_names(url: str, target: Destination) -> dict[str, Any]:
     if "name" in data:
         data["name"] = name_of(target.spec)
     return data
+
+
+def _files(
+    spec: str, source: Destination, target: Destination, urls: Sequence[str], manifest: Manifest | None
+) -> tuple[list[FileTask], list[str]]:
+    """Return the copies of the files beside a dataset, except the manifest, and notes about those that do not fit."""
+    index, notes = _index_files(source, target, urls, manifest)
+    published, more = published_files(Destination(spec).spec, target, manifest)
+    return [*index, *published], [*notes, *more]
 
 
 def _index_files(

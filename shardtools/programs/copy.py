@@ -33,9 +33,10 @@ def copy(
     progress: bool = False,
     **keywords: Unpack[CopyKeywords],
 ) -> JobResult:
-    """Copy the dataset ``source`` to ``destination``: shards byte for byte, sidecars, table, file of keys and manifest.
+    """Copy the dataset ``source`` to ``destination``: shards byte for byte, and the files beside them that fit these.
 
-    Both name as many shards. If names differ, those in manifest, table and file of keys are changed. What is read is
+    Those are sidecars, manifest, table, file of keys, and the summary and page of `shardtools.publish`. Both name as
+    many shards. If names differ, those in the files are changed. What is read is
     compared with the checksums of sidecars or manifest, and what has arrived with what was sent. ``progress`` shows a
     bar. See `shardtools.programs.copy.CopyKeywords` for ``keywords``.
 

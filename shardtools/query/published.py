@@ -6,21 +6,26 @@ train-@1000.tgz.view/        the page; index.html names its dataset, and the fil
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from html import escape, unescape
 from importlib import resources
 from importlib.resources.abc import Traversable
 from urllib.parse import quote, unquote
 
-from shardtools.errors import RefusedError
+from shardtools.errors import CorruptError, RefusedError
+from shardtools.json_text import parse_json
 from shardtools.query.index_files import states_in
 from shardtools.query.key_file import digest_of
 from shardtools.shards.manifest import Manifest
 from shardtools.storage import get_storage, read_optional
 from shardtools.storage.stats import known_stats
 from shardtools.urls import beside, folder_of, is_local, name_of, path_of, scheme_of
+
+SUMMARY_FORMAT = "shardtools view"
 
 INDEX = "index.html"
 
@@ -64,6 +69,28 @@ def summary_digest(manifest: Manifest) -> str | None:
     """Return the digest of a summary of the shards that a manifest lists; None if it does not say their states."""
     states = states_in(manifest)
     return None if states is None else digest_of(states).hex()
+
+
+def rename_summary(data: bytes, url: str, manifest: Manifest, names: Sequence[str], name: str) -> bytes | None:
+    """Return a summary for the dataset ``name`` of the same shards, which have other ``names`` there.
+
+    None if it was not made for the shards as the manifest lists them.
+
+    Raises:
+        CorruptError: it is no summary.
+    """
+    found = parse_json(data, url)
+    if not isinstance(found, dict) or found.get("format") != SUMMARY_FORMAT:
+        raise CorruptError("it is not a summary", url=url, fix="make it again with htview --publish --overwrite")
+    digest = found.get("digest")
+    if digest is None and found.get("samples") not in (None, sum(manifest.counts)):  # of an earlier version
+        return None
+    if digest is not None and digest != summary_digest(manifest):
+        return None
+    if digest is not None:
+        found["digest"] = summary_digest(replace(manifest, names=tuple(names)))
+    text = json.dumps({**found, "name": name, "spec": name}, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "replace")
 
 
 # --- the files of the page
@@ -115,8 +142,21 @@ def read_meta(page: bytes, name: str) -> str | None:
     >>> read_meta(with_meta(b'<meta charset="utf-8">', "a", 'b"c'), "a")
     'b"c'
     """
-    match = re.search(rb'\n<meta name="%s" content="([^"]*)">' % re.escape(escape(name).encode()), page)
+    match = _pattern(name).search(page)
     return None if match is None else unescape(match[1].decode("utf-8", "surrogateescape"))
+
+
+def _pattern(name: str) -> re.Pattern[bytes]:
+    return re.compile(rb'\n<meta name="%s" content="([^"]*)">' % re.escape(escape(name).encode()))
+
+
+def rename_page(page: bytes, source: str) -> bytes:
+    """Return an ``index.html`` that `page_index` has made as that of the dataset at ``source``.
+
+    >>> read_meta(rename_page(page_index("../a-@8.tgz"), "../b-@8.tgz"), "shardtools-src")
+    '../b-@8.tgz'
+    """
+    return _pattern(_SOURCE_META).sub(lambda _: _meta(_SOURCE_META, source), page)
 
 
 # --- the page beside a dataset

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from shardtools.dataset.sharded import ShardedDataset
 from shardtools.query.describe import Description, FieldDescription, Origin, count_members, describe
 from shardtools.query.examples import shortened
+from shardtools.query.published import SUMMARY_FORMAT
 from shardtools.shards.fields import kind_of
 from shardtools.storage import using
 
 if TYPE_CHECKING:
     from shardtools.query.histograms import Classes, Histogram
-
-FORMAT = "shardtools view"
 
 VERSION = 1
 
@@ -86,7 +85,7 @@ def _short(dataset: ShardedDataset, name: str) -> dict[str, Any]:
 
 def _head(name: str, spec: str) -> dict[str, Any]:
     return {
-        "format": FORMAT, "version": VERSION, "name": name, "spec": spec, "samples": None, "shards": None,
+        "format": SUMMARY_FORMAT, "version": VERSION, "name": name, "spec": spec, "samples": None, "shards": None,
         "bytes": None, "fields": [], "classes": None, "histograms": [], "history": None, "index": {}, "columns": [],
         "thumbnails": [],
     }  # fmt: skip

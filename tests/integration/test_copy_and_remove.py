@@ -17,7 +17,8 @@ from shardtools.errors import CorruptError, JobError, NotFoundError, OutputBusyE
 from shardtools.jobs.exchange.spill import spill_of
 from shardtools.jobs.lock import locked
 from shardtools.jobs.options import RunOptions
-from shardtools.query.published import page_names
+from shardtools.query.published import page_names, read_meta, summary_digest
+from shardtools.shards.manifest import read_manifest
 from shardtools.storage import get_storage
 from tests.backends import BACKENDS, running
 from tests.cli.command import Argument, Outcome, call, check_failure
@@ -34,6 +35,14 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("original")
     written_dataset(folder, "d-@3.tgz", RECORDS)
     st.index(str(folder / "d-@3.tgz"), table=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shown(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``d-@3.tgz``, all index files, summary and page; the tests only read it."""
+    folder = tmp_path_factory.mktemp("shown")
+    st.publish(put(original, str(folder)))
     return folder
 
 
@@ -188,28 +197,40 @@ class TestRemove:
 
 class TestCopy:
     @pytest.mark.parametrize("name", ["d-@3.tgz", "renamed-@0003.tar.gz"])
-    def test_all_of_it(self, original: Path, place: str, tmp_path: Path, name: str) -> None:
+    def test_all_of_it(self, shown: Path, place: str, tmp_path: Path, name: str) -> None:
         """To each backend and back: the same bytes under the same name, and a dataset that fits under another one."""
         target = f"{place}/{name.partition('-')[0]}/{name}"
-        result = st.copy(original / "d-@3.tgz", target)
-        assert (result.counts.written, len(result.shards), result.filesize) == (27, 3, size_of(original))
+        result = st.copy(shown / "d-@3.tgz", target)
+        assert (result.counts.written, len(result.shards), result.filesize) == (27, 3, size_of(shown))
         assert [record["txt"] for record in st.open(target)] == [r["txt"].encode() for some in RECORDS for r in some]
         assert all(file.exists and file.fits for file in st.info(target).files)
         ds = st.open(target)
         assert (ds["2/8"]["cls"], len(ds.where("cls = 1")), ds.rows_of(["1/3"])) == (b"0", 12, [12])
+        check_published(f"{place}/{name.partition('-')[0]}", name)
         st.copy(target, tmp_path / "back" / "d-@3.tgz")
-        assert snapshot(tmp_path / "back") == snapshot(original) or name != "d-@3.tgz"
+        assert snapshot(tmp_path / "back") == snapshot(shown) or name != "d-@3.tgz"
         assert [(tmp_path / "back" / f"d-{i}.tgz").read_bytes() for i in range(3)] == [
-            (original / f"d-{i}.tgz").read_bytes() for i in range(3)
+            (shown / f"d-{i}.tgz").read_bytes() for i in range(3)
         ]
         manifest = json.loads((tmp_path / "back" / "d-@3.tgz.json").read_text())
-        assert manifest == json.loads((original / "d-@3.tgz.json").read_text())
+        assert manifest == json.loads((shown / "d-@3.tgz.json").read_text())
 
-    def test_to_a_shorter_and_a_longer_name(self, original: Path, tmp_path: Path) -> None:
-        """The table's footer and the head of the keys come back as they were."""
-        st.copy(original / "d-@3.tgz", tmp_path / f"{'long' * 40}-@3.tgz")
+    def test_to_a_shorter_and_a_longer_name(self, shown: Path, tmp_path: Path) -> None:
+        """The table's footer, the head of the keys, the summary and the page come back as they were."""
+        st.copy(shown / "d-@3.tgz", tmp_path / f"{'long' * 40}-@3.tgz")
         st.copy(tmp_path / f"{'long' * 40}-@3.tgz", tmp_path / "again" / "d-@3.tgz")
-        assert snapshot(tmp_path / "again") == snapshot(original)
+        assert snapshot(tmp_path / "again") == snapshot(shown)
+
+    def test_a_summary_that_does_not_fit_is_left_out(self, shown: Path, tmp_path: Path) -> None:
+        """One that the copy replaces goes, and a page that it has stays."""
+        written_dataset(tmp_path, "d-@3.tgz", [*RECORDS[:2], RECORDS[0]])
+        (tmp_path / "d-@3.tgz.view.json").write_bytes((shown / "d-@3.tgz.view.json").read_bytes())
+        st.copy(shown / "d-@3.tgz", tmp_path / "e-@3.tgz")
+        assert "the output exists" in check_failure("d-@3.tgz", "e-@3.tgz", cwd=tmp_path, program="htcp")
+        outcome = cp(tmp_path, "--overwrite", "d-@3.tgz", "e-@3.tgz")
+        assert "d-@3.tgz.view.json: the shards have changed; htview --publish makes it" in outcome.err
+        assert {name for name in names(str(tmp_path)) if name.startswith("e-@")} == {"e-@3.tgz.json"}
+        assert names(f"{tmp_path}/e-@3.tgz.view") == set(page_names())
 
     @pytest.mark.parametrize("ending", ["tar", "tgz", "tar.zst"])
     def test_a_dataset_without_index(self, tmp_path: Path, ending: str) -> None:
@@ -310,6 +331,16 @@ class TestCopy:
 
 def cp(folder: Path, *arguments: Argument) -> Outcome:
     return call(*arguments, cwd=folder, program="htcp")
+
+
+def check_published(folder: str, name: str) -> None:
+    """Summary and page are of the dataset ``name`` in a folder, and of its shards."""
+    view = json.loads(get_storage(folder).read(f"{folder}/{name}.view.json"))
+    digest = summary_digest(read_manifest(f"{folder}/{name}.json"))
+    assert (view["name"], view["spec"], view["digest"]) == (name, name, digest)
+    assert names(f"{folder}/{name}.view") == set(page_names())
+    index = get_storage(folder).read(f"{folder}/{name}.view/index.html")
+    assert read_meta(index, "shardtools-src") == f"../{name}"
 
 
 def size_of(folder: Path) -> int:

@@ -60,6 +60,15 @@ def test_a_dataset_that_was_replaced(browser: Browser, site: Site, published: st
     assert (len(browser.all(".mosaic img")), OLDER in browser.text()) == (8, False)
 
 
+def test_a_copy_under_another_name(browser: Browser, site: Site, published: str) -> None:
+    """Its page shows the copy, with the summary, whose digest has the new names."""
+    name = "copy über-@2.tar"
+    st.copy(published, str(site.root / name), overwrite=True)
+    browser.open(f"{site.same}{quote(name, safe='@')}.view/index.html")
+    assert browser.texts("#title") == [name]
+    assert (len(browser.all(".mosaic img")), OLDER in browser.text()) == (8, False)
+
+
 def test_facts_are_those_of_the_manifest(browser: Browser, site: Site, published: str) -> None:
     edit_manifest(Path(f"{published}.json"), classes=["zero", "one"], description="after")
     browser.forget()
