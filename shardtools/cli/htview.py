@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 import click
 
-from shardtools.cli.common import run_command, tell
+from shardtools.cli.common import INTERRUPTED, run_command, tell
 from shardtools.cli.numbers import Whole
 from shardtools.cli.options import add_options
 from shardtools.cli.storage_line import STORAGE_OPTIONS, VERBOSE_OPTION, VERSION_OPTION, StorageLine
-
-if TYPE_CHECKING:
-    pass
 
 EPILOG = """\b
 Examples:
@@ -82,7 +81,13 @@ def _serve(line: ViewLine) -> int:
             open_browser(server.url)
         with suppress(KeyboardInterrupt):  # which is how it ends
             server.wait()
-    return 0
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """End the program as interrupted, without waiting for what threads still read for the page."""
+    atexit._run_exitfuncs()  # removes temporary files
+    os._exit(INTERRUPTED)
 
 
 def _publish(line: ViewLine) -> int:

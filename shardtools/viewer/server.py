@@ -3,8 +3,9 @@
     request -> is the host this machine? -> is the token right? -> a file of the page, or an answer of the API
                                          -> or the secret?      -> a key of a Zarr store, for any program or site
 
-It is the standard library's: a connection has a thread, of which there are a bounded number. A page asks some dozens of
-small things at a time, for one person; nothing of a framework would be used. Other sites cannot ask it: a name that
+It is the standard library's: a connection has a thread, of which there are a bounded number, and no program waits for
+them when it ends. A page asks some dozens of small things at a time, for one person; nothing of a framework would be
+used. Other sites cannot ask it: a name that
 leads to 127.0.0.1 is refused by its Host header, and the token is not known to them. It only reads, from what it was
 started with: no address in a request is ever followed.
 
@@ -15,14 +16,16 @@ readable from any origin, and nothing else is.
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 import secrets
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler
+from queue import SimpleQueue
 from socketserver import TCPServer
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +38,8 @@ from shardtools.urls import media_type
 from shardtools.viewer.answers import BYTES, HttpAnswer, answer_json
 from shardtools.viewer.api import Api
 
+logger = logging.getLogger(__name__)
+
 HOST = "127.0.0.1"
 
 THREADS = 64
@@ -46,6 +51,7 @@ IDLE = 60.0
 LONGEST = 32 << 10
 """Characters of an address at most."""
 
+_POLL = 0.1  # seconds until the server notices that it is to end
 _NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
@@ -89,7 +95,9 @@ class ViewServer:
         except OSError as error:
             raise JobError(f"port {port} cannot be used: {error.strerror}", fix="give another, or none") from error
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="shardtools-view", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL,), name="shardtools-view", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -155,21 +163,33 @@ class _Server(TCPServer):
 
     def __init__(self, address: tuple[str, int], view: ViewServer):
         self.view = view
-        self._pool = ThreadPoolExecutor(THREADS, "shardtools-view")
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._waiting: SimpleQueue[tuple[socket.socket, Any] | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads = 0
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
             self._open.add(request)
-        self._pool.submit(self._serve, request, client_address)
+        self._waiting.put((request, client_address))
+        if not self._idle.acquire(blocking=False) and self._threads < THREADS:
+            self._threads += 1
+            threading.Thread(target=self._work, name="shardtools-view", daemon=True).start()
+
+    def _work(self) -> None:
+        while (connection := self._waiting.get()) is not None:
+            self._serve(*connection)
+            self._idle.release()
 
     def _serve(self, request: socket.socket, client_address: Any) -> None:
         try:
             self.finish_request(request, client_address)
         except (ConnectionError, TimeoutError, ValueError):  # the browser has gone, or we have closed it
             pass
+        except Exception:
+            logger.exception("htview has ended a connection")
         finally:
             with self._lock:
                 self._open.discard(request)
@@ -179,8 +199,10 @@ class _Server(TCPServer):
         super().server_close()
         with self._lock:
             for request in self._open:
-                self.shutdown_request(request)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+                with suppress(OSError):  # the browser has gone
+                    request.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads from it, which closes it
+        for _ in range(self._threads):
+            self._waiting.put(None)
 
 
 class _Handler(BaseHTTPRequestHandler):
