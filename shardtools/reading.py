@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from shardtools.dataset.joined import Join, JoinedSamples, Sources, open_sources
+from shardtools.dataset.joined import Join, JoinedSamples, Source, Sources, open_sources
 from shardtools.dataset.sharded import ShardedDataset
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.query.sql import run_sql
@@ -44,9 +44,7 @@ class JoinedDataset(JoinedSamples, Dataset):
     """Several datasets as one, by the keys of their samples; see `shardtools.open`."""
 
 
-def sql(
-    query: str, samples: ShardedDataset | str | None = None, /, **datasets: ShardedDataset | str
-) -> DuckDBPyRelation:
+def sql(query: str, samples: Source | None = None, /, **datasets: Source) -> DuckDBPyRelation:
     """Return the result of a query in DuckDB's SQL over the tables of ``datasets``, by their names in it.
 
     A dataset is one that `shardtools.open` has returned, or its spec. One without a name is called ``samples``. Each
@@ -62,7 +60,7 @@ def sql(
         if "samples" in datasets:
             raise TypeError('two datasets are called "samples"; give one of them another name')
         datasets["samples"] = samples
-    opened = {name: open_dataset(one) if isinstance(one, str) else one for name, one in datasets.items()}
+    opened = {name: one if isinstance(one, ShardedDataset) else open_dataset(one) for name, one in datasets.items()}
     return run_sql(query, {name: one.table_rows() for name, one in opened.items()})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -34,7 +35,7 @@ from shardtools.urls import name_of
 
 Join = Literal["inner", "left"]
 
-Source = str | ShardedDataset
+Source = str | os.PathLike[str] | ShardedDataset
 """A spec, or a dataset that is open."""
 
 Sources = Source | Sequence[Source] | Mapping[str, Source]
@@ -298,7 +299,7 @@ class JoinedSamples(ShardedDataset):
 
 def is_open(source: Sources) -> bool:
     """Return whether there is nothing to open: it is a dataset, or several of them."""
-    if isinstance(source, str | ShardedDataset):
+    if isinstance(source, str | os.PathLike | ShardedDataset):
         return isinstance(source, ShardedDataset)
     return all(isinstance(one, ShardedDataset) for one in (source.values() if isinstance(source, Mapping) else source))
 
@@ -314,19 +315,19 @@ def open_sources(
     Raises:
         JobError: it is not said how several datasets are put together, or they cannot be joined.
     """
-    if join is not None:
-        if isinstance(source, str | ShardedDataset):
+    if isinstance(source, ShardedDataset | str | os.PathLike):
+        if join is not None:
             raise JobError("a join is of several datasets", fix="give a list of them")
+        return source if isinstance(source, ShardedDataset) else open_one(os.fspath(source))
+    if join is not None:
         opened = {
-            name: one if isinstance(one, ShardedDataset) else open_one(one)
+            name: one if isinstance(one, ShardedDataset) else open_one(os.fspath(one))
             for name, one in (source.items() if isinstance(source, Mapping) else enumerate(source))
         }
         if isinstance(source, Mapping):
             return joined({str(name): one for name, one in opened.items()}, join)
         return joined(list(opened.values()), join)
-    if isinstance(source, str | ShardedDataset):
-        return source if isinstance(source, ShardedDataset) else open_one(source)
-    specs = [one for one in source if isinstance(one, str)]
+    specs = [os.fspath(one) for one in source if isinstance(one, str | os.PathLike)]
     if isinstance(source, Mapping) or len(specs) < len(source):
         raise JobError("these are several datasets", fix="say how they are put together: join='inner' or join='left'")
     return open_one(specs)

@@ -7,6 +7,7 @@ Any array will do that has a shape, a type and numpy's slicing; ``chunks`` says 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, Protocol, cast
@@ -177,7 +178,7 @@ def open_source(
             is open.
         SpecError: the spec is wrong or names nothing.
     """
-    if join is None and not isinstance(source, str | Sequence):
+    if join is None and not isinstance(source, str | os.PathLike | Sequence):
         arrays = RowDataset(cast(Arrays, source), options)
         return arrays, tuple(arrays.arrays) if fields is None else names_of(fields)
     if fields is None:

@@ -112,3 +112,20 @@ def test_nothing_is_made_of_it(nginx: NginxServer, program: str, ending: str) ->
     done = call(*script, f"x-@1.{ending}", f"out-@1.{ending}", cwd=folder, program=program)
     assert done.status == 1 and f"x-0.{ending}" in done.err, done
     assert not (folder / f"out-0.{ending}").exists()
+
+
+@pytest.mark.parametrize("field", ["cls", "txt"])
+@pytest.mark.parametrize("way", ["table", "where"])
+def test_no_column_has_another_value(tmp_path: Path, field: str, way: str) -> None:
+    rows = [{"key": f"{i:03d}", "txt": f"text {i:03d}", "cls": 100 + i} for i in range(ROWS)]
+    written_dataset(tmp_path, "x-@1.tar", [rows])
+    path, mark = tmp_path / "x-0.tar", (f"text {BAD:03d}" if field == "txt" else str(100 + BAD)).encode()
+    data = path.read_bytes()
+    assert data.count(mark) == 1
+    path.write_bytes(data.replace(mark, mark[:-1] + b"9"))
+    says = rf"x-0\.tar \[{BAD:03d}\.{field}\]: its checksum is not the one in the sidecar"
+    with pytest.raises(CorruptError, match=says):
+        if way == "table":
+            st.index(tmp_path / "x-@1.tar", table=True)
+        else:
+            len(st.open(tmp_path / "x-@1.tar").where(f"{field} is not null"))

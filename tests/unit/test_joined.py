@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import shardtools
 from shardtools.dataset.joined_pairs import find_pairs, keys_of
 from shardtools.errors import ChangedError, DuplicateKeyError, JobError
+from shardtools.loader.batches import ShardBatches
 from shardtools.reading import Dataset, JoinedDataset
 from tests.datasets import written_dataset
 from tests.recording_server import recording_server
@@ -67,6 +68,15 @@ def same_shard_order(folder: Path) -> str:
 
 def other_shards(folder: Path) -> str:
     return written(folder, "other", list(map(caption, KEYS)), 3, 20)
+
+
+def test_paths_in_place_of_specs(images: str, captions: str) -> None:
+    one, other = Path(images), Path(captions)
+    assert [record["key"] for record in shardtools.open(one)] == KEYS
+    assert len(shardtools.open([one, other])) == len(shardtools.open([images, captions]))
+    assert len(shardtools.open({"i": one, "c": other}, join="inner")) == len(KEYS[::-3])
+    [batch, *_] = ShardBatches(one, fields=("__key__", "cls"), batch_size=5, shuffle=False, decode=False)
+    assert batch[0] == KEYS[:5]
 
 
 class TestIsADataset:
