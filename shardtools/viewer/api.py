@@ -25,7 +25,7 @@ from shardtools.storage import using
 from shardtools.viewer.about import about_dataset, count_whole
 from shardtools.viewer.answers import AskedError, HttpAnswer, Parameters, answer_error, answer_json
 from shardtools.viewer.asking import ask_sql
-from shardtools.viewer.places import ShownPlace
+from shardtools.viewer.places import ShownPlace, renewed
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Api:
         self._places = list(places)
         self._abouts: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
+        self._renewing = threading.Lock()
         self.zarr_secret = secrets.token_urlsafe(16)
         """What is in the addresses of Zarr stores. Who knows it can read the arrays of hubs, and nothing else."""
 
@@ -98,7 +99,7 @@ class Api:
         samples = place.samples
         assert samples is not None
         return {
-            "about": lambda _: self._about(number, place),
+            "about": lambda _: self._about(number),
             "samples": samples.page,
             "field": samples.field,
             "thumb": samples.thumb,
@@ -112,8 +113,12 @@ class Api:
             for i, place in enumerate(self._places)
         ]
 
-    def _about(self, number: int, place: ShownPlace) -> dict[str, Any]:
-        """Return what a dataset is, which is found out once."""
+    def _about(self, number: int) -> dict[str, Any]:
+        """Return what a dataset is, which is found out once, and again when it has been written again.
+
+        A page asks this when it is loaded, so that a page shows the dataset as it was then, or later.
+        """
+        place = self._renew(number)
         assert place.samples is not None
         if (known := self._abouts.get(number)) is None:
             found = about_dataset(place.samples.dataset, place.name)
@@ -121,6 +126,14 @@ class Api:
                 found = count_whole(found, place.samples.dataset)
             known = self._abouts.setdefault(number, found)
         return known
+
+    def _renew(self, number: int) -> ShownPlace:
+        with self._renewing:
+            place = self._places[number]
+            if (new := renewed(place)) is not place:
+                self._places[number] = new
+                self._abouts.pop(number, None)
+            return new
 
     def _sql(self, asked: Parameters) -> dict[str, Any]:
         shown = {i: place.samples.dataset for i, place in enumerate(self._places) if place.samples is not None}

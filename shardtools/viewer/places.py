@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from shardtools.dataset.joined import JoinedSamples
 from shardtools.dataset.sharded import ShardedDataset
-from shardtools.errors import JobError, ShardtoolsError, redact
-from shardtools.storage import StorageOptions, using
-from shardtools.storage.stats import stat_all
+from shardtools.errors import AccessError, JobError, NotFoundError, RefusedError, ShardtoolsError, SpecError, redact
+from shardtools.spec import Destination
+from shardtools.storage import Stat, StorageOptions, get_storage, using
+from shardtools.storage.stats import known_stats, stat_all
 from shardtools.urls import name_of
 from shardtools.viewer.asking import Asking
 from shardtools.viewer.hubs import ShownHub
@@ -26,12 +27,26 @@ _SHARDS = re.compile(r"[@*{]|::|\.(tar|tgz|tar\.\w+|json)(\?.*)?$", re.IGNORECAS
 
 
 @dataclass(frozen=True)
+class Opening:
+    """How shards were opened, and their ``state`` then: what storage said of the manifest, the first and last shard."""
+
+    spec: str
+    options: StorageOptions
+    cache: ThumbCache
+    state: tuple[Stat | None, ...]
+
+
+@dataclass(frozen=True)
 class ShownPlace:
-    """A dataset or hub that is shown under a name; the other one is None."""
+    """A dataset or hub that is shown under a name; the other one is None.
+
+    ``opening`` is None for what was open already, and for hubs, which show each version as it is.
+    """
 
     name: str
     samples: ShownSamples | None = None
     hub: ShownHub | None = None
+    opening: Opening | None = None
 
     @property
     def kind(self) -> Literal["shards", "hub"]:
@@ -52,10 +67,11 @@ def open_place(source: str | ShardedDataset | Hub, options: StorageOptions, cach
     if isinstance(source, ShardedDataset):
         return _shown(source, cache)
     if names_shards(source):
-        dataset = ShardedDataset(source, options)
         with using(options):
-            stat_all([dataset.urls[0], dataset.urls[-1]])
-        return _shown(dataset, cache)
+            manifest = _manifest_stat(source)
+            dataset = ShardedDataset(source, options)
+            state = (manifest, *stat_all([dataset.urls[0], dataset.urls[-1]]))
+        return replace(_shown(dataset, cache), opening=Opening(source, options, cache, state))
     hub = open_hub(
         source, cache=options.caches or None, retries=options.retries, timeout=options.timeout, limits=options.limits
     )
@@ -65,6 +81,28 @@ def open_place(source: str | ShardedDataset | Hub, options: StorageOptions, cach
         fix = "name shards, such as train-@10.tgz, or the place of a hub"
         raise type(error)(error.what, url=error.url, member=error.member, fix=fix) from error
     return ShownPlace(name_of(hub.url.rstrip("/")), hub=ShownHub(hub))
+
+
+def renewed(place: ShownPlace) -> ShownPlace:
+    """Return a place, opened anew if its shards have been written again since it was opened.
+
+    Raises:
+        StorageError: it is not there any more.
+    """
+    if (opening := place.opening) is None or place.samples is None:
+        return place
+    urls = place.samples.dataset.urls
+    with using(opening.options):
+        state = (_manifest_stat(opening.spec), *known_stats([urls[0], urls[-1]]))
+    return place if state == opening.state else open_place(opening.spec, opening.options, opening.cache)
+
+
+def _manifest_stat(spec: str) -> Stat | None:
+    try:
+        url = Destination(spec).manifest
+        return get_storage(url).stat(url)
+    except (SpecError, NotFoundError, AccessError, RefusedError):  # some servers forbid what is not there
+        return None
 
 
 def names_shards(source: str) -> bool:

@@ -9,9 +9,12 @@ from urllib.parse import quote
 import pytest
 
 import shardtools as st
+from shardtools.programs.view import serve
+from shardtools.storage import StorageOptions
 from tests.datasets import written_dataset
 from tests.viewer.browser import Browser
 from tests.viewer.conftest import Site, edit_manifest, png
+from tests.viewer.test_server import Browser as Asking
 
 NAME = "bée 😀-@2.tar"
 """Digests have the names of shards in ASCII, as JSON escapes them."""
@@ -67,6 +70,31 @@ def test_a_copy_under_another_name(browser: Browser, site: Site, published: str)
     browser.open(f"{site.same}{quote(name, safe='@')}.view/index.html")
     assert browser.texts("#title") == [name]
     assert (len(browser.all(".mosaic img")), OLDER in browser.text()) == (8, False)
+
+
+def test_htview_opens_what_was_written_again(site: Site) -> None:
+    """When a page is loaded: until then, open ones go on with the shards as they were."""
+    name = "again-@2.tar"
+    spec = write(site.root, 20, name)
+    with serve([spec, f"{site.data}{name}"], StorageOptions()) as server:
+        asking = Asking(server)
+
+        def first(number: int) -> tuple[int, str, bytes]:
+            samples = asking.json(f"{number}/samples", at=0, count=1)
+            picture = asking.get(f"api/{number}/thumb", index=0, field="png")[1]
+            return samples["total"], samples["samples"][0]["key"], picture
+
+        before = [(asking.json(f"{number}/about")["samples"], first(number)) for number in range(2)]
+        records = [{"key": f"new-{i}", "png": png(24, 40)} for i in range(3)]
+        written_dataset(site.root, name, [records[:1], records[1:]])
+        for number in range(2):
+            about = asking.json(f"{number}/about")
+            assert (before[number][0], about["samples"], [one["name"] for one in about["fields"]]) == (8, 3, ["png"])
+            total, key, picture = first(number)
+            assert (total, key) == (3, "new-0")
+            assert picture != before[number][1][2]
+        st.remove(spec)
+        assert all(asking.get(f"api/{number}/about")[0].status == 404 for number in range(2))
 
 
 def test_facts_are_those_of_the_manifest(browser: Browser, site: Site, published: str) -> None:
