@@ -261,6 +261,19 @@ class TestTransientCodes:
         assert line.storage.stat(line.url).size == len(OBJECT)
         assert line.waits == [7.0, 7.0, 7.0]
 
+    @pytest.mark.parametrize("size", [1, 3])
+    @pytest.mark.parametrize("said", ["x-amz-checksum-crc32: AAAAAA==", f'ETag: "{"0" * 32}"'])
+    def test_other_bytes_than_were_sent_are_sent_again(
+        self, connect: Callable[..., Line], said: str, size: int
+    ) -> None:
+        """The service says of what it has got that it is something else, of an object or of a part."""
+        line = connect(Fault(b"PUT ", instead=answer("200 OK", "", said)))
+        with line.storage.create(line.url) as sink:
+            for _ in range(size):
+                sink.write(MEGABYTES)
+        assert line.get() == MEGABYTES * size and line.left() == [line.name]
+        assert line.waits == WAITS[:1] and not line.proxy.faults
+
     @pytest.mark.parametrize("stored", [True, False])
     def test_a_completion_that_fails_within_a_good_answer(self, connect: Callable[..., Line], stored: bool) -> None:
         """S3 answers 200 as soon as it begins to put the parts together, and what came of it at the end."""
