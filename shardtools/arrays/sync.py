@@ -34,7 +34,7 @@ from shardtools.log.log import MAIN, Log, Snapshot, as_parent
 from shardtools.log.place import MARK
 from shardtools.log.versions import Branch, Tag
 from shardtools.shards.names import names_of
-from shardtools.storage import read_limited, read_optional
+from shardtools.storage.limited import read_limited, read_optional
 
 _TOGETHER = 32
 """So many commits are read, and their objects copied, at a time."""

@@ -16,7 +16,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from shardtools.arrays.chunk_reader import THREADS, run_each
 from shardtools.errors import JobError, NotFoundError, RefusedError
 from shardtools.forks import PerProcess
-from shardtools.storage import StorageOptions, get_storage, read_limited, using
+from shardtools.storage import StorageOptions, get_storage, using
+from shardtools.storage.limited import read_limited
 from shardtools.urls import name_of
 
 T = TypeVar("T")

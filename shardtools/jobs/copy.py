@@ -34,9 +34,10 @@ from shardtools.query.table_file import ShardState, TableFacts, read_facts, tabl
 from shardtools.shards.manifest import Manifest, read_manifest, write_manifest
 from shardtools.shards.packers import packer_for
 from shardtools.spec import Destination
-from shardtools.storage import get_storage, read_limited, using
+from shardtools.storage import get_storage, using
 from shardtools.storage.expansion import SourceSpecs, look_up
 from shardtools.storage.index_place import homes_of
+from shardtools.storage.limited import read_limited
 from shardtools.urls import beside, folder_of, identity, name_of
 
 _OTHER = "htshuffle --no-shuffle writes other shards of the same samples"

@@ -18,7 +18,8 @@ from shardtools.query.renamed import UNCHANGED, Splice
 from shardtools.shards.compression import crc32
 from shardtools.shards.sidecar import Sidecar, fetch_sidecar, parse, sidecar_url
 from shardtools.shards.verify import CheckedStream
-from shardtools.storage import Sink, count, current_options, get_storage, read_optional
+from shardtools.storage import Sink, count, current_options, get_storage
+from shardtools.storage.limited import read_optional
 from shardtools.urls import scheme_of
 
 _PIECE = 4 << 20

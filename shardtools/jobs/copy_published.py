@@ -22,7 +22,7 @@ from shardtools.query.published import (
 from shardtools.query.renamed import UNCHANGED, Splice
 from shardtools.shards.manifest import Manifest
 from shardtools.spec import Destination
-from shardtools.storage import read_limited, read_optional
+from shardtools.storage.limited import read_limited, read_optional
 from shardtools.urls import name_of
 
 

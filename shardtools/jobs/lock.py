@@ -38,7 +38,8 @@ from shardtools.errors import (
     redact,
 )
 from shardtools.json_text import parse_json
-from shardtools.storage import check_stop, current_options, get_storage, read_limited, using
+from shardtools.storage import check_stop, current_options, get_storage, using
+from shardtools.storage.limited import read_limited
 
 PERIOD_SECONDS = 10.0
 """How often a lock file is written again."""

@@ -26,7 +26,8 @@ from shardtools.jobs.options import RunOptions, check_outputs, list_outputs, ref
 from shardtools.json_text import parse_json
 from shardtools.shards.sidecar import sidecar_url
 from shardtools.spec import Destination
-from shardtools.storage import get_storage, read_limited
+from shardtools.storage import get_storage
+from shardtools.storage.limited import read_limited
 from shardtools.storage.together import each
 from shardtools.urls import identity, name_of, split_path
 

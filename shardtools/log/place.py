@@ -13,7 +13,8 @@ from shardtools.json_text import parse_json
 from shardtools.log.commit import Commit, check_format, parse_commit
 from shardtools.log.names import check_reference
 from shardtools.lru import LRU
-from shardtools.storage import DEFAULT_OPTIONS, StorageOptions, get_storage, read_limited, using
+from shardtools.storage import DEFAULT_OPTIONS, StorageOptions, get_storage, using
+from shardtools.storage.limited import read_limited
 from shardtools.urls import name_of
 
 T = TypeVar("T")

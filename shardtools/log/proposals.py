@@ -24,7 +24,8 @@ from shardtools.log.conflict import collisions, footprint
 from shardtools.log.log import Log, Snapshot
 from shardtools.log.names import check_key, check_object
 from shardtools.log.segment import Change, Entry
-from shardtools.storage import check_stop, get_storage, read_limited
+from shardtools.storage import check_stop, get_storage
+from shardtools.storage.limited import read_limited
 from shardtools.urls import name_of
 
 _TAKEN_ALONG = 64

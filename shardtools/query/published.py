@@ -21,7 +21,8 @@ from shardtools.json_text import parse_json
 from shardtools.query.index_files import states_in
 from shardtools.query.key_file import digest_of
 from shardtools.shards.manifest import Manifest
-from shardtools.storage import get_storage, read_optional
+from shardtools.storage import get_storage
+from shardtools.storage.limited import read_optional
 from shardtools.storage.stats import known_stats
 from shardtools.urls import beside, folder_of, is_local, name_of, path_of, scheme_of
 

@@ -33,9 +33,10 @@ from shardtools.errors import (
 )
 from shardtools.json_text import parse_json
 from shardtools.spec import Destination
-from shardtools.storage import get_storage, read_limited
+from shardtools.storage import get_storage
 from shardtools.storage.expansion import NamedShards, Sources
 from shardtools.storage.index_place import homes_of
+from shardtools.storage.limited import read_limited
 from shardtools.storage.together import each
 from shardtools.urls import folder_of, name_of
 

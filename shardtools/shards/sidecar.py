@@ -34,8 +34,9 @@ from shardtools.shards.compression import Packing
 from shardtools.shards.npy import Header, load_npz
 from shardtools.shards.sidecar_check import fault_of_columns, fault_of_ends, fault_of_facts
 from shardtools.shards.table import ShardTable, lay_out
-from shardtools.storage import Stat, current_options, get_storage, read_optional
+from shardtools.storage import Stat, current_options, get_storage
 from shardtools.storage.index_place import homes_of
+from shardtools.storage.limited import read_optional
 from shardtools.types import Ints
 from shardtools.urls import beside
 

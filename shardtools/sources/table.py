@@ -25,7 +25,8 @@ from shardtools.sources.folder import read_file
 from shardtools.sources.parquet import ParquetReader, ParquetValues, open_parquet
 from shardtools.sources.rows import TableRows, read_delimited, read_json_lines
 from shardtools.sources.table_rules import TableRules, check_rules
-from shardtools.storage import current_options, get_storage, read_limited, using
+from shardtools.storage import current_options, get_storage, using
+from shardtools.storage.limited import read_limited
 from shardtools.types import Ints
 from shardtools.urls import absolute, folder_of, name_of, scheme_of, split_path
 

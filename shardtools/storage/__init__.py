@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
-from shardtools.errors import AccessError, NotFoundError, RefusedError, SpecError
+from shardtools.errors import NotFoundError, RefusedError, SpecError
 from shardtools.limits import DEFAULT_LIMITS, Limits
 from shardtools.spec import servers_of
 from shardtools.urls import scheme_of
@@ -375,38 +375,3 @@ def get_storage(url: str, *, immutable: bool = False) -> Storage:
         # setdefault: of two threads that get here at once, both return the same instance.
         storage = _instances.setdefault((scheme, options, immutable), made)
     return storage
-
-
-def read_limited(url: str, kind: str) -> bytes:
-    """Return all bytes of an object that is of a ``kind`` with a limit (see `shardtools.limits`).
-
-    Raises:
-        NotFoundError: there is no such object.
-        StorageError: it cannot be read.
-        LimitError: it is larger than its kind may be; no more than that was read of it.
-    """
-    limits, pieces, size = current_options().limits, [], 0
-    with get_storage(url).open(url) as stream:
-        if stream.stat.size is not None:
-            limits.check(kind, stream.stat.size, url=url)
-        while piece := stream.read(_READALL_PIECE):
-            size += len(piece)
-            limits.check(kind, size, url=url)
-            pieces.append(piece)
-    return b"".join(pieces)
-
-
-def read_optional(url: str, kind: str) -> bytes | None:
-    """Return all bytes of an object that need not be there; None if it is not, or may not be read.
-
-    What is not there is forbidden, say some servers: S3 to those who may not list, and every server to a URL that is
-    made of one that was signed for another object. ``kind`` is that of `read_limited`.
-
-    Raises:
-        StorageError: it cannot be read for another reason.
-        LimitError: it is larger than its kind may be.
-    """
-    try:
-        return read_limited(url, kind)
-    except (NotFoundError, AccessError, RefusedError):
-        return None

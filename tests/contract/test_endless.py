@@ -16,7 +16,8 @@ import shardtools as st
 from shardtools.errors import LimitError, NotFoundError, RefusedError, ShardtoolsError, StorageError
 from shardtools.limits import Limits
 from shardtools.shards.sidecar import read_sidecar
-from shardtools.storage import ByteRange, StorageOptions, get_storage, read_limited, read_optional, using
+from shardtools.storage import ByteRange, StorageOptions, get_storage, using
+from shardtools.storage.limited import read_limited, read_optional
 from tests.gcs_servers import use_environment as use_google
 from tests.moto_server import use_environment as use_amazon
 

@@ -20,7 +20,8 @@ from botocore.config import Config
 import shardtools as st
 from shardtools.errors import AccessError, StaleTableError
 from shardtools.shards.reader import ShardReader
-from shardtools.storage import ByteRange, StorageOptions, get_storage, read_optional, using
+from shardtools.storage import ByteRange, StorageOptions, get_storage, using
+from shardtools.storage.limited import read_optional
 from tests.cli.command import SECRET, run
 from tests.contract.faults import Fault, FaultyProxy
 from tests.datasets import members, sample_files, tar_bytes

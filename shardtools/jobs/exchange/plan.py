@@ -28,8 +28,9 @@ from shardtools.shards.manifest import Manifest, common_facts, find_manifests, r
 from shardtools.shards.reader import BLOCK_SIZE
 from shardtools.shards.tar import RECORD
 from shardtools.spec import MAX_SHARDS, Destination
-from shardtools.storage import read_limited, using
+from shardtools.storage import using
 from shardtools.storage.expansion import Sources, SourceSpecs, look_up
+from shardtools.storage.limited import read_limited
 from shardtools.urls import identity, scheme_of
 
 FORMAT = 2

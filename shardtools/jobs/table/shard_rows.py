@@ -18,7 +18,8 @@ from shardtools.query.table_file import AnyTable, Asked, ShardState
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import keep_freed_memory
 from shardtools.shards.sidecar import find_sidecar
-from shardtools.storage import get_storage, read_optional
+from shardtools.storage import get_storage
+from shardtools.storage.limited import read_optional
 from shardtools.urls import name_of
 
 HASH = "__hash"

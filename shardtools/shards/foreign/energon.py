@@ -27,7 +27,8 @@ from shardtools.errors import AccessError, CorruptError, LimitError, NotFoundErr
 from shardtools.json_text import parse_json
 from shardtools.shards.foreign.listing import MAX_SAMPLES, Listing
 from shardtools.shards.tar import BLOCK
-from shardtools.storage import check_stop, get_storage, read_limited
+from shardtools.storage import check_stop, get_storage
+from shardtools.storage.limited import read_limited
 from shardtools.urls import absolute, is_local, scheme_of, split_path
 
 INFO, DATABASE = ".nv-meta/.info.json", ".nv-meta/index.sqlite"

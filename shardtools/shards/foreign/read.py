@@ -14,7 +14,7 @@ from shardtools.shards.foreign import dali
 from shardtools.shards.foreign.energon import EnergonIndex
 from shardtools.shards.foreign.listing import Listing, sidecar_of
 from shardtools.shards.sidecar import Sidecar
-from shardtools.storage import read_limited
+from shardtools.storage.limited import read_limited
 from shardtools.urls import name_of
 
 

@@ -29,7 +29,7 @@ from shardtools.shards.table import ShardTable
 from shardtools.shards.tar import BLOCK
 from shardtools.shards.trust import check_place
 from shardtools.spec import MAX_SHARDS
-from shardtools.storage import read_limited
+from shardtools.storage.limited import read_limited
 from shardtools.urls import absolute, folder_of, identity, name_of, scheme_of, split_path
 
 KIND = "wids-shard-index-v1"
