@@ -16,7 +16,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from urllib.parse import quote, unquote
 
-from shardtools.errors import CorruptError, RefusedError
+from shardtools.errors import AccessError, CorruptError, RefusedError
 from shardtools.json_text import parse_json
 from shardtools.query.index_files import states_in
 from shardtools.query.key_file import digest_of
@@ -193,10 +193,10 @@ def find_page(folder: str, spec: str) -> FoundPage:
 
 
 def _list(folder: str) -> list[str]:
-    """Return the URLs of the objects in a folder; none if the server does not list."""
+    """Return the URLs of the objects in a folder; none if the server does not list, or not for this user."""
     try:
         return get_storage(folder).list(folder)
-    except RefusedError:
+    except (RefusedError, AccessError):
         return []
 
 

@@ -22,8 +22,10 @@ from shardtools.shards.manifest import read_manifest
 from shardtools.storage import get_storage
 from tests.backends import BACKENDS, running
 from tests.cli.command import Argument, Outcome, call, check_failure
+from tests.contract.faults import Fault, FaultyProxy
 from tests.dask_cluster import dask_cluster
 from tests.datasets import snapshot, write_dataset, written_dataset
+from tests.moto_server import moto_server, use_environment
 from tests.recording_server import recording_server
 
 RECORDS = [[{"key": f"{s}/{i}", "cls": i % 2, "txt": f"text {s} {i}" * 20} for i in range(9)] for s in range(3)]
@@ -322,6 +324,22 @@ class TestCopy:
         first = outcome.out.splitlines()[0]
         assert first.startswith("would copy 3 shards, 27 samples, ") and first.endswith("with manifest, table, keys")
         assert list(tmp_path.iterdir()) == []
+
+    def test_from_a_public_bucket(self, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever may not list it is told of everything that is not there that it is forbidden."""
+        denied = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+
+        def choose(head: bytes) -> Fault | None:
+            return Fault(answer=denied) if b"list-type=2" in head or b".view" in head.partition(b"\r\n")[0] else None
+
+        with moto_server() as moto, FaultyProxy(moto.url, choose=choose) as proxy:
+            moto.client().create_bucket(Bucket="public")
+            for path in original.iterdir():
+                moto.client().put_object(Bucket="public", Key=path.name, Body=path.read_bytes())
+            use_environment(monkeypatch, {**moto.environment(), "AWS_ENDPOINT_URL": proxy.url.rstrip("/")})
+            st.copy("s3://public/d-@3.tgz", tmp_path / "d-@3.tgz")
+            assert any("list-type=2" in line for line in proxy.requests)
+        assert snapshot(tmp_path) == snapshot(original)
 
     def test_on_a_cluster(self, original: Path, tmp_path: Path) -> None:
         with dask_cluster(workers=1) as cluster:
