@@ -6,7 +6,7 @@ sources -> one ExtractTask for each shard -> engine -> ExtractedRows, in order -
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -19,9 +19,10 @@ from shardtools.jobs.choosing import choose
 from shardtools.jobs.extraction.ahead import PARTS, ReadAhead
 from shardtools.jobs.extraction.extract_shard import EXTRACT, ExtractOptions, ExtractTask, LimitReached, extract_shard
 from shardtools.jobs.extraction.extracted import ExtractedRows, Waiting
+from shardtools.jobs.extraction.formats import RowFormat
 from shardtools.jobs.extraction.lacking import query_hint
 from shardtools.jobs.extraction.outputs import Output, open_output
-from shardtools.jobs.extraction.shared_spill import shared_spill
+from shardtools.jobs.extraction.shared_spill import SharedSpill, shared_spill
 from shardtools.jobs.extraction.spill import Spill, sweep
 from shardtools.jobs.extraction.terminal import for_terminal
 from shardtools.jobs.functions import check_sendable
@@ -183,21 +184,8 @@ def run_extract(
         sweep()
         local = stack.enter_context(closing(Spill()))
         shared = None if options.on_this_machine else stack.enter_context(shared_spill(destination, urls))
-
-        def place(index: int) -> Spill | str | None:
-            return local if options.on_this_machine else None if shared is None else shared.url_of(index)
-
-        tasks = [
-            engine.Task(
-                extract_shard, (ExtractTask(url, what, options.on_error, place(i), part),), url, options.storage
-            )
-            for i, (url, part) in enumerate(zip(urls, chosen.shards, strict=True))
-            if not part.is_nothing
-        ]
-        sink = stack.enter_context(get_storage(destination).create(destination))
-        if what.format.name in TEXT_FORMATS and what.format.binary != "raw":
-            sink = for_terminal(sink, destination)
-        out = stack.enter_context(closing(open_output(sink, what.format)))
+        tasks = _tasks(urls, chosen, what, options, local if options.on_this_machine else shared)
+        out = _open_output(destination, what.format, stack)
         ahead, waiting = stack.enter_context(closing(ReadAhead())), Waiting(local)
         collector = RowCollector(out, what, ahead, waiting)
         collector.count(chosen)
@@ -217,6 +205,31 @@ def run_extract(
         except LimitReached:
             collector.end()
     return ExtractResult(collector.shards, collector.samples, collector.rows, tuple(collector.skipped))
+
+
+def _tasks(
+    urls: Sequence[str],
+    chosen: ChosenShards,
+    what: ExtractOptions,
+    options: RunOptions,
+    spill: Spill | SharedSpill | None,
+) -> list[engine.Task]:
+    """Return a task for each shard of which anything is wanted; ``spill`` is for rows that are many."""
+    tasks = []
+    for number, (url, part) in enumerate(zip(urls, chosen.shards, strict=True)):
+        if not part.is_nothing:
+            place = spill.url_of(number) if isinstance(spill, SharedSpill) else spill
+            task = ExtractTask(url, what, options.on_error, place, part)
+            tasks.append(engine.Task(extract_shard, (task,), url, options.storage))
+    return tasks
+
+
+def _open_output(destination: str, format: RowFormat, stack: ExitStack) -> Output:
+    """Return the output, which is closed at the end of ``stack``, and after it its file."""
+    sink = stack.enter_context(get_storage(destination).create(destination))
+    if format.name in TEXT_FORMATS and format.binary != "raw":
+        sink = for_terminal(sink, destination)
+    return stack.enter_context(closing(open_output(sink, format)))
 
 
 def refuse(destination: str, options: RunOptions) -> None:
