@@ -12,6 +12,7 @@ import pytest
 import shardtools as st
 from shardtools.query.published import summary_digest
 from shardtools.shards.manifest import read_manifest
+from shardtools.shards.sidecar import read_sidecar
 from tests.datasets import tar_bytes
 from tests.servers import wait_until
 from tests.viewer.browser import Browser
@@ -29,7 +30,9 @@ def large(site: Site) -> Site:
     shard.write_bytes(tar_bytes([(f"s{i:04d}.txt", f"text {i}".encode()) for i in range(EACH)]))
     st.index(str(shard))
     size = shard.stat().st_size
-    entry = {"nsamples": EACH, "filesize": size, "checksum": "crc32:00000000"}
+    sidecar = read_sidecar(str(shard), size)
+    assert sidecar is not None
+    entry = {"nsamples": EACH, "filesize": size, "checksum": sidecar.checksum}
     manifest = {
         "nsamples": SHARDS * EACH,
         "fields": {"txt": SHARDS * EACH},

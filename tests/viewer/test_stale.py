@@ -63,6 +63,15 @@ def test_a_dataset_that_was_replaced(browser: Browser, site: Site, published: st
     assert (len(browser.all(".mosaic img")), OLDER in browser.text()) == (8, False)
 
 
+def test_a_dataset_that_is_replaced_while_its_page_is_open(browser: Browser, site: Site, published: str) -> None:
+    """By one of as many bytes: it is the checksum that differs."""
+    browser.open(site.view(quote(NAME, safe="@")))
+    write(site.root, 30)
+    browser.go("#at=0")
+    assert browser.texts("main > .placard strong") == ["The sidecar of bée 😀-0.tar is of another version of the shard"]
+    assert "load it anew" in browser.text()
+
+
 def test_a_copy_under_another_name(browser: Browser, site: Site, published: str) -> None:
     """Its page shows the copy, with the summary, whose digest has the new names."""
     name = "copy über-@2.tar"

@@ -10,8 +10,8 @@ const MOST_SIDECAR = 64 << 20;
 const MOST_INFLATED = 512 << 20;
 const TRAILER = 8; // of gzip
 
-/** The table of the shard at a URL: see `Shard`. `filesize` is the manifest's, null where it is not known. */
-export async function openShard(url, filesize, { signal, spec = url } = {}) {
+/** The table of the shard at a URL: see `Shard`. `size` and `checksum` are the manifest's, null where it has none. */
+export async function openShard(url, { size = null, checksum = null, signal, spec = url } = {}) {
   if (/\.tar\.zst$|\.tzst$/.test(nameOf(url))) throw noZstd(spec);
   const data = await readFile(beside(url, ".index.npz"), { limit: MOST_SIDECAR, optional: true, signal });
   if (data === null) {
@@ -24,8 +24,9 @@ export async function openShard(url, filesize, { signal, spec = url } = {}) {
   } catch (error) {
     throw new Placard(`The sidecar of ${nameOf(url)} is damaged`, `${error.message}. ${error.why ?? ""} Make it again:`, `htindex --overwrite ${quoted(spec)}`);
   }
-  if (filesize !== null && shard.filesize !== filesize) {
-    throw new Placard(`The sidecar of ${nameOf(url)} is of another version of the shard`, "Make it again:", `htindex --overwrite ${quoted(spec)}`);
+  const differs = /^crc32:/.test(checksum) && /^crc32:/.test(shard.checksum) && checksum !== shard.checksum;
+  if (differs || (size !== null && shard.filesize !== size)) {
+    throw new Placard(`The sidecar of ${nameOf(url)} is of another version of the shard`, "If the dataset was written again since this page was loaded, load it anew. Else make the sidecar again:", `htindex --overwrite ${quoted(spec)}`);
   }
   if (shard.packing === "zstd") throw noZstd(spec);
   if (shard.packing === "gzip" && !shard.entries.length && shard.length) {
@@ -44,6 +45,7 @@ class Shard {
     if (meta.version !== 1 || !Array.isArray(meta.fields)) throw new Error(`It has the format ${meta.version}`);
     this.url = url;
     this.filesize = meta.filesize;
+    this.checksum = meta.checksum;
     this.fields = meta.fields.map(String);
     this.entries = column("entries");
     this.packing = meta.packing ?? (this.entries.length ? "gzip" : /\.t?gz$/.test(nameOf(url)) ? "gzip" : "tar");

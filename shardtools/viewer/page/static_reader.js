@@ -38,7 +38,7 @@ export async function openStatic(source, { signal } = {}) {
 }
 
 async function openOne(url, signal) {
-  const shard = await openShard(url, null, { signal });
+  const shard = await openShard(url, { signal });
   const fields = {};
   for (const field of shard.field) fields[shard.fields[field]] = (fields[shard.fields[field]] ?? 0) + 1;
   const manifest = { shards: [{ url, samples: shard.length, size: shard.filesize }], fields, facts: {}, job: {} };
@@ -165,8 +165,8 @@ class StaticReader {
   shard(number, signal) {
     let shard = this.opened.get(number);
     if (!shard) {
-      const { url, size, samples } = this.manifest.shards[number];
-      shard = openShard(url, size, { signal, spec: this.url }).then((opened) => {
+      const { url, size, checksum, samples } = this.manifest.shards[number];
+      shard = openShard(url, { size, checksum, signal, spec: this.url }).then((opened) => {
         if (opened.length !== samples) throw new Placard(`The manifest and the sidecar of ${nameOf(url)} differ`, "Make the manifest again:", `htindex ${quoted(this.url)}`);
         return opened;
       });
@@ -239,7 +239,7 @@ class StaticReader {
     const data = held ? held.data.subarray(from - held.start, to - held.start)
       : await (await this.shard(sample.number, signal)).read(from, to, { signal });
     if (start === 0 && end === member.size && member.crc32 !== null && crc32(data) !== member.crc32) {
-      throw new Placard("The data of this field are damaged", "They do not have the CRC-32 that the sidecar has for them.");
+      throw new Placard("The data of this field are damaged", "They do not have the CRC-32 that the sidecar has for them. If the dataset was written again since this page was loaded, load it anew.");
     }
     return data;
   }
