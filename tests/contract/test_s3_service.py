@@ -17,13 +17,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from shardtools.errors import AccessError, RefusedError, StorageError, UnavailableError, redact
+from shardtools.errors import AccessError, ExistsError, RefusedError, StorageError, UnavailableError, redact
 from shardtools.storage import ByteRange
 from shardtools.storage.retry import RetryPolicy
 from shardtools.storage.s3 import S3Storage
 from shardtools.storage.s3_upload import PART
 from tests.contract.faults import Fault, FaultyProxy
-from tests.contract.suite import MEGABYTES, OBJECT
+from tests.contract.suite import MEGABYTES, OBJECT, TrustedPlaces
 from tests.moto_server import MotoServer, moto_server, use_environment
 
 WAITS = [0.25, 0.5, 1.0, 2.0, 4.0]
@@ -285,6 +285,33 @@ class TestTransientCodes:
             sink.write(MEGABYTES)
         assert line.get() == MEGABYTES * 2 and line.left() == [line.name]
         assert line.waits == WAITS[:1] and not line.proxy.faults
+
+    def test_a_completion_whose_answer_was_lost_and_of_which_the_service_knows_nothing_more(
+        self, connect: Callable[..., Line]
+    ) -> None:
+        gone = answer("404 Not Found", "NoSuchUpload")
+        line = connect(Fault(b"POST ", after=1 << 30), Fault(b"POST "), Fault(b"POST ", answer=gone))
+        with line.storage.create(line.url) as sink:
+            sink.write(MEGABYTES)
+            sink.write(MEGABYTES)
+        assert line.get() == MEGABYTES * 2 and line.left() == [line.name] and not line.proxy.faults
+
+    @pytest.mark.parametrize("mine", [True, False])
+    def test_an_exclusive_create_that_is_refused_after_its_answer_was_lost(
+        self, connect: Callable[..., Line], monkeypatch: pytest.MonkeyPatch, mine: bool
+    ) -> None:
+        """By the id of the write it knows whether it has won itself."""
+        monkeypatch.setattr("shardtools.storage.exclusive._known", TrustedPlaces())
+        lost = Fault(b"PUT ") if mine else Fault(b"PUT ", answer=answer("503 Slow Down", "SlowDown"))
+        line = connect(lost, Fault(b"PUT ", answer=answer("412 Precondition Failed", "PreconditionFailed")))
+        if mine:
+            line.storage.create_exclusive(line.url, b"mine")
+            assert line.get() == b"mine"
+            return
+        line.put(b"another's")
+        with pytest.raises(ExistsError):
+            line.storage.create_exclusive(line.url, b"mine")
+        assert line.get() == b"another's"
 
 
 class TestRegions:
