@@ -21,11 +21,11 @@ from shardtools.jobs.beside import find_beside
 from shardtools.jobs.copy_file import CopyTask, FileTask, copy_file, copy_shard
 from shardtools.jobs.copy_published import published_files
 from shardtools.jobs.lock import locked
-from shardtools.jobs.options import RunOptions
+from shardtools.jobs.options import OnError, RunOptions
 from shardtools.jobs.ordered import run_in_order
 from shardtools.jobs.replaced import Replaced, look_at_outputs, remove
 from shardtools.jobs.report import JobResult, report_failure, write_report
-from shardtools.jobs.target import ShardResult, targets
+from shardtools.jobs.target import ShardResult, Target, targets
 from shardtools.json_text import parse_json
 from shardtools.query.key_file import KeyFile, digest_of, keys_url
 from shardtools.query.published import INDEX, page_folder
@@ -89,22 +89,10 @@ def plan_copy(sources: SourceSpecs, destination: str, options: RunOptions) -> Co
         if there and not (options.overwrite or options.resume):
             fix = "use --resume to continue the job, or --overwrite to replace"
             raise OutputExistsError("the output exists", url=there[0], fix=fix)
-        checksums = _checksums(manifest, len(urls))
-        shards = tuple(
-            CopyTask(
-                url,
-                output,
-                checksums[number],
-                None if manifest is None else manifest.counts[number],
-                options.on_error,
-            )
-            for number, (url, output) in enumerate(
-                zip(urls, targets(target, options, set(existing), replaced), strict=True)
-            )
-        )
+        outputs = targets(target, options, set(existing), replaced)
         return CopyPlan(
             target,
-            shards,
+            _tasks(urls, outputs, manifest, options.on_error),
             tuple(files),
             None if manifest is None else _with_names(manifest.url, target),
             None if manifest is None or manifest.sizes is None else sum(manifest.sizes),
@@ -115,6 +103,14 @@ def plan_copy(sources: SourceSpecs, destination: str, options: RunOptions) -> Co
             tuple(notes),
             {"program": "htcp", "sources": [redact(spec)]},
         )
+
+
+def _tasks(
+    urls: Sequence[str], outputs: Sequence[Target], manifest: Manifest | None, on_error: OnError
+) -> tuple[CopyTask, ...]:
+    counts: Sequence[int | None] = [None] * len(urls) if manifest is None else manifest.counts
+    known = zip(urls, outputs, _checksums(manifest, len(urls)), counts, strict=True)
+    return tuple(CopyTask(*one, on_error) for one in known)
 
 
 def _obsolete(target: Destination, there: Sequence[str], files: Sequence[FileTask]) -> tuple[str, ...]:
