@@ -189,9 +189,9 @@ def make_large(url: str, count: int) -> None:
     import numpy as np
 
     import shardtools
+    from shardtools.log.committing import replace_segments
     from shardtools.log.segment import ROW, SegmentBlock
     from shardtools.log.segment_writer import stream_segment
-    from shardtools.log.upkeep import replace_segments
 
     hub = shardtools.hub(url)
     array = hub.array("x", (FIRST + count, 16), (1, 16), "uint8", compressors=None)

@@ -54,7 +54,7 @@ def build_table(root: Path, samples: int) -> Path:
 
 def _write(spec: Path, samples: int) -> None:
     from shardtools.jobs.table import merge
-    from shardtools.jobs.table.shard_rows import TablePart
+    from shardtools.jobs.table.shard_rows import ShardPart
     from shardtools.query.kinds import Kinds
     from shardtools.query.table_file import ShardState
     from shardtools.shards.manifest import ShardEntry, build_manifest, write_manifest
@@ -67,7 +67,7 @@ def _write(spec: Path, samples: int) -> None:
         with open(url, "wb") as file:
             file.truncate(size)
     kinds = {"cls": Kinds.of_integers(0, CLASSES)}
-    parts = [TablePart(url, str(at), state, kinds, {}, (), ("cls", "jpg"))
+    parts = [ShardPart(url, str(at), state, kinds, {}, (), ("cls", "jpg"))
              for at, (url, state) in enumerate(zip(target.urls(), states, strict=True))]  # fmt: skip
     with mock.patch.object(merge, "read_part", lambda part: rows_of(int(part))):
         merge.write_table(target.spec, parts, merge.plan_table(parts, None))

@@ -16,9 +16,12 @@ from shardtools.query.condition import Condition, PickedRows
 from shardtools.query.table import DatasetTable, fresh_shards, open_table
 from shardtools.query.table_file import ShardState
 from shardtools.shards.manifest import find_manifest
+from shardtools.shards.sidecar import find_sidecar
 from shardtools.spec import Destination
+from shardtools.storage import Stat
 from shardtools.storage.index_place import homes_of
-from shardtools.storage.stats import stat_all
+from shardtools.storage.stats import stat_all, threads_for
+from shardtools.storage.together import each
 from shardtools.types import Ints
 from shardtools.urls import name_of
 
@@ -77,7 +80,8 @@ def fresh_in(
     """Return the numbers of the shards at ``urls`` that are as a table says.
 
     Their numbers of samples, checksums and validators are those of the manifest, None for unknown; storage is asked for
-    their sizes, and whether they still have these validators.
+    their sizes, and whether they still have these validators. Of a shard that was written after the table, which may be
+    another one of the same size, the sidecar must have the checksum that the table says.
 
     Raises:
         StorageError: a shard is not there.
@@ -94,9 +98,24 @@ def fresh_in(
         for shard, size, checksum, count in zip(was, sizes, checksums, counts, strict=True)
     ]
     fresh = fresh_shards(table.facts, now)
-    if validators is None:
-        return fresh
-    return [number for number in fresh if validators[number] in (None, stats[number].validator or validators[number])]
+    if validators is not None:
+        fresh = [one for one in fresh if validators[one] in (None, stats[one].validator or validators[one])]
+    replaced = _replaced_since(table.modified, urls, stats, [shard.checksum for shard in was])
+    return [one for one in fresh if one not in replaced]
+
+
+def _replaced_since(
+    made: float | None, urls: Sequence[str], stats: Sequence[Stat], checksums: Sequence[str]
+) -> set[int]:
+    """Return the numbers of the shards at ``urls`` that were written later and have not these checksums any more."""
+    later = [one for one, stat in enumerate(stats) if made is not None and (stat.modified or made) > made]
+
+    def is_other(one: int) -> bool:
+        sidecar = find_sidecar(urls[one], stats[one])
+        return sidecar is None or sidecar.checksum != checksums[one]
+
+    others = each(is_other, later, threads_for(urls))
+    return {one for one, other in zip(later, others, strict=True) if other}
 
 
 def rows_in(table: DatasetTable, condition: Condition, shards: Sequence[int]) -> dict[int, Ints] | None:

@@ -48,8 +48,8 @@ class PartialFile:
         self._lock = PerProcess(threading.Lock)
         self._fetched: set[str] = set()
         self._chunks: dict[str, tuple[Ints, Ints]] | None = None
-        self._stat = self._ask()
-        size = self._stat.size or 0
+        self.stat = self._ask()
+        size = self.stat.size or 0
         self._whole = size <= _END
         if size:
             self._fetch_end(size)
@@ -122,12 +122,12 @@ class PartialFile:
 
     def _fetch(self, start: Ints, stop: Ints) -> None:
         storage = get_storage(self.url)
-        if len(start) and (start.min() < 0 or stop.max() > (self._stat.size or 0)):
+        if len(start) and (start.min() < 0 or stop.max() > (self.stat.size or 0)):
             raise CorruptError("its columns are not within the file", url=self.url, fix="delete it")
         spans = coalesce(start, stop, storage.coalescing.gap)
         with os_errors(self.path), open(self.path, "r+b") as file:
             for some in group(spans.ranges, _RANGES, _PIECE):
                 for span, data in zip(some, storage.read_ranges(self.url, some), strict=True):
                     os.pwrite(file.fileno(), data, span.start)
-        if self._ask() != self._stat:
+        if self._ask() != self.stat:
             raise ChangedError("the table was replaced while it was read", url=self.url, fix="open the dataset again")

@@ -26,7 +26,7 @@ from shardtools.query.names import find_source
 from shardtools.query.numbers import number_sql
 from shardtools.query.partial_file import PartialFile
 from shardtools.query.table_file import ENTRY, ShardState, TableFacts, table_url
-from shardtools.storage import current_options, get_storage, using
+from shardtools.storage import Stat, current_options, get_storage, using
 from shardtools.storage.together import each
 from shardtools.types import Ints
 from shardtools.urls import absolute, is_local
@@ -49,6 +49,7 @@ class DatasetTable:
         self._options = current_options()
         self._folder: str | None = None
         self._partial: list[PartialFile] = []
+        self._stats: list[Stat] = []
         self.paths = self._local([self.url])
         self._connection = PerProcess(self._connect)
         self.facts = self._read_facts()
@@ -60,15 +61,20 @@ class DatasetTable:
     def _local(self, urls: Sequence[str]) -> list[str]:
         """Return the paths of files; of those on a server, only the ends are fetched."""
         if all(map(is_local, urls)):
-            for url in urls:
-                get_storage(url).stat(url)
+            self._stats += [get_storage(url).stat(url) for url in urls]
             return list(map(absolute, urls))
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="shardtools-table-")
             weakref.finalize(self, _remove, self._folder, os.getpid())
         paths = [os.path.join(self._folder, f"{len(self._partial) + at}.parquet") for at in range(len(urls))]
         self._partial += each(lambda both: PartialFile(*both), zip(urls, paths, strict=True))
+        self._stats += [file.stat for file in self._partial[-len(urls) :]]
         return paths
+
+    @property
+    def modified(self) -> float | None:
+        """When its first file, which is the last one to be written, was written; None where storage does not say."""
+        return self._stats[0].modified
 
     def _connect(self) -> DuckDBPyConnection:
         return connect(self.paths)

@@ -138,4 +138,4 @@ def _listed_stat(entry: Mapping[str, Any], url: str) -> Stat:
         size, time = None, 0
     if type(size) is not int or size < 0:
         raise RefusedError("the listing does not say sizes and times", url=url)
-    return Stat(size, f'"{time:x}-{size:x}"', settled=False)
+    return Stat(size, f'"{time:x}-{size:x}"', settled=False, modified=time)

@@ -78,7 +78,7 @@ class S3Storage(Storage):
             more = {"ContinuationToken": token} if token else {}
             answer = api.list_objects_v2(Bucket=bucket, Prefix=start, Delimiter="/", **more)  # type: ignore[arg-type]
             entries = cast(Iterable[dict[str, Any]], answer.get(part, ()))
-            stats = [Stat(max(int(entry["Size"]), 0), entry.get("ETag")) for entry in entries] if has_stats else None
+            stats = list(map(_listed_stat, entries)) if has_stats else None
             return [entry[name] for entry in entries], answer.get("NextContinuationToken"), stats
 
         token: str | None = None
@@ -103,3 +103,8 @@ class S3Storage(Storage):
             self._client.run(url, call)
         except NotFoundError:
             return
+
+
+def _listed_stat(entry: Mapping[str, Any]) -> Stat:
+    modified = entry.get("LastModified")
+    return Stat(max(int(entry["Size"]), 0), entry.get("ETag"), modified=modified.timestamp() if modified else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from shardtools.errors import JobError
 from tests.cli.command import call, check_failure
 from tests.datasets import written_dataset
 from tests.recording_server import RecordingServer, recording_server
+from tests.servers import NginxServer
 
 SHARDS, CHANGED = 50, (7, 8, 49)
 SPEC = f"d-@{SHARDS}.tar"
@@ -132,7 +134,11 @@ def test_sizes_are_asked_of_each_shard_where_a_server_does_not_list(server: Reco
         ({"json": {"score": 2**60 + 1}}, "select max(json.score) from samples", "in the table is float"),
         ({"json": {"width": "wide", "mixed": True}}, "select json.mixed from samples where shard = 8", None),
         ({"json": {"width": 2, "other": 3}}, "select json.width from samples where shard = 8", None),
-        ({"json": {"other": 3}}, "select json.other from samples", 'Referenced table "json" not found'),
+        (
+            {"json": {"other": 3}},
+            "select json.other from samples",
+            "there is no column json.other; did you mean json.width?",
+        ),
     ],
 )
 def test_types_that_no_longer_fit(made: Path, tmp_path: Path, more: Any, query: str, message: str | None) -> None:
@@ -150,3 +156,30 @@ def test_where_no_shard_is_as_it_was(made: Path, tmp_path: Path) -> None:
     shutil.copy(made / "old" / TABLE, tmp_path)
     with pytest.raises(JobError, match="the table describes none of 50 shards as they are; make it with htindex"):
         st.open(str(tmp_path / SPEC)).sql("from samples")
+
+
+@pytest.mark.parametrize("over_http", [False, True])
+@pytest.mark.parametrize("has_manifest", [False, True])
+def test_a_shard_that_was_replaced_by_one_of_the_same_size(
+    tmp_path: Path, nginx: NginxServer, over_http: bool, has_manifest: bool
+) -> None:
+    """Copied over, with its sidecar: neither manifest nor table knows of it."""
+    folder = nginx.root / f"replaced{has_manifest}" if over_http else tmp_path / "a"
+    for place, start in ((folder, 0), (tmp_path / "b", 50)):
+        place.mkdir()
+        written_dataset(place, "s-@2.tar", [[{"key": f"{shard}{row}", "cls": 2 * start + 10 * shard + row}
+                                             for row in range(3)] for shard in (1, 2)])  # fmt: skip
+        st.index(str(place / "s-@2.tar"), table=["cls"])
+        for path in place.iterdir():
+            os.utime(path, (1_000_000_000, 1_000_000_000))
+    for name in ("s-1.tar", "s-1.tar.index.npz"):
+        shutil.copy(tmp_path / "b" / name, folder / name)
+    assert (folder / "s-0.tar").stat().st_size == (folder / "s-1.tar").stat().st_size
+    if not has_manifest:
+        (folder / "s-@2.tar.json").unlink()
+    spec = f"{nginx.url}{folder.name}/s-@2.tar" if over_http else str(folder / "s-@2.tar")
+    labels = [10, 11, 12, 120, 121, 122]
+    assert st.open(spec).sql("select cls from samples order by cls").fetchall() == [(label,) for label in labels]
+    assert len(st.open(spec).where("cls >= 50")) == 3
+    shown = call(spec, "--where", "cls >= 50", "-f", "cls", program="htextract", cwd=tmp_path).out
+    assert shown.split() == ["20", "120", "21", "121", "22", "122"]
