@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.numbers import Share, Whole
-from shardtools.cli.options import Function, add_options, split_names
+from shardtools.cli.options import Function, add_options, once, split_names
 from shardtools.errors import JobError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WHERE_OPTION = click.option(
     "--where",
+    **once("join conditions by and"),
     metavar="CONDITION",
     help='Only samples for which a condition is true, such as "cls = 7 and json.width >= 512": an expression in '
     "DuckDB's SQL of fields, paths of JSON fields, key, row, shard, and size.FIELD.",
@@ -34,6 +35,7 @@ SAMPLE_OPTION = click.option(
 SEED_OPTION = click.option("--seed", type=Whole(min=0), metavar="N", help="Seed of --sample.  [default: 0]")
 CLASS_OPTION = click.option(
     "--class-from",
+    **once("one field has the class"),
     metavar="FIELD",
     help="Make class numbers of the texts of a field, or at a path such as json.label, as the field cls. The manifest "
     "has the names of the classes, sorted.",

@@ -12,7 +12,7 @@ from shardtools.cli.common import run_command, silence_stdout, tell
 from shardtools.cli.companions import refuse_beside
 from shardtools.cli.extracting import ExtractLine, count_up, end
 from shardtools.cli.numbers import ShareOrKey, Whole
-from shardtools.cli.options import CommandLine, Function, add_options, arg_option, reading_options
+from shardtools.cli.options import CommandLine, Function, add_options, arg_option, once, reading_options
 from shardtools.engine import current_incidents
 from shardtools.engine.incidents import describe
 from shardtools.errors import JobError, StorageError
@@ -82,11 +82,13 @@ _OPTIONS = [
     click.option("--decode", is_flag=True, help="With --stats: also show the widths and heights of images."),
     click.option(
         "--count",
+        **once("count one field at a time"),
         metavar="FIELD",
         help="Show how often each value of a field, or of a path such as json.label, occurs, the most frequent first.",
     ),
     click.option(
         "--histogram",
+        **once("ask for one field at a time"),
         metavar="FIELD",
         help="Show how the numbers in a field, or at a path such as json.score, are distributed.",
     ),
@@ -100,7 +102,13 @@ _OPTIONS = [
         help="Show the sample with this key. Or, since no key has a dot: take only this share of the samples, such as "
         "0.01, which depends on --seed and their keys alone.",
     ),
-    click.option("--at", type=Whole(), metavar="N", help="Show the sample with this number, counted from 0."),
+    click.option(
+        "--at",
+        **once("ask for one sample at a time"),
+        type=Whole(),
+        metavar="N",
+        help="Show the sample with this number, counted from 0.",
+    ),
     click.option(
         "--to", metavar="DIR", help="With --sample or --at: write the sample's fields as files into this folder."
     ),

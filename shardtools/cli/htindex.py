@@ -91,8 +91,7 @@ def main(
     fields: tuple[str, ...],
 ) -> None:
     """Write an index beside each shard of SRC, which says where its samples are, and a manifest."""
-    wanted = (split_names(fields) or True) if line.table else False
-    run_command("htindex", line, lambda: _index(line, check, export, output, wanted), resumes=False)
+    run_command("htindex", line, lambda: _index(line, check, export, output, fields), resumes=False)
 
 
 def _index(
@@ -100,12 +99,12 @@ def _index(
     check: bool,
     export: Export | None,
     output: str | None,
-    table: bool | tuple[str, ...],
+    fields: tuple[str, ...],
 ) -> int:
     from shardtools.programs.index import check_index, count_steps, index_shards
     from shardtools.programs.running import named_by
 
-    dimensions = line.dimensions
+    dimensions, table = line.dimensions, (split_names(fields) or True) if line.table else False
     check_index(check=check, overwrite=line.overwrite, export=export, output=output, table=table, dimensions=dimensions)
     options = line.run_options(output)
     started = time.monotonic()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.common import run_command, tell
-from shardtools.cli.options import add_options
+from shardtools.cli.options import Needed, add_options
 from shardtools.cli.storage_line import STORAGE_OPTIONS, VERBOSE_OPTION, VERSION_OPTION, StorageLine
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _OPTIONS = [
     VERBOSE_OPTION,
     VERSION_OPTION,
 ]
-_ARGUMENTS = [click.argument("sources", nargs=-1, required=True, metavar="SRC...")]
+_ARGUMENTS = [click.argument("sources", cls=Needed, nargs=-1, required=True, metavar="SRC...")]
 
 
 @dataclass(frozen=True, kw_only=True)

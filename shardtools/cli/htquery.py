@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from shardtools.cli.common import run_command
-from shardtools.cli.options import add_options
+from shardtools.cli.options import Needed, add_options
 from shardtools.cli.storage_line import STORAGE_OPTIONS, VERBOSE_OPTION, VERSION_OPTION, StorageLine
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _OPTIONS = [
     VERSION_OPTION,
 ]
 _ARGUMENTS = [
-    click.argument("tables", nargs=-1, required=True, metavar="[NAME=]SRC..."),
+    click.argument("tables", cls=Needed, nargs=-1, required=True, metavar="[NAME=]SRC..."),
     click.argument("query", metavar="QUERY"),
 ]
 _NAMED = re.compile(r"([A-Za-z_]\w*)=(.+)", re.DOTALL)
@@ -109,14 +109,17 @@ def _query(line: QueryLine) -> int:
 
     for text in line.sources:
         if (match := _MISNAMED.fullmatch(text)) is not None:
+            if text.endswith("="):
+                raise SpecError(f"{text} names no dataset", fix="write it as a=SRC")
             fix = "write it as a=SRC, with letters, digits and _ in the name; a path with = begins with ./"
             raise SpecError(f"{match[1]!r} is not a name for a dataset", fix=fix)
     options = line.run_options()
     chosen = format_of(line.output, line.format)
-    tables = {}
-    for name, spec in line.datasets:
-        if name in tables:
-            raise JobError(f"two datasets have the name {name}", fix="give each a name of its own, as a=SRC b=SRC")
-        tables[name] = ShardedDataset(spec, options.storage).table_rows()
+    names = [name for name, _ in line.datasets]
+    for name in names:
+        if names.count(name) > 1:
+            fix = "give each one of its own, as a=SRC b=SRC; QUERY is one argument"
+            raise JobError(f"two datasets have the name {name}", fix=fix)
+    tables = {name: ShardedDataset(spec, options.storage).table_rows() for name, spec in line.datasets}
     write_result(run_sql(line.query, tables), line.query, line.output, chosen, options)
     return 0

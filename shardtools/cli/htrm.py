@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.common import FAILED, run_command, tell
-from shardtools.cli.options import PATIENCE_OPTIONS, add_options
+from shardtools.cli.options import PATIENCE_OPTIONS, Needed, add_options
 from shardtools.cli.storage_line import VERSION_OPTION, StorageLine
 from shardtools.errors import JobError, redact
 from shardtools.units import format_count, format_size
@@ -46,7 +46,7 @@ _OPTIONS = [
     click.option("-v", "--verbose", is_flag=True, help="Show each file, and the tracebacks of errors."),
     VERSION_OPTION,
 ]
-_ARGUMENTS = [click.argument("sources", nargs=-1, required=True, metavar="SPEC...")]
+_ARGUMENTS = [click.argument("sources", cls=Needed, nargs=-1, required=True, metavar="SPEC...")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import click
 
 from shardtools.cli.common import run_command
 from shardtools.cli.exchanging import ExchangeLine, exchange, exchange_options
-from shardtools.cli.options import CommandLine, arg_option
+from shardtools.cli.options import CommandLine, arg_option, once
 
 if TYPE_CHECKING:
     from shardtools.jobs.exchange.duplicates import Merge, OnConflict
@@ -46,6 +46,7 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
 @click.option(
     "--by",
+    **once("a script's sort_key(record) can return several values"),
     metavar="WHAT[:HOW]",
     help="Sort by 'key', by a field, or by a path of JSON such as json.score, read as HOW: text, int, float or "
     "natural.  [default: key]",

@@ -12,7 +12,7 @@ import click
 from shardtools.cli.choice_line import LIMIT_OPTION, SAMPLE_OPTION, WHERE_OPTION, split_pairs
 from shardtools.cli.common import SKIPPED, run_command, tell
 from shardtools.cli.numbers import Whole
-from shardtools.cli.options import CommandLine, Function, add_options, making_options, refuse_options, split_names
+from shardtools.cli.options import CommandLine, Function, add_options, making_options, once, refuse_options, split_names
 from shardtools.cli.progress import command_progress
 from shardtools.cli.results import show_replaced, show_result
 from shardtools.errors import JobError, redact
@@ -80,6 +80,7 @@ _OPTIONS = [
     ),
     click.option(
         "--class-from",
+        **once("one field has the class"),
         metavar="FIELD",
         help="Add the field cls: the number of the text in a field, at a path such as json.label, or in a column of a "
         "table. The manifest has the texts, sorted.",
@@ -197,7 +198,7 @@ class UploadLine:
 def _upload_options(command: Function) -> Function:
     command = add_options(command, "own", UploadLine, _OPTIONS, (WHERE_OPTION, SAMPLE_OPTION, LIMIT_OPTION))
     command = refuse_options(_NO_SIDECARS, "--index", "--verify")(command)
-    return making_options(refuse_options(_NO_FIELDS, "--fields", "--drop")(command))
+    return making_options(refuse_options(_NO_FIELDS, "-f", "--fields", "--field", "--drop")(command))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)

@@ -12,7 +12,7 @@ import click
 from shardtools import __version__
 from shardtools.cli.numbers import Seconds, Whole
 from shardtools.engine import WAIT_SECONDS, current_incidents
-from shardtools.errors import SpecError
+from shardtools.errors import JobError, SpecError
 from shardtools.urls import at_home
 
 if TYPE_CHECKING:
@@ -21,8 +21,37 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+
+class Needed(click.Argument):
+    """An argument without which an error names all those of the command: the last one gets what was typed first."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Return the value.
+
+        Raises:
+            UsageError: there is none.
+        """
+        try:
+            return super().process_value(ctx, value)
+        except click.MissingParameter as error:
+            *first, last = [str(one.metavar) for one in ctx.command.params if isinstance(one, click.Argument)]
+            needed = f"{', '.join(first)} and {last} are" if first else f"{last} is"
+            raise click.UsageError(f"Missing argument: {needed} needed.", ctx) from error
+
+
+def once(fix: str) -> dict[str, Any]:
+    """Return what an option is made with of which a second one would replace the first in silence."""
+
+    def only(context: click.Context, option: click.Parameter, values: tuple[Any, ...]) -> Any:
+        if len(values) > 1:
+            raise click.UsageError(f"{option.opts[0]} is given twice; {fix}.", context)
+        return values[0] if values else None
+
+    return {"multiple": True, "callback": only}
+
+
 _ARGUMENTS = [
-    click.argument("sources", nargs=-1, required=True, metavar="SRC..."),
+    click.argument("sources", cls=Needed, nargs=-1, required=True, metavar="SRC..."),
     click.argument("destination", metavar="DST"),
 ]
 _RUN_OPTIONS = [
@@ -210,8 +239,18 @@ class CommandLine:
 
 
 def split_names(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return names that are separated by commas, or in several texts."""
-    return tuple(name for text in texts for name in text.split(",") if name)
+    """Return names that are separated by commas, or in several texts.
+
+    Raises:
+        JobError: a text has none.
+    """
+    names: list[str] = []
+    for text in texts:
+        found = [name.strip() for name in text.split(",") if name.strip()]
+        if not found:
+            raise JobError(f"there is no name in {text!r}", fix="give names, as in jpg,cls, or leave out the option")
+        names += found
+    return tuple(names)
 
 
 def refuse_options(why: str, *names: str) -> Callable[[Function], Function]:

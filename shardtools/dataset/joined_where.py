@@ -16,9 +16,9 @@ import numpy as np
 
 from shardtools.dataset.joined_tables import ask_tables
 from shardtools.errors import JobError
-from shardtools.query.condition import Condition, Seen, find_rows, no_column
+from shardtools.query.condition import Condition, Seen, find_rows
 from shardtools.query.conjuncts import conjuncts, is_true_of_nothing
-from shardtools.query.names import OWN, ColumnSource, find_source, list_columns
+from shardtools.query.names import OWN, ColumnSource, find_source, no_column
 from shardtools.query.values import Samples
 from shardtools.shards.columns import pick, with_zero
 from shardtools.shards.table import ShardTable
@@ -57,8 +57,7 @@ def _sources(parts: Sequence[JoinPart], condition: Condition) -> list[tuple[int,
     for column in condition.columns:
         source = find_source(column, fields)
         if source is None:
-            there = f"there are {list_columns(fields)}"
-            raise no_column(condition, column, there)
+            raise no_column(condition.kind, column, fields)
         owner = next((number for number, part in enumerate(parts) if source.field in part.names), 0)
         own = source if source.what in OWN else replace(source, field=parts[owner].names[source.field])
         found.append((owner, own))

@@ -27,6 +27,7 @@ from shardtools.shards.manifest import common_facts, find_manifests
 from shardtools.spec import Destination
 from shardtools.storage import using
 from shardtools.storage.expansion import SourceSpecs, look_up
+from shardtools.units import format_count
 
 
 def try_map(sources: SourceSpecs, script: Code, options: RunOptions, choice: Choice, out: Out) -> Counts:
@@ -78,7 +79,8 @@ def plan_map(
         target = Destination(destination).resolve(len(urls))
         if target.count != len(urls):
             raise JobError(
-                f"{len(urls)} input shards cannot be mapped to {target.count} output shards",
+                f"{format_count(len(urls), 'input shard')} cannot be mapped to "
+                f"{format_count(target.count or 0, 'output shard')}",
                 url=target.spec,
                 fix=f"ask for {len(urls)}, or use htshuffle to change the number of shards",
             )

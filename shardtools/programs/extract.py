@@ -240,7 +240,11 @@ def row_format(output: str, chosen: FormatName | None, *, header: bool, raw: boo
     if raw and base64:
         raise JobError("--raw and --base64 cannot be used together", fix="give one of them")
     name = name_of(output).lower()
-    kind = chosen or _ENDINGS.get(os.path.splitext(name)[1])
+    ending = os.path.splitext(name)[1]
+    named = _ENDINGS.get(ending)
+    if None not in (chosen, named) and chosen != named and ending not in ("", ".txt"):
+        raise JobError(f"the name {name} does not fit --format {chosen}", fix="change one of them")
+    kind = chosen or named
     if kind is None:
         what = f"the name {name} says no format"
         raise JobError(what, fix=f"give --format, or one of {', '.join(filter(None, _ENDINGS))}")

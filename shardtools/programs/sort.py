@@ -199,7 +199,8 @@ def _keying(by: str | None, reverse: bool, code: Code | None) -> Keying:
         return Keying("script", script=code, reverse=reverse)
     what, colon, how = (by or "key").partition(":")
     if not what or (colon and how not in READINGS):
-        raise JobError(f"--by {by}: not of the form WHAT or WHAT:HOW", fix=f"HOW is one of {', '.join(READINGS)}")
+        fix = f"HOW is one of {', '.join(READINGS)}; --reverse sorts in descending order"
+        raise JobError(f"--by {by}: not of the form WHAT or WHAT:HOW", fix=fix)
     if what == "key":
         return Keying("key", reading=how or "text", reverse=reverse)
     return Keying("field", field=what, reading=how or "text", reverse=reverse)

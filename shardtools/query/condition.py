@@ -23,7 +23,7 @@ import numpy.typing as npt
 from shardtools.errors import JobError
 from shardtools.query.duck import session
 from shardtools.query.key_file import hash_keys
-from shardtools.query.names import SHOWN, ColumnSource, content_of, find_source, list_columns
+from shardtools.query.names import SHOWN, ColumnSource, content_of, find_source, no_column
 from shardtools.query.sql_tree import nodes_of, parse, to_sql
 from shardtools.query.values import ColumnLoader, Columns, Samples
 from shardtools.shards.columns import Texts
@@ -139,8 +139,8 @@ class Seen:
         """
         for name in condition.columns:
             if name not in self.columns:
-                there = f"there are {list_columns(self.fields, self.paths)}"
-                raise no_column(condition, name, there)
+                kind = condition.kind if isinstance(condition, Condition) else "condition"
+                raise no_column(kind, name, self.fields, self.paths)
 
 
 @dataclass(frozen=True)
@@ -222,12 +222,6 @@ def draws(keys: Texts, seed: int) -> npt.NDArray[np.float64]:
     words[:, 0], words[:, 1] = hash_keys(keys), seed
     hashes = hash_keys(Texts(words.view(np.uint8).reshape(-1), 16 * np.arange(1, len(keys) + 1)))
     return (hashes >> np.uint64(11)) / np.float64(1 << 53)
-
-
-def no_column(condition: Where, name: str, there: str) -> JobError:
-    """Return the error for a column of a condition that no sample has; ``there`` says which there are."""
-    kind = condition.kind if isinstance(condition, Condition) else "condition"
-    return JobError(f"the {kind} names {name}, but no sample has such a column", fix=there)
 
 
 def parse_condition(text: str, kind: TextKind = "condition") -> Condition:

@@ -31,13 +31,16 @@ def explain_names(message: str, query: str, tables: Mapping[str, Collection[str]
     ('there is no dataset x', 'there are a, b')
     """
     if (match := _DATASET.search(message)) is not None:
-        return f"there is no dataset {match[1]}", _advice(match[1], tables)
+        fix = f"the dataset is called {next(iter(tables))}" if len(tables) == 1 else _advice(match[1], tables)
+        return f"there is no dataset {match[1]}", fix
     within = re.findall(r'"(.+?)"', message.partition("Candidate bindings: ")[2])  # also those of inner queries
     columns = [name for some in [*tables.values(), within] for name in some if not _PLACES.fullmatch(name)]
     if (match := _COLUMN.search(message)) is not None:
         name = match[1] or match[2]
         inner = [column for column in columns if column.startswith(f"{name}.")]
-        return f"there is no column {name}", _advice(name, inner or columns, near=not inner)
+        fix = _advice(name, inner or columns, near=not inner)
+        is_text = fix.startswith("there are") and not inner and "." not in name
+        return f"there is no column {name}", f"{fix}; a text has single quotes: '{name}'" if is_text else fix
     if (match := _TABLE.search(message)) is not None:
         whole = re.search(rf"\b{re.escape(match[1])}\.[\w.]+", query, re.IGNORECASE)
         name = match[1] if whole is None else whole[0]
@@ -46,7 +49,7 @@ def explain_names(message: str, query: str, tables: Mapping[str, Collection[str]
 
 
 def _advice(name: str, names: Collection[str], *, near: bool = True) -> str:
-    """Return which of ``names`` was perhaps meant, or which there are."""
+    """Return which of ``names`` was perhaps meant, or which there are; that is all without ``near``."""
     field, _, last = name.rpartition(".")
     if last in DIMENSIONS and f"size.{field}" in names:
         return "htindex --table --dimensions adds the widths and heights of images"

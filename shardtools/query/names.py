@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
+from shardtools.errors import JobError
 from shardtools.shards.fields import kind_of
 
 OWN = ("key", "row", "shard")
@@ -106,9 +108,21 @@ def _find(name: str, fields: Sequence[str], fold: Callable[[str], str]) -> Colum
     return None
 
 
-def list_columns(fields: Iterable[str], paths: Iterable[str] = ()) -> str:
-    """Return the names of columns, as an error lists them: of the fields, and the ``paths``, whole names of columns."""
-    return ", ".join(_some([*OWN, *dict.fromkeys(_columns(sorted(fields))), *sorted(paths)]))
+def no_column(kind: str, name: str, fields: Iterable[str], paths: Iterable[str] = ()) -> JobError:
+    """Return the error for a column that a condition names, and no sample has.
+
+    It lists those of the ``fields``, and the ``paths``, whole names of columns.
+
+    >>> str(no_column("condition", "clss", ["cls"]))[-59:]
+    'there are key, row, shard, cls, size.cls; did you mean cls?'
+    """
+    columns = [*OWN, *dict.fromkeys(_columns(sorted(fields))), *sorted(paths)]
+    fix = f"there are {', '.join(_some(columns))}"
+    if close := get_close_matches(name.lower(), columns, 1):
+        fix = f"{fix}; did you mean {close[0]}?"
+    elif "." not in name.strip(".0123456789"):
+        fix = f"{fix}; a text has single quotes: '{name}'"
+    return JobError(f"the {kind} names {name}, but no sample has such a column", fix=fix)
 
 
 def _columns(fields: Sequence[str]) -> Iterator[str]:

@@ -102,6 +102,7 @@ def sql_errors(query: str, tables: Mapping[str, Sequence[str]] | None = None) ->
         yield
     except duckdb.Error as error:
         first = " ".join(str(error).partition("\n\n")[0].split())
+        first = first.partition(" Candidate functions:")[0]
         plain = first.partition(": ")[2] or first, "see docs/query.md"
         what, fix = explain_names(first, query, tables or {}) or plain
         raise JobError(f"the query cannot be run: {what}", fix=fix) from error
@@ -129,6 +130,8 @@ def _read_query(connection: DuckDBPyConnection, query: str, columns: Collection[
         if tree.get("error_type") == "parser":
             raise unreadable("query", query, tree, 0, _FORM)
         raise JobError("only queries are run, which change nothing", fix=_FORM)
+    if not tree["statements"]:
+        raise JobError("the query is empty", fix=_FORM)
     if len(tree["statements"]) != 1:
         raise JobError(f"these are {len(tree['statements'])} queries", fix=_FORM)
     _join_names(tree, columns)

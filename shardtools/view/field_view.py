@@ -166,7 +166,9 @@ class FieldView(Reducible):
         samples = indexes.tolist()
         if (missing := next((i for i, data in enumerate(values) if data is None), None)) is not None:
             key = self.dataset[samples[missing]]["key"]
-            fix = name_hint(self.field, self.dataset.known_fields) or "choose other samples"
+            known = self.dataset.known_fields
+            fix = "choose other samples" if self.field in known or not known else f"there are {', '.join(known)}"
+            fix = name_hint(self.field, known) or fix
             raise SampleError(f"sample {samples[missing]:,} has no {self.field}", member=key, fix=fix)
         options = self.dataset.options
         if len(values) < 4:

@@ -118,6 +118,34 @@ class TestValues:
         assert message in do(folder, "htextract", *line.split(" "), SPEC).error(2)
 
 
+class TestMistakes:
+    """What a newcomer types, and is told."""
+
+    @pytest.mark.parametrize(
+        ("program", "line", "message"),
+        [
+            ("htupload", ["IN"], "Missing argument: SRC... and DST are needed."),
+            ("htquery", ["IN"], "Missing argument: [NAME=]SRC... and QUERY are needed."),
+            ("htinfo", [], "Missing argument: SRC... is needed."),
+            ("htupload", ["-f", "jpg", "IN", "out.tar"], "-f: choose files with --include and --exclude"),
+            ("htextract", ["--where", "cls = 1", "--where", "row = 1", "IN"], "--where is given twice; join"),
+            ("htextract", ["--count", "cls", "--count", "txt", "IN"], "--count is given twice; count one"),
+            ("htextract", ["-f", ",", "IN"], "there is no name in ','; give names, as in jpg,cls"),
+            ("htextract", ["-f", "cls", "-o", "x.csv", "--format", "jsonl", "IN"], "x.csv does not fit --format jsonl"),
+            ("htextract", ["--count", "cls,txt", "IN"], "cls,txt is several fields; ask for one at a time"),
+            ("htextract", ["--where", "txt = dog", "IN"], "; a text has single quotes: 'dog'"),
+            ("htextract", ["--where", "clss = 1", "IN"], "; did you mean cls?"),
+            ("htsort", ["--by", "cls:desc", "IN", "out.tar"], "; --reverse sorts in descending order"),
+            ("htsort", ["--by", "size.txt", "IN", "out.tar"], "; a script's sort_key(record) can sort by"),
+            ("htquery", ["IN", "select", "cls from samples"], "as a=SRC b=SRC; QUERY is one argument"),
+            ("htmapper", ["-p", "same.py", "IN", "out.tar"], "2 input shards cannot be mapped to 1 output shard; ask"),
+        ],
+    )
+    def test_it(self, folder: Path, program: str, line: list[str], message: str) -> None:
+        outcome = do(folder, program, *(part.replace("IN", SPEC) for part in line))
+        assert outcome.status == 2 and outcome.out == "" and message in outcome.err
+
+
 class TestOptionsWithoutEffect:
     @pytest.mark.parametrize(("name", "option", "others"), [*commands()])
     def test_without_the_options_that_they_need(

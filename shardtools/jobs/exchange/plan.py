@@ -24,6 +24,7 @@ from shardtools.jobs.replaced import NOTHING_REPLACED, Replaced, look_at_outputs
 from shardtools.jobs.target import digest
 from shardtools.json_text import parse_json
 from shardtools.query.json_values import fields_of
+from shardtools.query.names import find_source
 from shardtools.shards.manifest import Manifest, common_facts, find_manifests, read_manifest
 from shardtools.shards.reader import BLOCK_SIZE
 from shardtools.shards.tar import RECORD
@@ -307,7 +308,10 @@ def _check_field(field: str, choice: Choice, inputs: Sequence[Input], sources: S
     if known and not known & wanted:
         known = {*choice.names_of(_fields(look_at(sources, {}, options)))}
     if known and not known & wanted:
-        raise JobError(f"no sample has the field {field} to sort by", fix=f"the fields are {', '.join(sorted(known))}")
+        fix = f"the fields are {', '.join(sorted(known))}"
+        if find_source(field, [*known]) is not None or " " in field.strip():
+            fix = f"{fix}; a script's sort_key(record) can sort by anything else"
+        raise JobError(f"no sample has the field {field} to sort by", fix=fix)
 
 
 def _fields(inputs: Sequence[Input]) -> list[str]:

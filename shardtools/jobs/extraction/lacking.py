@@ -28,6 +28,8 @@ def no_value(name: str, fields: Collection[str], instead: Collection[PathValue])
     >>> str(no_value("json.a", ["cls", "json"], [PathValue(None, "", ("json.b",))]))
     'no sample has the field json.a; there are cls, json, json.b'
     """
+    if "," in name and {part.strip() for part in name.split(",")} <= {*fields}:
+        return JobError(f"{name} is several fields", fix="ask for one at a time")
     objects = {column for found in instead if found.what == "an object" for column in found.near}
     near = {column for found in instead for column in found.near}
     there = f"there are {', '.join([*sorted(fields), *sorted(near)]) or 'none'}"
