@@ -279,6 +279,18 @@ class Destination:
         if self._parts and not self.is_auto:
             _count(self._parts[1], self.spec)
 
+    @classmethod
+    def of(cls, spec: str) -> Destination | None:
+        """Return where the files of a dataset lie that is named so; None if it has none of its own.
+
+        >>> Destination.of("/d/in-{0..9}.tar"), Destination.of("/d/in-@10.tar").spec
+        (None, '/d/in-@10.tar')
+        """
+        try:
+            return cls(spec)
+        except SpecError:
+            return None
+
     @property
     def count(self) -> int | None:
         """The number of shards, None for ``@auto``."""

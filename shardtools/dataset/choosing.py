@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from shardtools.dataset.shard_set import ShardSet
-from shardtools.errors import AccessError, CorruptError, JobError, NotFoundError, RefusedError, SpecError
+from shardtools.errors import AccessError, CorruptError, JobError, NotFoundError, RefusedError
 from shardtools.query.ask import find_table, fresh_in, rows_in
 from shardtools.query.changed import ChangedShards
 from shardtools.query.condition import Answer, Condition, Seen, find_rows
@@ -81,10 +81,8 @@ class Choosing:
     def _one_spec(self) -> str | None:
         """Return the spec of the dataset, if it is one that can have files beside its shards."""
         specs = [self._spec] if isinstance(self._spec, str) else list(self._spec)
-        try:
-            return Destination(specs[0]).spec if len(specs) == 1 else None
-        except SpecError:
-            return None
+        named = Destination.of(specs[0]) if len(specs) == 1 else None
+        return None if named is None else named.spec
 
     def table(self) -> tuple[DatasetTable, list[int]] | None:
         """Return the table and the numbers of the shards that are still as it says; None if there is none to use.

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from shardtools import engine
-from shardtools.errors import CorruptError, JobError, NotFoundError, OutputExistsError, SpecError, redact
+from shardtools.errors import CorruptError, JobError, NotFoundError, OutputExistsError, redact
 from shardtools.jobs.beside import find_beside
 from shardtools.jobs.copy_file import CopyTask, FileTask, copy_file, copy_shard
 from shardtools.jobs.copy_published import published_files
@@ -139,10 +139,9 @@ def _check_alike(urls: Sequence[str], target: Destination) -> None:
 
 def _dataset(spec: str) -> Destination | None:
     """Return where the index files of the source are named after."""
-    try:
-        homes = [Destination(home) for home in homes_of(Destination(spec).spec)]
-    except SpecError:  # with a star or braces, which has no files of its own
+    if (named := Destination.of(spec)) is None:
         return None
+    homes = list(map(Destination, homes_of(named.spec)))
     return next((home for home in homes[:-1] if get_storage(home.manifest).exists(home.manifest)), homes[-1])
 
 

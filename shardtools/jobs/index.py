@@ -21,7 +21,6 @@ from shardtools.errors import (
     OutputExistsError,
     PlaceRefusedError,
     ShardtoolsError,
-    SpecError,
     StaleTableError,
     redact,
 )
@@ -199,10 +198,9 @@ def _write_manifest(sources: Sources, found: Sequence[Indexed]) -> None:
     entries = [shard.entry for shard in found if shard.entry is not None]
     if len(specs) != 1 or len(entries) < len(found) or "*" in specs[0] or "{" in specs[0] or "::" in specs[0]:
         return
-    try:
-        destination = Destination(home_of(Destination(specs[0]).spec))
-    except SpecError:
+    if (named := Destination.of(specs[0])) is None:
         return
+    destination = Destination(home_of(named.spec))
     before = find_manifest(specs[0], [entry.url for entry in entries])
     if before is not None and _is_right(before, entries) and not any(shard.made for shard in found):
         return
@@ -328,14 +326,11 @@ def _wids_url(specs: Sequence[str], urls: Sequence[str]) -> str:
     >>> _wids_url(["/d/train-@2.tgz"], ["/d/train-0.tgz", "/d/train-1.tgz"])
     '/d/train-wids.json'
     """
-    try:
-        named = Destination(specs[0]).spec if len(specs) == 1 else None
-    except SpecError:
-        named = None
-    if named is None or "-" in urls or {*map(folder_of, urls)} != {folder_of(named)}:
+    named = Destination.of(specs[0]) if len(specs) == 1 else None
+    if named is None or "-" in urls or {*map(folder_of, urls)} != {folder_of(named.spec)}:
         raise JobError("the index of such sources has no name of its own", fix="give it one with -o FILE")
-    head, path, tail = split_path(absolute(named))
-    name = "-".join(filter(None, (_stem(name_of(named)), "wids.json")))
+    head, path, tail = split_path(absolute(named.spec))
+    name = "-".join(filter(None, (_stem(name_of(named.spec)), "wids.json")))
     return f"{head}{path.rpartition('/')[0]}/{name}{tail}"
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shardtools.errors import CorruptError, SpecError
+from shardtools.errors import CorruptError
 from shardtools.query.condition import Condition, PickedRows
 from shardtools.query.table import DatasetTable, fresh_shards, open_table
 from shardtools.query.table_file import ShardState
@@ -59,12 +59,10 @@ def find_table(spec: str) -> DatasetTable | None:
     """
     if spec == "-":
         return None
-    try:
-        homes = homes_of(Destination(spec).spec)
-    except SpecError:
+    if (named := Destination.of(spec)) is None:
         return None
     try:
-        return next(filter(None, map(open_table, homes)), None)
+        return next(filter(None, map(open_table, homes_of(named.spec))), None)
     except CorruptError as error:
         logger.warning("%s (it is not used)", error)
         return None

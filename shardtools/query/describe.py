@@ -119,7 +119,7 @@ def describe(spec: str) -> Description:
         StorageError, ShardError: none of the shards that were looked at can be read.
     """
     urls = expand_sources(spec)
-    destination = _destination(spec)
+    destination = Destination.of(spec)
     manifest, table, keys = _find_index(destination, urls)
     known = manifest.manifest
     looks = _look_at(urls, known)
@@ -141,13 +141,6 @@ def describe(spec: str) -> Description:
         facts=facts,
         problems=tuple(str(look.error) for look in looks if look.error is not None),
     )
-
-
-def _destination(spec: str) -> Destination | None:
-    try:
-        return Destination(spec)
-    except SpecError:  # with a star or braces, which has no files of its own
-        return None
 
 
 def _find_index(destination: Destination | None, urls: Sequence[str]) -> tuple[FoundManifest, FoundTable, IndexFile]:

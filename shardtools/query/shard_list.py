@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from shardtools.errors import SpecError, redact
+from shardtools.errors import redact
 from shardtools.shards.manifest import find_manifest
 from shardtools.shards.sidecar import find_sidecar, sidecar_url
-from shardtools.spec import Destination
 from shardtools.storage import Stat
 from shardtools.storage.expansion import expand_sources
 from shardtools.storage.index_place import homes_of
@@ -51,7 +50,7 @@ def list_shards(spec: str) -> tuple[ListedShard, ...]:
         ListedShard(redact(url), None, size, has_sidecar)
         for url, size, has_sidecar in zip(urls, sizes_known, there, strict=True)
     ]
-    manifest = find_manifest(spec, urls) if _is_dataset(spec) else None
+    manifest = find_manifest(spec, urls)
     if manifest is None:
         return tuple(_counted(urls, shards))
     sizes = manifest.sizes or [shard.bytes for shard in shards]
@@ -59,14 +58,6 @@ def list_shards(spec: str) -> tuple[ListedShard, ...]:
         replace(shard, samples=count, changed=shard.bytes not in (None, size))
         for shard, count, size in zip(shards, manifest.counts, sizes, strict=True)
     )
-
-
-def _is_dataset(spec: str) -> bool:
-    try:
-        Destination(spec)
-    except SpecError:
-        return False
-    return True
 
 
 def _counted(urls: Sequence[str], shards: Sequence[ListedShard]) -> Iterator[ListedShard]:

@@ -229,10 +229,9 @@ def find_manifest(spec: str, urls: Sequence[str]) -> Manifest | None:
     Raises:
         StorageError: the storage cannot be reached.
     """
-    try:
-        spec = Destination(spec).spec
-    except SpecError:
+    if (named := Destination.of(spec)) is None:
         return None
+    spec = named.spec
     for home in homes_of(spec):
         if (manifest := _manifest_at(home, urls)) is not None:
             return manifest if home != spec else replace(manifest, validators=None)
