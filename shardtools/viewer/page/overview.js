@@ -98,7 +98,9 @@ function history(job, app) {
 
 function mosaic(thumbnails, app) {
   const pictures = thumbnails.slice(0, MOSAIC).filter(({ index, data }) => Number.isSafeInteger(index) && /^[A-Za-z0-9+/]+=*$/.test(data ?? ""));
-  const most = 4 * Math.max(4, Math.floor(app.main.clientWidth / 60)); // as many as four rows have
+  const side = 3.6 * parseFloat(getComputedStyle(document.documentElement).fontSize) + 2; // as in style.css
+  const width = app.main.clientWidth - 2 * parseFloat(getComputedStyle(app.main).paddingLeft);
+  const most = 4 * Math.max(1, Math.floor((width + 2) / side)); // as many as four rows have
   const step = Math.max(1, pictures.length / most);
   return h("nav.mosaic", { "aria-label": "Samples from all over the dataset" }, Array.from({ length: Math.floor(pictures.length / step) }, (_, i) => {
     const { index, data } = pictures[Math.floor(i * step)];
