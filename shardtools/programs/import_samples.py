@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from shardtools.errors import JobError
+from shardtools.errors import FieldError, JobError, SampleError
 
 if TYPE_CHECKING:
     from shardtools.arrays.array import HubArray
@@ -28,6 +28,8 @@ def import_samples(
 ) -> HubArray:
     """Make the array ``name`` of a field of all samples of the shards ``source``, and fill it as one commit.
 
+    A new array is removed again if samples do not fit.
+
     Raises:
         JobError: it has no name, or ``resize`` is not of the form HxW.
         SampleError: the samples have different shapes.
@@ -37,8 +39,15 @@ def import_samples(
     if not name:
         raise JobError("the array needs a name", fix="give NAME, or NAME:BRANCH")
     view = open_dataset(source).view(field, resize=_size(resize))
+    is_new = name not in hub
     hub.array(name, like=view)
-    return hub.fill(name, view, cluster=cluster, jobs=jobs, author=author, message=f"import {field}", advance=advance)
+    message = f"import {field}"
+    try:
+        return hub.fill(name, view, cluster=cluster, jobs=jobs, author=author, message=message, advance=advance)
+    except (SampleError, FieldError):
+        if is_new:  # nothing will ever be in it
+            del hub[name]
+        raise
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -18,8 +18,8 @@ from shardtools.spec import find_count, which_spec
 from shardtools.storage import StorageOptions, get_storage, using
 from shardtools.urls import absolute, folder_of, name_of, scheme_of, split_path
 
-_BESIDE = (".index.npz", ".json", ".idx")
-"""How the names of files end that lie beside shards."""
+_BESIDE = re.compile(r"(.+?)(\.index\.npz|\.json|\.idx|\.keys|(?<=\.tar|\.tgz|r\.gz|\.zst)(\.\d+)?\.parquet)", re.S)
+"""The names of files that lie beside shards."""
 
 _PATIENCE = 10.0
 """Seconds to wait for a listing at most: it only makes an error clearer."""
@@ -27,11 +27,11 @@ _PATIENCE = 10.0
 _ALIKE = 0.75
 """How much two names must have in common, from 0 to 1."""
 
-_NUMBER = re.compile(r"(.*?)([0-9]+)([^0-9]*)", re.DOTALL)
+_NUMBER = re.compile(r"(.*?)([0-9]+)([^0-9]*)", re.S)
 
 
 def suggest(error: ShardtoolsError, sources: Sequence[str], options: Callable[[], StorageOptions]) -> str | None:
-    """Return what may have been meant by a source that ``error`` says is not there, or is a folder; None if unknown.
+    """Return what to do about a source that ``error`` says is not there, or is a folder; None if unknown.
 
     ``options`` gives the options of storage.
     """
@@ -43,7 +43,11 @@ def suggest(error: ShardtoolsError, sources: Sequence[str], options: Callable[[]
             return None
         storage = options()
         with using(replace(storage, retries=0, timeout=min(storage.timeout, _PATIENCE))):
-            return _in_folder(spec) if isinstance(error, RefusedError) or not name_of(spec) else _beside(spec)
+            is_folder = isinstance(error, RefusedError) or not name_of(spec)
+            meant = _in_folder(spec) if is_folder else _beside(spec)
+            if meant is None:
+                return "htupload makes shards of what is in it" if is_folder and _names_in(spec) else None
+            return f"did you mean {meant}?"
     except (StorageError, SpecError, LimitError):  # it does not list, say; the error stands as it is
         return None
 
@@ -52,15 +56,20 @@ def with_suggestion(
     error: ShardtoolsError, sources: Sequence[str], options: Callable[[], StorageOptions]
 ) -> ShardtoolsError:
     """Return the error with what the user may have meant, where a source is not there and something alike is."""
-    meant = suggest(error, sources, options)
-    if meant is None:
+    fix = suggest(error, sources, options)
+    if fix is None:
         return error
-    return type(error)(error.what, url=error.url, member=error.member, fix=f"did you mean {meant}?")
+    return type(error)(error.what, url=error.url, member=error.member, fix=fix)
 
 
 def _beside(spec: str) -> str | None:
     asked = name_of(spec)
-    found = nearest(asked, _names(_prefix(spec, asked)))
+    names = _names(_prefix(spec, asked))
+    if (match := _BESIDE.fullmatch(asked)) is not None:  # then the shards were meant
+        asked = asked.removesuffix(match[2])
+        if any(group.spec == asked for group in _groups(names)):
+            return asked
+    found = nearest(asked, names)
     if found is None and "." not in asked and find_count(asked) is None:  # a folder, where these are only prefixes
         return _in_folder(spec)
     return found
@@ -75,8 +84,7 @@ def _prefix(spec: str, asked: str) -> str:
 
 def _in_folder(spec: str) -> str | None:
     """Return a spec of the shards in a folder, None if there are none."""
-    head, path, _ = split_path(absolute(spec))
-    groups = [group for group in _groups(_names(f"{head}{path.rstrip('/')}/")) if group.ending]
+    groups = [group for group in _groups(_names_in(spec)) if group.ending]
     if not groups:
         return None
     shown = redact(spec).rstrip("/")
@@ -86,8 +94,13 @@ def _in_folder(spec: str) -> str | None:
     return f"{shown}/*{counts.most_common(1)[0][0]}"
 
 
+def _names_in(spec: str) -> list[str]:
+    head, path, _ = split_path(absolute(spec))
+    return _names(f"{head}{path.rstrip('/')}/")
+
+
 def _names(prefix: str) -> list[str]:
-    return [name for name in map(name_of, get_storage(prefix).list(prefix)) if not name.endswith(_BESIDE)]
+    return [name for name in map(name_of, get_storage(prefix).list(prefix)) if not _BESIDE.fullmatch(name)]
 
 
 @dataclass(frozen=True)
@@ -171,4 +184,5 @@ def nearest(asked: str, names: Sequence[str]) -> str | None:
             return next((group.spec for group in alike if group.spec not in (None, asked)), None)
     by_form = {group.form: group for group in groups}
     close = get_close_matches(wanted.form, by_form, 1, _ALIKE)
+    close = close or [group.form for group in groups if group.ending and group.form.startswith(asked)][:1]
     return by_form[close[0]].spec if close else None

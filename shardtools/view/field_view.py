@@ -229,7 +229,8 @@ class FieldView(Reducible):
 
     def _unequal(self, one: int, other: int, shapes: tuple[Any, Any]) -> SampleError:
         what = f"samples {one:,} and {other:,} have the shapes {shapes[0]} and {shapes[1]}"
-        return SampleError(what, member=self.field, fix="use view.ragged, or resize=(height, width)")
+        fix = "use view.ragged, or resize=(height, width); with htarray --resize HxW"
+        return SampleError(what, member=self.field, fix=fix)
 
     # --- indexing
 

@@ -131,9 +131,13 @@ def test_a_field_of_samples(place: Path) -> None:
     said = htarray(place, "import", "--field", "png", "--resize", "4x5", "in-@2.tar", "hub", "images")
     assert said == ["images: uint8 of shape (6, 4, 5, 3)"]
     assert (st.hub(str(place / "hub")).load("images")[...] == 5).all()
-    line = ("import", "--field", "png", "in-@2.tar", "hub")
+    line, before = ("import", "--field", "png", "in-@2.tar", "hub"), htarray(place, "ls", "hub")
     assert "--resize 4: not of the form HxW" in failing(place, *line, "i", "--resize", "4", status=2)
     assert "the array needs a name" in failing(place, *line, status=2)
+    Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(place / "a.png")
+    write_shard(place / "in-1.tar", [("10.png", (place / "a.png").read_bytes())])
+    assert "samples 0 and 3 have the shapes (9, 7, 3) and (9, 8, 3)" in failing(place, *line, "j")
+    assert htarray(place, "ls", "hub") == before
     assert "--resize needs --field" in failing(place, "import", "--resize", "4x4", "x", "hub", "i", status=2)
 
 

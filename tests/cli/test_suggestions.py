@@ -58,6 +58,9 @@ def test_another_width_in_every_command(program: str, dataset: Path) -> None:
         ("d/img-0012.tar", "img-@0012.tar"),
         ("d/img-{000..011}.tar", "img-@0012.tar"),
         ("d/imgs-@12.tar", "img-@0012.tar"),
+        ("d/img", "img-@0012.tar"),
+        ("d/img-@12.tar.parquet", "img-@0012.tar"),
+        ("d/img-@0012.tar.keys", "img-@0012.tar"),
         ("d/im-0000.tar", "img-@0012.tar"),
         ("d/img-@0012.tar::d/img-@00012.tar.gz", "img-@0012.tar"),
         ("d", "d/img-@0012.tar"),
@@ -74,6 +77,8 @@ def test_a_folder_is_called_one(dataset: Path) -> None:
     assert told(dataset, "d") == "HERE/d: this is a folder; did you mean d/*.tgz?"
     (dataset / "empty").mkdir()
     assert told(dataset, "empty").startswith("HERE/empty: this is a folder; name ")
+    (dataset / "empty" / "a.jpg").write_bytes(b"")
+    assert told(dataset, "empty") == "HERE/empty: this is a folder; htupload makes shards of what is in it"
 
 
 def test_nothing_matches_the_star(dataset: Path) -> None:
