@@ -23,7 +23,7 @@ from shardtools.shards.members import IndexedShard
 from shardtools.shards.open_shard import OpenShard
 from shardtools.shards.sidecar import find_sidecar
 from shardtools.shards.tables import Tables
-from shardtools.storage import Stat, StorageOptions, current_options, using
+from shardtools.storage import Stat, StorageOptions, current_options, get_storage, using
 from shardtools.storage.expansion import expand_sources
 from shardtools.types import Ints
 from shardtools.urls import is_local, name_of
@@ -62,6 +62,7 @@ class ShardSet:
         with using(self.options):
             index = wids.read_index(spec, trusted=trust_index) if wids.is_index(spec) else None
             self.urls = index.urls if index else expand_sources(spec)
+            get_storage(self.urls[0])  # an unknown scheme is named by a shard, not by an index that may lie beside
             self._start()
             if index:
                 self._counted_by = name_of(index.url)

@@ -33,7 +33,7 @@ def show(
     the browser. ``retries``, ``timeout`` and ``cache`` are for sources that are texts, as in `shardtools.open`.
 
     Raises:
-        JobError: there is no source.
+        JobError: there is no source, or one is of another type, or a join.
         SpecError, StorageError: a source cannot be opened.
 
     >>> import shardtools as st

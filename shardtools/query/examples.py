@@ -8,11 +8,13 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 
 import numpy as np
 
-from shardtools.errors import FieldError, LimitError, printable
+from shardtools.errors import CorruptError, FieldError, LimitError, printable
 from shardtools.shards.fields import decode_by, kind_of
 from shardtools.shards.images import open_image
 from shardtools.shards.members import IndexedShard
@@ -35,7 +37,8 @@ _ARRAYS = 8
 def read_examples(url: str, shard: IndexedShard | None) -> dict[str, str]:
     """Return an example of each field of the first samples of the shard at ``url``.
 
-    They are read by ranges if ``shard`` allows it, else the shard is read up to the end of its first megabyte.
+    They are read by ranges if ``shard`` allows it, else the shard is read up to the end of its first megabyte. There is
+    none of data that do not match the sidecar.
 
     Raises:
         StorageError, ShardError: the shard cannot be read.
@@ -50,8 +53,20 @@ def read_examples(url: str, shard: IndexedShard | None) -> dict[str, str]:
         members = members[shard.table.size[members] <= LARGEST]
         if len(members):
             chosen[field] = int(members[0])
-    data = shard.read(np.array(list(chosen.values()), np.int64))
+    try:
+        data = shard.read(np.array(list(chosen.values()), np.int64))
+    except CorruptError:
+        return _undamaged_examples(shard, chosen)
     return {field: example_of(field, value) for field, value in zip(chosen, data, strict=True)}
+
+
+def _undamaged_examples(shard: IndexedShard, chosen: Mapping[str, int]) -> dict[str, str]:
+    """Return examples of those members that are not damaged, read one by one."""
+    found: dict[str, str] = {}
+    for field, member in chosen.items():
+        with suppress(CorruptError):  # whoever reads the sample is told
+            found[field] = example_of(field, shard.read(np.array([member]))[0])
+    return found
 
 
 def _first_examples(url: str) -> dict[str, str]:

@@ -130,5 +130,5 @@ def _classes(classes: Classes) -> dict[str, Any]:
 
 def _histogram(one: Histogram) -> dict[str, Any]:
     low = one.low or 0.0
-    edges = [low + one.step * i for i in range(len(one.bins) + 1)]
+    edges = [*(low + one.step * i for i in range(len(one.bins))), one.high]
     return {"column": one.column, "edges": edges, "counts": list(one.bins), "nulls": one.other}

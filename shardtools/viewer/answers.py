@@ -119,8 +119,12 @@ class Parameters:
             raise AskedError(f"the parameter {name} is missing")
         return found
 
-    def number(self, name: str, default: int | None = None, low: int = 0, high: int = (1 << 62)) -> int:
+    def number(
+        self, name: str, default: int | None = None, low: int = 0, high: int = (1 << 62), *, last: int | None = None
+    ) -> int:
         """Return a whole number from ``low`` to ``high``; without a default it must be there.
+
+        An error says ``last``, if it is not None, for the highest number that makes sense.
 
         Raises:
             AskedError: it is none.
@@ -130,7 +134,7 @@ class Parameters:
             return default
         digits = text.removeprefix("-")
         if not (digits.isascii() and digits.isdigit() and len(digits) < 20 and low <= int(text) <= high):
-            raise AskedError(f"{name} must be a number from {low:,} to {high:,}")
+            raise AskedError(f"{name} must be a number from {low:,} to {high if last is None else last:,}")
         return int(text)
 
     def numbers(self, name: str) -> list[int]:

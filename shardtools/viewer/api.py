@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ class Api:
         self._places = list(places)
         self._abouts: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
-        self._renewing = threading.Lock()
+        self._renewing: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         self.zarr_secret = secrets.token_urlsafe(16)
         """What is in the addresses of Zarr stores. Who knows it can read the arrays of hubs, and nothing else."""
 
@@ -128,7 +129,7 @@ class Api:
         return known
 
     def _renew(self, number: int) -> ShownPlace:
-        with self._renewing:
+        with self._renewing[number]:  # others do not wait for a slow server
             place = self._places[number]
             if (new := renewed(place)) is not place:
                 self._places[number] = new

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from shardtools.dataset.sharded import ShardedDataset
-from shardtools.errors import JobError
+from shardtools.errors import JobError, ShardtoolsError
 from shardtools.lru import LRU
 from shardtools.query.sql import sql_errors, start_sql
 from shardtools.types import Ints
@@ -98,7 +98,7 @@ def ask_sql(query: str, datasets: Mapping[str, ShardedDataset]) -> dict[str, Any
     for name, dataset in datasets.items():
         try:
             tables[name] = dataset.table_rows()
-        except JobError:
+        except ShardtoolsError:
             if len(datasets) == 1 or name.lower() in query.lower():
                 raise
     if not tables:

@@ -58,6 +58,7 @@ def open_place(source: str | ShardedDataset | Hub, options: StorageOptions, cach
     """Return what there is at a source: shards if its name is that of shards, else a hub.
 
     Raises:
+        JobError: it is of another type, or a join.
         SpecError, StorageError: there is nothing of the kind.
     """
     from shardtools.arrays.hub import Hub, open_hub
@@ -65,7 +66,13 @@ def open_place(source: str | ShardedDataset | Hub, options: StorageOptions, cach
     if isinstance(source, Hub):
         return ShownPlace(redact(source.url), hub=ShownHub(source))
     if isinstance(source, ShardedDataset):
-        return _shown(source, cache)
+        place = _shown(source, cache)
+        with using(source.options):
+            stat_all([source.urls[0], source.urls[-1]])
+        return place
+    if not isinstance(source, str):
+        what = f"{type(source).__name__} objects cannot be shown"
+        raise JobError(what, fix="give a spec, the place of a hub, or what shardtools.open or hub returns")
     if names_shards(source):
         with using(options):
             manifest = _manifest_stat(source)

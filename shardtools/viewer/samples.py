@@ -58,7 +58,7 @@ class ShownSamples:
         count, where, key = asked.number("count", 48, 1, MOST), asked.text("where"), asked.text("key")
         chosen = self._asking.indexes(where) if where else None
         total = len(self.dataset) if chosen is None else len(chosen)
-        at = asked.number("at", 0)
+        at = asked.number("at", 0, last=max(total - 1, 0))
         if key:
             at = self._place_of(key, chosen)
         at = min(at, total)
@@ -120,7 +120,7 @@ class ShownSamples:
             StorageError, ShardError: the shard cannot be read.
         """
         name, total = asked.required("field"), len(self.dataset)
-        index = asked.number("index")
+        index = asked.number("index", last=max(total - 1, 0))
         if index >= total:
             raise AskedError(f"index {index:,} is out of range: the dataset has {total:,} samples", 404)
         [number], [row] = (part.tolist() for part in self.dataset.places(np.array([index])))
