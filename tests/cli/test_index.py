@@ -7,13 +7,18 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shardtools
+from shardtools.shards.columns import Texts
 from shardtools.shards.manifest import read_manifest
-from shardtools.shards.sidecar import read_sidecar
+from shardtools.shards.sidecar import read_sidecar, write_sidecar
+from shardtools.shards.table import ShardTable
 from tests import tars
 from tests.cli.command import Argument, Outcome, call, check_failure
 from tests.datasets import snapshot, write_dataset, write_shard, written_dataset
@@ -77,6 +82,37 @@ def test_check_finds_what_is_wrong(tmp_path: Path) -> None:
     outcome = index(tmp_path, "--check", "--on-error", "skip", "--report", "r.json", spec)
     assert outcome.status == 3 and "some failed" in outcome.out and "htindex: skipped: " in outcome.err
     assert len(json.loads((tmp_path / "r.json").read_text())["skipped"]) == 1
+
+
+def with_last(column: Any, more: int) -> Any:
+    """Return a column whose last number is larger."""
+    changed = column.copy()
+    changed[-1] += more
+    return changed
+
+
+OTHER: dict[str, Callable[[ShardTable], ShardTable]] = {
+    "keys": lambda table: replace(table, keys=Texts.of([b"k"] * len(table))),
+    "fields": lambda table: replace(table, fields=table.fields[::-1]),
+    "places": lambda table: replace(table, offset=with_last(table.offset, 512), stop=with_last(table.stop, 512)),
+    "sizes": lambda table: replace(table, size=with_last(table.size, 1)),
+    "checksums": lambda table: replace(table, crc32=with_last(table.crc32, 1)),
+    "others": lambda table: replace(table, other=table.other + 1),
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_check_compares_the_whole_table(what: str, tmp_path: Path) -> None:
+    """The checksum of the shard is right, and the sidecar says something else of what is in it."""
+    spec = write_dataset(tmp_path, 1, 5)
+    index(tmp_path, spec)
+    url = str(tmp_path / "in-0.tar")
+    sidecar = read_sidecar(url, None)
+    assert sidecar is not None
+    write_sidecar(url, replace(sidecar, table=OTHER[what](sidecar.table)))
+    assert index(tmp_path, spec).status == 0, "it can be read"
+    message = check_failure("--check", spec, cwd=tmp_path, program="htindex")
+    assert "in-0.tar.index.npz: it does not describe what is in the shard" in message
 
 
 def test_shards_that_cannot_be_indexed(tmp_path: Path) -> None:
