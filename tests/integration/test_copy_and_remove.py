@@ -27,6 +27,7 @@ from tests.dask_cluster import dask_cluster
 from tests.datasets import snapshot, write_dataset, written_dataset
 from tests.moto_server import moto_server, use_environment
 from tests.recording_server import recording_server
+from tests.servers import NginxServer
 
 RECORDS = [[{"key": f"{s}/{i}", "cls": i % 2, "txt": f"text {s} {i}" * 20} for i in range(9)] for s in range(3)]
 
@@ -195,6 +196,22 @@ class TestRemove:
         for answer, status, left in (("n", 1, 9), ("y", 0, 0)):
             assert answered(answer, "htrm", "d-@3.tgz", cwd=tmp_path) == status
             assert len(names(str(tmp_path))) == left
+
+
+def test_what_has_arrived_is_read_back(original: Path, nginx: NginxServer) -> None:
+    """A server that has other bytes than were sent, where the upload itself did not look."""
+    data = bytearray((original / "d-1.tgz").read_bytes())
+    data[len(data) // 2] ^= 1
+    head = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+
+    def choose(request: bytes) -> Fault | None:
+        is_whole = request.startswith(b"GET /d-1.tgz ") and b"range:" not in request.lower()
+        return Fault(answer=head + data) if is_whole else None
+
+    with FaultyProxy(nginx.url, choose=choose) as proxy:
+        with pytest.raises(CorruptError, match=r"d-1\.tgz: what has arrived is not what was sent"):
+            st.copy(str(original / "d-@3.tgz"), f"{proxy.url}d-@3.tgz", jobs=1)
+    assert not (nginx.root / "d-1.tgz").exists() and not (nginx.root / "d-@3.tgz.json").exists()
 
 
 class TestCopy:
