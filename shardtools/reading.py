@@ -28,9 +28,12 @@ class Dataset(ShardedDataset):
         """Return one field of all samples as a lazy array; see `FieldView`.
 
         Raises:
+            TypeError: the field is no text.
             ValueError: ``decode`` or ``resize`` is not valid for this field.
             StorageError: the number of samples is unknown, and a shard cannot be read.
         """
+        if not isinstance(field, str):
+            raise TypeError(f"a view is of one field, which is named by a text, not by {field!r}")
         return FieldView(self, field, decode=decode, resize=resize)
 
     def to_tf(self, fields: str | Sequence[str], **options: Any) -> Any:
@@ -52,10 +55,12 @@ def sql(query: str, samples: Source | None = None, /, **datasets: Source) -> Duc
     DuckDB, which is computed when it is used.
 
     Raises:
-        TypeError: two datasets are called ``samples``.
+        TypeError: the query is no text, or two datasets are called ``samples``.
         JobError: it is not one query, or does not fit the tables, or there is no such table.
         StorageError: a table cannot be read.
     """
+    if not isinstance(query, str):
+        raise TypeError(f"a query is a text, and comes before the datasets; this is of type {type(query).__name__}")
     if samples is not None:
         if "samples" in datasets:
             raise TypeError('two datasets are called "samples"; give one of them another name')

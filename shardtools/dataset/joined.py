@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import blake2b
@@ -313,8 +313,11 @@ def open_sources(
     """Return the dataset of one or several specs, or a join; ``open_one`` opens specs, and ``joined`` joins datasets.
 
     Raises:
+        TypeError: it is something else.
         JobError: it is not said how several datasets are put together, or they cannot be joined.
     """
+    if not isinstance(source, Iterable | os.PathLike) or isinstance(source, bytes):
+        raise TypeError(f"a dataset is a path, a URL or a list of such, not of type {type(source).__name__}")
     if isinstance(source, ShardedDataset | str | os.PathLike):
         if join is not None:
             raise JobError("a join is of several datasets", fix="give a list of them")

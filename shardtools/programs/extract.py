@@ -216,7 +216,7 @@ def extract_options(chosen: Choice, code: Code | None, missing: Missing, how: Ro
     if len(set(fields)) < len(fields):
         raise JobError("a field is given twice with -f", fix="give each field once")
     if KEY_FIELD in fields:
-        raise JobError("key is no field, and each row begins with the key", fix="leave it out of -f; or use --keys")
+        raise JobError("key is no field, and each row begins with the key", fix="leave it out of the fields (-f)")
     if fields and code is not None:
         raise JobError("-f and -p cannot be used together", fix="choose one of them")
     if chosen.drop and code is None:

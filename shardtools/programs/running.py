@@ -192,7 +192,8 @@ def specs_of(sources: Specs) -> list[str]:
         specs = list(sources)
         if all(isinstance(spec, str | os.PathLike) for spec in specs):
             return [os.fspath(spec) for spec in specs]
-    raise TypeError(f"sources are a path, a URL or a list of such, not of type {type(sources).__name__}")
+    fix = "; give its spec, and where= for some of its samples" if hasattr(sources, "conditions") else ""
+    raise TypeError(f"sources are a path, a URL or a list of such, not of type {type(sources).__name__}{fix}")
 
 
 def naming(options: RunOptions, *specs: str | Iterable[str] | None) -> RunOptions:

@@ -82,6 +82,8 @@ def sort(
     >>> [record["json"] for record in st.open("counts-@1.tar")]
     [b'{"samples": 2}', b'{"samples": 2}']
     """
+    if not (by is None or isinstance(by, str) or callable(by)):
+        raise JobError(f"by is of type {type(by).__name__}", fix="name one field, or give a function of a record")
     functions = {"sort_key": by if callable(by) else None, "reduce_samples": reduce, "combine_samples": combine}
     with exchange_called(sort, sources, destination, seed=seed, **keywords) as (call, settings):
         code = _code(
@@ -148,6 +150,8 @@ def sort_exchange(
     names = set() if code is None else _names(code)
     keying = _keying(by, reverse, code if SORT_KEY in names else None)
     reduces = REDUCE in names
+    if on_conflict != "error" and merge is None:
+        raise JobError("--on-conflict needs --merge", fix="add it, or leave out --on-conflict")
     if sum([merge is not None, unique, reduces]) > 1:
         raise JobError(f"--merge, --unique and {REDUCE} cannot be used together", fix="choose one of them")
     if merge is not None and (keying.kind != "key" or settings.on_duplicate != "error"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
+from shardtools.errors import JobError
 from shardtools.programs.keywords import READ, ReadKeywords, spelled_out
 from shardtools.programs.progress import Progress, python_progress
 from shardtools.programs.running import Specs, called, named_by, run_options
@@ -79,6 +80,8 @@ def count(
     >>> st.count("train-@2.tar", "cls").values.most_common()
     [('0', 2), ('1', 2)]
     """
+    if not isinstance(field, str):
+        raise JobError(f"field is of type {type(field).__name__}", fix="name one field; st.sql counts several together")
     with called(count, sources, where=where, limit=limit, sample=sample, seed=seed, **keywords) as call:
         named = named_by(call.sources, call.options)
         with python_progress(len(named.urls), progress) as shown:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -110,7 +112,7 @@ class TestValues:
             ("-f json.n", 'the field json.n; htquery shows such columns: htquery SRC "select key, json.n from'),
             ("-f size.txt", 'the field size.txt; htquery shows such columns: htquery SRC "select key, size.txt from'),
             ("-f CLS", "no sample has the field CLS; there is cls, which differs only in case"),
-            ("-f key", "key is no field, and each row begins with the key; leave it out of -f; or use --keys"),
+            ("-f key", "key is no field, and each row begins with the key; leave it out of the fields (-f)"),
             ("--count size.txt", 'htquery counts such columns: htquery SRC "select size.txt, count(*) from samples '),
         ],
     )
@@ -185,6 +187,30 @@ class TestOptionsWithoutEffect:
         with pytest.raises(JobError, match="verify is about sidecars"):
             shardtools.upload(folder, tmp_path / "a-@1.tar", verify=True)
 
+    def test_conflicts(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(JobError, match="--on-conflict needs --merge"):
+            shardtools.sort(folder / SPEC, tmp_path / "a-@1.tar", on_conflict="first")
+
     def test_buckets(self, folder: Path) -> None:
         with pytest.raises(JobError, match=r"buckets=\[1, 2\] needs bucket_by; give bucket_by"):
             ShardBatches(str(folder / SPEC), fields="cls", buckets=[1, 2])
+
+
+class TestTypes:
+    """What Python would say of a wrong type far from where it was given."""
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda spec, ds: shardtools.open(5), "a dataset is a path, a URL or a list of such, not of type int"),
+            (lambda spec, ds: ds.view(["cls", "txt"]), "a view is of one field"),
+            (lambda spec, ds: shardtools.sql(ds, "select 1"), "a query is a text, and comes before the datasets"),
+            (lambda spec, ds: shardtools.count(spec, ["cls"]), "field is of type list; name one field"),
+            (lambda spec, ds: shardtools.sort(spec, "x-@1.tar", by=["cls"]), "by is of type list; name one field"),
+            (lambda spec, ds: shardtools.stats(ds), "not of type Dataset; give its spec, and where= for some of its"),
+        ],
+    )
+    def test_a_wrong_one(self, folder: Path, call: Callable[[str, Any], object], message: str) -> None:
+        spec = str(folder / SPEC)
+        with pytest.raises((TypeError, JobError), match=re.escape(message)):
+            call(spec, shardtools.open(spec))
