@@ -28,7 +28,6 @@ def tables(scale: str) -> list[Table]:
         samples(replace(many, name="keys-indexed", shards=min(many.shards, 4))),
         *train_rows(scale),
         *join_rows(scale),
-        *train_rows(scale),
     ]
 
 
