@@ -18,7 +18,7 @@ from urllib.parse import quote
 import numpy as np
 
 from shardtools.errors import FieldError, JobError, SampleError, ShardtoolsError, StorageError, UnavailableError, redact
-from shardtools.shards.fields import decode, encode, extension
+from shardtools.shards.fields import decode, encode, extension, kind_of
 from shardtools.shards.tar import BLOCK, member_size
 from shardtools.sources import CLASS_TEXT, Source
 from shardtools.sources.folder import read_file
@@ -295,7 +295,9 @@ class TablePart:
         if field == CLASS_TEXT:
             return str(value).encode("utf-8", "surrogatepass")
         try:
-            return text_bytes(field, value) if table.as_text else encode(field, value)
+            # No value of JSON is a text here, so it is one that is JSON already.
+            is_text = table.as_text or (isinstance(value, str) and kind_of(field) == "JSON")
+            return text_bytes(field, value) if is_text else encode(field, value)
         except FieldError as error:
             fix = error.fix or "correct it, or choose another field"
             if isinstance(value, str):

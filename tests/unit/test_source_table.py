@@ -344,6 +344,14 @@ def test_json_values_keep_their_types(tmp_path: Path) -> None:
     ]
 
 
+def test_a_text_in_a_json_field_is_json(tmp_path: Path) -> None:
+    rules = TableRules(values=(("json", "meta"),))
+    rows: list[dict[str, object]] = [{"id": 1, "meta": '{"a": 1}'}, {"id": 2, "meta": "no"}]
+    assert records(open_table(write_json(tmp_path / "a.jsonl", rows[:1]), rules)) == [{"key": "1", "json": b'{"a": 1}'}]
+    with pytest.raises(FieldError, match=r"line 2: .*json"):
+        records(open_table(write_json(tmp_path / "b.jsonl", rows), rules))
+
+
 def test_blank_lines_and_a_bom_are_no_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes('\ufeff{"label": 1}\r\n\r\n{"label": 2}'.encode())
     assert [record["cls"] for record in records(open_table(str(tmp_path / "a.jsonl"), LABELS))] == [b"1", b"2"]
