@@ -16,6 +16,7 @@ store.py        a store of the zarr library, for xarray and others: keys.py, tra
 sync.py         commits and data of one place, brought to another: copying.py, hub_sync.py
 compact.py      live chunks into few shards: chunk_order.py; also diff.py, verify.py, expire.py, hub_upkeep.py
 exporting.py    for other programs: export.py, export_references.py; from them: importing.py, fill.py
+hub_shown.py    what notebooks and browsers show of them
 names.py        names of arrays, and the keys of the log
 
 ``docs/arrays.md`` describes the format and what is guaranteed.

@@ -30,6 +30,7 @@ from shardtools.view.reducible import Reducible
 if TYPE_CHECKING:
     from shardtools.arrays.hub import Hub
     from shardtools.arrays.transaction import Transaction
+    from shardtools.dataset.shown import Shown
 
 Array = npt.NDArray[Any]
 
@@ -333,6 +334,21 @@ class HubArray(ChunkedArray):
 
     def __repr__(self) -> str:
         return f"<HubArray {self.path}:{self.version} {self.shape} {self.dtype}, chunks {self.chunks}>"
+
+    def _repr_html_(self) -> str:
+        from shardtools.arrays.hub_shown import array_html
+
+        return array_html(self)
+
+    def show(self) -> Shown:
+        """Show the array in the browser, as of the commit that is seen: return a link; see `shardtools.show`.
+
+        Raises:
+            StorageError: the hub cannot be read.
+        """
+        from shardtools.arrays.hub_shown import show_array
+
+        return show_array(self)
 
 
 def _open_again(hub: Hub, at: SnapshotAt, path: str, document: bytes) -> HubArray:

@@ -16,6 +16,7 @@ from shardtools.arrays.array import HubArray
 from shardtools.arrays.chunk_reader import read_entries
 from shardtools.arrays.chunks import Cache
 from shardtools.arrays.fill import shape_like
+from shardtools.arrays.hub_shown import HubShown
 from shardtools.arrays.hub_sync import HubSync
 from shardtools.arrays.hub_upkeep import HubUpkeep
 from shardtools.arrays.keys import SnapshotKeys
@@ -46,7 +47,7 @@ _ATTEMPTS = 20
 """How often an array is created anew when others create some in the same group at the same time."""
 
 
-class Hub(HubUpkeep, HubSync):
+class Hub(HubUpkeep, HubSync, HubShown):
     """Arrays by name and version. ``st.hub`` returns it; it can be pickled and used by many threads.
 
     A name is that of an array, such as ``mnist/train``; with a version it is ``mnist/train:v0``, for a branch or a tag,

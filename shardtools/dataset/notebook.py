@@ -9,7 +9,7 @@ are escaped, since keys and names come from outside.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
@@ -222,6 +222,20 @@ def _picture(name: str, key: str, label: str, data: bytes) -> str:
 
 
 # --- HTML
+
+
+def facts_html(
+    title: str,
+    facts: Mapping[str, str],
+    head: Sequence[str] = (),
+    rows: Sequence[Sequence[str]] = (),
+    note: str = "",
+) -> str:
+    """Return HTML of a title, a line for each fact, a table, and a note. All texts are escaped, and cut."""
+    parts = [f"<div><b>{_text(title)}</b>", _table(facts.items())]
+    if rows:
+        parts.append(_table(rows, _row("th", head)))
+    return "".join([*parts, _note(note) if note else "", "</div>"])
 
 
 def _page(title: str, facts: dict[str, str], preview: Preview) -> str:

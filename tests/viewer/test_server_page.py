@@ -211,3 +211,12 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, server: 
 def test_a_wrong_token_shows_nothing(browser: Browser, server: ViewServer) -> None:
     browser.driver.get(f"http://127.0.0.1:{server.port}/wrong/")
     assert "token" in browser.driver.page_source and "old-" not in browser.driver.page_source
+
+
+def test_the_link_of_an_array_leads_to_its_version(browser: Browser, tmp_path: Path) -> None:
+    hub = st.hub(str(tmp_path / "hub"), single_writer=True)
+    hub.array("deep/x", shape=(4, 5), dtype="u1")[:] = 3
+    old = hub.load("deep/x@1")
+    hub.load("deep/x")[:] = 4
+    browser.open(old.show().url)
+    browser.wait(lambda: browser.run("return document.querySelector('.versions select')?.value") == "main@1", "it")
