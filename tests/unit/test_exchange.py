@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shardtools.errors import SampleError
 from shardtools.jobs.exchange.cuts import cuts, ranks
 from shardtools.jobs.exchange.order import (
     RandomOrder,
@@ -48,6 +50,13 @@ class TestOrders:
     def test_numbers_of_scripts(self, a: float, b: float) -> None:
         if max(abs(a), abs(b)) < 2.0**60:
             assert (a < b) == (order_of_value(a) < order_of_value(b))
+
+    @pytest.mark.parametrize("number", [2**117 + 2**63 + 1, 10**40 + 1, 10**400])
+    def test_numbers_that_are_too_large(self, number: int) -> None:
+        """Such as those of a UUID: 64 bits do not hold what a float leaves of them."""
+        for value in (number, -number, ("a", number)):
+            with pytest.raises(SampleError, match="a number is too large to sort by; return it as a text"):
+                order_of_value(value)
 
     @given(st.tuples(st.text(), st.integers(-9, 9)), st.tuples(st.text(), st.integers(-9, 9)))
     def test_tuples(self, a: tuple[str, int], b: tuple[str, int]) -> None:

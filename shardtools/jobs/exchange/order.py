@@ -124,9 +124,10 @@ def order_of_value(value: Any) -> bytes:
     if isinstance(value, bool | int):
         try:
             rounded = float(value)
-        except OverflowError:
-            raise SampleError("a number is too large to sort by", fix="return it as a text") from None
-        return _NUMBER + order_of_float(rounded) + order_of_int(value - int(rounded))
+            return _NUMBER + order_of_float(rounded) + order_of_int(value - int(rounded))
+        except (OverflowError, ValueError):
+            fix = "return it as a text of as many digits as all have, such as f'{number:039}'"
+            raise SampleError("a number is too large to sort by", fix=fix) from None
     if isinstance(value, float):
         return _NUMBER + order_of_float(value) + order_of_int(0)
     if isinstance(value, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import stat
@@ -16,6 +17,8 @@ from shardtools.storage import get_storage
 from shardtools.storage.files import os_errors
 from shardtools.storage.together import each
 from shardtools.urls import absolute, folder_of, identity, is_local, path_of
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "shardtools-spill-"
 """The beginning of the names of folders that an exchange chooses, makes and removes by itself."""
@@ -131,6 +134,8 @@ def remove_spill(place: str, names: Iterable[str]) -> None:
     """Delete the spill at ``place``: the objects ``names``, and what earlier runs have left there."""
     if is_local(place) and os.path.basename(place.rstrip("/")).lstrip(".").startswith(PREFIX):
         shutil.rmtree(path_of(place), ignore_errors=True)
+        if os.path.lexists(path_of(place).rstrip("/")):  # a network file system keeps what is open under another name
+            logger.warning("%s: the spill could not be removed; delete it", place)
         return
     storage = get_storage(place)
     known = {*names, f"{place}plan.npz", f"{place}{JOB}"}
