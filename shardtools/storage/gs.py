@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 from shardtools.errors import NotFoundError
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
-from shardtools.storage.gs_client import GsClient, object_path, odd_answer, split_url, stat_of
+from shardtools.storage.buckets import split_url
+from shardtools.storage.gs_client import GsClient, object_path, odd_answer, stat_of
 from shardtools.storage.gs_upload import create_once, resumable_sink
 from shardtools.storage.http_ranges import fill, read_ranges
 from shardtools.storage.http_stream import ObjectStream

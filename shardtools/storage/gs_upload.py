@@ -22,8 +22,9 @@ import requests
 
 from shardtools.errors import ChangedError, ExistsError, NotFoundError, StorageError
 from shardtools.storage import Buffer
+from shardtools.storage.buckets import split_url
 from shardtools.storage.exclusive import can_win_twice, ensure_exclusive
-from shardtools.storage.gs_client import GsClient, object_path, parse, split_url
+from shardtools.storage.gs_client import GsClient, object_path, parse
 from shardtools.storage.http_client import count_of
 from shardtools.storage.retry import Budget, TransientError
 from shardtools.urls import media_type

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from shardtools.errors import NotFoundError
 from shardtools.storage import ByteRange, Sink, Stat, Storage, StorageOptions
+from shardtools.storage.buckets import split_url
 from shardtools.storage.http_ranges import fill, read_ranges
 from shardtools.storage.http_stream import ObjectStream, head
 from shardtools.storage.listing import Pages
 from shardtools.storage.retry import DEFAULT_POLICY, RetryPolicy
-from shardtools.storage.s3_client import S3Client, split_url
+from shardtools.storage.s3_client import S3Client
 from shardtools.storage.s3_upload import create_once, part_sink
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from shardtools import __version__
 from shardtools.errors import RefusedError, ShardtoolsError, StorageError, redact
 from shardtools.forks import PerProcess
 from shardtools.storage import Coalescing
+from shardtools.storage.buckets import split_url
 from shardtools.storage.http_client import Client, is_address, timeouts
 from shardtools.storage.retry import RetryPolicy, TransientError, retry_after_seconds
 from shardtools.storage.s3_errors import EXPIRED_CODES, answer_error, answered, client_error, is_transient
@@ -46,28 +47,6 @@ _SIGNATURES = 10_000
 _CODE = re.compile(rb"<Code>([^<]+)</Code>")
 _CONNECTIONS = 64
 _OPERATIONS = {"GET": "get_object", "HEAD": "head_object"}
-
-
-def split_url(url: str, *, prefix: bool = False) -> tuple[str, str]:
-    """Return bucket and key of a URL; with ``prefix`` the key may be empty or end with a slash.
-
-    Raises:
-        RefusedError: it has none, or it names a folder, or its name is not text.
-
-    >>> split_url("s3://bucket/a b%20?x#y.tar")
-    ('bucket', 'a b%20?x#y.tar')
-    """
-    bucket, _, key = url.partition("://")[2].partition("/")
-    if not bucket or (not key and not prefix):
-        fix = "write it as s3://bucket/name"
-        raise RefusedError("this names a folder or nothing, not an object in a bucket", url=url, fix=fix)
-    if key.endswith("/") and not prefix:
-        raise RefusedError("this names a folder", url=url, fix="name an object in it")
-    try:
-        key.encode()
-    except UnicodeEncodeError as error:
-        raise RefusedError("the object's name is not valid UTF-8", url=url, fix="choose another name") from error
-    return bucket, key
 
 
 @dataclass

@@ -21,9 +21,10 @@ from zlib import crc32
 
 from shardtools.errors import AccessError, ChangedError, ExistsError, NotFoundError, StorageError
 from shardtools.storage import Buffer
+from shardtools.storage.buckets import split_url
 from shardtools.storage.exclusive import can_win_twice, ensure_exclusive
 from shardtools.storage.retry import TransientError
-from shardtools.storage.s3_client import S3Client, split_url
+from shardtools.storage.s3_client import S3Client
 from shardtools.urls import media_type
 
 if TYPE_CHECKING:
