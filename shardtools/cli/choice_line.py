@@ -24,7 +24,7 @@ WHERE_OPTION = click.option(
     "DuckDB's SQL of fields, paths of JSON fields, key, row, shard, and size.FIELD.",
 )
 LIMIT_OPTION = click.option(
-    "--limit", type=Whole(min=1), metavar="N", help="Only the first N of the samples that are chosen."
+    "--limit", type=Whole(least=1), metavar="N", help="Only the first N of the samples that are chosen."
 )
 SAMPLE_OPTION = click.option(
     "--sample",
@@ -32,7 +32,7 @@ SAMPLE_OPTION = click.option(
     metavar="SHARE",
     help="Only this share of the samples, such as 0.01. It depends on --seed and their keys alone.",
 )
-SEED_OPTION = click.option("--seed", type=Whole(min=0), metavar="N", help="Seed of --sample.  [default: 0]")
+SEED_OPTION = click.option("--seed", type=Whole(least=0), metavar="N", help="Seed of --sample.  [default: 0]")
 CLASS_OPTION = click.option(
     "--class-from",
     **once("one field has the class"),

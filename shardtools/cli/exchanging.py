@@ -43,7 +43,7 @@ _OPTIONS = [
     click.option(
         "--shard-size", metavar="SIZE", help="With @auto: about how many bytes of tar file a shard has, such as 500MB."
     ),
-    click.option("--shard-count", type=Whole(min=1), metavar="N", help="With @auto: a shard has at most N samples."),
+    click.option("--shard-count", type=Whole(least=1), metavar="N", help="With @auto: a shard has at most N samples."),
     click.option(
         "--on-duplicate",
         type=click.Choice(["error", "keep", "rename", "first", "last"]),

@@ -118,7 +118,7 @@ def ls(line: ArrayLine, version: str | None) -> None:
 @main.command()
 @array_options
 @click.argument("version", required=False)
-@click.option("-n", "--limit", type=Whole(min=1), metavar="N", help="Show the newest N commits only.")
+@click.option("-n", "--limit", type=Whole(least=1), metavar="N", help="Show the newest N commits only.")
 def log(line: ArrayLine, version: str | None, limit: int | None) -> None:
     """Show the commits of VERSION, the newest first."""
 
@@ -215,7 +215,7 @@ def compact(line: ArrayLine, version: str | None, shard_size: str, author: str) 
 @main.command()
 @array_options
 @click.argument("version", metavar="[BRANCH]", required=False)
-@click.option("--keep", type=Whole(min=1), metavar="N", help="Keep the newest N commits.")
+@click.option("--keep", type=Whole(least=1), metavar="N", help="Keep the newest N commits.")
 @click.option("--older-than", metavar="AGE", help="Let older commits expire: 12h, 30d or 8w.")
 def expire(line: ArrayLine, version: str | None, keep: int | None, older_than: str | None) -> None:
     """Let old commits of BRANCH expire: they can no longer be read, except by tags and other branches."""
@@ -289,7 +289,7 @@ def export(line: ArrayLine, name: str, destination: str, format: str | None, ove
 @click.option("--field", metavar="FIELD", help="SRC are shards: take this field of all samples.")
 @click.option("--resize", metavar="HxW", help="With --field: the size that images get.")
 @click.option("-c", "--cluster", default="threads", metavar="WHERE", help="With --field: as for htmapper.")
-@click.option("-j", "--jobs", type=Whole(min=1), metavar="N", help="With --field: parts at a time.")
+@click.option("-j", "--jobs", type=Whole(least=1), metavar="N", help="With --field: parts at a time.")
 @click.option("--author", default="", metavar="NAME", help="Who does it.")
 def import_(
     line: ArrayLine,

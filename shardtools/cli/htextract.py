@@ -25,7 +25,7 @@ EPILOG = """\b
 Examples:
   htextract train-@1000.tgz -f cls                      the key and the class of each sample
   htextract train-@1000.tgz --keys > keys.txt
-  htextract train-@1000.tgz -f cls -f json -o all.parquet
+  htextract train-@1000.tgz -f cls,json -o all.parquet
   htextract train-@1000.tgz -f txt --where 'cls = 7' --limit 10
   htextract train-@1000.tgz -p sizes.py -o sizes.csv    what the script's extract_sample(record) returns
 
@@ -93,7 +93,7 @@ _OPTIONS = [
         help="Show how the numbers in a field, or at a path such as json.score, are distributed.",
     ),
     click.option(
-        "--bins", type=Whole(min=1), default=20, metavar="N", show_default=True, help="Bars of the histogram."
+        "--bins", type=Whole(least=1), default=20, metavar="N", show_default=True, help="With --histogram: the number of bars."
     ),
     click.option(
         "--sample",

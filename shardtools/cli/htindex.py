@@ -32,7 +32,7 @@ Examples:
   htindex --check train-@1000.tgz      read all shards, and check that their sidecars are right
   htindex --overwrite train-@1000.tgz  make all of them again
   htindex --table train-@1000.tgz      also the table, train-@1000.tgz.parquet, and a file of keys
-  htindex --table -f cls -f txt:200 train-@1000.tgz   of these values, and 200 characters of txt
+  htindex --table -f cls,txt:200 train-@1000.tgz      of these values, and 200 characters of txt
   htindex --export wids train-@8.tar   train-wids.json, the shard index that wids reads
   htindex --export dali train-@8.tar   train-0.idx and so on, as DALI's wds2idx writes them
 

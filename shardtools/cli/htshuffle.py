@@ -29,7 +29,7 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done with samples skipped, 130 interru
 
 _SEED = click.option(
     "--seed",
-    type=Whole(min=0),
+    type=Whole(least=0),
     metavar="N",
     help="Seed of the random order, and of --sample.  [default: a random one, which is shown]",
 )

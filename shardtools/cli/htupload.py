@@ -118,7 +118,7 @@ _OPTIONS = [
     click.option(
         "--shard-size", metavar="SIZE", help="With @auto: a shard has at most SIZE bytes of tar file, such as 500MB."
     ),
-    click.option("--shard-count", type=Whole(min=1), metavar="N", help="With @auto: a shard has at most N samples."),
+    click.option("--shard-count", type=Whole(least=1), metavar="N", help="With @auto: a shard has at most N samples."),
 ]
 
 

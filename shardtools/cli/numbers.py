@@ -8,15 +8,18 @@ from typing import Any
 import click
 
 
-class Whole(click.IntRange):
-    """A whole number, perhaps within bounds."""
+class Whole(click.ParamType[int]):
+    """A whole number, of ``least`` or more, and ``most`` or less."""
 
     name = "whole number"
 
+    def __init__(self, least: int | None = None, most: int | None = None):
+        self._least, self._most = least, most
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number."""
-        least, most = self.min, self.max
-        bounds = "" if least is None else f" of {least:g} or more" if most is None else f" from {least:g} to {most:g}"
+        least, most = self._least, self._most
+        bounds = "" if least is None else f" of {least} or more" if most is None else f" from {least} to {most}"
         try:
             number = int(value)
         except ValueError:
@@ -26,10 +29,13 @@ class Whole(click.IntRange):
         return number
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds; not 0 if ``min_open``."""
+class Seconds(click.ParamType[float]):
+    """A number of seconds; 0 only with ``zero``."""
 
     name = "seconds"
+
+    def __init__(self, *, zero: bool = False):
+        self._zero = zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number."""
@@ -37,18 +43,15 @@ class Seconds(click.FloatRange):
             number = float(value)
         except ValueError:
             number = -1.0
-        if not (number > 0 or (number == 0 and not self.min_open)):
+        if not (number > 0 or (number == 0 and self._zero)):
             self.fail(f"{value} is not a number of seconds, such as 0.5 or 60.", param, ctx)
         return number
 
 
-class Share(click.FloatRange):
+class Share(click.ParamType[float]):
     """A share of samples: more than 0, and at most 1."""
 
     name = "share"
-
-    def __init__(self) -> None:
-        super().__init__(min=0, max=1, min_open=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number."""

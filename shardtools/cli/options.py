@@ -67,7 +67,7 @@ _RUN_OPTIONS = [
     ),
     click.option(
         "--wait",
-        type=Seconds(min=0),
+        type=Seconds(zero=True),
         default=WAIT_SECONDS,
         metavar="SECONDS",
         show_default=True,
@@ -76,7 +76,7 @@ _RUN_OPTIONS = [
     click.option(
         "-j",
         "--jobs",
-        type=Whole(min=1),
+        type=Whole(least=1),
         metavar="N",
         help="Work on N shards at a time.  [default: the number of processors]",
     ),
@@ -92,7 +92,7 @@ _RESUME_OPTIONS = [
 PATIENCE_OPTIONS = [
     click.option(
         "--retries",
-        type=Whole(min=0),
+        type=Whole(least=0),
         default=5,
         metavar="N",
         show_default=True,
@@ -100,7 +100,7 @@ PATIENCE_OPTIONS = [
     ),
     click.option(
         "--timeout",
-        type=Seconds(min=0, min_open=True),
+        type=Seconds(),
         default=60.0,
         metavar="SECONDS",
         show_default=True,
