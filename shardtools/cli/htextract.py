@@ -93,7 +93,7 @@ _OPTIONS = [
         help="Show how the numbers in a field, or at a path such as json.score, are distributed.",
     ),
     click.option(
-        "--bins", type=Whole(least=1), default=20, metavar="N", show_default=True, help="With --histogram: the number of bars."
+        "--bins", type=Whole(least=1), default=20, metavar="N", show_default=True, help="With --histogram: its bars."
     ),
     click.option(
         "--sample",
