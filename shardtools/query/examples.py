@@ -6,6 +6,7 @@ the data of a member -> its kind -> a text, a number, "JPEG image, 640 x 480", "
 from __future__ import annotations
 
 import io
+import wave
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from itertools import islice
 import numpy as np
 
 from shardtools.errors import CorruptError, FieldError, LimitError, printable
-from shardtools.shards.fields import decode_by, kind_of
+from shardtools.shards.fields import decode_by, extension, kind_of
 from shardtools.shards.images import open_image
 from shardtools.shards.members import IndexedShard
 from shardtools.shards.npy import read_header
@@ -127,6 +128,8 @@ def _describe(field: str, data: bytes) -> str:
         return _array(data)
     if kind == "arrays":
         return _arrays(data)
+    if extension(field) == "wav":
+        return _sound(data)
     text = data[: 4 * LONGEST + 4].decode(errors="strict" if len(data) <= 4 * LONGEST else "ignore")
     if kind == "bytes" and not text.isprintable():
         return _bytes(data)
@@ -148,6 +151,12 @@ def _arrays(data: bytes) -> str:
             parts.append(f"{name.removesuffix('.npy')}: {header.dtype} {header.shape}")
     more = [f"and {len(names) - _ARRAYS} more"] if len(names) > _ARRAYS else []
     return ", ".join([*parts, *more])
+
+
+def _sound(data: bytes) -> str:
+    with wave.open(io.BytesIO(data)) as sound:
+        rate = sound.getframerate()
+        return f"WAV sound, {sound.getnframes() / rate:.1f} s, {rate / 1000:g} kHz"
 
 
 def _bytes(data: bytes) -> str:

@@ -28,6 +28,9 @@ from shardtools.viewer.thumbs import Thumbs, thumb_key
 MOST = 500
 """Samples of a page at most."""
 
+WIDEST = 1024
+"""The largest side of a thumbnail, in pixels: what the page shows of pictures that no browser knows."""
+
 LARGEST = 64 << 20
 """Bytes of a field in one answer at most."""
 
@@ -67,7 +70,7 @@ class ShownSamples:
             indexes = chosen[indexes]
         samples = self._samples(indexes) if len(indexes) else []
         if name := asked.text("thumbs"):
-            self._thumbs.begin(self._pictures(indexes, name), asked.number("size", 160, 16, 512))
+            self._thumbs.begin(self._pictures(indexes, name), asked.number("size", 160, 16, WIDEST))
         return {"total": total, "at": at, "samples": samples}
 
     def _place_of(self, key: str, chosen: Ints | None) -> int:
@@ -154,7 +157,7 @@ class ShownSamples:
             AskedError, StorageError, ShardError: there is no such field, or it cannot be read.
         """
         shard, member, name = self.locate(asked)
-        kind, data = self._thumbs.get(shard, member, name, asked.number("size", 160, 16, 512))
+        kind, data = self._thumbs.get(shard, member, name, asked.number("size", 160, 16, WIDEST))
         headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{thumb_key(shard, member, 0)}"'}
         return HttpAnswer(data, f"image/{kind}", headers=headers)
 

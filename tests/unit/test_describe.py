@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import wave
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -145,10 +147,18 @@ class TestWrong:
             describe(str(tmp_path / "d-@3.tar"))
 
     @settings(max_examples=50)
-    @given(some.sampled_from(["txt", "json", "cls", "png", "npy", "npz", "txt.gz", "npz.gz", "bin"]), some.binary())
+    @given(some.sampled_from(["txt", "json", "cls", "png", "npy", "npz", "npz.gz", "wav", "bin"]), some.binary())
     def test_examples_of_any_bytes(self, field: str, data: bytes) -> None:
         text = example_of(field, data)
         assert text.isprintable() and len(text) <= LONGEST
+
+    def test_a_sound_is_told_by_its_header(self) -> None:
+        stream = io.BytesIO()
+        with wave.open(stream, "wb") as sound:
+            sound.setparams((2, 2, 44_100, 0, "NONE", ""))
+            sound.writeframes(bytes(4 * 52_920))
+        assert example_of("wav", stream.getvalue()) == "WAV sound, 1.2 s, 44.1 kHz"
+        assert example_of("wav", stream.getvalue()[:14]) == "14 bytes: 52 49 46 46 04 3b 03 00 57 41 56 45 …"
 
 
 @settings(max_examples=20, deadline=None)

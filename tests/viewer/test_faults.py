@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
 import shardtools as st
 from shardtools.errors import JobError, SpecError
@@ -142,3 +144,13 @@ def test_a_number_that_is_none_is_told_which_there_are(folder: Path) -> None:
             assert Browser(server).json("0/samples", 400, at=text)["error"] == "at must be a number from 0 to 5"
             error = Browser(server).json("0/field", 400, index=text, field="txt")["error"]
             assert error == "index must be a number from 0 to 5"
+
+
+def test_thumbnails_are_as_large_as_the_page_asks(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("L", (1500, 600), 9).save(stream, "tiff")
+    write_shard(tmp_path / "a.tar", [("a.tif", stream.getvalue())])
+    with serve([str(tmp_path / "a.tar")], StorageOptions()) as server:
+        for size in (256, 512, 1024):
+            answer, data = Browser(server).get("api/0/thumb", index=0, field="tif", size=size)
+            assert answer.status == 200 and Image.open(io.BytesIO(data)).width == size
