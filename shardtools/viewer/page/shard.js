@@ -12,10 +12,11 @@ const TRAILER = 8; // of gzip
 
 /** The table of the shard at a URL: see `Shard`. `size` and `checksum` are the manifest's, null where it has none. */
 export async function openShard(url, { size = null, checksum = null, signal, spec = url } = {}) {
-  if (/\.tar\.zst$|\.tzst$/.test(nameOf(url))) throw noZstd(spec);
+  if (isZstd(url)) throw noZstd(spec);
   const data = await readFile(beside(url, ".index.npz"), { limit: MOST_SIDECAR, optional: true, signal });
   if (data === null) {
-    throw new Placard(`${nameOf(url)} has no sidecar`, "A page needs it to know where samples are. htindex makes the sidecars of all shards.", `htindex ${quoted(spec)}`);
+    const other = /gz$/.test(nameOf(url)) ? " If another program compressed them, use htview instead, which needs none." : "";
+    throw new Placard(`${nameOf(url)} has no sidecar`, `A page needs it to know where samples are. htindex makes the sidecars of all shards.${other}`, `htindex ${quoted(spec)}`);
   }
   let shard;
   try {
@@ -35,7 +36,10 @@ export async function openShard(url, { size = null, checksum = null, signal, spe
   return shard;
 }
 
-const noZstd = (spec) => new Placard("Browsers cannot decompress zstd", "htview can: it serves this page, and decompresses on the way.", `htview ${quoted(spec)}`);
+/** Whether the shards with a name are compressed as no browser can read them. */
+export const isZstd = (url) => /\.tar\.zst$|\.tzst$/.test(nameOf(url));
+
+export const noZstd = (spec) => new Placard("Browsers cannot decompress zstd", "htview can: it serves this page, and decompresses on the way.", `htview ${quoted(spec)}`);
 
 /** Samples of a shard: start and stop of their spans, and first[i] to first[i + 1], their members. */
 class Shard {

@@ -6,7 +6,7 @@ import { beside, checkedUrl, nameOf, readFile } from "./fetching.js";
 import { crc32 } from "./crc32.js";
 import { findInKeys } from "./key_file.js";
 import { kindOf } from "./kinds.js";
-import { openShard } from "./shard.js";
+import { isZstd, noZstd, openShard } from "./shard.js";
 
 const MOST_MANIFEST = 64 << 20;
 const JOINED = 16 << 20; // a page of samples up to this size is one request
@@ -25,6 +25,7 @@ export async function openStatic(source, { signal } = {}) {
   const datasetUrl = manifestUrl.replace(/\.json(?=$|[?#])/, "");
   const [data, view] = await Promise.all([
     readFile(manifestUrl, { limit: MOST_MANIFEST, signal }).catch((error) => {
+      if (error.status === 404 && isZstd(datasetUrl)) throw noZstd(datasetUrl);
       throw error.status === 404
         ? new Placard(`${nameOf(manifestUrl)} does not exist`, "A page finds the shards by the manifest. htindex makes it.", `htindex ${quoted(datasetUrl)}`)
         : error;
