@@ -25,16 +25,16 @@ export function card(app, sample, options) {
     h("h3", h("a", { href: options.href?.(sample) ?? app.link({ sample: sample.index, where: options.where }) }, visible(cut(sample.key ?? "unreadable", 120))), h("span.index", count(sample.index))), texts);
   const load = async () => {
     const signal = app.signal;
-    const one = async (action, place, small) => {
+    const one = async (action, place, note) => {
       try {
         fill(place, await action());
       } catch (error) {
-        if (error.name !== "AbortError") fill(place, placard(error, small));
+        if (error.name !== "AbortError") fill(place, note(error));
       }
     };
     await Promise.all([
-      one(() => (sample.error ? unreadable(sample) : large ? onCard(app.reader, sample, large, { signal, size: options.size ?? 320 }) : h("div.excerpt", "no fields")), visual, true),
-      ...lines.map((field, i) => one(async () => line(app, field, await excerpt(app.reader, sample, field, signal)), texts.children[i], true)),
+      one(() => (sample.error ? unreadable(sample) : large ? onCard(app.reader, sample, large, { signal, size: options.size ?? 320 }) : h("div.excerpt", "no fields")), visual, (error) => placard(error, true)),
+      ...lines.map((field, i) => one(async () => line(app, field, await excerpt(app.reader, sample, field, signal)), texts.children[i], (error) => badLine(field, error))),
     ]);
     element.classList.remove("waiting");
   };
@@ -44,6 +44,8 @@ export function card(app, sample, options) {
 function unreadable({ error }) {
   throw new Placard("This sample cannot be read", error);
 }
+
+const badLine = (field, error) => [h("span.field", visible(field.name)), " ", h("span.bad", { title: error.why || null }, error.message)];
 
 function line(app, field, text) {
   const names = field.name === "cls" ? app.reader.classNames() : null;

@@ -102,6 +102,19 @@ export function concatenate(parts, size) {
   return all;
 }
 
+/** Whether there is a file at a URL. */
+export async function exists(url, signal) {
+  try {
+    const response = await request(url, { signal, headers: { Range: "bytes=0-0" } });
+    await response.body?.cancel();
+    return true;
+  } catch (error) {
+    if (error.status === 404) return false;
+    if (error.status) return true; // it may not be read, or is empty
+    throw error;
+  }
+}
+
 /** Bytes start to stop of the file at a URL. */
 export async function readRange(url, start, stop, { signal } = {}) {
   if (stop <= start) return new Uint8Array(0);

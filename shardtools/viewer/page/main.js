@@ -194,15 +194,17 @@ function onKey(event) {
   action();
 }
 
-function welcome() {
-  const box = h("input", { type: "url", id: "source", placeholder: "https://host/train-@1000.tgz", autocomplete: "off", "aria-label": "Address of a dataset" });
+/** A form for the address of a dataset: below what is wrong with the one that was asked for, if there is one. */
+function welcome(source = "", error = null) {
+  const box = h("input", { type: "url", id: "source", value: source, placeholder: "https://host/train-@1000.tgz", autocomplete: "off", "aria-label": "Address of a dataset" });
   const open = (event) => {
     event.preventDefault();
     location.search = `?src=${encodeURIComponent(box.value.trim())}`;
   };
   byId("find").hidden = true;
-  app.show(h("section.welcome", h("h1", "Look at a dataset of sharded tar files"), h("p", "The address of a dataset, its manifest, or one shard. This page reads it by itself, from any server that lets it."),
+  app.show(error && placard(error), h("section.welcome", h("h1", error ? "Another dataset" : "Look at a dataset of sharded tar files"), h("p", "The address of a dataset, its manifest, or one shard. This page reads it by itself, from any server that lets it."),
     h("form.command", { onsubmit: open }, box, h("button.primary", { type: "submit" }, "Open"))));
+  app.main.dataset.ready = location.hash || "#";
 }
 
 async function start() {
@@ -224,7 +226,8 @@ async function start() {
     if (!location.hash && parameters.get("a")) history.replaceState(null, "", "#compare");
   } catch (error) {
     byId("find").hidden = true;
-    app.show(placard(error));
+    if (parameters.get("src")) welcome(sources[0], error);
+    else app.show(placard(error));
     return;
   }
   addEventListener("hashchange", () => {

@@ -1,6 +1,6 @@
 // A dataset that htview serves: the same methods as in static_reader.js, over its API.
 
-import { Placard, bytes as sized } from "./dom.js";
+import { Placard, bytes as sized, sentence } from "./dom.js";
 import { kindOf } from "./kinds.js";
 
 const PIECE = 32 << 20;
@@ -19,7 +19,8 @@ async function ask(api, path, parameters, signal) {
   }
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
-  const placard = new Placard(said.error ?? `htview answered with status ${response.status}`);
+  const [what, ...fixes] = (said.error ?? `htview answered with status ${response.status}`).split("; ");
+  const placard = new Placard(sentence(what), sentence(fixes.join("; ")));
   placard.status = response.status;
   throw placard;
 }

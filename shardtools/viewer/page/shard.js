@@ -1,7 +1,7 @@
 // Where samples lie in a shard, by its sidecar (NAME.index.npz), and the bytes of its tar file by ranges.
 
 import { Placard, quoted } from "./dom.js";
-import { beside, nameOf, readFile, readRange } from "./fetching.js";
+import { beside, exists, nameOf, readFile, readRange } from "./fetching.js";
 import { inflate } from "./inflate.js";
 import { parseNpy, parseNpz } from "./npy.js";
 
@@ -14,10 +14,7 @@ const TRAILER = 8; // of gzip
 export async function openShard(url, { size = null, checksum = null, signal, spec = url } = {}) {
   if (isZstd(url)) throw noZstd(spec);
   const data = await readFile(beside(url, ".index.npz"), { limit: MOST_SIDECAR, optional: true, signal });
-  if (data === null) {
-    const other = /gz$/.test(nameOf(url)) ? " If another program compressed them, use htview instead, which needs none." : "";
-    throw new Placard(`${nameOf(url)} has no sidecar`, `A page needs it to know where samples are. htindex makes the sidecars of all shards.${other}`, `htindex ${quoted(spec)}`);
-  }
+  if (data === null) throw await noSidecar(url, spec, signal);
   let shard;
   try {
     const arrays = await parseNpz(data, MOST_INFLATED);
@@ -34,6 +31,15 @@ export async function openShard(url, { size = null, checksum = null, signal, spe
     throw new Placard("This .tgz has no entry points", "Another program wrote it, so that a sample cannot be read without all before it. htview reads it, and htmapper writes it anew.", `htview ${quoted(spec)}`);
   }
   return shard;
+}
+
+/** What to say of a shard without a sidecar. */
+async function noSidecar(url, spec, signal) {
+  const name = nameOf(url);
+  if (!/\.(tar|tgz|tzst)(\.\w+)?$/.test(name)) return new Placard("This is not the address of a dataset", `${url}\nName its shards, as in https://host/train-@1000.tgz, its manifest (.json), or one shard (.tar or .tgz).`);
+  if (!(await exists(url, signal))) return new Placard(`${name} does not exist`, url);
+  const other = /gz$/.test(name) ? " If another program compressed them, use htview instead, which needs none." : "";
+  return new Placard(`${name} has no sidecar`, `A page needs it to know where samples are. htindex makes the sidecars of all shards.${other}`, `htindex ${quoted(spec)}`);
 }
 
 /** Whether the shards with a name are compressed as no browser can read them. */

@@ -1,7 +1,7 @@
 // A dataset read by the page itself: manifest, sidecars and ranges of shards, with no program on the server.
 
 import { blake2b } from "./blake2b.js";
-import { Placard, bytes as sized, quoted } from "./dom.js";
+import { Placard, bytes as sized, quoted, sentence } from "./dom.js";
 import { beside, checkedUrl, nameOf, readFile } from "./fetching.js";
 import { crc32 } from "./crc32.js";
 import { findInKeys } from "./key_file.js";
@@ -49,10 +49,12 @@ async function openOne(url, signal) {
 }
 
 function parseManifest(data, url) {
+  const text = new TextDecoder().decode(data);
   let manifest;
   try {
-    manifest = JSON.parse(new TextDecoder().decode(data));
-    if (!Array.isArray(manifest.shardlist)) throw new Error("it has no shardlist");
+    if (/^\s*</.test(text)) throw new Error("it is a web page, which some servers send for what does not exist");
+    manifest = JSON.parse(text);
+    if (!Array.isArray(manifest?.shardlist)) throw new Error("it has no shardlist");
     const number = (value, what) => {
       if (!Number.isSafeInteger(value) || value < 0) throw new Error(`a shard has no valid ${what}`);
       return value;
@@ -68,7 +70,7 @@ function parseManifest(data, url) {
     };
   } catch (error) {
     if (error instanceof Placard) throw error;
-    throw new Placard(`${nameOf(url)} is not a manifest`, `${error.message}.`, "");
+    throw new Placard(`${nameOf(url)} is not a manifest`, `${sentence(error.message.replace(/\.$/, ""))}. htindex makes one.`, `htindex ${quoted(url.replace(/\.json(?=$|[?#])/, ""))}`);
   }
 }
 
@@ -185,14 +187,25 @@ class StaticReader {
     if (where) return this.scan(where, at, count, signal);
     at = Math.max(0, Math.min(at, this.samples - 1));
     const samples = [];
+    let failed = null;
     for (let index = at; index < Math.min(at + count, this.samples); ) {
-      const number = this.shardOf(index);
-      const shard = await this.shard(number, signal);
-      for (const stop = Math.min(this.first[number + 1], at + count); index < stop; index += 1) {
-        samples.push(this.row(shard, number, index));
+      const number = this.shardOf(index), stop = Math.min(this.first[number + 1], at + count);
+      try {
+        const shard = await this.shard(number, signal);
+        for (; index < stop; index += 1) samples.push(this.row(shard, number, index));
+      } catch (error) {
+        if (error.name === "AbortError") throw error;
+        for (failed = error; index < stop; index += 1) samples.push(this.unreadable(number, index, error));
       }
     }
+    if (failed && samples.every(({ error }) => error)) throw failed;
     return { total: this.samples, at, samples };
+  }
+
+  /** A sample of a shard that cannot be read. */
+  unreadable(number, index, error) {
+    const shard = nameOf(this.manifest.shards[number].url), row = index - this.first[number];
+    return { index, key: "", shard, number, row, start: 0, stop: 0, fields: [], error: error.message };
   }
 
   row(shard, number, index) {
@@ -208,6 +221,7 @@ class StaticReader {
   async prefetch(samples, signal) {
     const spans = new Map();
     for (const sample of samples) {
+      if (sample.error) continue;
       const span = spans.get(sample.number);
       if (!span) spans.set(sample.number, { start: sample.start, stop: sample.stop });
       else span.stop = Math.max(span.stop, sample.stop);
