@@ -167,6 +167,7 @@ def _with_names(url: str, target: Destination) -> dict[str, Any]:
     data: dict[str, Any] = parse_json(read_limited(url, "manifest"), url)
     for entry, shard in zip(data["shardlist"], target.urls(), strict=True):
         entry["url"] = name_of(shard)
+        entry.pop("validator", None)  # a copy has its own
     if "name" in data:
         data["name"] = name_of(target.spec)
     return data

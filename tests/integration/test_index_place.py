@@ -181,6 +181,8 @@ def test_shards_that_were_replaced_by_some_of_the_same_size(tmp_path: Path) -> N
     assert not len(st.open(spec, index=place).where(text)) and len(st.open(spec, index=place).where("key > '6'")) == 10
     assert [row["key"] for row in st.extract(spec, where="key > '8'", index=place)] == keys[5:]
     assert [st.index(spec, index=place, table=True).made, st.index(spec, index=place).made] == [2, 0]
+    st.copy(spec, tmp_path / "copy" / "c-@2.tar", index=place)
+    assert "validator" not in (tmp_path / "copy" / "c-@2.tar.json").read_text()
     assert len(st.open(spec, index=place).where("key > '8'")) == 5
     assert [record["__key__"] for record in st.open(spec, index=place)] == keys
 
