@@ -110,6 +110,7 @@ async function route() {
   app.main.dataset.view = state.sample !== undefined ? "sample" : name;
   app.main.setAttribute("aria-busy", "true");
   try {
+    if (app.reader.failed) throw app.reader.failed;
     // A view that was left writes nothing any more.
     const link = (next) => app.link({ of: app.of, ...next });
     const mine = { ...app, link, go: (next) => (location.hash = link(next)), show: (...parts) => signal.aborted || app.show(...parts) };

@@ -30,7 +30,13 @@ export async function openServer(api, { signal } = {}) {
   const datasets = await (await ask(api, "datasets", {}, signal)).json();
   return Promise.all(datasets.map(async (dataset) => {
     const reader = new ServerReader(api, dataset);
-    if (dataset.kind !== "hub") reader.summary = await (await ask(api, `${dataset.id}/about`, {}, signal)).json();
+    if (dataset.kind === "hub") return reader;
+    try {
+      reader.summary = await (await ask(api, `${dataset.id}/about`, {}, signal)).json();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      reader.failed = error; // its own views say so; the others are shown
+    }
     return reader;
   }));
 }

@@ -85,8 +85,8 @@ function still(array) {
 /** What a card shows large of a sample's field. */
 export async function onCard(reader, sample, field, { signal, size }) {
   const kind = field.kind, alt = `${field.name} of ${sample.key}`;
-  const thumb = reader.thumb(sample, field.name, size, signal);
-  if (thumb && (kind === "image" || kind === "picture" || kind === "npy")) {
+  const thumb = ["image", "picture", "npy"].includes(kind) && reader.thumb(sample, field.name, size, signal);
+  if (thumb) {
     const data = await thumb;
     if (data) return image(data.bytes, { name: data.name }, alt, MOST_PIXELS);
   }
@@ -207,7 +207,7 @@ export function arrayPanel(array) {
   const facts = h("p.note", `${array.shape.join(" × ") || "number"} ${array.dtype}`);
   if (!plan) return facts;
   const [least, greatest] = extent(array.values);
-  facts.append(`, ${short(least)} to ${short(greatest)}`);
+  facts.append(array.values.some(Number.isFinite) ? `, ${short(least)} to ${short(greatest)}` : ", no finite values");
   if (plan.kind === "number") return [h("pre", short(array.values[0])), facts];
   if (plan.kind === "plot") return [array.values.length <= 64 && h("pre", Array.from(array.values, short).join("  ")), h("figure.wide", plot(array.values, 800, 200)), facts];
   const index = plan.leading.map(() => 0), view = h("figure.pixels");
