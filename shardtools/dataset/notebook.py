@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shardtools.dataset.shown import find_shown
 from shardtools.errors import LimitError, ShardtoolsError, printable
 from shardtools.shards.fields import decode_by, extension, kind_of
 from shardtools.shards.open_shard import OpenShard
@@ -71,6 +72,8 @@ def dataset_html(dataset: ShardedDataset, *, has_preview: bool = True) -> str:
     if not preview.fields and dataset.known_fields:
         facts["fields"] = ", ".join(dataset.known_fields[:_FIELDS])
     page = _page(f"{type(dataset).__name__} {dataset.shown_spec}", facts, preview)
+    if (shown := find_shown(dataset)) is not None:
+        return f"{page}<div>all of it in the browser: {shown._repr_html_()}</div>"
     return page if not isinstance(dataset.spec, str) else f"{page}{_note('ds.show() shows all of it in the browser')}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shardtools.dataset.sharded import ShardedDataset
-from shardtools.dataset.shown import Shown
+from shardtools.dataset.shown import Shown, remember_shown
 from shardtools.forks import PerProcess
 from shardtools.storage import StorageOptions
 from shardtools.viewer.api import Api
@@ -50,4 +50,7 @@ def show_places(sources: Sequence[str | ShardedDataset | Hub], options: StorageO
         names.append(mine.places[there][1].name)
         numbers.append(there)
     assert mine.server is not None
+    for source, name, number in zip(sources, names, numbers, strict=True):
+        if isinstance(source, ShardedDataset):
+            remember_shown(source, Shown(name, f"{mine.server.url}#of={number}"))
     return Shown(", ".join(names), f"{mine.server.url}#of={numbers[0]}")

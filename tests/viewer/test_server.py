@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import socket
 import zlib
 from collections.abc import Iterator
@@ -357,6 +358,7 @@ def test_shards_that_are_not_there_are_not_served(folder: Path) -> None:
 def test_a_program_shows_datasets_and_hubs(folder: Path) -> None:
     dataset = st.open(str(folder / "train-@3.tar"))
     chosen = dataset.where("cls = 1")
+    assert "href" not in dataset._repr_html_()
     shown, again, hub = dataset.show(), dataset.show(), st.show(st.hub(str(folder / "arrays")))
     assert shown == again and shown.url.partition("#")[0] == hub.url.partition("#")[0] and "href" in shown._repr_html_()
     port, token = int(shown.url.split(":")[2].split("/")[0]), shown.url.split("/")[3]
@@ -366,7 +368,9 @@ def test_a_program_shows_datasets_and_hubs(folder: Path) -> None:
 
     server: Any = Server()
     server.port, server.token = port, token
+    assert shown._repr_html_() in dataset._repr_html_() and "href" not in chosen._repr_html_()
     number = chosen.show().url.rpartition("=")[2]
+    assert f"#of={number}" in chosen._repr_html_() and "href" not in pickle.loads(pickle.dumps(dataset))._repr_html_()
     samples = Browser(server).json(f"{number}/samples")["samples"]
     assert [one["key"] for one in samples] == ["s001", "s004", "s007", "s010"]
     assert Browser(server).json(f"{number}/samples", where="json.width > 4")["samples"][0]["index"] == 2
