@@ -188,7 +188,9 @@ class FieldView(Reducible):
                 return decode_by(partial(resized, size=self._resize), self.field, data)
             return decode_field(self.field, data)
         except FieldError as error:
-            raise error.at(member=f"sample {index:,}") from error
+            record = self.dataset[index]
+            fix = error.fix or "correct the value, or choose other samples"
+            raise FieldError(error.what, url=record.url, member=f"{record['key']}.{self.field}", fix=fix) from error
 
     def _cut(self, value: Any, index: int) -> Array:
         """Return the part of a sample that the view's indexing selects.

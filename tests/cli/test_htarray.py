@@ -134,6 +134,8 @@ def test_a_field_of_samples(place: Path) -> None:
     line, before = ("import", "--field", "png", "in-@2.tar", "hub"), htarray(place, "ls", "hub")
     assert "--resize 4: not of the form HxW" in failing(place, *line, "i", "--resize", "4", status=2)
     assert "the array needs a name" in failing(place, *line, status=2)
+    write_shard(place / "in-1.tar", [("10.png", b"no image")])
+    assert "in-1.tar [10.png]: the bytes are not .png: not an image" in failing(place, *line, "j")
     Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(place / "a.png")
     write_shard(place / "in-1.tar", [("10.png", (place / "a.png").read_bytes())])
     assert "samples 0 and 3 have the shapes (9, 7, 3) and (9, 8, 3)" in failing(place, *line, "j")
