@@ -25,6 +25,16 @@ from tests.viewer.browser import PICTURES, Browser
 from tests.viewer.conftest import png
 
 WIDE = ("compare&at=0", f"sql={quote('select key, cls from samples limit 3')}", "of=2&arrays/deep%2Fx")
+PIXEL = """
+const {data} = document.querySelector('figure.pixels canvas').getContext('2d').getImageData(3, 4, 1, 1);
+return Array.from(data.slice(0, 3));
+"""
+CHANGE = """
+const control = document.querySelector(arguments[0]);
+control.value = arguments[1];
+control.dispatchEvent(new Event('change', {bubbles: true}));
+"""
+PLACE = "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()"
 ATTACK = "<img src=x onerror=document.title='attacked'>"
 
 
@@ -49,6 +59,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewServer]:
     hub = st.hub(str(folder / "arrays"), single_writer=True)
     array = hub.array("deep/x", shape=(5, 20, 30), dtype="float32")
     array[:] = np.random.default_rng(0).random((5, 20, 30), "f4")
+    for i in range(25):
+        hub.array(f"many/with a long name {i:02d}", shape=(9,), dtype="uint8")
     array[2] = 7
     sources = [str(folder / name) for name in ("old-@2.tar.zst", "new-@2.tar", "arrays")]
     with serve(sources, StorageOptions()) as started:
@@ -173,6 +185,27 @@ def test_arrays(browser: Browser, server: ViewServer, tmp_path: Path, monkeypatc
     assert "There is no array “nope”" in browser.text()
 
 
+def test_colours_and_contrast_of_a_slice(browser: Browser, server: ViewServer) -> None:
+    browser.open(f"{server.url}#of=2&arrays/deep%2Fx")
+    browser.wait(lambda: browser.all("figure.pixels canvas"), "a slice")
+    red, green, blue = browser.run(PIXEL)
+    assert red == green == blue
+    browser.run(CHANGE, ".toolbar .choice select", "viridis")
+    browser.wait(lambda: len(set(browser.run(PIXEL))) == 3, "the colours")
+    for number, colour in (("-2", [253, 231, 37]), ("3", [68, 1, 84])):  # all values are above, or below
+        browser.run(CHANGE, ".contrast label:first-child input", number)
+        browser.run(CHANGE, ".contrast label:last-child input", str(float(number) + 1))
+        browser.wait(lambda wanted=colour: browser.run(PIXEL) == wanted, f"the colour {colour}")
+
+
+def test_many_names_leave_room_for_the_array(browser: Browser, server: ViewServer) -> None:
+    browser.open(f"{server.url}#of=2&arrays/{quote('many/with a long name 24', safe='')}", width=375, height=700)
+    browser.wait(lambda: browser.all(".detail figure svg"), "the array")
+    assert browser.run("return document.querySelector('.detail').getBoundingClientRect().top") < 350
+    chosen, tree = (browser.run(PLACE, name) for name in (".tree [aria-current]", ".tree"))
+    assert tree["top"] <= chosen["top"] and chosen["bottom"] <= tree["bottom"]
+
+
 def test_keyboard(browser: Browser, server: ViewServer) -> None:
     browser.open(f"{server.url}#at=0")
     colour = "return getComputedStyle(document.body).backgroundColor"
@@ -203,9 +236,9 @@ def test_axe_finds_nothing_serious(browser: Browser, server: ViewServer, dark: b
 
 def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, server: ViewServer) -> None:
     for fragment in ("at=0", *WIDE):
-        browser.open(f"{server.url}#{fragment}", width=390, height=844)
+        browser.open(f"{server.url}#{fragment}", width=375, height=844)
         browser.wait(lambda: browser.all(".card img, canvas"), "a picture")
-        assert browser.run("return document.documentElement.scrollWidth") == 390, fragment
+        assert browser.run("return document.documentElement.scrollWidth") == 375, fragment
 
 
 def test_a_wrong_token_shows_nothing(browser: Browser, server: ViewServer) -> None:

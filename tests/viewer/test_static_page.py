@@ -265,8 +265,8 @@ def test_phone_and_dark(browser: Browser, site: Site) -> None:
     colours = []
     for dark in (False, True):
         for fragment in ("", "#at=0", "#sample=5"):
-            browser.open(site.view("animals-@2.tar", fragment), width=390, height=844, dark=dark)
-            assert browser.run("return document.documentElement.scrollWidth") == 390, fragment
+            browser.open(site.view("animals-@2.tar", fragment), width=375, height=844, dark=dark)
+            assert browser.run("return document.documentElement.scrollWidth") == 375, fragment
         colours.append(browser.run("return getComputedStyle(document.body).backgroundColor"))
     assert colours == ["rgb(251, 251, 250)", "rgb(20, 21, 23)"]
 

@@ -84,19 +84,31 @@ function zoom(app, box) {
 function fieldMenu(app) {
   const names = visualFirst(app.reader.about().fields.map((field) => field.name)).slice(0, 200);
   if (!names.length) return null;
-  const { visual, lines } = app.settings;
+  const { visual, lines, choosing = null } = app.settings;
   const texts = names.filter((name) => TEXTUAL.includes(kindOf(name)));
   const chosen = new Set(lines ?? texts.slice(0, 3));
+  const choose = (name, changes) => {
+    app.set({ ...changes, choosing: name }); // the menu stays open, and the focus where it was
+    app.refresh();
+  };
   const toggle = (name) => (event) => {
     if (event.target.checked) chosen.add(name);
     else chosen.delete(name);
-    app.set({ lines: names.filter((other) => chosen.has(other)) });
-    app.refresh();
+    choose(name, { lines: names.filter((other) => chosen.has(other)) });
   };
-  const large = h("select", { "aria-label": "Field that is drawn large", onchange: (event) => (app.set({ visual: event.target.value }), app.refresh()) },
+  const large = h("select", { "aria-label": "Field that is drawn large", onchange: (event) => choose("", { visual: event.target.value }) },
     h("option", { value: "" }, "automatic"), names.filter((name) => [...VISUAL, ...TEXTUAL].includes(kindOf(name))).map((name) => h("option", { value: name, selected: name === visual }, visible(name))));
-  return h("details.menu", h("summary", "Fields"), h("div.sheet", h("label.choice", "large", large),
-    h("fieldset", h("legend", "as lines"), texts.map((name) => h("label", h("input", { type: "checkbox", checked: chosen.has(name), onchange: toggle(name) }), visible(name))))));
+  const boxes = new Map(texts.map((name) => [name, h("input", { type: "checkbox", checked: chosen.has(name), onchange: toggle(name) })]));
+  const summary = h("summary", "Fields");
+  const close = (event) => {
+    if (event.key !== "Escape") return;
+    event.currentTarget.open = false;
+    summary.focus();
+  };
+  app.settings.choosing = null;
+  if (choosing !== null) queueMicrotask(() => (boxes.get(choosing) ?? large).focus());
+  return h("details.menu", { open: choosing !== null, onkeydown: close }, summary, h("div.sheet", h("label.choice", "large", large),
+    h("fieldset", h("legend", "as lines"), texts.map((name) => h("label", boxes.get(name), visible(name))))));
 }
 
 function keys(app, state, page, at, box) {
