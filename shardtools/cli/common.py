@@ -18,7 +18,7 @@ import click
 from shardtools.cli.companions import check_options
 from shardtools.engine import counting_incidents
 from shardtools.engine.notes import notes
-from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, printable
+from shardtools.errors import JobError, OutputExistsError, ShardtoolsError, SpecError, StorageError, printable
 from shardtools.redaction import conceal, remember
 
 if TYPE_CHECKING:
@@ -175,12 +175,18 @@ def tell(text: str, *, err: bool = False) -> None:
         _silence(stream)
 
 
-def silence_stdout() -> None:
-    """Let what is still written to standard output go nowhere: its reader has gone away."""
+def as_long_as_it_is_read(write: Callable[[], int]) -> int:
+    """Return the status of ``write``, which writes results; 0 if whoever read standard output has had enough."""
     from shardtools.storage.pipe import results
 
-    if (stream := results()) is not None:
-        _silence(stream)
+    try:
+        return write()
+    except StorageError as error:
+        if not isinstance(error.__cause__, BrokenPipeError):
+            raise
+        if (stream := results()) is not None:
+            _silence(stream)
+        return 0
 
 
 def _silence(stream: TextIO) -> None:

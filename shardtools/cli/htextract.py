@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from shardtools.cli.choice_line import CHOICE_OPTIONS, CLASS_OPTION, SAMPLE_OPTION
-from shardtools.cli.common import run_command, silence_stdout, tell
+from shardtools.cli.common import as_long_as_it_is_read, run_command, tell
 from shardtools.cli.companions import refuse_beside
 from shardtools.cli.extracting import ExtractLine, count_up, end
 from shardtools.cli.numbers import ShareOrKey, Whole
 from shardtools.cli.options import CommandLine, Function, add_options, arg_option, once, reading_options
 from shardtools.engine import current_incidents
 from shardtools.engine.incidents import describe
-from shardtools.errors import JobError, StorageError
+from shardtools.errors import JobError
 from shardtools.units import format_count
 
 if TYPE_CHECKING:
@@ -134,13 +134,7 @@ def main(line: CommandLine, own: ExtractLine) -> None:
 def _extract(line: CommandLine, own: ExtractLine) -> int:
     do = _what(_mode(own))
     options = line.run_options(own.output, own.to)
-    try:
-        return do(line, own, options)
-    except StorageError as error:
-        if not isinstance(error.__cause__, BrokenPipeError):
-            raise
-        silence_stdout()  # whoever reads has enough
-        return 0
+    return as_long_as_it_is_read(lambda: do(line, own, options))
 
 
 def _what(mode: str) -> Callable[[CommandLine, ExtractLine, RunOptions], int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from shardtools.cli.common import run_command
+from shardtools.cli.common import as_long_as_it_is_read, run_command
 from shardtools.cli.options import Needed, add_options
 from shardtools.cli.storage_line import STORAGE_OPTIONS, VERBOSE_OPTION, VERSION_OPTION, StorageLine
 
@@ -98,7 +98,7 @@ def _add_options(command: click.decorators.FC) -> click.decorators.FC:
 @_add_options
 def main(line: QueryLine) -> None:
     """Run QUERY, in SQL, over the tables of datasets."""
-    run_command("htquery", line, lambda: _query(line), resumes=False)
+    run_command("htquery", line, lambda: as_long_as_it_is_read(lambda: _query(line)), resumes=False)
 
 
 def _query(line: QueryLine) -> int:

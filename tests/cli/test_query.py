@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import shardtools
 from shardtools.errors import JobError
-from tests.cli.command import Argument, Outcome, call, check_failure
+from tests.cli.command import Argument, Outcome, call, check_failure, path_of
 from tests.datasets import written_dataset
 from tests.recording_server import recording_server
 
@@ -41,6 +42,12 @@ def fails(folder: Path, *arguments: Argument) -> str:
 
 
 class TestCommand:
+    def test_a_reader_that_has_had_enough(self, folder: Path) -> None:
+        many = "select a.key from samples a, samples b, samples c, samples d"
+        code = f"{path_of('htquery')} images-@2.tar '{many}' | head -n 1; echo ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", code], cwd=folder, capture_output=True, check=True, text=True, timeout=60)
+        assert (done.stdout, done.stderr) == ("key\n0\n", "")
+
     def test_csv(self, folder: Path) -> None:
         outcome = query(
             folder, "images-@2.tar", "select cls, count(*) n, avg(json.width) w from samples group by 1 order by 1"

@@ -138,10 +138,17 @@ class TestTypes:
         assert found["cls"] == [*range(77), None, *range(78, 1000)]
 
     def test_names_that_differ_in_case_alone(self, tmp_path: Path) -> None:
-        written_dataset(tmp_path, "d-@1.tar", [[{"key": "a", "json": {"A": 1, "a": 2}}]])
-        result = st.index(str(tmp_path / "d-@1.tar"), table=True).table
-        assert result is not None and result.notes == ("the column json.a is left out: another one has this name",)
-        assert columns_of(tmp_path / "d-@1.tar.parquet")["json.A"] == [1]
+        records = [{"key": f"{i}", "json": {"A": i, "a": 9, "b": i}, "txt": "x", "TXT": f"{i}"} for i in range(3)]
+        written_dataset(tmp_path, "d-@1.tar", [records])
+        result = st.index(spec := str(tmp_path / "d-@1.tar"), table=True).table
+        what = "left out, as other names differ from these in capital letters alone: TXT, json.A, json.a, txt"
+        assert result is not None and result.notes == (what,)
+        assert "json.b" in columns_of(tmp_path / "d-@1.tar.parquet")
+        ds = st.open(spec)
+        found = {where: len(ds.where(where)) for where in ("txt = 'x'", "TXT = '1'", "json.a = 9", "json.A = 2")}
+        assert list(found.values()) == [3, 1, 3, 1]
+        with pytest.raises(JobError, match="no column txt"):
+            ds.sql("select txt, TXT from samples")
 
 
 class TestFields:

@@ -8,6 +8,7 @@ Keys, places and sizes change little from row to row, so differences are stored;
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,13 +65,11 @@ def plan_table(parts: Sequence[ShardPart], asked: tuple[Asked, ...] | None) -> T
         kinds = {name: found for name, found in kinds.items() if not name.startswith(f"{field}.")}
     wanted = {f"{measure}.{field}": type_ for field in fields for measure, type_ in _MEASURES}
     wanted |= {name: _TYPES[found.kind] for name, found in kinds.items()}
-    taken = {name.lower() for name in columns}
-    for name, type_ in wanted.items():
-        if name.lower() in taken:
-            notes.append(f"the column {name} is left out: another one has this name")
-        else:
-            taken.add(name.lower())
-            columns[name] = type_
+    taken = Counter(name.lower() for name in (*columns, *wanted))
+    columns |= {name: type_ for name, type_ in wanted.items() if taken[name.lower()] == 1}
+    alike = sorted({*fields, *kinds} & {name for name in (*fields, *wanted) if taken[name.lower()] > 1})
+    if alike:  # SQL could not tell which of them is meant
+        notes.append(f"left out, as other names differ from these in capital letters alone: {', '.join(alike)}")
     own = {*dict(_PLACES), *(f"{measure}.{field}" for field in fields for measure, _ in _MEASURES)}
     facts = TableFacts(
         shards=tuple(part.state for part in parts),

@@ -28,7 +28,7 @@ export async function showGrid(app, state) {
 }
 
 /** The side of thumbnails, in pixels. */
-const sizeOf = (zoom) => (zoom > 2 ? 512 : 256);
+const sizeOf = (zoom) => (zoom > 2 ? 512 : 256) * (devicePixelRatio > 1.5 ? 2 : 1);
 
 /** The field that most cards draw large, "" if a server makes no small picture of it. */
 function drawnLarge(app) {

@@ -70,7 +70,8 @@ function bars(histogram, app) {
   const { column, edges, counts } = histogram;
   const most = Math.max(1, ...counts);
   const name = /^\w+(\.\w+)*$/.test(column) ? column : `"${column.replaceAll('"', '""')}"`;
-  const label = (i) => `${short(edges[i])} to ${short(edges[i + 1])}: ${count(counts[i])}`;
+  const isWhole = edges.every((edge, i) => Number.isInteger(edge) && (i === 0 || edge - edges[i - 1] <= 1)); // a bin is a number
+  const label = (i) => `${short(edges[i])}${isWhole ? "" : ` to ${short(edges[i + 1])}`}: ${count(counts[i])}`;
   const bar = (i) => {
     const last = i === counts.length - 1, vars = { "--share": counts[i] / most };
     const where = `${name} >= ${edges[i]} and ${name} ${last ? "<=" : "<"} ${edges[i + 1]}`;

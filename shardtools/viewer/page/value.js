@@ -108,11 +108,12 @@ export async function onCard(reader, sample, field, { signal, size }) {
 
 /** The beginning of a text, JSON or number, in one line. */
 export async function excerpt(reader, sample, field, signal) {
-  if (typeof field.text === "string") return cut(visible(compact(field.text, field.kind)), 300);
+  if (typeof field.text === "string" && !field.text.includes("\0")) return cut(visible(compact(field.text, field.kind)), 300);
   if (!["text", "json", "jsonl", "number"].includes(field.kind)) return `${field.name}, ${bytes(field.size)}`;
   const whole = field.size <= 4096;
   if (!whole && isGzipped(field.name)) return `${field.name}, ${bytes(field.size)}`;
   const text = decode(await load(reader, sample, field, { limit: 4096, signal, stop: whole ? null : 2048 }));
+  if (text.includes("\0")) return `${field.name}, ${bytes(field.size)}`;
   return cut(visible(compact(text, field.kind)), 300);
 }
 
@@ -149,6 +150,7 @@ async function fullPicture(reader, sample, field, signal) {
 async function fullText(reader, sample, field, signal) {
   const whole = field.size <= TEXT || isGzipped(field.name);
   const text = decode(await load(reader, sample, field, { limit: WHOLE, signal, stop: whole ? null : TEXT }));
+  if (text.includes("\0")) return hexDump(reader, sample, field, signal);
   const note = (!whole || text.length > TEXT) && h("p.note", `The first ${bytes(TEXT)} of ${bytes(field.size)}`);
   return [h("pre", { tabindex: "0" }, visible(text.slice(0, TEXT))), note];
 }
