@@ -202,7 +202,7 @@ def test_many_names_leave_room_for_the_array(browser: Browser, server: ViewServe
     browser.open(f"{server.url}#of=2&arrays/{quote('many/with a long name 24', safe='')}", width=375, height=700)
     browser.wait(lambda: browser.all(".detail figure svg"), "the array")
     assert browser.run("return document.querySelector('.detail').getBoundingClientRect().top") < 350
-    chosen, tree = (browser.run(PLACE, name) for name in (".tree [aria-current]", ".tree"))
+    chosen, tree = (browser.run(PLACE, name) for name in (".tree li:has([aria-current])", ".tree"))
     assert tree["top"] <= chosen["top"] and chosen["bottom"] <= tree["bottom"]
 
 

@@ -14,7 +14,7 @@ export async function showArrays(app, state) {
   const chosen = tree.find((array) => array.path === state.arrays);
   const detail = h("div.detail", chosen ? h("div.waiting") : state.arrays ? placard(new RangeError(`There is no array “${state.arrays}”`)) : h("p.quiet", tree.length ? "Choose an array." : ""));
   app.show(h("div.arrays", nav, detail));
-  nav.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
+  nav.querySelector("li:has([aria-current])")?.scrollIntoView({ block: "nearest" });
   if (chosen) fill(detail, await arrayView(app, chosen, state));
 }
 
