@@ -822,6 +822,9 @@ class TestSort:
         assert message.status == 1 and "they would be neighbours, and read back as one sample" in message.err
         done(sort(tmp_path, "--on-duplicate", "rename", "x-@2.tar", "out-@1.tar"))
         assert self.keys(tmp_path) == ["a", "a~1", "b", "c"]
+        write_shard(tmp_path / "y.tar", [("a~1.txt", b"a sample that has this name"), ("a.txt", b"2")])
+        done(sort(tmp_path, "--on-duplicate", "rename", "x-@2.tar", "y.tar", "named-@1.tar"))
+        assert self.keys(tmp_path, "named-*.tar") == ["a", "a~2", "a~3", "a~1", "b", "c"]
         done(sort(tmp_path, "--by", "txt", "--on-duplicate", "keep", "x-@2.tar", "kept-@1.tar"))
         assert self.keys(tmp_path, "kept-*.tar") == ["a", "b", "a", "c"]
 
