@@ -208,6 +208,15 @@ def test_states_that_do_not_match(spec: str, folder: Path) -> None:
         loaded(spec)[1].load_state_dict({**state, "version": 2})
 
 
+def test_the_state_of_a_worker_is_for_that_worker_alone(spec: str) -> None:
+    """It says where its own next batch begins, which means something else to others."""
+    _, train = loaded(spec, batch_size=STEP)
+    state = train.state_dict(batches=1)
+    train.load_state_dict(state)
+    with pytest.raises(JobError, match="saved in a worker process, and this is not the same one"):
+        train.load_state_dict({**state, "worker": [0, 2, STEP]})
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stateful_data_loader(spec: str, workers: int) -> None:
     stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
