@@ -171,7 +171,7 @@ def is_own(sidecar: Sidecar, target: Target, fingerprint: str) -> bool:
     if target.overwrite:
         return False
     raise OutputExistsError(
-        "another script or function, or another version of the source, made this shard",
+        "another job made this shard: another script or function, other options, or another version of the source",
         url=target.url,
         fix="add --overwrite to replace such shards, or choose another destination",
     )

@@ -189,7 +189,7 @@ class Loader:
         self._loaded = None
         split = self.split(rank, world_size, start)
         if not split.total and not first:
-            logger.warning("%r: the conditions chose no samples, so that there are no batches", self.dataset)
+            logger.warning("%r: there are no samples, so that there are no batches", self.dataset)
         if split.total and not start and not split.count and not first:
             logger.warning(
                 "%d samples do not fill one batch of %d on %d ranks, so that there are no batches; use a smaller "

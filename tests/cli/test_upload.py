@@ -183,7 +183,7 @@ def test_resume_keeps_what_is_complete(folder: Path) -> None:
     assert snapshot(folder) == before
     os.utime(folder / "in" / "cat" / "01.jpg", (1, 1))
     message = refused(folder, "--resume", "in", "out-@4.tar", status=1)
-    assert message.startswith(f"{folder}/out-0.tar: another script or function, or another version of the source")
+    assert message.startswith(f"{folder}/out-0.tar: another job made this shard: another script or function,")
     upload(folder, "--resume", "--overwrite", "in", "out-@4.tar")
     assert merged(shards(folder, "out-@4.tar")) == TREE
 

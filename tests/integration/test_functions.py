@@ -191,7 +191,7 @@ class TestResume:
     ) -> None:
         st.map("in-@3.tar", "out-@3.tar", adder(1), cluster=place)
         before = snapshot(folder)
-        with pytest.raises(OutputExistsError, match="another script or function, or another version of the source, "):
+        with pytest.raises(OutputExistsError, match="another job made this shard: another script or function, "):
             st.map("in-@3.tar", "out-@3.tar", other(), cluster=place, resume=True)
         assert snapshot(folder) == before
         assert resumed(st.map("in-@3.tar", "out-@3.tar", other(), cluster=place, resume=True, overwrite=True)) == {

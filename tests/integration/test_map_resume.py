@@ -21,7 +21,7 @@ def process_sample(record, add=0):
 """
 SPEC, OUT, SHARDS, SAMPLES = "in-@4.tar", "out-@4.tar", 4, 3
 REFUSED = (
-    "another script or function, or another version of the source, made this shard; "
+    "another job made this shard: another script or function, other options, or another version of the source; "
     "add --overwrite to replace such shards, or choose another destination"
 )
 

@@ -185,7 +185,7 @@ def test_joined_datasets(spec: str, tmp_path: Path) -> None:
 def test_samples_that_no_one_chose(chosen: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     none = chosen.where("cls = 9")
     assert list(ShardBatches(none, fields="id", shuffle=True)) == []
-    assert "chose no samples" in caplog.text
+    assert "there are no samples" in caplog.text
 
 
 def test_options_of_the_storage_are_those_of_the_dataset(chosen: Dataset, tmp_path: Path) -> None:
