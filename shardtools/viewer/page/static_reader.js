@@ -195,7 +195,8 @@ class StaticReader {
         for (; index < stop; index += 1) samples.push(this.row(shard, number, index));
       } catch (error) {
         if (error.name === "AbortError") throw error;
-        for (failed = error; index < stop; index += 1) samples.push(this.unreadable(number, index, error));
+        failed ??= error;
+        for (; index < stop; index += 1) samples.push(this.unreadable(number, index, error));
       }
     }
     if (failed && samples.every(({ error }) => error)) throw failed;
