@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Literal
 
 from shardtools.errors import JobError
@@ -93,7 +94,7 @@ def find_source(name: str, fields: Sequence[str]) -> ColumnSource | None:
 def _find(name: str, fields: Sequence[str], fold: Callable[[str], str]) -> ColumnSource | None:
     if fold(name) in OWN:
         return ColumnSource(fold(name))
-    named = {fold(field): field for field in reversed(fields)}
+    named = _named(tuple(fields), fold)
     measure, _, rest = name.partition(".")
     if fold(measure) in MEASURES and fold(rest) in named:
         return ColumnSource(fold(measure), named[fold(rest)])
@@ -106,6 +107,11 @@ def _find(name: str, fields: Sequence[str], fold: Callable[[str], str]) -> Colum
     if fold(last) in DIMENSIONS and (field := named.get(fold(before))) is not None and kind_of(field) == "image":
         return ColumnSource(fold(last), field)
     return None
+
+
+@lru_cache(maxsize=16)  # each of thousands of fields is looked for among all
+def _named(fields: tuple[str, ...], fold: Callable[[str], str]) -> dict[str, str]:
+    return {fold(field): field for field in reversed(fields)}
 
 
 def no_column(kind: str, name: str, fields: Iterable[str], paths: Iterable[str] = ()) -> JobError:

@@ -109,16 +109,20 @@ def value_columns(shard: IndexedShard, asked: Sequence[Asked]) -> ShardValues:
         columns = dict(zip(table.column_names, table.columns, strict=True))
     columns |= {name: column for name, (column, _) in quick.items()}
     kinds = {**loaded.kinds, **{name: found for name, (_, found) in quick.items()}}
-    names = sorted(columns, key=lambda name: _rank(name, fields))
+    ranks = {field: number for number, field in enumerate(fields)}
+    names = sorted(columns, key=lambda name: _rank(name, ranks))
     cuts = {valued[one.name].field: one.cut for one in asked if one.cut and one.name in valued}
     table, cut = _cut(pyarrow.table({name: columns[name] for name in names}), cuts)
     return replace(loaded, table=table, kinds={name: kinds[name] for name in names}, cut=cut)
 
 
-def _rank(name: str, fields: Sequence[str]) -> int:
-    """Return the number of the field that a column belongs to."""
-    owners = [number for number, field in enumerate(fields) if name == field or name.startswith(f"{field}.")]
-    return max(owners, key=lambda number: len(fields[number]), default=len(fields))
+def _rank(name: str, ranks: Mapping[str, int]) -> int:
+    """Return the number of the field that a column belongs to: the longest whose name it begins with."""
+    while name not in ranks:
+        name, dot, _ = name.rpartition(".")
+        if not dot:
+            return len(ranks)
+    return ranks[name]
 
 
 def _load(
@@ -193,11 +197,11 @@ def conformed(rows: AnyTable, schema: Any) -> AnyTable:
     """Return rows with the columns of a table, in its types; null where they have none."""
     import pyarrow
 
+    there = dict(zip(rows.column_names, rows.columns, strict=True))
     columns = []
     for field in schema:
-        if field.name not in rows.column_names:
-            columns.append(pyarrow.nulls(len(rows), field.type))
-        else:
-            column = rows.column(field.name)
-            columns.append(column if column.type == field.type else column.cast(field.type))
+        column = there.get(field.name)
+        if column is None:
+            column = pyarrow.nulls(len(rows), field.type)
+        columns.append(column if column.type == field.type else column.cast(field.type))
     return pyarrow.table(columns, schema=schema)

@@ -71,11 +71,10 @@ def plan_table(parts: Sequence[ShardPart], asked: tuple[Asked, ...] | None) -> T
     if alike:  # SQL could not tell which of them is meant
         notes.append(f"left out, as other names differ from these in capital letters alone: {', '.join(alike)}")
     own = {*dict(_PLACES), *(f"{measure}.{field}" for field in fields for measure, _ in _MEASURES)}
+    valued = columns.keys() - own
     facts = TableFacts(
         shards=tuple(part.state for part in parts),
-        kinds={
-            name: found.kind if found.found else "null" for name, found in kinds.items() if name in columns.keys() - own
-        },
+        kinds={name: found.kind if found.found else "null" for name, found in kinds.items() if name in valued},
         asked=asked,
         cut=tuple(sorted({name for part in parts for name in part.cut})),
         files=tuple(map(_samples, _files(parts))),

@@ -90,12 +90,12 @@ def _write(part: ShardPart, task: PartTask, columns: Mapping[str, Any], values: 
     import pyarrow
     from pyarrow import ipc
 
-    table = pyarrow.table(dict(columns))
-    taken = {name.lower() for name in columns}
-    for name in values.column_names if values is not None else ():
+    all_columns, taken = dict(columns), {name.lower() for name in columns}
+    for name, column in () if values is None else zip(values.column_names, values.columns, strict=True):
         if name.lower() not in taken:  # Parquet's readers know no small and capital letters
             taken.add(name.lower())
-            table = table.append_column(name, values.column(name))  # type: ignore[union-attr]
+            all_columns[name] = column
+    table = pyarrow.table(all_columns)
     facts = {**asdict(part), "asked": [asdict(one) for one in task.asked], "number": task.number}
     facts["kinds"] = {name: [sorted(kinds.found), kinds.wide] for name, kinds in part.kinds.items()}
     table = table.replace_schema_metadata({_ENTRY: json.dumps(facts)})
