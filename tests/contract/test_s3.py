@@ -70,6 +70,10 @@ class TestS3(BucketContract):
         """Without the one with a line break, which moto's server finds no way for."""
         super().test_odd_names(place, name)
 
+    @pytest.mark.slow
+    def test_list_of_many(self, place: Place) -> None:
+        super().test_list_of_many(place)
+
 
 def test_a_service_that_ignores_if_none_match(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with FaultyProxy(moto.url, drops="If-None-Match") as proxy:

@@ -108,6 +108,7 @@ def test_script(slurm: Mapping[str, str], folder: Path) -> None:
     assert list(folder.glob(".shardtools-*")) == []
 
 
+@pytest.mark.slow
 def test_workers_as_jobs(slurm: Mapping[str, str], folder: Path) -> None:
     where = f"{DEPLOY / 'slurm_cluster.py'}:make_cluster"
     command = ["htshuffle", "-c", where, "--wait", "60", "--seed", "7", "train-@4.tar", "shuffled-@4.tar"]

@@ -444,6 +444,7 @@ class TestDeath:
         says = "/d/1.tar: 4 workers died that had this, 3 of them while they ran only this; see their logs; "
         assert str(done[1].error).startswith(says)
 
+    @pytest.mark.slow
     def test_of_the_scheduler(self, tmp_path: Path) -> None:
         with dask_cluster(workers=1) as cluster:
             killer = threading.Thread(target=_kill_after, args=(cluster.scheduler, tmp_path / "started-0"))

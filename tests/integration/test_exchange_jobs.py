@@ -171,6 +171,7 @@ class TestShuffle:
         done(shuffle(folder, "--seed", "6", SPEC, f"b/{out}"))
         assert snapshot(folder / "b") != expected
 
+    @pytest.mark.slow
     def test_memory_is_that_of_a_process_on_a_cluster_too(self, tmp_path: Path) -> None:
         """The threads of a worker share it: 8 of them, that had it each, would hold 8 times as much."""
         data = random.Random(0).randbytes(1_000_000)
@@ -330,7 +331,10 @@ class TestShuffle:
 
 
 class TestStopped:
-    @pytest.mark.parametrize(("where", "seed"), [("threads", 0), ("threads", 1), ("threads", 2), ("processes", 0)])
+    @pytest.mark.parametrize(
+        ("where", "seed"),
+        [("threads", 0), ("threads", 1), ("threads", 2), pytest.param("processes", 0, marks=pytest.mark.slow)],
+    )
     def test_killed_at_some_moment_and_resumed(self, folder: Path, where: str, seed: int) -> None:
         arguments = ("--seed", "5", "-c", where, "--memory", "1MB", SPEC, "out/out-@6.tgz")
         done(run(*arguments, cwd=folder, program="htshuffle"))

@@ -120,6 +120,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None: ...
 
 
+@pytest.mark.slow
 def test_on_a_cluster(public: NginxServer, nginx: NginxServer, tmp_path: Path) -> None:
     """Its workers have other folders: a place must be named, which may be on a server and be used by others."""
     spec, place = spec_of(public), f"{nginx.url}team/index?v=1"

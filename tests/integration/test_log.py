@@ -167,7 +167,7 @@ for number in itertools.count():
 """
 
 
-@pytest.mark.parametrize("backend", ["local", "nginx"])
+@pytest.mark.parametrize("backend", ["local", pytest.param("nginx", marks=pytest.mark.slow)])
 def test_a_full_disk(backend: str, tmp_path: Path) -> None:
     """Commits that no longer fit fail; those before can be read, and the next one works when there is room again."""
     with small_disk(tmp_path / "disk") as disk:

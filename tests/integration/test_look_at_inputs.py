@@ -171,6 +171,7 @@ def test_a_server_that_does_not_list(dataset: Path, tmp_path: Path) -> None:
     assert found == {"GET manifest": 1, "GET listing": 1, "HEAD shard": SHARDS}
 
 
+@pytest.mark.slow
 def test_on_a_cluster_tasks_look(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing is listed, and there is no manifest: two rounds of tasks, for sizes and for sidecars."""
     monkeypatch.setattr(inputs, "BATCH", 20)

@@ -306,7 +306,7 @@ cuts = st.lists(st.integers(0, 8), max_size=3)
     asked=st.sampled_from(CONDITIONS),
     tables=st.sampled_from([(), ("one",), ("one", "other")]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_is_what_a_loop_gives(
     mine: list[str],
     theirs: list[str],
