@@ -95,7 +95,7 @@ def _index(task: IndexTask) -> Indexed:
         raise StaleTableError("it has no matching sidecar", url=url, fix="make it with htindex")
     if there is not None and not task.check:
         return Indexed(url, _entry(url, there))
-    found = index_shard(url, check_cancelled)
+    found = index_shard(url, check_cancelled, entries=there is None)
     if there is not None:
         _compare(url, there, found)
         return Indexed(url, _entry(url, there))
@@ -237,7 +237,7 @@ def export_source(task: ExportTask) -> Indexed:
         stat = get_storage(url).stat(url)
         sidecar = find_sidecar(url, stat)
         if sidecar is None:
-            sidecar = index_shard(url, check_cancelled)
+            sidecar = index_shard(url, check_cancelled, entries=False)
         if IndexedShard(url, sidecar).packing != "tar":
             what = "the shard is compressed, although its name ends with .tar"
             raise CorruptError(what, url=url, fix="rename it, and make a plain one with htshuffle or htmapper")

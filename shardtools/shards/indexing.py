@@ -24,11 +24,11 @@ from shardtools.storage import get_storage
 JOB: Mapping[str, Any] = {"program": "htindex"}
 
 
-def index_shard(url: str, check: Callable[[], object] = lambda: None) -> Sidecar:
+def index_shard(url: str, check: Callable[[], object] = lambda: None, *, entries: bool = True) -> Sidecar:
     """Return the sidecar of the shard at ``url``, which is read from its start to its end.
 
-    A packed shard that shardtools wrote has entry points, which are found again. ``check`` is called often, and may
-    raise.
+    A packed shard that shardtools wrote has entry points, which are found again unless ``entries`` is false: they take
+    unpacking it once more. ``check`` is called often, and may raise.
 
     Raises:
         DuplicateKeyError: a key is repeated after other samples.
@@ -36,7 +36,7 @@ def index_shard(url: str, check: Callable[[], object] = lambda: None) -> Sidecar
         StorageError: it cannot be read.
     """
     tables, checksums, finder = [], [], EntryFinder()
-    with ShardReader(url, measure=True, watch=finder.take) as reader:
+    with ShardReader(url, measure=True, watch=finder.take if entries else None) as reader:
         for block in _blocks(reader):
             check()
             tables.append(block.table)
