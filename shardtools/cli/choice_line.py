@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shardtools.cli.numbers import Share, Whole
+from shardtools.cli.numbers import SampleShare, Whole
 from shardtools.cli.options import Function, add_options, once, split_names
 from shardtools.errors import JobError
 
@@ -28,7 +28,7 @@ LIMIT_OPTION = click.option(
 )
 SAMPLE_OPTION = click.option(
     "--sample",
-    type=Share(),
+    type=SampleShare(),
     metavar="SHARE",
     help="Only this share of the samples, such as 0.01. It depends on --seed and their keys alone.",
 )

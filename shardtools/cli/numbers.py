@@ -48,7 +48,7 @@ class Seconds(click.ParamType[float]):
         return number
 
 
-class Share(click.ParamType[float]):
+class SampleShare(click.ParamType[float]):
     """A share of samples: more than 0, and at most 1."""
 
     name = "share"
@@ -73,4 +73,4 @@ class ShareOrKey(click.ParamType[float | str]):
         """Return a number for a share, and a text for a key."""
         if isinstance(value, str) and not re.fullmatch(r"[0-9]*\.[0-9]+|[0-9.]+%", value):
             return value
-        return Share().convert(value, param, ctx)
+        return SampleShare().convert(value, param, ctx)

@@ -27,10 +27,11 @@ from shardtools.jobs.replaced import Replaced, look_at_outputs, remove
 from shardtools.jobs.report import JobResult, report_failure, write_report
 from shardtools.jobs.target import ShardResult, Target, targets
 from shardtools.json_text import parse_json
+from shardtools.query.index_files import states_in
 from shardtools.query.key_file import KeyFile, digest_of, keys_url
 from shardtools.query.published import INDEX, page_folder
 from shardtools.query.renamed import UNCHANGED, Splice, rename_in_keys, rename_in_table, renamed
-from shardtools.query.table_file import ShardState, TableFacts, read_facts, table_url
+from shardtools.query.table_file import TableFacts, read_facts, table_url
 from shardtools.shards.manifest import Manifest, read_manifest, write_manifest
 from shardtools.shards.packers import packer_for
 from shardtools.spec import Destination
@@ -208,10 +209,8 @@ def _index_files(
 
 
 def _fits(facts: TableFacts, manifest: Manifest | None) -> bool:
-    if manifest is None or manifest.sizes is None or manifest.checksums is None:
-        return True
-    known = zip(manifest.names, manifest.sizes, manifest.checksums, manifest.counts, strict=True)
-    return facts.shards == tuple(ShardState(*state) for state in known)
+    states = states_in(manifest)
+    return states is None or facts.shards == states
 
 
 def _keys(source: Destination, facts: TableFacts, new: TableFacts) -> tuple[list[Splice], list[str]]:

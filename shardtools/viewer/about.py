@@ -29,7 +29,7 @@ _SHOWN = ("license", "description", "homepage", "citation")
 
 
 def about_dataset(dataset: ShardedDataset, name: str) -> dict[str, Any]:
-    """Return what is known of a dataset.
+    """Return what is known of a dataset; all shards are counted.
 
     Raises:
         StorageError, ShardError: it cannot be read.
@@ -37,16 +37,14 @@ def about_dataset(dataset: ShardedDataset, name: str) -> dict[str, Any]:
     if not isinstance(dataset.spec, str) or dataset.conditions or "::" in dataset.spec:
         return _short(dataset, name)
     with using(dataset.options):
-        return summarize(describe(dataset.spec), name)
+        about = summarize(describe(dataset.spec), name)
+    return _count_whole(about, dataset) if about["samples"] is None or about["partial"] else about
 
 
-def count_whole(about: dict[str, Any], dataset: ShardedDataset) -> dict[str, Any]:
+def _count_whole(about: dict[str, Any], dataset: ShardedDataset) -> dict[str, Any]:
     """Return what is known of a dataset, ``about``, where it was known of some shards only, with what all of them have.
 
     The samples of fields are unknown, None, if there are more than `COUNTED` shards.
-
-    Raises:
-        StorageError, ShardError: a shard cannot be read.
     """
     samples, shards = len(dataset), len(dataset.urls)
     counts: dict[str, int] = {}
@@ -56,16 +54,12 @@ def count_whole(about: dict[str, Any], dataset: ShardedDataset) -> dict[str, Any
         found = [dataset.indexed(number) for number in range(shards)]
         counts, sizes = count_members([shard.table for shard in found])
         size = sum(shard.sidecar.filesize for shard in found)
-    fields = [
-        {
-            "name": (short := shortened(name)),
-            "kind": kind_of(name),
-            "count": counts.get(name),
-            "bytes": round(sizes[name]) if name in sizes else None,
-            "example": known[short]["example"] if short in known else None,
-        }
-        for name in sorted(counts or known)[:_FIELDS]
-    ]
+    fields = []
+    for name in sorted(counts or known)[:_FIELDS]:
+        short, count = shortened(name), counts.get(name)
+        mean = sizes[name] / count if count else None
+        example = known[short]["example"] if short in known else None
+        fields.append(_field(FieldDescription(short, kind_of(name), count, mean, example)))
     return {**about, "samples": samples, "bytes": size, "fields": fields, "partial": False}
 
 

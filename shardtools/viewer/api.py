@@ -23,7 +23,7 @@ from typing import Any
 
 from shardtools.errors import AccessError, NotFoundError, ShardtoolsError, redact
 from shardtools.storage import using
-from shardtools.viewer.about import about_dataset, count_whole
+from shardtools.viewer.about import about_dataset
 from shardtools.viewer.answers import AskedError, HttpAnswer, Parameters, answer_error, answer_json
 from shardtools.viewer.asking import ask_sql
 from shardtools.viewer.places import ShownPlace, renewed
@@ -122,10 +122,7 @@ class Api:
         place = self._renew(number)
         assert place.samples is not None
         if (known := self._abouts.get(number)) is None:
-            found = about_dataset(place.samples.dataset, place.name)
-            if found["samples"] is None or found.get("partial"):
-                found = count_whole(found, place.samples.dataset)
-            known = self._abouts.setdefault(number, found)
+            known = self._abouts.setdefault(number, about_dataset(place.samples.dataset, place.name))
         return known
 
     def _renew(self, number: int) -> ShownPlace:

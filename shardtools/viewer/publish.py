@@ -83,8 +83,8 @@ def publish(spec: str, options: StorageOptions, to: str | None = None, *, overwr
         dataset = ShardedDataset(place.spec, options)
         _check(dataset, place)
         digest = summary_digest(read_manifest(place.manifest))  # first: what changes later is noticed
-        about = about_dataset(dataset, name) | {"spec": name, "digest": digest}
-        about |= {"samples": len(dataset), "partial": False, "thumbnails": thumbnails(dataset)}
+        about = about_dataset(dataset, name)
+        about |= {"spec": name, "digest": digest, "thumbnails": thumbnails(dataset)}
         _write(summary, answer_json(about).body)
         _write_page(folder, relative_source(place.spec) if to is None else _address(place.spec), place.spec)
     page = folder + INDEX
