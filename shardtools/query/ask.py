@@ -98,22 +98,17 @@ def fresh_in(
     fresh = fresh_shards(table.facts, now)
     if validators is not None:
         fresh = [one for one in fresh if validators[one] in (None, stats[one].validator or validators[one])]
-    replaced = _replaced_since(table.modified, urls, stats, [shard.checksum for shard in was])
+    made = table.modified
+    later = [one for one in fresh if made is not None and (stats[one].modified or made) > made]
+    same = each(lambda one: _has_checksum(urls[one], stats[one], was[one].checksum), later, threads_for(urls))
+    replaced = {one for one, is_same in zip(later, same, strict=True) if not is_same}
     return [one for one in fresh if one not in replaced]
 
 
-def _replaced_since(
-    made: float | None, urls: Sequence[str], stats: Sequence[Stat], checksums: Sequence[str]
-) -> set[int]:
-    """Return the numbers of the shards at ``urls`` that were written later and have not these checksums any more."""
-    later = [one for one, stat in enumerate(stats) if made is not None and (stat.modified or made) > made]
-
-    def is_other(one: int) -> bool:
-        sidecar = find_sidecar(urls[one], stats[one])
-        return sidecar is None or sidecar.checksum != checksums[one]
-
-    others = each(is_other, later, threads_for(urls))
-    return {one for one, other in zip(later, others, strict=True) if other}
+def _has_checksum(url: str, stat: Stat, checksum: str) -> bool:
+    """Return whether the sidecar of a shard has this checksum."""
+    sidecar = find_sidecar(url, stat)
+    return sidecar is not None and sidecar.checksum == checksum
 
 
 def rows_in(table: DatasetTable, condition: Condition, shards: Sequence[int]) -> dict[int, Ints] | None:
