@@ -5,9 +5,8 @@
 
 It is the standard library's: a connection has a thread, of which there are a bounded number, and no program waits for
 them when it ends. A page asks some dozens of small things at a time, for one person; nothing of a framework would be
-used. Other sites cannot ask it: a name that
-leads to 127.0.0.1 is refused by its Host header, and the token is not known to them. It only reads, from what it was
-started with: no address in a request is ever followed.
+used. Other sites cannot ask it: a name that leads to 127.0.0.1 is refused by its Host header, and they do not know
+the token. It only reads, from what it was started with: no address in a request is ever followed.
 
 Arrays of hubs have a secret of their own, since it is handed to other programs and sites: to those who know it they are
 readable from any origin, and nothing else is.
